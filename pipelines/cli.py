@@ -1,0 +1,263 @@
+"""What all commands share: options from a dataclass, exit codes, output, OUT directories, progress.
+
+A command is a frozen dataclass of options, a function of them that returns a JSON-like dict, and a function that turns
+this dict into the text a person reads:
+
+    def main(argv: list[str] | None = None) -> int:
+        return cli.run(PreprocessOptions, preprocess, summary, argv)
+"""
+
+import argparse
+import ast
+import contextlib
+import dataclasses
+import errno
+import inspect
+import json
+import logging
+import os
+import shutil
+import sys
+import textwrap
+import time
+import traceback
+import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__ = ["UserError", "field_help", "positional", "prepare_out", "progress", "run", "user_errors"]
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class UserError(ValueError):
+    """A mistake of the user's: one line that names the value and the way out. The command ends with exit code 2."""
+
+
+@contextlib.contextmanager
+def user_errors(what: str = "") -> Iterator[None]:
+    """Turns a ValueError of the library (a shape that does not fit, say) into a UserError, with `what` before it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{what}: {error}" if what else str(error)) from error
+
+
+def positional(**kwargs: Any) -> Any:
+    """A dataclass field that is given by position on the command line, without a `--name`."""
+    return dataclasses.field(metadata={"positional": True}, **kwargs)
+
+
+def field_help(options_class: type) -> dict[str, str]:
+    """The docstrings under the fields of a dataclass (house rule 5), by field name, base classes included."""
+    texts: dict[str, str] = {}
+    for cls in reversed(options_class.__mro__[:-1]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for statement, after in zip(body.body, body.body[1:], strict=False):
+            if isinstance(statement, ast.AnnAssign) and isinstance(after, ast.Expr):
+                assert isinstance(statement.target, ast.Name)
+                assert isinstance(after.value, ast.Constant)
+                texts[statement.target.id] = " ".join(str(after.value.value).split())
+    return texts
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise UserError(f"{message} (see --help)")
+
+
+def build_parser(options_class: type, prog: str | None = None) -> argparse.ArgumentParser:
+    """An argparse parser whose options are the fields of `options_class`; absent options stay absent."""
+    doc = inspect.getdoc(options_class) or ""
+    parser = _Parser(prog=prog, description=doc, argument_default=argparse.SUPPRESS, allow_abbrev=False,
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    helps, hints = field_help(options_class), get_type_hints(options_class)
+    for field in dataclasses.fields(options_class):
+        kind, many = _scalar_type(hints[field.name])
+        default = field.default
+        text = helps.get(field.name, "").replace("%", "%%")
+        if default not in (dataclasses.MISSING, None, False, ()):
+            text += f" [default: {default}]"
+        if field.metadata.get("positional"):
+            # Not `required` here: --config may give it.
+            parser.add_argument(field.name, metavar=field.name.upper(), help=text, type=kind, nargs="*" if many else "?")
+        elif kind is bool:
+            parser.add_argument(_flag(field.name), dest=field.name, help=text, action=argparse.BooleanOptionalAction
+                                if default is True else "store_true")
+        else:
+            parser.add_argument(_flag(field.name), dest=field.name, help=text, type=kind, nargs="+" if many else None,
+                                metavar=kind.__name__.upper())
+    parser.add_argument("--config", metavar="FILE.json", help="read options from a JSON file holding the same names; "
+                        "the command line wins over it")
+    parser.add_argument("--json", action="store_true", help="print exactly one JSON object on standard output")
+    return parser
+
+
+def parse(options_class: type[T], argv: Sequence[str] | None, prog: str | None = None) -> tuple[T, bool]:
+    """Options from the command line over those of `--config FILE.json` over the defaults; and whether --json was given.
+
+    Raises:
+        UserError: unknown option or name, value of the wrong type, or one that the dataclass itself refuses.
+    """
+    given = vars(build_parser(options_class, prog).parse_args(argv))
+    as_json, config = given.pop("json", False), given.pop("config", None)
+    values = {**(_read_config(options_class, config) if config else {}), **{k: v for k, v in given.items() if v != []}}
+    for field in dataclasses.fields(options_class):  # type: ignore[arg-type]
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING \
+                and field.name not in values:
+            raise UserError(f"{field.name.upper()} is missing (see --help)")
+        if isinstance(values.get(field.name), list):
+            values[field.name] = tuple(values[field.name])
+    with user_errors():
+        return options_class(**values), as_json
+
+
+def _read_config(options_class: type, path: str) -> dict[str, Any]:
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--config {path} cannot be read as JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"--config {path} must hold one JSON object, got {type(values).__name__}")
+    hints = get_type_hints(options_class)
+    for name, value in values.items():
+        if name not in hints:
+            raise UserError(f"--config {path}: unknown option {name!r}; the options are {', '.join(sorted(hints))}")
+        kind, many = _scalar_type(hints[name])
+        for item in value if many and isinstance(value, list) else [value]:
+            optional = item is None and type(None) in get_args(hints[name])
+            right_type = isinstance(item, int | float if kind is float else kind)
+            if not optional and (not right_type or (kind is not bool and isinstance(item, bool))):
+                raise UserError(f"--config {path}: {name} must be {kind.__name__}, got {json.dumps(item)}")
+    return values
+
+
+def _scalar_type(hint: Any) -> tuple[Any, bool]:
+    """(type of one value, whether there may be many) of `int`, `int | None`, `tuple[str, ...]`."""
+    if get_origin(hint) is tuple:
+        return get_args(hint)[0], True
+    if get_origin(hint) is types.UnionType:
+        return next(arg for arg in get_args(hint) if arg is not type(None)), False
+    return hint, False
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def run(options_class: type[T], step: Callable[[T], dict[str, Any]], summary: Callable[[dict[str, Any]], Any],
+        argv: Sequence[str] | None = None) -> int:
+    """Parses, runs `step`, prints its result, and gives the exit code that the design fixes.
+
+    Args:
+        options_class: The dataclass of options.
+        step: From options to a result of JSON values.
+        summary: From the result to what a person reads: text or anything rich can print.
+        argv: Arguments without the program's name; None takes the process's own.
+
+    Returns:
+        0 done, 2 a user's mistake, 1 anything else, 130 interrupted.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    module = sys.modules[step.__module__]
+    prog = f"python -m {step.__module__}" if module.__name__ != "__main__" else None
+    try:
+        options, as_json = parse(options_class, argv, prog)
+        # Ray and OpenCV write to standard output as they please; under --json all of it goes to standard error.
+        with _stdout_to_stderr() if as_json else contextlib.nullcontext():
+            result = step(options)
+        if as_json:
+            sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
+        else:
+            Console(file=sys.stdout, soft_wrap=True, highlight=False).print(summary(result))
+        sys.stdout.flush()
+        return int(result.get("exit_code", 0))
+    except UserError as error:
+        log.error("error: %s", " ".join(str(error).split("\n")))
+        return 2
+    except KeyboardInterrupt:
+        log.error("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader (head, say) has gone. Python would complain once more while closing standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            log.error("error: the disk is full (%s); free some space and run the same command with --resume", error)
+        else:
+            traceback.print_exc()
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Points file descriptor 1 at standard error, for this process and those it starts."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def prepare_out(out: str | Path, *, marker: str, overwrite: bool = False, resume: bool = False) -> Path:
+    """Makes the directory OUT, or refuses one that exists.
+
+    Args:
+        out: The directory.
+        marker: A file that only this command writes there; --overwrite deletes nothing that lacks it.
+        overwrite: Delete what is there and start anew.
+        resume: Keep what is there.
+
+    Raises:
+        UserError: OUT exists and neither is given, or it is not ours to delete.
+    """
+    out = Path(out)
+    if out.is_dir() and any(out.iterdir()):
+        if resume:
+            if not (out / marker).exists():
+                raise UserError(f"{out} has no {marker}: nothing to resume there; give another OUT")
+        elif overwrite:
+            if not (out / marker).exists():
+                raise UserError(f"{out} has no {marker}: it was not made by this command and is not deleted; "
+                                "give another OUT, or remove it yourself")
+            shutil.rmtree(out)
+        else:
+            raise UserError(f"{out} exists; --resume continues it, --overwrite deletes it first")
+    elif out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; OUT must be a directory")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out} cannot be made: {error.strerror}") from error
+    return out
+
+
+def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """Passes items on, showing how many have passed: a bar on a terminal, a plain line every 5 s elsewhere."""
+    if sys.stderr.isatty():
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            yield from bar.track(items, total=total, description=what)
+        return
+    last = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        if time.monotonic() - last > 5:
+            last = time.monotonic()
+            log.info("%s: %d of %d", what, done, total)

@@ -1,0 +1,40 @@
+"""Cores whose product starts with the variance that is wanted, exactly.
+
+Legend: M_k / N_k input / output mode k, R_{k-1} / R_k left / right rank of core k.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["orthogonal_cores_"]
+
+
+@torch.no_grad()
+def orthogonal_cores_(cores: Sequence[Tensor], gain: float = 1.0) -> None:
+    """Fills cores so that every row of the matrix they stand for has the norm `gain` exactly (up to the limit below).
+
+    For each output index j the slice G_k[:, :, j, :], read as an R_{k-1} x (M_k R_k) matrix, gets orthonormal rows. A row of W
+    is a product of such slices, and multiplying from the last core to the first keeps the norm: with gain 1 every output then
+    has unit variance for uncorrelated inputs of unit variance, and for correlated ones in expectation over the draw. Where R_{k-1} > M_k R_k the rows can't be orthonormal; the slice then has
+    orthonormal columns times sqrt(R_{k-1} / (M_k R_k)), which keeps the mean square of the norms.
+
+    Independent draws for all cores from one Glorot bound, as the paper's code has them, saturate the gates at start.
+
+    Args:
+        cores: Gk of shape (R_{k-1}, M_k, N_k, R_k), filled in place.
+        gain: Norm of each row of W.
+    """
+    for core in cores:
+        r, m, n, s = core.shape
+        # Decompositions are not there for half precision, and drawing in one dtype makes a seed mean one thing.
+        normal = torch.randn(n, max(r, m * s), min(r, m * s), dtype=torch.float64, device="cpu")
+        q, upper = torch.linalg.qr(normal)
+        # Without these signs QR's own convention would bias the draw.
+        q = q * torch.diagonal(upper, dim1=-2, dim2=-1).sign().unsqueeze(-2)
+        slices = q if r > m * s else q.transpose(1, 2)
+        if r > m * s:
+            slices = slices * (r / (m * s)) ** 0.5
+        core.copy_(slices.reshape(n, r, m, s).permute(1, 2, 0, 3))
+    cores[0].mul_(gain)

@@ -1,0 +1,111 @@
+"""Clips of unequal length as rows without padding, and back.
+
+Legend: B batch, T time, F frames (packed B and T), D frame size, H hidden size.
+
+Packed means as in torch's PackedSequence: time by time, longest clip first.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from ttrnn.shapes import format_modes
+
+__all__ = ["Frames"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Frames:
+    """All frames of a batch as rows, and what it takes to give results the caller's own layout."""
+
+    rows: Tensor
+    """(F, D) the frames that count; a view of the input wherever there is one."""
+    batch_sizes: list[int]
+    """Clips still running at each time; sums to F."""
+    row_order: Tensor | None = None
+    """Gathers `rows` into packed order; None where they are in it."""
+    stored_order: Tensor | None = None
+    """Place of each packed row among the B * T of a padded input; None where the two are the same."""
+    sorted_indices: Tensor | None = None
+    """Clips from longest to shortest; None where they come so."""
+    unsorted_indices: Tensor | None = None
+    """The way back."""
+    leading: tuple[int, ...] | None = None
+    """Leading axes of a padded input; None for a PackedSequence."""
+
+    @classmethod
+    def of(cls, frames: Tensor | PackedSequence, lengths: Tensor | Sequence[int] | None, batch_first: bool,
+           size: int) -> "Frames":
+        """Reads any input that the layers take; `size` is D. Raises ValueError with the shapes that do not fit."""
+        if isinstance(frames, PackedSequence):
+            if lengths is not None:
+                raise ValueError("a PackedSequence knows its lengths; lengths must be None")
+            return cls(rows=_as_rows(frames.data, 1, size), batch_sizes=frames.batch_sizes.tolist(),
+                       sorted_indices=frames.sorted_indices, unsorted_indices=frames.unsorted_indices)
+        if frames.dim() == 2:
+            if lengths is not None:
+                raise ValueError(f"lengths go with a batch, but the input of shape {tuple(frames.shape)} has none")
+            return cls(rows=_as_rows(frames, 1, size), batch_sizes=[1] * len(frames), leading=(len(frames),))
+        if frames.dim() < 2:
+            raise ValueError(f"the input must be (T, B, *frame), (B, T, *frame) or (T, D), got shape {tuple(frames.shape)}")
+        rows, leading = _as_rows(frames, 2, size), (frames.shape[0], frames.shape[1])
+        stored = torch.arange(len(rows), device=rows.device).view(leading)
+        stored_TB = stored.t() if batch_first else stored
+        num_times, num_clips = stored_TB.shape
+        if num_times == 0 or num_clips == 0:
+            raise ValueError(f"there must be at least one frame and one clip, got input of shape {tuple(frames.shape)}")
+        counts = [num_times] * num_clips if lengths is None else [int(length) for length in lengths]
+        if len(counts) != num_clips or any(not 1 <= count <= num_times for count in counts):
+            raise ValueError(f"lengths must be {num_clips} numbers from 1 to {num_times}, got {counts}")
+        if all(count == num_times for count in counts):
+            order = stored_TB.reshape(-1) if batch_first else None
+            return cls(rows=rows, batch_sizes=[num_clips] * num_times, row_order=order, stored_order=order, leading=leading)
+        lengths_B = torch.tensor(counts, device=rows.device)
+        sorted_lengths, sorted_indices = lengths_B.sort(descending=True, stable=True)
+        running_TB = torch.arange(num_times, device=rows.device).unsqueeze(1) < sorted_lengths
+        order = stored_TB[:, sorted_indices][running_TB]
+        batch_sizes = [size for size in running_TB.sum(dim=1).tolist() if size]
+        return cls(rows=rows[order], batch_sizes=batch_sizes, stored_order=order, sorted_indices=sorted_indices,
+                   unsorted_indices=sorted_indices.argsort(), leading=leading)
+
+    @property
+    def num_clips(self) -> int:
+        """B."""
+        return self.batch_sizes[0]
+
+    @property
+    def batched(self) -> bool:
+        """False for a single clip given without the axis B."""
+        return self.leading is None or len(self.leading) == 2
+
+    def pack(self, results: Tensor) -> Tensor:
+        """Results of the rows, (F, *), in packed order."""
+        return results if self.row_order is None else results[self.row_order]
+
+    def sort(self, clips: Tensor) -> Tensor:
+        """(L, B, H) from the caller's order of clips to longest first."""
+        return clips if self.sorted_indices is None else clips[:, self.sorted_indices]
+
+    def unsort(self, clips: Tensor) -> Tensor:
+        """(L, B, H) back to the caller's order; (L, H) where the caller gave no axis B."""
+        clips = clips if self.unsorted_indices is None else clips[:, self.unsorted_indices]
+        return clips if self.batched else clips.squeeze(1)
+
+    def unpack(self, packed: Tensor) -> Tensor | PackedSequence:
+        """(F, H) packed results in the layout of the input, zeros where it was padding."""
+        if self.leading is None:
+            return PackedSequence(packed, torch.tensor(self.batch_sizes), self.sorted_indices, self.unsorted_indices)
+        if self.stored_order is None:
+            return packed.view(*self.leading, -1)
+        stored = packed.new_zeros(math.prod(self.leading), packed.shape[1])
+        return stored.index_copy(0, self.stored_order, packed).view(*self.leading, -1)
+
+
+def _as_rows(frames: Tensor, num_leading: int, size: int) -> Tensor:
+    if math.prod(frames.shape[num_leading:]) != size:
+        raise ValueError(f"each frame must have {size:,} values, got frames of {format_modes(frames.shape[num_leading:])}")
+    return frames.reshape(-1, size)

@@ -1,0 +1,81 @@
+"""The slow, obvious truth: dense matrix from cores and recurrent cells by the book. For tests and readers.
+
+Legend: B batch, T time, D input size, H hidden size, G gates, M_k / N_k input / output mode k, R ranks.
+Nothing here is fast, and nothing else in the package imports it.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["dense_matrix", "gru", "lstm", "rnn"]
+
+
+def dense_matrix(cores: Sequence[Tensor]) -> Tensor:
+    """W[(j1..jd), (i1..id)] = G1[i1, j1] ... Gd[id, jd], entry by entry (paper, eq. 3).
+
+    Args:
+        cores: Gk of shape (R_{k-1}, M_k, N_k, R_k).
+
+    Returns:
+        The matrix as nn.Linear has it, (N_1*..*N_d, M_1*..*M_d).
+    """
+    rows = []
+    for outs in itertools.product(*(range(core.shape[2]) for core in cores)):
+        row = []
+        for ins in itertools.product(*(range(core.shape[1]) for core in cores)):
+            product = torch.eye(1, dtype=cores[0].dtype)
+            for core, i, j in zip(cores, ins, outs, strict=True):
+                product = product @ core[:, i, j, :]
+            row.append(product[0, 0])
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
+
+
+def rnn(x_TD: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """h' = tanh(W x + U h + b) over one sequence: (T, H) states and the last one."""
+    states = []
+    for x in x_TD:
+        h = torch.tanh(weight_ih @ x + bias + weight_hh @ h)
+        states.append(h)
+    return torch.stack(states), h
+
+
+def gru(x_TD: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, bias_hn: Tensor,
+        h: Tensor) -> tuple[Tensor, Tensor]:
+    """One sequence through a GRU as torch defines it (reset gate after the recurrent product).
+
+    r = s(W_r x + b_r + U_r h),  z = s(W_z x + b_z + U_z h),  n = tanh(W_n x + b_n + r * (U_n h + c)),
+    h' = (1 - z) * n + z * h.
+    """
+    states = []
+    w_r, w_z, w_n = weight_ih.chunk(3)
+    u_r, u_z, u_n = weight_hh.chunk(3)
+    b_r, b_z, b_n = bias.chunk(3)
+    for x in x_TD:
+        r = torch.sigmoid(w_r @ x + b_r + u_r @ h)
+        z = torch.sigmoid(w_z @ x + b_z + u_z @ h)
+        n = torch.tanh(w_n @ x + b_n + r * (u_n @ h + bias_hn))
+        h = (1 - z) * n + z * h
+        states.append(h)
+    return torch.stack(states), h
+
+
+def lstm(x_TD: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, h: Tensor,
+         c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One sequence through an LSTM: c' = s(f) * c + s(i) * tanh(g),  h' = s(o) * tanh(c'); gates in the order i, f, g, o."""
+    states = []
+    w_i, w_f, w_g, w_o = weight_ih.chunk(4)
+    u_i, u_f, u_g, u_o = weight_hh.chunk(4)
+    b_i, b_f, b_g, b_o = bias.chunk(4)
+    for x in x_TD:
+        i = torch.sigmoid(w_i @ x + b_i + u_i @ h)
+        f = torch.sigmoid(w_f @ x + b_f + u_f @ h)
+        g = torch.tanh(w_g @ x + b_g + u_g @ h)
+        o = torch.sigmoid(w_o @ x + b_o + u_o @ h)
+        c = f * c + i * g
+        h = o * torch.tanh(c)
+        states.append(h)
+    return torch.stack(states), h, c

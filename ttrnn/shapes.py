@@ -1,0 +1,179 @@
+"""The shape of a tensor train, in pure integers: modes, ranks, parameters, multiply-adds, factorisations, text forms.
+
+Legend: M_k / N_k input / output mode k, R_{k-1} / R_k left / right rank of core k, d number of cores.
+
+    W[(i1..id), (j1..jd)] = G1[i1, j1] G2[i2, j2] ... Gd[id, jd],   Gk[ik, jk] an R_{k-1} x R_k matrix,   R_0 = R_d = 1
+
+Source: Yang et al., "Tensor-Train Recurrent Neural Networks for Video Classification", ICML 2017, section 3.
+"""
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+__all__ = ["TTShape", "auto_modes", "check_modes", "factorisations", "format_modes", "frame_modes", "gate_modes",
+           "parse_modes"]
+
+log = logging.getLogger(__name__)
+
+
+def parse_modes(text: str) -> tuple[int, ...]:
+    """Modes or ranks from their text form: "8x20x20x18" -> (8, 20, 20, 18).
+
+    Raises:
+        ValueError: `text` is not positive whole numbers joined by x.
+    """
+    parts = text.split("x")
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise ValueError(f"modes and ranks are positive whole numbers joined by x, such as 8x20x20x18; got {text!r}")
+    return tuple(int(part) for part in parts)
+
+
+def format_modes(modes: Sequence[int]) -> str:
+    """The text form of modes or ranks: (8, 20, 20, 18) -> "8x20x20x18"."""
+    return "x".join(str(mode) for mode in modes)
+
+
+def factorisations(size: int, num_modes: int, *, smallest: int = 1) -> Iterator[tuple[int, ...]]:
+    """All ordered factorisations of `size` into `num_modes` factors, none below `smallest`, in lexical order."""
+    if num_modes == 1:
+        if size >= smallest:
+            yield (size,)
+        return
+    for first in range(smallest, size // smallest ** (num_modes - 1) + 1):
+        if size % first == 0:
+            for rest in factorisations(size // first, num_modes - 1, smallest=smallest):
+                yield (first, *rest)
+
+
+def frame_modes(height: int, width: int, channels: int) -> tuple[int, int, int, int]:
+    """Four modes that follow the axes of a frame stored as height x width x channels.
+
+    Height and width are each cut into the two factors nearest to each other; the channels go with the last mode. No
+    mode then straddles the border between rows and columns, so a core speaks of one axis only.
+    """
+    (y1, y2), (x1, x2) = _nearest_pair(height), _nearest_pair(width)
+    return y1, y2, x1, x2 * channels
+
+
+def auto_modes(height: int, width: int, channels: int, num_modes: int) -> tuple[int, ...]:
+    """`num_modes` modes for a frame: along its axes where four are asked for, else the most even factorisation."""
+    if num_modes == 4:
+        return frame_modes(height, width, channels)
+    return _most_even(height * width * channels, num_modes)
+
+
+def _most_even(size: int, num_modes: int) -> tuple[int, ...]:
+    return min(factorisations(size, num_modes), key=lambda modes: (max(modes) / min(modes), modes))
+
+
+def _nearest_pair(size: int) -> tuple[int, int]:
+    low = next(factor for factor in range(math.isqrt(size), 0, -1) if size % factor == 0)
+    return low, size // low
+
+
+def gate_modes(hidden_modes: Sequence[int], num_gates: int) -> tuple[int, ...]:
+    """Output modes of the TT-matrix of all gates: the first hidden mode times their number (the published counts)."""
+    return (num_gates * hidden_modes[0], *hidden_modes[1:])
+
+
+def check_modes(modes: Sequence[int], size: int, name: str, what: str) -> None:
+    """Raises ValueError, with a factorisation that would do, unless the modes multiply to `size`."""
+    if math.prod(modes) != size:
+        raise ValueError(f"prod({name})={math.prod(modes):,} ({format_modes(modes)}) but {what} {size:,} values; "
+                         f"try {format_modes(_most_even(size, len(modes)))}")
+
+
+@dataclass(frozen=True, slots=True)
+class TTShape:
+    """Modes and ranks of a matrix kept as a tensor train.
+
+    Ranks above what the modes allow (min of the products of M_l N_l on either side of the bond) carry nothing: they
+    are clipped, and a log line says so.
+
+    Example:
+        >>> TTShape((8, 20, 20, 18), (12, 4, 4, 4), 4).num_params
+        3232
+
+    Raises:
+        ValueError: numbers of modes that differ, a mode or rank below 1, a wrong number of ranks.
+    """
+
+    in_modes: tuple[int, ...]
+    """M_1..M_d; their product is the input size."""
+    out_modes: tuple[int, ...]
+    """N_1..N_d; their product is the output size."""
+    ranks: tuple[int, ...] = field(default=())
+    """R_1..R_{d-1}; given as one number or d-1 numbers, kept as d-1 numbers after clipping."""
+
+    def __init__(self, in_modes: Sequence[int], out_modes: Sequence[int], ranks: int | Sequence[int]) -> None:
+        in_modes, out_modes = tuple(in_modes), tuple(out_modes)
+        if len(in_modes) != len(out_modes) or not in_modes:
+            raise ValueError(f"in_modes and out_modes must be as many, and at least one each, got "
+                             f"{format_modes(in_modes)} and {format_modes(out_modes)}")
+        asked = (ranks,) * (len(in_modes) - 1) if isinstance(ranks, int) else tuple(ranks)
+        if len(asked) == 1:
+            asked *= len(in_modes) - 1
+        if len(asked) != len(in_modes) - 1:
+            raise ValueError(f"{len(in_modes)} modes take one rank or {len(in_modes) - 1} inner ranks, "
+                             f"got {format_modes(asked)}")
+        for name, numbers in (("in_modes", in_modes), ("out_modes", out_modes), ("ranks", asked)):
+            if any(number < 1 for number in numbers):
+                raise ValueError(f"{name} must be positive, got {format_modes(numbers)}")
+        sizes = [m * n for m, n in zip(in_modes, out_modes, strict=True)]
+        allowed = [min(math.prod(sizes[:k]), math.prod(sizes[k:])) for k in range(1, len(sizes))]
+        kept = tuple(min(pair) for pair in zip(asked, allowed, strict=True))
+        if kept != asked:
+            log.warning("ranks %s are clipped to %s: modes %s and %s allow no more", format_modes(asked),
+                        format_modes(kept), format_modes(in_modes), format_modes(out_modes))
+        object.__setattr__(self, "in_modes", in_modes)
+        object.__setattr__(self, "out_modes", out_modes)
+        object.__setattr__(self, "ranks", kept)
+
+    @property
+    def num_cores(self) -> int:
+        """d, the number of cores."""
+        return len(self.in_modes)
+
+    @property
+    def in_features(self) -> int:
+        """Input size, M_1 * ... * M_d."""
+        return math.prod(self.in_modes)
+
+    @property
+    def out_features(self) -> int:
+        """Output size, N_1 * ... * N_d."""
+        return math.prod(self.out_modes)
+
+    @property
+    def bonds(self) -> tuple[int, ...]:
+        """R_0..R_d, the ranks with the ones at both ends."""
+        return (1, *self.ranks, 1)
+
+    @property
+    def core_shapes(self) -> tuple[tuple[int, int, int, int], ...]:
+        """(R_{k-1}, M_k, N_k, R_k) of every core."""
+        return tuple(zip(self.bonds[:-1], self.in_modes, self.out_modes, self.bonds[1:], strict=True))
+
+    @property
+    def num_params(self) -> int:
+        """Sum over k of R_{k-1} * M_k * N_k * R_k."""
+        return sum(math.prod(shape) for shape in self.core_shapes)
+
+    @property
+    def num_dense_params(self) -> int:
+        """Parameters of the dense matrix that this tensor train stands for."""
+        return self.in_features * self.out_features
+
+    def multiply_adds(self) -> int:
+        """Multiply-adds per input row of the core-by-core product from the last core to the first (paper, eq. 4)."""
+        total, left, right = 0, self.in_features, 1
+        for r, m, n, s in reversed(self.core_shapes):
+            left //= m
+            total += left * m * s * n * r * right
+            right *= n
+        return total
+
+    def __str__(self) -> str:
+        return f"{format_modes(self.in_modes)} -> {format_modes(self.out_modes)}, ranks {format_modes(self.ranks)}"
