@@ -84,7 +84,7 @@ def build_parser(options_class: type, prog: str | None = None) -> argparse.Argum
         kind, many = _scalar_type(hints[field.name])
         default = field.default
         text = helps.get(field.name, "").replace("%", "%%")
-        if default not in (dataclasses.MISSING, None, False, ()):
+        if default is not dataclasses.MISSING and default is not None and default is not False and default != ():
             text += f" [default: {default}]"
         if field.metadata.get("positional"):
             # Not `required` here: --config may give it.
