@@ -31,7 +31,7 @@ def save(model: VideoClassifier, path: str | Path, results: dict[str, Any] | Non
     with atomic_directory(path) as directory:
         weights = directory / "model.safetensors"
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, weights)
-        config = {"format": _FORMAT, "version": _VERSION, "model": model.config.to_dict(), "results": results or {},
+        config: dict[str, Any] = {"format": _FORMAT, "version": _VERSION, "model": model.config.to_dict(), "results": results or {},
                   "num_params": model.config.num_params, "input_params": model.config.input_params,
                   "sha256": {"model.safetensors": hashlib.sha256(weights.read_bytes()).hexdigest()}}
         config["sha256"]["config.json"] = _config_hash(config)

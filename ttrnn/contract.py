@@ -60,7 +60,8 @@ def _merge(cores: Sequence[Tensor]) -> Tensor:
 
 def dense_weight(cores: Sequence[Tensor]) -> Tensor:
     """The cores multiplied out: a weight as nn.Linear has it, (N, M). Cost: about R * M * N multiply-adds."""
-    return _merge(cores)[0, :, :, 0].t()
+    with torch.autocast(cores[0].device.type, enabled=False):
+        return _merge(cores)[0, :, :, 0].t()
 
 
 def tt_product(x_FM: Tensor, cores: Sequence[Tensor], shape: TTShape) -> Tensor:

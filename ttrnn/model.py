@@ -232,6 +232,19 @@ class VideoClassifier(nn.Module):
             pooled = h_n[-self.rnn.num_directions :].transpose(0, 1).flatten(1)
         return self.head(self.dropout(pooled))
 
+    def step(self, frame: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Logits (C,) after one more frame of a stream, and the state to give with the next; constant memory.
+
+        The logits after a clip's last frame are those of the whole clip. Bidirectional models can't stream.
+        """
+        assert not self.config.bidirectional
+        hx, total, count = state if state is not None else (None, 0.0, 0)
+        output, hx = self.rnn(frame.flatten().view(1, 1, -1), hx)
+        assert isinstance(output, Tensor)
+        total, count = total + output[0, 0], count + 1
+        pooled = total / count if self.config.pooling == "mean" else output[0, 0]
+        return self.head(self.dropout(pooled)), (hx, total, count)
+
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax over classes, or a sigmoid each where clips have several labels."""
         return logits.softmax(dim=-1) if self.config.task == "single_label" else logits.sigmoid()

@@ -27,7 +27,7 @@ class _TTRecurrent(nn.Module):
     """What the three cells share; see TTGRU for the arguments and shapes."""
 
     cell: ClassVar[str]
-    dense_twin: ClassVar[type[nn.RNNBase]]
+    dense_twin: ClassVar[Any]
 
     def __init__(self, in_modes: Sequence[int], hidden_modes: Sequence[int], ranks: int | Sequence[int] = (),
                  num_layers: int = 1, bias: bool = True, batch_first: bool = False, dropout: float = 0.0,
@@ -49,7 +49,7 @@ class _TTRecurrent(nn.Module):
         out_modes = gate_modes(hidden_modes, NUM_GATES[self.cell])
         for layer, suffix in self._directions():
             below = tuple(in_modes) if layer == 0 else (self.num_directions * hidden_modes[0], *hidden_modes[1:])
-            normalisation = {"mean": mean, "scale": scale} if layer == 0 else {}
+            normalisation: dict[str, Any] = {"mean": mean, "scale": scale} if layer == 0 else {}
             setattr(self, f"ih_{suffix}", TTLinear(below, out_modes, ranks, bias, device=device, dtype=dtype, **normalisation))
             if recurrent_ranks is None:
                 hh = torch.empty(math.prod(out_modes), self.hidden_size, device=device, dtype=dtype)
@@ -128,7 +128,8 @@ class _TTRecurrent(nn.Module):
         """
         frames = Frames.of(input, lengths, self.batch_first, self.input_size)
         state = self._initial_state(hx, frames)
-        x, finals = frames.rows, []
+        x = frames.rows
+        finals: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
             outputs = []
             for suffix in [name for at, name in self._directions() if at == layer]:
@@ -166,15 +167,16 @@ class _TTRecurrent(nn.Module):
             return None
         return nn.functional.dropout(torch.ones_like(h_BH), self.recurrent_dropout)
 
-    def to_dense(self) -> nn.RNNBase:
+    def to_dense(self) -> nn.RNN | nn.GRU | nn.LSTM:
         """torch.nn's own layer with the cores multiplied out and the normalisation folded into weights and bias.
 
         Equal outputs, final state and gradients for float input. Recurrent dropout, which torch lacks, is left out.
         """
         first = self._ih("l0").cores[0]
-        extra = {"nonlinearity": self.nonlinearity} if isinstance(self, TTRNN) else {}
-        dense = self.dense_twin(self.input_size, self.hidden_size, self.num_layers, self.bias, self.batch_first, self.dropout,
-                                self.bidirectional, device=first.device, dtype=first.dtype, **extra)
+        extra: dict[str, Any] = {"nonlinearity": self.nonlinearity} if isinstance(self, TTRNN) else {}
+        dense = self.dense_twin(self.input_size, self.hidden_size, num_layers=self.num_layers, bias=self.bias,
+                                batch_first=self.batch_first, dropout=self.dropout, bidirectional=self.bidirectional,
+                                device=first.device, dtype=first.dtype, **extra)
         with torch.no_grad():
             for _, suffix in self._directions():
                 ih = self._ih(suffix)

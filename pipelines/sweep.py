@@ -1,0 +1,315 @@
+"""(3) Explore tensor-train shapes and ranks: validation metric up, parameters down. Does the whole job.
+
+    python -m pipelines.sweep                                       the embedded demo
+    python -m pipelines.sweep --data VIDEOS --out runs/mine         videos of your own
+    python -m pipelines.sweep --data SHARDS --out runs/mine --num-trials 64 --max-params 20000
+    python -m pipelines.sweep --out runs/mine --data SHARDS --resume
+
+Leaves SWEEP/sweep.json, study.journal (opens in optuna-dashboard), trials/ID/ (each a run as train leaves it), and what
+pareto.py makes of them: trials.csv, pareto.csv, pareto.json, report.html, pareto.png, best/ (a model directory).
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from rich.console import Group, RenderableType
+
+import search_spaces
+from pipelines import cli, demo, pareto
+from pipelines import predict as prediction
+from pipelines.cli import UserError
+from pipelines.cluster import start_ray
+from pipelines.metrics import METRICS, chance_level
+from pipelines.preprocess import PreprocessOptions, preprocess
+from pipelines.shards import DATASET_JSON, ShardDataset
+from pipelines.train import DivergedError, TrainOptions, claim_run, fit, fit_on_ray, flat_config, model_config
+from ttrnn.files import atomic_write
+
+if TYPE_CHECKING:
+    from ray import tune
+
+__all__ = ["SweepOptions", "sweep"]
+
+log = logging.getLogger(__name__)
+_STUDY = "sweep"
+_OBJECTIVES = {"val_metric": "max", "num_params": "min"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepOptions:
+    """Explore tensor-train shapes and ranks with Ray Tune and Optuna; then frontier, report, best model, test metric."""
+
+    data: str | None = None
+    """videos (folder or CSV) or shards; default: the embedded demo"""
+    out: str = "runs/sweep"
+    """directory of the sweep"""
+    space: str = "shapes"
+    """what to try: shapes (cells, modes, ranks) or ranks (the paper's shape, ranks only)"""
+    num_trials: int = 16
+    """models to train"""
+    epochs: int = 16
+    """passes over the train split for each of them"""
+    max_params: int | None = None
+    """train no model with more parameters than this, classifier included; default: no limit"""
+    seed: int = 0
+    """of the search, the models and the demo"""
+    num_workers: int = 1
+    """processes (GPUs) that share one trial; as many trials run at a time as fit"""
+    resume: bool = False
+    """continue a sweep that was interrupted"""
+    overwrite: bool = False
+    """delete an older sweep first"""
+
+    def __post_init__(self) -> None:
+        for name in ("num_trials", "epochs", "num_workers", "max_params"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        search_spaces.load(self.space)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the result."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in ("resume", "overwrite")}
+
+
+def sweep(options: SweepOptions) -> dict[str, Any]:
+    """The whole job: data, trials, frontier, report, best model; for the demo, one held-out video classified too."""
+    out = cli.prepare_out(options.out, marker="sweep.json", overwrite=options.overwrite, resume=options.resume).absolute()
+    _claim(out, options)
+    start = time.monotonic()
+    with start_ray():
+        shards = _shards(options, out)
+        data = ShardDataset.open(shards)
+        _write_facts(out, options, data)
+        _run_trials(options, out, data)
+    result = pareto.write_frontier(out)
+    result["wall_s"] = round(time.monotonic() - start, 1)
+    if options.data is None:
+        video = out / "videos" / data.split("test").clip_ids[0]
+        log.info("classifying %s, which no model has seen, with the best model", video)
+        result.update(prediction.predict(prediction.PredictOptions(model=str(out / "best"), video=(str(video),))))
+    return result
+
+
+def _claim(out: Path, options: SweepOptions) -> None:
+    """Writes sweep.json, or refuses to resume a sweep that was started with other options."""
+    path = out / "sweep.json"
+    if not path.exists():
+        with atomic_write(path) as file:
+            json.dump({"format": "ttrnn-sweep", "version": 1, "options": options.settings()}, file, indent=1)
+        return
+    earlier = pareto.read_sweep(out)["options"]
+    for name, value in options.settings().items():
+        if earlier.get(name) != value:
+            raise UserError(f"{out} was started with {name} {earlier.get(name)!r}, not {value!r}; resume it with the same "
+                            "options, or give another --out")
+
+
+def _shards(options: SweepOptions, out: Path) -> Path:
+    """The directory of shards: what was given, or what is made of the videos that were given or rendered."""
+    shards, frame = out / "shards", {}
+    if options.data is None:
+        videos = out / "videos"
+        if not videos.exists():
+            log.info("rendering the demo data set to %s", videos)
+            demo.render_demo(videos, demo.NUM_CLIPS, options.seed)
+        frame = {"width": demo.WIDTH, "height": demo.HEIGHT, "channels": demo.CHANNELS}
+    elif Path(options.data, DATASET_JSON).exists():
+        return Path(options.data).absolute()
+    else:
+        videos = Path(options.data).absolute()
+    if not (shards / DATASET_JSON).exists():
+        preprocess(PreprocessOptions(videos=str(videos), out=str(shards), resume=shards.exists(), seed=options.seed, **frame))
+    return shards
+
+
+def _write_facts(out: Path, options: SweepOptions, data: ShardDataset) -> None:
+    """Adds to sweep.json what a reader of the results must know about the data."""
+    val, test = data.split("val"), data.split("test")
+    facts = {
+        "format": "ttrnn-sweep", "version": 1, "options": options.settings(), "shards": str(data.path),
+        "dataset": "demo" if options.data is None else Path(options.data).stem, "metric": METRICS[data.task],
+        "classes": data.classes, "num_classes": len(data.classes), "num_val_clips": len(val), "num_test_clips": len(test),
+        "chance": chance_level(data.task, val.labels, len(data.classes)),
+    }
+    with atomic_write(out / "sweep.json") as file:
+        json.dump(facts, file, indent=1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Suggest:
+    """From an Optuna trial to the configuration of a Tune trial. Pickled with the search."""
+
+    options: SweepOptions
+    out: Path
+    shards: Path
+
+    def __call__(self, trial: optuna.Trial) -> dict[str, Any]:
+        point = trial.user_attrs.get("baseline")
+        values = search_spaces.load(self.options.space).space(trial) if point is None else point
+        name = f"{trial.number:04d}"
+        options = TrainOptions(shards=str(self.shards), out=str(self.out / "trials" / name), epochs=self.options.epochs,
+                               seed=self.options.seed, num_workers=self.options.num_workers, **values)
+        config = model_config(options, ShardDataset.open(self.shards))
+        if self.options.max_params is not None:
+            trial.set_constraint("max_params", config.num_params - self.options.max_params)
+        trial.set_user_attr("num_params", config.num_params)
+        too_large = self.options.max_params is not None and config.num_params > self.options.max_params
+        return {"trial": name, "train": dataclasses.asdict(options), "too_large": too_large}
+
+
+def _train_trial(config: dict[str, Any]) -> None:
+    """One trial, on the slot that Tune gives it. Every report carries both objectives, finite, best so far."""
+    from ray import tune
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    logging.getLogger("ttrnn").setLevel(logging.ERROR)
+    options = TrainOptions(**config["train"])
+    data = ShardDataset.open(options.shards)
+    model, out = model_config(options, data), Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    claim_run(out, options, model)
+    nothing = {"val_metric": 0.0, "num_params": model.num_params, "input_params": model.input_params}
+    if config["too_large"]:
+        with atomic_write(out / "summary.json") as file:
+            json.dump({**nothing, "val_metric": None, "state": "too_large", "epochs": 0,
+                       "config": flat_config(options, model)}, file)
+        tune.report(nothing)
+    elif options.num_workers > 1:
+        fit_on_ray(options, [TuneReportCallback()], f"trial-{config['trial']}")
+    else:
+        try:
+            # A trial that had finished when its driver died still owes its report.
+            tune.report(fit(options, tune.report))
+        except DivergedError as error:
+            log.warning("trial %s %s", config["trial"], error)
+            tune.report(nothing)
+
+
+def _run_trials(options: SweepOptions, out: Path, data: ShardDataset) -> None:
+    # Tune's own progress and result files are not what a person looks at here.
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    import ray
+    from ray import tune
+    from ray.tune.search.optuna import OptunaSearch
+
+    slots, resources = _slots(options, ray.cluster_resources())
+    storage = JournalStorage(JournalFileBackend(str(out / "study.journal")))
+    trainable = tune.with_resources(_train_trial, resources)
+    state = out / ".tune" / _STUDY
+    if tune.Tuner.can_restore(str(state)):
+        log.info("resuming the sweep in %s", out)
+        tuner = tune.Tuner.restore(str(state), trainable, resume_unfinished=True, resume_errored=True)
+    else:
+        (out / "study.journal").unlink(missing_ok=True)
+        _create_study(options, data, storage)
+        search = OptunaSearch(_Suggest(options, out, data.path), metric=list(_OBJECTIVES), mode=list(_OBJECTIVES.values()),
+                              storage=JournalStorage(JournalFileBackend(str(out / "study.journal"))), study_name=_STUDY,
+                              sampler=optuna.samplers.TPESampler(seed=options.seed, multivariate=True, group=True))
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(search_alg=search, num_samples=options.num_trials, max_concurrent_trials=slots,
+                                        reuse_actors=True),
+            run_config=tune.RunConfig(name=_STUDY, storage_path=str(out / ".tune"), verbose=0,
+                                      callbacks=[_progress(options.num_trials)]))
+    log.info("sweeping %d trials of %d epochs, %d at a time, over the space %s", options.num_trials, options.epochs, slots,
+             options.space)
+    results = tuner.fit()
+    _settle(out, storage)
+    for error in results.errors:
+        log.error("a trial failed: %s", str(error).strip().splitlines()[-1])
+    finished = sum(trial.state.is_finished() for trial in _study(storage).trials)
+    if finished < options.num_trials and not results.errors:
+        # Tune turns Ctrl-C into an orderly end.
+        raise KeyboardInterrupt
+
+
+def _slots(options: SweepOptions, cluster: dict[str, float]) -> tuple[int, dict[str, float]]:
+    """How many trials run at a time, and what each reserves."""
+    device = "GPU" if cluster.get("GPU") else "CPU"
+    slots = int(cluster[device]) // options.num_workers
+    if slots == 0:
+        raise UserError(f"num_workers {options.num_workers} needs as many {device}s, the cluster has {cluster[device]:g}; "
+                        "give a smaller --num-workers")
+    if options.num_workers > 1:
+        # A share of a CPU would starve the trial's own workers (they are placed after it).
+        return slots, {"memory": float(64 << 20)}
+    return slots, {"CPU": 1.0, device: 1.0}
+
+
+def _create_study(options: SweepOptions, data: ShardDataset, storage: JournalStorage) -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    directions = ["maximize" if mode == "max" else "minimize" for mode in _OBJECTIVES.values()]
+    study = optuna.create_study(storage=storage, study_name=_STUDY, directions=directions)
+    study.set_metric_names(list(_OBJECTIVES))
+    study.set_user_attr("frame", list(data.frame.shape))
+    for point in search_spaces.load(options.space).baselines(data.frame.shape):
+        study.enqueue_trial({}, user_attrs={"baseline": point})
+
+
+def _study(storage: JournalStorage) -> optuna.Study:
+    return optuna.load_study(storage=storage, study_name=_STUDY)
+
+
+def _settle(out: Path, storage: JournalStorage) -> None:
+    """Trials that a killed driver had begun and Tune has replaced by new ones: fails them and removes their files."""
+    study = _study(storage)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+        shutil.rmtree(out / "trials" / f"{trial.number:04d}", ignore_errors=True)
+
+
+def _progress(num_trials: int) -> "tune.Callback":
+    """A Tune callback that says a line for each trial that ends."""
+    from ray import tune
+
+    class Progress(tune.Callback):
+        def __init__(self) -> None:
+            self.start, self.done = time.monotonic(), 0
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            result, config, self.done = trial.last_result, trial.config["train"], self.done + 1
+            spent_s = time.monotonic() - self.start
+            log.info("trial %s  %5.1f%%  %9s parameters  %s %s -> %s ranks %s recurrent %s  (%d of %d, %.0f s, about %.0f s left)",
+                     trial.config["trial"], 100 * result["val_metric"], f"{result['num_params']:,}", config["cell"],
+                     config["in_modes"] if config["input"] == "tt" else "dense", config["hidden_modes"], config["ranks"],
+                     config["recurrent_ranks"], self.done, num_trials, spent_s, spent_s / self.done * (num_trials - self.done))
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self.done += 1
+            log.error("trial %s failed", trial.config["trial"])
+
+    return Progress()
+
+
+def summary(result: dict[str, Any]) -> RenderableType:
+    """The frontier, where everything lies, what to try next; the classified demo video."""
+    parts: list[RenderableType] = [pareto.summary(result)]
+    if "videos" in result:
+        parts.append(prediction.summary(result))
+    return Group(*parts)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; see the head of this file."""
+    return cli.run(SweepOptions, sweep, summary, argv)
+
+
+if __name__ == "__main__":
+    # As `python pipelines/sweep.py` too: the importable module is the one that Ray pickles by reference.
+    from pipelines.sweep import main as importable_main
+
+    sys.exit(importable_main())

@@ -1,0 +1,218 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from ttrnn import reference
+from ttrnn.recurrent import TTGRU, TTLSTM, TTRNN
+
+CELLS = {"rnn": TTRNN, "gru": TTGRU, "lstm": TTLSTM}
+MODES = ((3, 4), (2, 3))
+VARIANTS = {
+    "plain": {},
+    "two layers": {"num_layers": 2},
+    "bidirectional": {"bidirectional": True},
+    "two layers, bidirectional": {"num_layers": 2, "bidirectional": True},
+    "tt recurrent": {"recurrent_ranks": 2},
+    "no bias": {"bias": False},
+    "normalised": {"mean": [0.3, -0.2], "scale": 1.7},
+    "dense": {"in_modes": (12,), "hidden_modes": (6,), "ranks": ()},
+}
+
+
+def make(cell, seed=0, **kwargs):
+    torch.manual_seed(seed)
+    args = {"in_modes": MODES[0], "hidden_modes": MODES[1], "ranks": 2, "dtype": torch.float64} | kwargs
+    layer = CELLS[cell](**args)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return layer
+
+
+def clips(batch=4, times=5, size=12, dtype=torch.float64):
+    return torch.randn(batch, times, size, dtype=dtype, generator=torch.Generator().manual_seed(7))
+
+
+def parts(state):
+    return state if isinstance(state, tuple) else (state,)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_states_are_those_of_the_book(cell):
+    layer, x = make(cell, batch_first=True), clips()
+    weight_ih, weight_hh = reference.dense_matrix(list(layer.ih_l0.cores)), layer.weight_hh()
+    bias, zero = layer.ih_l0.bias, torch.zeros(6, dtype=torch.float64)
+    output, h_n = layer(x)
+    for number, clip in enumerate(x):
+        if cell == "rnn":
+            states, *final = reference.rnn(clip, weight_ih, weight_hh, bias, zero)
+        elif cell == "gru":
+            states, *final = reference.gru(clip, weight_ih, weight_hh, bias, layer.bias_hn_l0, zero)
+        else:
+            states, *final = reference.lstm(clip, weight_ih, weight_hh, bias, zero, zero)
+        torch.testing.assert_close(output[number], states, rtol=1e-10, atol=1e-12)
+        for mine, book in zip(parts(h_n), final, strict=True):
+            torch.testing.assert_close(mine[0, number], book, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("lengths", [None, [5, 2, 4, 1]], ids=["full", "ragged"])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_to_dense_gives_torch_s_layer_with_equal_output_state_and_gradients(cell, variant, lengths):
+    layer = make(cell, batch_first=True, **VARIANTS[variant])
+    dense = layer.to_dense()
+    assert type(dense) is {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[cell]
+    shape = (layer.num_layers * layer.num_directions, 4, 6)
+    hx = tuple(torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(2 if cell == "lstm" else 1))
+    state = hx if cell == "lstm" else hx[0]
+    results = []
+    for network in (layer, dense):
+        x = clips().requires_grad_()
+        if network is layer or lengths is None:
+            output, h_n = network(x, state, lengths=lengths) if network is layer else network(x, state)
+        else:
+            packed, h_n = network(pack_padded_sequence(x, torch.tensor(lengths), batch_first=True, enforce_sorted=False), state)
+            output, _ = pad_packed_sequence(packed, batch_first=True)
+        loss = output.sin().sum() + sum(part.cos().sum() for part in parts(h_n))
+        results.append({"output": output, **{f"state {i}": part for i, part in enumerate(parts(h_n))},
+                        **dict(zip(["input", *(f"hx {i}" for i in range(len(hx)))],
+                                   torch.autograd.grad(loss, [x, *hx], retain_graph=True), strict=True))})
+        loss.backward(inputs=list(network.parameters()))
+    for name in results[0]:
+        torch.testing.assert_close(results[0][name], results[1][name], rtol=1e-9, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
+    for suffix in [suffix for _, suffix in layer._directions()]:
+        ours, theirs = layer._ih(suffix), f"weight_ih_{suffix}"
+        # The gradient of a core is that of the dense weight, carried through the multiplying out.
+        carried = torch.autograd.grad(ours.weight() * ours.scale, list(ours.cores), getattr(dense, theirs).grad -
+                                      (torch.outer(getattr(dense, f"bias_ih_{suffix}").grad, ours.mean) if ours.centred else 0))
+        for number, (core, gradient) in enumerate(zip(ours.cores, carried, strict=True)):
+            torch.testing.assert_close(core.grad, gradient, rtol=1e-9, atol=1e-11, msg=lambda m, n=number: f"core {n}: {m}")
+        if layer.recurrent_ranks is None:
+            torch.testing.assert_close(getattr(layer, f"weight_hh_{suffix}").grad, getattr(dense, f"weight_hh_{suffix}").grad)
+        if layer.bias:
+            torch.testing.assert_close(ours.bias.grad, getattr(dense, f"bias_ih_{suffix}").grad)
+        if layer.bias and cell == "gru":
+            torch.testing.assert_close(getattr(layer, f"bias_hn_{suffix}").grad, getattr(dense, f"bias_hh_{suffix}").grad[12:])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_layouts_agree(cell):
+    lengths = [3, 5, 1, 5]
+    layer, x = make(cell, bidirectional=True), clips().transpose(0, 1)
+    output, h_n = layer(x, lengths=lengths)
+    packed, h_packed = layer(pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False))
+    assert isinstance(packed, PackedSequence)
+    torch.testing.assert_close(pad_packed_sequence(packed)[0], output)
+    layer.batch_first = True
+    first, h_first = layer(x.transpose(0, 1), lengths=torch.tensor(lengths))
+    torch.testing.assert_close(first.transpose(0, 1), output)
+    for one, two, three in zip(parts(h_n), parts(h_packed), parts(h_first), strict=True):
+        torch.testing.assert_close(one, two)
+        torch.testing.assert_close(one, three)
+    for number, length in enumerate(lengths):
+        alone, h_alone = layer(x[:length, number])
+        torch.testing.assert_close(alone, output[:length, number])
+        assert not output[length:, number].any()
+        for one, two in zip(parts(h_n), parts(h_alone), strict=True):
+            torch.testing.assert_close(one[:, number], two)
+
+
+def test_padding_is_never_computed():
+    layer, x = make("gru", batch_first=True), clips()
+    x[1, 2:] = float("nan")
+    output, h_n = layer(x, lengths=[5, 2, 5, 5])
+    assert output.isfinite().all()
+    (output.sum() + h_n.sum()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+
+
+def test_uint8_frames_with_their_axes():
+    layer = make("gru", batch_first=True, mean=100.0, scale=0.02)
+    frames = torch.randint(0, 256, (2, 5, 2, 3, 2), dtype=torch.uint8)
+    torch.testing.assert_close(layer(frames)[0], layer(frames.flatten(2).double())[0])
+
+
+@pytest.mark.parametrize(("args", "kwargs", "words"), [
+    ((torch.zeros(4, 5, 11),), {}, "12 values, got frames of 11"),
+    ((torch.zeros(4, 5, 12),), {"lengths": [5, 5, 0, 5]}, "from 1 to 5"),
+    ((torch.zeros(4, 5, 12),), {"lengths": [5, 5, 6, 5]}, "from 1 to 5"),
+    ((torch.zeros(4, 5, 12),), {"lengths": [5, 5]}, "4 numbers"),
+    ((torch.zeros(4, 5, 12), torch.zeros(1, 3, 6)), {}, r"\(1, 4, 6\)"),
+    ((torch.zeros(5),), {}, "got shape"),
+    ((torch.zeros(4, 0, 12),), {}, "at least one frame"),
+], ids=["frame size", "length 0", "length above T", "too few lengths", "state", "no time", "no frames"])
+def test_inputs_that_do_not_fit_are_refused_with_their_values(args, kwargs, words):
+    with pytest.raises(ValueError, match=words):
+        make("gru", batch_first=True, dtype=torch.float32)(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("kwargs", "words"), [
+    ({"dropout": 1.0}, "dropout"), ({"recurrent_dropout": -0.1}, "recurrent_dropout"), ({"num_layers": 0}, "num_layers"),
+], ids=str)
+def test_impossible_arguments_are_refused(kwargs, words):
+    with pytest.raises(ValueError, match=words):
+        make("gru", **kwargs)
+
+
+def test_recurrent_dropout_acts_in_training_only_with_one_mask_per_clip():
+    layer, x = make("rnn", batch_first=True, recurrent_dropout=0.5), clips()
+    layer.eval()
+    torch.testing.assert_close(layer(x)[0], layer(x)[0], rtol=0, atol=0)
+    layer.train()
+    assert not torch.equal(layer(x)[0], layer(x)[0])
+    assert torch.equal(layer(x)[0][:, 0], layer.eval()(x)[0][:, 0])
+
+
+@pytest.mark.parametrize(("cell", "count"), [("rnn", 2976), ("gru", 3232), ("lstm", 3360)])
+def test_layers_have_the_paper_s_input_parameters(cell, count):
+    layer = CELLS[cell]((8, 20, 20, 18), (4, 4, 4, 4), 4)
+    assert layer.input_params == count
+    assert layer.num_params == sum(p.numel() for p in layer.parameters())
+
+
+def test_the_paper_s_lstm_cell_has_266528_parameters():
+    assert TTLSTM((8, 20, 20, 18), (4, 4, 4, 4), 4).num_params == 266_528
+
+
+def test_relu_rnn():
+    layer = make("rnn", batch_first=True, nonlinearity="relu")
+    torch.testing.assert_close(layer(clips())[0], layer.to_dense()(clips())[0])
+    with pytest.raises(ValueError, match="sigmoid"):
+        make("rnn", nonlinearity="sigmoid")
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_lives_as_a_module_does(cell):
+    layer, x = make(cell, num_layers=2, recurrent_ranks=2), clips()
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        torch.testing.assert_close(twin(x)[0], layer(x)[0], rtol=0, atol=0)
+    other = make(cell, seed=1, num_layers=2, recurrent_ranks=2)
+    other.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(other(x)[0], layer(x)[0], rtol=0, atol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        output, _ = layer.float()(x.float())
+    assert (output.double() - other(x)[0]).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_gradcheck(cell):
+    layer = make(cell, batch_first=True, bidirectional=True)
+
+    def run(x):
+        output, h_n = layer(x, lengths=[3, 1])
+        return (output, *parts(h_n))
+
+    assert torch.autograd.gradcheck(run, (clips(2, 3).requires_grad_(),))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("cell", CELLS)
+def test_cuda_gives_what_the_cpu_gives(cell):
+    layer, frames = make(cell, batch_first=True, mean=[100.0, 90.0], scale=0.02), torch.randint(0, 256, (4, 5, 12), dtype=torch.uint8)
+    expected, _ = layer(frames, lengths=[5, 2, 4, 1])
+    output, _ = layer.cuda()(frames.cuda(), lengths=[5, 2, 4, 1])
+    torch.testing.assert_close(output.cpu(), expected)
