@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from rich.console import Group, RenderableType
 
@@ -45,6 +47,7 @@ __all__ = ["SweepOptions", "sweep"]
 log = logging.getLogger(__name__)
 _STUDY = "sweep"
 _OBJECTIVES = {"val_metric": "max", "num_params": "min"}
+_DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +127,7 @@ def _shards(options: SweepOptions, out: Path) -> Path:
         videos = out / "videos"
         if not videos.exists():
             log.info("rendering the demo data set to %s", videos)
-            demo.render_demo(videos, demo.NUM_CLIPS, options.seed)
+            demo.demo(demo.DemoOptions(out=str(videos), seed=options.seed))
         frame = {"width": demo.WIDTH, "height": demo.HEIGHT, "channels": demo.CHANNELS}
     elif Path(options.data, DATASET_JSON).exists():
         return Path(options.data).absolute()
@@ -140,7 +143,7 @@ def _write_facts(out: Path, options: SweepOptions, data: ShardDataset) -> None:
     val, test = data.split("val"), data.split("test")
     facts = {
         "format": "ttrnn-sweep", "version": 1, "options": options.settings(), "shards": str(data.path),
-        "dataset": "demo" if options.data is None else Path(options.data).stem, "metric": METRICS[data.task],
+        "dataset": "demo" if options.data is None else Path(options.data).resolve().stem, "metric": METRICS[data.task],
         "classes": data.classes, "num_classes": len(data.classes), "num_val_clips": len(val), "num_test_clips": len(test),
         "chance": chance_level(data.task, val.labels, len(data.classes)),
     }
@@ -202,6 +205,9 @@ def _run_trials(options: SweepOptions, out: Path, data: ShardDataset) -> None:
     # Tune's own progress and result files are not what a person looks at here.
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     import ray
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
@@ -222,7 +228,7 @@ def _run_trials(options: SweepOptions, out: Path, data: ShardDataset) -> None:
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(search_alg=search, num_samples=options.num_trials, max_concurrent_trials=slots,
-                                        reuse_actors=True),
+                                        reuse_actors=True, trial_dirname_creator=_trial_name),
             run_config=tune.RunConfig(name=_STUDY, storage_path=str(out / ".tune"), verbose=0,
                                       callbacks=[_progress(options.num_trials)]))
     log.info("sweeping %d trials of %d epochs, %d at a time, over the space %s", options.num_trials, options.epochs, slots,
@@ -235,6 +241,10 @@ def _run_trials(options: SweepOptions, out: Path, data: ShardDataset) -> None:
     if finished < options.num_trials and not results.errors:
         # Tune turns Ctrl-C into an orderly end.
         raise KeyboardInterrupt
+
+
+def _trial_name(trial: Any) -> str:
+    return str(trial.trial_id)
 
 
 def _slots(options: SweepOptions, cluster: dict[str, float]) -> tuple[int, dict[str, float]]:
@@ -251,9 +261,7 @@ def _slots(options: SweepOptions, cluster: dict[str, float]) -> tuple[int, dict[
 
 
 def _create_study(options: SweepOptions, data: ShardDataset, storage: JournalStorage) -> None:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    directions = ["maximize" if mode == "max" else "minimize" for mode in _OBJECTIVES.values()]
-    study = optuna.create_study(storage=storage, study_name=_STUDY, directions=directions)
+    study = optuna.create_study(storage=storage, study_name=_STUDY, directions=_DIRECTIONS)
     study.set_metric_names(list(_OBJECTIVES))
     study.set_user_attr("frame", list(data.frame.shape))
     for point in search_spaces.load(options.space).baselines(data.frame.shape):

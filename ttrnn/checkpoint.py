@@ -12,10 +12,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ttrnn.files import atomic_directory, fsync_path
+from ttrnn.files import atomic_directory
 from ttrnn.model import ModelConfig, VideoClassifier
 
-__all__ = ["load", "read_config", "save"]
+__all__ = ["load", "read_config", "save", "write"]
 
 _FORMAT, _VERSION = "ttrnn-model", 1
 
@@ -29,15 +29,20 @@ def save(model: VideoClassifier, path: str | Path, results: dict[str, Any] | Non
         results: JSON values about how the model was made and how well it does; kept in config.json and told in the card.
     """
     with atomic_directory(path) as directory:
-        weights = directory / "model.safetensors"
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, weights)
-        config: dict[str, Any] = {"format": _FORMAT, "version": _VERSION, "model": model.config.to_dict(), "results": results or {},
-                  "num_params": model.config.num_params, "input_params": model.config.input_params,
-                  "sha256": {"model.safetensors": hashlib.sha256(weights.read_bytes()).hexdigest()}}
-        config["sha256"]["config.json"] = _config_hash(config)
-        (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-        (directory / "README.md").write_text(_card(config), encoding="utf-8")
-        fsync_path(weights)
+        write(model, directory, results)
+
+
+def write(model: VideoClassifier, directory: Path, results: dict[str, Any] | None = None) -> None:
+    """As `save`, straight into a directory that the caller takes care of."""
+    weights = directory / "model.safetensors"
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, weights)
+    config: dict[str, Any] = {
+        "format": _FORMAT, "version": _VERSION, "model": model.config.to_dict(), "results": results or {},
+        "num_params": model.config.num_params, "input_params": model.config.input_params,
+        "sha256": {"model.safetensors": hashlib.sha256(weights.read_bytes()).hexdigest()}}
+    config["sha256"]["config.json"] = _config_hash(config)
+    (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    (directory / "README.md").write_text(_card(config), encoding="utf-8")
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

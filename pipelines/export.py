@@ -1,0 +1,145 @@
+"""(5) Pick a model from the frontier of a sweep, or the one of a run, and write a model directory.
+
+    python -m pipelines.export runs/sweep model --select knee
+    python -m pipelines.export runs/sweep model --select smallest --max-params 20000
+    python -m pipelines.export runs/sweep model --select trial:0007
+    python -m pipelines.export runs/gru model --onnx
+"""
+
+import json
+import logging
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ttrnn.checkpoint
+from pipelines import cli, pareto
+from pipelines.cli import UserError
+from pipelines.evaluate import load_model
+from ttrnn.checkpoint import read_config
+from ttrnn.files import atomic_directory
+
+__all__ = ["ExportOptions", "choose", "export"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportOptions:
+    """Write a model directory: weights, configuration and a model card; all that predict needs."""
+
+    source: str = cli.positional()
+    """directory of a sweep or of a run"""
+    out: str = cli.positional()
+    """model directory to write"""
+    select: str = "best"
+    """of a sweep: best (validation metric), knee, smallest (within one standard error of the best), or trial:ID"""
+    max_params: int | None = None
+    """of a sweep: only models with at most this many parameters, classifier included"""
+    onnx: bool = False
+    """also write step.onnx: one frame and the state in, logits and the state out; needs pip install ttrnn[onnx]"""
+    overwrite: bool = False
+    """replace OUT"""
+
+    def __post_init__(self) -> None:
+        if self.select not in ("best", "knee", "smallest") and not self.select.startswith("trial:"):
+            raise ValueError(f"select must be best, knee, smallest or trial:ID, got {self.select!r}")
+
+
+def choose(points: list[pareto.Trial], trials: list[pareto.Trial], select: str, num_val_clips: int,
+           max_params: int | None = None) -> pareto.Trial:
+    """One trial by rule.
+
+    Args:
+        points: The frontier, smallest first.
+        trials: All trials, for trial:ID.
+        select: best: highest validation metric. knee: see pareto.knee. smallest: fewest parameters among those whose metric is
+            within one standard error of the best's, sqrt(p (1 - p) / num_val_clips) (the one-standard-error rule of Breiman
+            et al., 1984). trial:ID: that one.
+        num_val_clips: Clips that the metric was measured on.
+        max_params: Leave larger models out first.
+
+    Raises:
+        UserError: nothing fits, or there is no such finished trial.
+    """
+    if select.startswith("trial:"):
+        name = select.removeprefix("trial:")
+        for trial in trials:
+            if trial.trial == name and trial.is_finished:
+                return trial
+        raise UserError(f"there is no finished trial {name!r}; there are {', '.join(t.trial for t in trials if t.is_finished)}")
+    fitting = [point for point in points if max_params is None or point.place[0] <= max_params]
+    if not fitting:
+        raise UserError(f"no model of the frontier has at most {max_params:,} parameters; the smallest has {points[0].place[0]:,}")
+    if select == "knee":
+        return pareto.knee(fitting)
+    best = fitting[-1].place[1]
+    error = math.sqrt(best * (1 - best) / num_val_clips)
+    return next(point for point in fitting if point.place[1] >= best - error) if select == "smallest" else fitting[-1]
+
+
+def export(options: ExportOptions) -> dict[str, Any]:
+    """The command as a function. Returns what was chosen and where it lies."""
+    source, out = Path(options.source), Path(options.out)
+    if out.exists() and not options.overwrite:
+        raise UserError(f"{out} exists; --overwrite replaces it")
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not (out / "model.safetensors").exists():
+        raise UserError(f"{out} is no model directory and is not replaced; give another OUT")
+    chosen: dict[str, Any] = {}
+    if (source / "sweep.json").exists():
+        sweep, trials = pareto.read_sweep(source), pareto.read_trials(source)
+        trial = choose(pareto.frontier(trials), trials, options.select, sweep["num_val_clips"], options.max_params)
+        directory = source / "trials" / trial.trial / "model"
+        chosen = {"trial": trial.trial, "select": options.select}
+        tested = {point["trial"]: point["test_metric"] for point in _tested(source)}
+        if tested.get(trial.trial) is not None:
+            chosen["test_metric"] = tested[trial.trial]
+    elif (source / "model" / "config.json").exists():
+        directory = source / "model"
+    else:
+        raise UserError(f"{source} is neither a sweep nor a run with a model; give the OUT directory of sweep or train")
+    model = load_model(directory).cpu()
+    results = {**read_config(directory)["results"], **chosen}
+    with atomic_directory(out) as directory:
+        ttrnn.checkpoint.write(model, directory, results)
+        if options.onnx:
+            _write_onnx(model, directory / "step.onnx")
+    return {"out": str(out), "num_params": model.config.num_params, "input_params": model.config.input_params, **results,
+            "num_bytes": sum(file.stat().st_size for file in out.iterdir())}
+
+
+def _tested(sweep: Path) -> list[dict[str, Any]]:
+    path = sweep / "pareto.json"
+    points: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["frontier"] if path.exists() else []
+    return points
+
+
+def _write_onnx(model: ttrnn.VideoClassifier, path: Path) -> None:
+    from ttrnn.export import export_onnx_step
+
+    try:
+        export_onnx_step(model, path)
+    except ImportError as error:
+        raise UserError(f"--onnx needs {error.name}; install it with: pip install 'ttrnn[onnx]'") from error
+
+
+def summary(result: dict[str, Any]) -> str:
+    """What a person reads."""
+    trial = f"trial {result['trial']}, " if "trial" in result else ""
+    return (f"{result['out']}: {trial}{result['num_params']:,} parameters, {result['num_bytes']:,} bytes, "
+            f"{result['metric'].replace('_', ' ')} {100 * result['val_metric']:.1f}% on {result['num_val_clips']} validation clips\n"
+            f"next: python -m pipelines.predict {result['out']} VIDEO")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; see the head of this file."""
+    return cli.run(ExportOptions, export, summary, argv)
+
+
+if __name__ == "__main__":
+    # As `python pipelines/export.py` too: the same importable module either way.
+    from pipelines.export import main as importable_main
+
+    sys.exit(importable_main())
