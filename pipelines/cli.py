@@ -159,7 +159,7 @@ def run(options_class: type[T], step: Callable[[T], dict[str, Any]], summary: Ca
 
     Args:
         options_class: The dataclass of options.
-        step: From options to a result of JSON values.
+        step: From options to a result of JSON values; its "exit_code", if any, is taken out and used.
         summary: From the result to what a person reads: text or anything rich can print.
         argv: Arguments without the program's name; None takes the process's own.
 
@@ -174,12 +174,13 @@ def run(options_class: type[T], step: Callable[[T], dict[str, Any]], summary: Ca
         # Ray and OpenCV write to standard output as they please; under --json all of it goes to standard error.
         with _stdout_to_stderr() if as_json else contextlib.nullcontext():
             result = step(options)
+        exit_code = int(result.pop("exit_code", 0))
         if as_json:
             sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
         else:
             Console(file=sys.stdout, soft_wrap=True, highlight=False).print(summary(result))
         sys.stdout.flush()
-        return int(result.get("exit_code", 0))
+        return exit_code
     except UserError as error:
         log.error("error: %s", " ".join(str(error).split("\n")))
         return 2
@@ -191,8 +192,8 @@ def run(options_class: type[T], step: Callable[[T], dict[str, Any]], summary: Ca
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            log.error("error: the disk is full (%s); free some space and run the same command with --resume", error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            log.error("error: no room on the disk (%s); make some and run the same command with --resume", error)
         else:
             traceback.print_exc()
         return 1

@@ -12,6 +12,7 @@ each worker and torch.distributed averages the gradients.
 
 import contextlib
 import dataclasses
+import io
 import json
 import logging
 import math
@@ -41,8 +42,8 @@ from pipelines.shards import ShardDataset, Split
 from ttrnn.files import atomic_write
 from ttrnn.model import ModelConfig, VideoClassifier
 
-__all__ = ["DivergedError", "TrainOptions", "claim_run", "fit", "fit_on_ray", "model_config", "predict_split",
-           "train"]
+__all__ = ["DivergedError", "TrainOptions", "claim_run", "fit", "fit_on_ray", "flat_config", "model_config",
+           "predict_split", "train"]
 
 log = logging.getLogger(__name__)
 OnEpoch = Callable[[dict[str, Any]], None]
@@ -80,7 +81,7 @@ class TrainOptions:
     """of the states over time: last or mean"""
     dropout: float = 0.25
     """before the classifier and between layers, 0 to 1"""
-    recurrent_dropout: float = 0.25
+    recurrent_dropout: float = 0.0
     """on the hidden state in the recurrent product, 0 to 1"""
     epochs: int = 24
     """passes over the train split"""
@@ -128,6 +129,13 @@ def model_config(options: TrainOptions, data: ShardDataset) -> ModelConfig:
             **{name: getattr(options, name) for name in names})
 
 
+def flat_config(options: TrainOptions, config: ModelConfig) -> dict[str, Any]:
+    """Every configured name of a run but those of its data set and budget: the last columns of trials.csv."""
+    known = config.to_dict()
+    return {name: known.get(name, value) for name, value in options.settings().items()
+            if name not in ("shards", "epochs", "seed", "num_workers")}
+
+
 def predict_split(model: VideoClassifier, split: Split, batch_size: int = 16, *, rank: int = 0,
                   world_size: int = 1) -> tuple[np.ndarray, list[int], float]:
     """Probabilities (B, C) of this worker's clips, their indices in the split, and the sum of their losses."""
@@ -138,7 +146,7 @@ def predict_split(model: VideoClassifier, split: Split, batch_size: int = 16, *,
         for batch in batches(split, batch_size, len(model.config.classes), model.config.task == "multi_label",
                              rank=rank, world_size=world_size):
             if batch.share:
-                logits = model(batch.frames.to(device))
+                logits = model(batch.frames.to(device=device))
                 loss += float(_losses(logits, batch.labels.to(device)).sum())
                 rows.append(model.probabilities(logits).float().cpu().numpy())
                 indices += batch.indices
@@ -197,14 +205,14 @@ class _Run:
                 "time_s": time.monotonic() - start}
 
     def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        losses = _losses(self.replica(batch.frames.to(self.device)), batch.labels.to(self.device))
+        losses = _losses(self.replica(batch.frames.to(device=self.device)), batch.labels.to(self.device))
         # Workers' gradients are averaged: weighted so, the average is the mean over all clips of the step.
         loss = losses.mean() * batch.share * self.world_size
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
         if not torch.isfinite(norm):
-            raise DivergedError(f"diverged in epoch {self.epoch + 1}: loss {float(loss):.4g}, gradient norm {float(norm):.4g}, "
+            raise DivergedError(f"diverged in epoch {self.epoch + 1}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}, "
                                 f"learning rate {self.schedule.get_last_lr()[0]:.3g}; try a smaller --lr")
         self.optimizer.step()
         self.schedule.step()
@@ -239,8 +247,11 @@ class _Run:
             state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                      "schedule": self.schedule.state_dict(), "epoch": self.epoch, "train_s": self.train_s, "best": self.best}
             (self.out / "checkpoint").mkdir(exist_ok=True)
+            # By way of memory: torch's own writer does not say when the disk is full.
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
             with atomic_write(self.out / "checkpoint" / "state.pt", "wb") as file:
-                torch.save(state, file)
+                file.write(buffer.getbuffer())
 
     def restore(self) -> None:
         """Goes on from the checkpoint, if there is one."""
@@ -264,15 +275,11 @@ class _Run:
     def summary(self, state: str) -> dict[str, Any]:
         """What RUN/summary.json says."""
         config = self.model.config
-        model = {name: value for name, value in config.to_dict().items()
-                 if name not in ("classes", "mean", "std", "sampling", "width", "height", "channels", "task")}
-        rest = {name: value for name, value in self.options.settings().items()
-                if name not in ("shards", "epochs", "seed", "num_workers") and name not in model}
         return {"state": state, "num_params": config.num_params, "input_params": config.input_params,
                 "metric": METRICS[config.task], "val_metric": max(self.best["val_metric"], 0.0),
                 "best_epoch": self.best["epoch"], "num_val_clips": len(self.val), "epochs": self.epoch,
                 "epochs_planned": self.options.epochs, "train_s": round(self.train_s, 3), "seed": self.options.seed,
-                "config": {**model, **rest}}
+                "config": flat_config(self.options, config)}
 
     def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Writes RUN/summary.json (rank 0 only) and gives it back."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import torch as safetensors_torch
 
 from ttrnn.files import atomic_directory
 from ttrnn.model import ModelConfig, VideoClassifier
@@ -34,12 +34,12 @@ def save(model: VideoClassifier, path: str | Path, results: dict[str, Any] | Non
 
 def write(model: VideoClassifier, directory: Path, results: dict[str, Any] | None = None) -> None:
     """As `save`, straight into a directory that the caller takes care of."""
-    weights = directory / "model.safetensors"
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, weights)
+    weights = safetensors_torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
+    (directory / "model.safetensors").write_bytes(weights)
     config: dict[str, Any] = {
         "format": _FORMAT, "version": _VERSION, "model": model.config.to_dict(), "results": results or {},
         "num_params": model.config.num_params, "input_params": model.config.input_params,
-        "sha256": {"model.safetensors": hashlib.sha256(weights.read_bytes()).hexdigest()}}
+        "sha256": {"model.safetensors": hashlib.sha256(weights).hexdigest()}}
     config["sha256"]["config.json"] = _config_hash(config)
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     (directory / "README.md").write_text(_card(config), encoding="utf-8")
