@@ -19,7 +19,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import optuna
 from optuna.storages import JournalStorage
@@ -92,11 +92,18 @@ def sweep(options: SweepOptions) -> dict[str, Any]:
     out = cli.prepare_out(options.out, marker="sweep.json", overwrite=options.overwrite, resume=options.resume).absolute()
     _claim(out, options)
     start = time.monotonic()
-    with start_ray():
-        shards = _shards(options, out)
-        data = ShardDataset.open(shards)
-        _write_facts(out, options, data)
-        _run_trials(options, out, data)
+    is_new = not (out / "trials").exists()
+    try:
+        with start_ray():
+            slots = _slots(options)
+            data = ShardDataset.open(_shards(options, out))
+            _write_facts(out, options, data)
+            _run_trials(options, out, data, slots)
+    except UserError:
+        # So that the corrected command does not find an OUT of another's.
+        if is_new and not (out / "trials").exists():
+            shutil.rmtree(out)
+        raise
     result = pareto.write_frontier(out)
     result["wall_s"] = round(time.monotonic() - start, 1)
     if options.data is None:
@@ -201,20 +208,19 @@ def _train_trial(config: dict[str, Any]) -> None:
             tune.report(nothing)
 
 
-def _run_trials(options: SweepOptions, out: Path, data: ShardDataset) -> None:
+def _run_trials(options: SweepOptions, out: Path, data: ShardDataset, slots: "_Slots") -> None:
+    """Runs or resumes Tune until all trials have finished. Raises KeyboardInterrupt where Ctrl-C has ended it early."""
     # Tune's own progress and result files are not what a person looks at here.
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    import ray
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
-    slots, resources = _slots(options, ray.cluster_resources())
     storage = JournalStorage(JournalFileBackend(str(out / "study.journal")))
-    trainable = tune.with_resources(_train_trial, resources)
+    trainable = tune.with_resources(_train_trial, slots.resources)
     state = out / ".tune" / _STUDY
     if tune.Tuner.can_restore(str(state)):
         log.info("resuming the sweep in %s", out)
@@ -227,37 +233,46 @@ def _run_trials(options: SweepOptions, out: Path, data: ShardDataset) -> None:
                               sampler=optuna.samplers.TPESampler(seed=options.seed, multivariate=True, group=True))
         tuner = tune.Tuner(
             trainable,
-            tune_config=tune.TuneConfig(search_alg=search, num_samples=options.num_trials, max_concurrent_trials=slots,
+            tune_config=tune.TuneConfig(search_alg=search, num_samples=options.num_trials, max_concurrent_trials=slots.count,
                                         reuse_actors=True, trial_dirname_creator=_trial_name),
             run_config=tune.RunConfig(name=_STUDY, storage_path=str(out / ".tune"), verbose=0,
                                       callbacks=[_progress(options.num_trials)]))
-    log.info("sweeping %d trials of %d epochs, %d at a time, over the space %s", options.num_trials, options.epochs, slots,
-             options.space)
+    log.info("sweeping %d trials of %d epochs, %d at a time, over the space %s", options.num_trials, options.epochs,
+             slots.count, options.space)
     results = tuner.fit()
-    _settle(out, storage)
     for error in results.errors:
         log.error("a trial failed: %s", str(error).strip().splitlines()[-1])
-    finished = sum(trial.state.is_finished() for trial in _study(storage).trials)
-    if finished < options.num_trials and not results.errors:
+    if sum(trial.state.is_finished() for trial in _study(storage).trials) < options.num_trials:
         # Tune turns Ctrl-C into an orderly end.
         raise KeyboardInterrupt
+    _settle(out, storage)
 
 
 def _trial_name(trial: Any) -> str:
     return str(trial.trial_id)
 
 
-def _slots(options: SweepOptions, cluster: dict[str, float]) -> tuple[int, dict[str, float]]:
-    """How many trials run at a time, and what each reserves."""
+class _Slots(NamedTuple):
+    count: int
+    """Trials at a time."""
+    resources: dict[str, float]
+    """What each reserves."""
+
+
+def _slots(options: SweepOptions) -> _Slots:
+    """As many trials at a time as the cluster has GPUs, or CPUs where it has none. Raises UserError where not one fits."""
+    import ray
+
+    cluster = ray.cluster_resources()
     device = "GPU" if cluster.get("GPU") else "CPU"
-    slots = int(cluster[device]) // options.num_workers
-    if slots == 0:
+    count = int(cluster[device]) // options.num_workers
+    if count == 0:
         raise UserError(f"num_workers {options.num_workers} needs as many {device}s, the cluster has {cluster[device]:g}; "
                         "give a smaller --num-workers")
     if options.num_workers > 1:
-        # A share of a CPU would starve the trial's own workers (they are placed after it).
-        return slots, {"memory": float(64 << 20)}
-    return slots, {"CPU": 1.0, device: 1.0}
+        # A share of a CPU would starve the trial's own workers, which are placed after it.
+        return _Slots(count, {"memory": float(64 << 20)})
+    return _Slots(count, {"CPU": 1.0, device: 1.0})
 
 
 def _create_study(options: SweepOptions, data: ShardDataset, storage: JournalStorage) -> None:

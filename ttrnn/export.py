@@ -1,17 +1,19 @@
-"""One step of a model as an ONNX file: a frame and the state in, logits and the state out. Kept only when its outputs match.
+"""One step of a model as an ONNX file: a frame and the state in, logits and the state out. Kept only if its outputs match.
 
-Legend: B batch, M / N input / output size, M_k / N_k input / output mode k, R / S left / right rank, L layers, H hidden size,
-C classes.
+Legend: B batch, M / N input / output size, M_k / N_k input / output mode k, R / S left / right rank, G gates, H hidden
+size, L layers, C classes.
 
-The file holds the cores themselves and multiplies them one after the other, from the last to the first (Yang et al., ICML
-2017, equation 4): it is as small as the model, and no dense matrix comes to be when it runs.
+The file holds the cores themselves and multiplies them one by one, from the last to the first (Yang et al., ICML 2017,
+equation 4): it is as small as the model, and no dense matrix comes to be where it runs.
 """
 
+import contextlib
 import copy
 import importlib
 import json
 import logging
 import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ __all__ = ["export_onnx_step"]
 
 log = logging.getLogger(__name__)
 
-# The newest that torch writes without a conversion behind it; onnxruntime and onnxruntime-web read it.
+# The one torch writes without converting; every onnxruntime-web of the last years reads it.
 _OPSET = 18
 # Of float32 against float32: |file - model| <= _TOLERANCE * (1 + |model|).
 _TOLERANCE = 1e-4
@@ -34,76 +36,87 @@ _CHECKED_BATCHES, _CHECKED_STEPS = (1, 3), 4
 
 
 def export_onnx_step(model: VideoClassifier, path: str | Path) -> None:
-    """Writes an ONNX file that takes a stream of frames one by one, as VideoClassifier.step does, for several streams at once.
+    """Writes VideoClassifier.step as an ONNX file, for any number of streams at once.
 
-    Inputs: frame, uint8 (B, height, width, channels) as a camera gives it, and the state, float32: h_0 (L, B, H), for an LSTM
-    c_0 (L, B, H), for mean pooling sum_0 (B, H) and count_0 (B, 1). Outputs: logits, float32 (B, C), and the next state under
-    the same names with _n for _0. A stream starts from zeros. The file's metadata has classes (a JSON list), width, height and
-    channels.
+    Inputs: frame, uint8 (B, height, width, channels) as a camera gives it, and the state, float32: h_0 (L, B, H); for an
+    LSTM c_0 (L, B, H); for mean pooling sum_0 (B, H) and count_0 (B, 1). A stream starts from zeros. Outputs: logits,
+    float32 (B, C), and h_n, c_n, sum_n, count_n, which are the state for the next frame. The file's metadata has classes (a
+    JSON list), width, height and channels.
 
     Args:
-        model: Taken in eval mode and in float32; it is not changed.
-        path: The file; whole or not at all.
+        model: Taken in eval mode and float32; not changed.
+        path: The file, written whole or not at all. It takes 4 bytes a parameter and up to 50 kB for the graph.
 
     Raises:
         ValueError: the model is bidirectional.
-        ImportError: onnx, onnxscript or onnxruntime is not installed; `name` says which.
-        RuntimeError: onnxruntime's outputs differ from those of model.step; no file is written.
+        ImportError: onnx, onnxscript or onnxruntime is not installed; its `name` says which.
+        RuntimeError: in onnxruntime, logits or state differ from model.step's by more than 1e-4 (1 + |value|) somewhere in
+            4 steps of 1 or of 3 streams.
     """
     if model.config.bidirectional:
-        raise ValueError("a bidirectional model can't stream, it needs the last frame first; train one with bidirectional false")
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        importlib.import_module(name)
+        raise ValueError("bidirectional models can't stream: they start at the last frame; export one trained without it")
+    onnx, _, onnxruntime = [importlib.import_module(name) for name in ("onnx", "onnxscript", "onnxruntime")]
     model = copy.deepcopy(model).cpu().float().eval()
     with torch.no_grad():
-        contents = _serialise(model)
-        difference = _largest_difference(model, contents)
+        contents = _serialised(model, onnx)
+        session = onnxruntime.InferenceSession(contents, providers=["CPUExecutionProvider"])
+        difference = _largest_difference(model, session)
+    # Not >, so that NaN is refused too.
     if not difference <= _TOLERANCE:
-        raise RuntimeError(f"the ONNX file's outputs differ from the model's by {difference:.1e} (more than {_TOLERANCE:.0e}); "
-                           "no file is written")
+        raise RuntimeError(
+            f"the ONNX file's outputs differ from the model's by {difference:.1e}, more than {_TOLERANCE:.0e}: not kept"
+        )
     with atomic_write(path, "wb") as file:
         file.write(contents)
-    log.info("%s: %s bytes, differs from the model by %.1e at most", path, f"{len(contents):,}", difference)
+    log.info("%s: %d bytes, within %.1e of the model", path, len(contents), difference)
 
 
 class _Product(nn.Module):
-    """x -> W x + b of a TTLinear, core by core, with plain matrix products and no permutation."""
+    """x (B, M) -> W x (B, N), core by core, without a permutation between them."""
 
-    def __init__(self, layer: TTLinear) -> None:
+    def __init__(self, matrices: Iterable[Tensor], out_modes: Sequence[int]) -> None:
         super().__init__()
+        self.matrices = nn.ParameterList(matrices)
+        self.out_modes = tuple(out_modes)
+
+    @classmethod
+    def of(cls, layer: TTLinear) -> "_Product":
+        """With the layer's scale folded in; each core as a matrix (R N_k, M_k S)."""
         first, *rest = layer.cores
-        # (R, M_k, N_k, S) -> (R N_k, M_k S)
-        self.cores = nn.ParameterList(core.transpose(1, 2).flatten(2).flatten(0, 1) for core in (first * layer.scale, *rest))
-        self.out_modes = layer.shape.out_modes
-        # What the layer makes of zeros: the mean is in it.
-        self.bias = nn.Parameter(layer(torch.zeros(1, layer.in_features)))
+        cores = (first * layer.scale, *rest)
+        return cls((core.transpose(1, 2).flatten(2).flatten(0, 1) for core in cores), layer.shape.out_modes)
 
     def forward(self, x_BM: Tensor) -> Tensor:
-        # The last core's columns stand for one input mode alone: one fat product.
-        *others, last = self.cores
-        t = x_BM.reshape(-1, last.shape[1]) @ last.t()
-        right = self.out_modes[-1]
-        for core, out_mode in zip(reversed(others), reversed(self.out_modes[:-1]), strict=True):
-            t = core @ t.reshape(-1, core.shape[1], right)
-            right *= out_mode
-        return t.reshape(-1, right) + self.bias
+        *others, last = self.matrices
+        t = nn.functional.linear(x_BM.reshape(-1, last.shape[1]), last)
+        num_done = self.out_modes[-1]
+        for matrix, out_mode in zip(reversed(others), reversed(self.out_modes[:-1]), strict=True):
+            # (B M_1..M_{k-1}, R N_k, N_{k+1}..N_d)
+            t = matrix @ t.reshape(-1, matrix.shape[1], num_done)
+            num_done *= out_mode
+        return t.reshape(-1, num_done)
 
 
 class _Layer(nn.Module):
-    """One frame through one recurrent layer; the formulas are those of TTRNN, TTGRU and TTLSTM."""
+    """One frame through one recurrent layer, by the formulas of TTRNN, TTGRU and TTLSTM."""
 
-    def __init__(self, model: VideoClassifier, layer: int) -> None:
+    def __init__(self, model: VideoClassifier, suffix: str) -> None:
         super().__init__()
-        rnn, suffix = model.rnn, f"l{layer}"
         self.cell = model.config.cell
-        self.ih = _Product(getattr(rnn, f"ih_{suffix}"))
-        self.hh = _Product(getattr(rnn, f"hh_{suffix}")) if rnn.recurrent_ranks is not None else None
-        self.weight_hh = rnn.weight_hh(suffix) if self.hh is None else None
-        self.bias_hn = getattr(rnn, f"bias_hn_{suffix}", None)
+        ih: TTLinear = getattr(model.rnn, f"ih_{suffix}")
+        self.ih = _Product.of(ih)
+        # What the layer makes of zeros has the mean in it.
+        self.bias = nn.Parameter(ih(torch.zeros(ih.in_features)))
+        if model.config.recurrent_shape is None:
+            weight = model.rnn.weight_hh(suffix)
+            self.hh = _Product([weight], weight.shape[:1])
+        else:
+            self.hh = _Product.of(getattr(model.rnn, f"hh_{suffix}"))
+        if self.cell == "gru":
+            self.bias_hn: Tensor = getattr(model.rnn, f"bias_hn_{suffix}")
 
-    def forward(self, x: Tensor, h: Tensor, c: Tensor | None) -> tuple[Tensor, ...]:
-        gates = self.ih(x)
-        recurrent = h @ self.weight_hh.t() if self.hh is None else self.hh(h)
+    def forward(self, x: Tensor, h: Tensor, *c: Tensor) -> tuple[Tensor, ...]:
+        gates, recurrent = self.ih(x) + self.bias, self.hh(h)
         if self.cell == "rnn":
             return (torch.tanh(gates + recurrent),)
         if self.cell == "gru":
@@ -111,7 +124,114 @@ class _Layer(nn.Module):
             u_r, u_z, u_n = recurrent.chunk(3, dim=1)
             r, z = torch.sigmoid(x_r + u_r), torch.sigmoid(x_z + u_z)
             n = torch.tanh(x_n + r * (u_n + self.bias_hn))
-            return ((1 - z) * n + z * h,)
+            return (n + z * (h - n),)
         i, f, g, o = (gates + recurrent).chunk(4, dim=1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c), c
+        c_next = torch.sigmoid(f) * c[0] + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c_next), c_next
+
+
+class _Step(nn.Module):
+    """frame, *state -> logits, *state; see export_onnx_step."""
+
+    def __init__(self, model: VideoClassifier) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_Layer(model, f"l{number}") for number in range(model.config.num_layers))
+        self.num_parts = 2 if model.config.cell == "lstm" else 1
+        self.head = model.head
+
+    def forward(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        x, finals = frame.flatten(1).float(), []
+        for number, layer in enumerate(self.layers):
+            finals.append(layer(x, *(part[number] for part in state[: self.num_parts])))
+            x = finals[-1][0]
+        result = tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
+        if pooling := state[self.num_parts :]:
+            total, count = pooling[0] + x, pooling[1] + 1
+            x, result = total / count, (*result, total, count)
+        return self.head(x), *result
+
+
+def _zero_state(model: VideoClassifier, batch: int) -> dict[str, Tensor]:
+    """The state of streams before their first frame, by the names of the file's inputs."""
+    config = model.config
+    shape = (config.num_layers, batch, config.hidden_size)
+    state = {"h_0": torch.zeros(shape)}
+    if config.cell == "lstm":
+        state["c_0"] = torch.zeros(shape)
+    if config.pooling == "mean":
+        state |= {"sum_0": torch.zeros(shape[1:]), "count_0": torch.zeros(batch, 1)}
+    return state
+
+
+def _serialised(model: VideoClassifier, onnx: Any) -> bytes:
+    """The contents of the ONNX file."""
+    config = model.config
+    # Any batch but 0 and 1, which torch.export would take for constants.
+    state = _zero_state(model, 2)
+    frame = torch.zeros(2, config.height, config.width, config.channels, dtype=torch.uint8)
+    batch = torch.export.Dim("batch")
+    state_axes = tuple({1 if name in ("h_0", "c_0") else 0: batch} for name in state)
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            _Step(model), (frame, *state.values()), dynamo=True, opset_version=_OPSET, verbose=False,
+            input_names=["frame", *state], output_names=["logits", *(_after(name) for name in state)],
+            dynamic_shapes=({0: batch}, state_axes))  # fmt: skip
+        assert program is not None
+        proto = program.model_proto
+    # The exporter notes here which lines of which files on this machine every node comes from.
+    proto.graph.ClearField("value_info")
+    for item in (proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        item.ClearField("metadata_props")
+    onnx.helper.set_model_props(proto, {
+        "classes": json.dumps(config.classes), "width": str(config.width), "height": str(config.height),
+        "channels": str(config.channels)})  # fmt: skip
+    return bytes(proto.SerializeToString())
+
+
+def _after(name: str) -> str:
+    """The output that is the next frame's input `name`."""
+    return name.removesuffix("_0") + "_n"
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Without the exporter's words on its own insides and on torchvision, which is not needed here."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            warnings.filterwarnings("ignore", r"# The axis name: batch will not be used", UserWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _largest_difference(model: VideoClassifier, session: Any) -> float:
+    """Between outputs of the file and of model.step, relative to 1 + |model|, over frames of noise; NaN if one is."""
+    config = model.config
+    generator = torch.Generator().manual_seed(0)
+    differences = []
+    for batch in _CHECKED_BATCHES:
+        size = (_CHECKED_STEPS, batch, config.height, config.width, config.channels)
+        state = {name: tensor.numpy() for name, tensor in _zero_state(model, batch).items()}
+        streams: list[Any] = [None] * batch
+        for frames in torch.randint(0, 256, size, dtype=torch.uint8, generator=generator):
+            outputs = session.run(["logits", *map(_after, state)], {"frame": frames.numpy(), **state})
+            state = dict(zip(state, outputs[1:], strict=True))
+            steps = [model.step(frame, stream) for frame, stream in zip(frames, streams, strict=True)]
+            streams = [stream for _, stream in steps]
+            for output, expected in zip(outputs, _batched(model, steps), strict=True):
+                difference = (torch.from_numpy(output) - expected).abs() / (1 + expected.abs())
+                differences.append(difference.max())
+    return torch.stack(differences).max().item()
+
+
+def _batched(model: VideoClassifier, steps: list[tuple[Tensor, Any]]) -> list[Tensor]:
+    """What model.step gave for each stream, as the file gives it for all."""
+    logits, streams = zip(*steps, strict=True)
+    hx, totals, counts = zip(*streams, strict=True)
+    parts = zip(*(part if isinstance(part, tuple) else (part,) for part in hx), strict=True)
+    pooling = [torch.stack(totals), torch.tensor(counts).unsqueeze(1)] if model.config.pooling == "mean" else []
+    return [torch.stack(logits), *(torch.cat(part, dim=1) for part in parts), *pooling]

@@ -69,7 +69,7 @@ class _TTRecurrent(nn.Module):
         """Input matrices with rows of norm 1, biases zero but 1 for an LSTM's forget gate, dense recurrent ones as in torch.
 
         torch draws those from U(-1/sqrt(H), 1/sqrt(H)): orthogonal ones, tried in their place, lost 2 to 5 points of accuracy
-        on lip reading. A recurrent tensor train gets rows of norm 1; with torch's 1/sqrt(3) it lost 4 points there.
+        on lip reading. A recurrent tensor train gets rows of norm 1.
         """
         for _, suffix in self._directions():
             ih = self._ih(suffix)

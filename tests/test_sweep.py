@@ -1,0 +1,172 @@
+import csv
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+import search_spaces
+import ttrnn
+from pipelines import sweep as sweeping
+from pipelines.cli import UserError
+from pipelines.pareto import COLUMNS
+from pipelines.shards import Frame
+from pipelines.sweep import SweepOptions, sweep
+from pipelines.train import TrainOptions, model_config
+from tests.shards import make_shards
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return make_shards(tmp_path_factory.mktemp("data") / "shards")
+
+
+@pytest.fixture(scope="module")
+def swept(shards, tmp_path_factory):
+    """One sweep of 6 trials with a limit that the first of them, the paper's, breaks."""
+    out = tmp_path_factory.mktemp("sweep") / "out"
+    return out, sweep(SweepOptions(data=str(shards), out=str(out), num_trials=6, epochs=2, max_params=150_000))
+
+
+def study(out):
+    storage = JournalStorage(JournalFileBackend(str(out / "study.journal")))
+    return optuna.load_study(storage=storage, study_name="sweep")
+
+
+def table(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_sweep_leaves_what_the_design_says(swept):
+    out, result = swept
+    names = {"sweep.json", "study.journal", "trials", "trials.csv", "pareto.csv", "pareto.json", "report.html", "pareto.png", "best"}
+    assert names == {path.name for path in out.iterdir() if not path.name.startswith(".")}
+    assert sorted(path.name for path in (out / "trials").iterdir()) == [f"{number:04d}" for number in range(6)]
+    assert list(table(out / "trials.csv")[0])[: len(COLUMNS)] == list(COLUMNS)
+    model = ttrnn.load(out / "best")
+    assert str(model.num_params) == table(out / "pareto.csv")[-1]["num_params"]
+    assert {point["trial"] for point in result["frontier"]} == {row["trial"] for row in table(out / "pareto.csv")}
+
+
+def test_first_trials_are_the_baselines_and_too_large_ones_are_not_trained(swept, shards):
+    out, _ = swept
+    rows = {row["trial"]: row for row in table(out / "trials.csv")}
+    paper, compressed, dense = (rows[f"{number:04d}"] for number in range(3))
+    assert (paper["cell"], paper["ranks"], paper["recurrent_ranks"], paper["input"]) == ("gru", "4x4x4", "none", "tt")
+    assert (compressed["recurrent_ranks"], dense["input"]) == ("4x4x4", "dense")
+    for row in rows.values():
+        too_large = int(row["num_params"]) > 150_000
+        assert row["state"] == ("too_large" if too_large else "complete")
+        assert row["epochs"] == ("0" if too_large else "2")
+    assert paper["state"] == dense["state"] == "too_large"
+    assert compressed["state"] == "complete"
+
+
+def test_study_opens_in_optuna_with_both_objectives_and_no_trial_left_running(swept):
+    out, _ = swept
+    trials = study(out).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 6
+    rows = {row["trial"]: row for row in table(out / "trials.csv")}
+    for trial in trials:
+        row = rows[f"{trial.number:04d}"]
+        assert trial.values == [float(row["val_metric"] or 0), float(row["num_params"])]
+        assert (max(trial.constraints.values()) > 0) == (row["state"] == "too_large")
+
+
+def test_sweep_that_exists_is_refused_and_one_of_other_options_not_resumed(swept, shards):
+    out, _ = swept
+    with pytest.raises(UserError, match="--resume"):
+        sweep(SweepOptions(data=str(shards), out=str(out)))
+    with pytest.raises(UserError, match="epochs 2, not 16"):
+        sweep(SweepOptions(data=str(shards), out=str(out), num_trials=6, max_params=150_000, resume=True))
+
+
+def command(shards, out, *words):
+    return [sys.executable, "-m", "pipelines.sweep", "--data", str(shards), "--out", str(out), "--num-trials", "5", "--epochs", "30",
+            "--max-params", "100000", *words]
+
+
+def complete_trials(out):
+    summaries = [json.loads(path.read_text()) for path in out.glob("trials/*/summary.json")]
+    return sum(summary["state"] in ("complete", "too_large") for summary in summaries)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_interrupted_sweep_resumes_with_the_same_number_of_trials(shards, tmp_path, how):
+    out = tmp_path / "out"
+    process = subprocess.Popen(command(shards, out), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while complete_trials(out) < 3:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(how)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == (130 if how is signal.SIGINT else -9)
+    assert "Traceback" not in stderr
+    # Ray's own processes notice that their driver is gone by themselves; what a user would start next must not care.
+    done = subprocess.run([*command(shards, out, "--resume"), "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert sum(trial["state"] in ("complete", "too_large") for trial in result["trials"]) == len(result["trials"]) == 5
+    assert all(trial.state.is_finished() for trial in study(out).trials)
+    assert not list(out.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(("words", "hint"), [
+    (["--space", "everything"], "there are shapes, ranks"),
+    (["--num-trials", "0"], "num_trials"),
+    (["--data", "{tmp}/nothing"], "nothing"),
+    (["--data", "{tmp}"], "{tmp}"),
+    (["--num-workers", "999"], "999"),
+    (["--max-params", "many"], "many"),
+], ids=["unknown space", "no trials", "no such data", "folder without videos", "too many workers", "no number"])
+def test_mistakes_end_with_2_and_one_line(shards, tmp_path, words, hint):
+    words = [word.format(tmp=tmp_path) for word in words]
+    if "--data" not in words:
+        words += ["--data", str(shards)]
+    done = subprocess.run([sys.executable, "-m", "pipelines.sweep", "--out", str(tmp_path / "out"), *words],
+                          capture_output=True, text=True, check=False, env={**os.environ, "PYTHONWARNINGS": ""})
+    assert done.returncode == 2, done.stderr
+    # Ray may have started, and the catalogue been told of, before the mistake shows; it is told of in one line, the last.
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert hint.format(tmp=tmp_path) in done.stderr.strip().splitlines()[-1]
+    # The next try, without the mistake, must not be told that OUT exists.
+    assert not (tmp_path / "out").exists()
+
+
+def test_trials_of_two_workers_train_on_ray(shards, tmp_path):
+    result = sweep(SweepOptions(data=str(shards), out=str(tmp_path / "out"), num_trials=2, epochs=2, num_workers=2, space="ranks"))
+    assert [trial["state"] for trial in result["trials"]] == ["complete", "complete"]
+
+
+@pytest.mark.parametrize("name", search_spaces.NAMES)
+@pytest.mark.parametrize("frame", [(120, 160, 3), (60, 80, 1), (32, 64, 1), (59, 7, 3)], ids=str)
+def test_every_point_of_a_space_is_a_model_that_fits_the_frame(name, frame):
+    space = search_spaces.load(name)
+    found = optuna.create_study(directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0))
+    found.set_user_attr("frame", list(frame))
+
+    data = SimpleNamespace(frame=Frame(frame[1], frame[0], frame[2]), classes=("a", "b"), task="single_label", mean=(1.0,),
+                           std=(1.0,), sampling={})
+    points = [space.space(found.ask()) for _ in range(20)] + space.baselines(frame)
+    sizes = {model_config(TrainOptions(shards="s", out="o", **point), data).num_params for point in points}
+    assert len(sizes) > 5
+
+
+def test_unknown_space_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=r"'no'.*shapes, ranks"):
+        search_spaces.load("no")
+
+
+def test_search_is_pickled_by_reference():
+    suggest = sweeping._Suggest(SweepOptions(), sweeping.Path("out"), sweeping.Path("shards"))
+    assert pickle.loads(pickle.dumps(suggest)) == suggest
