@@ -1,0 +1,102 @@
+"""Starting Ray, or joining a cluster that runs: quietly, without usage statistics, with token authentication."""
+
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipelines.cli import UserError
+
+__all__ = ["start_ray"]
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def start_ray(**kwargs: Any) -> Iterator[None]:
+    """Ray is up inside the block; afterwards, what was started or joined here is shut down or left.
+
+    Joins the cluster named by RAY_ADDRESS, or the one that `ray start` (and so `ray up`, `ray submit`) left on this
+    machine; otherwise starts a local one. Inside another `start_ray` it does nothing.
+
+    Args:
+        **kwargs: Passed to ray.init for a local cluster (num_cpus, say); a cluster that runs already keeps its own.
+
+    Raises:
+        UserError: the cluster to join does not answer.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's coming default; without it, Ray warns of the change.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Imported here, so that Ray reads the lines above, and commands without Ray start fast.
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    # Ray tells at level WARNING that its token authentication works.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    try:
+        with _interrupts_later():
+            _join_or_start(kwargs)
+        yield
+    finally:
+        with _interrupts_later():
+            ray.shutdown()
+
+
+def _join_or_start(kwargs: dict[str, Any]) -> None:
+    import ray
+    from ray._private.services import canonicalize_bootstrap_address
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    address = canonicalize_bootstrap_address(None)  # type: ignore[arg-type]
+    if address is None:
+        _write_token_file()
+        ray.init("local", include_dashboard=False, **quiet, **kwargs)
+        return
+    log.info("joining the Ray cluster at %s", address)
+    try:
+        # Ray itself would try for minutes.
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        # Without an address, unlike with one, Ray uses the token where there is one.
+        ray.init(**quiet)
+    except OSError as error:
+        raise UserError(f"no Ray cluster answers at {address} ({error}); set RAY_ADDRESS to one that runs, or to "
+                        "local") from error
+
+
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Puts off Ctrl-C until the block is done: a Ray that is half up crashes when Python ends."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if caught and callable(handler):
+        handler(signal.SIGINT, None)
+
+
+def _write_token_file() -> None:
+    """Makes sure that only its owner can read the token of local clusters, which Ray itself would write for all."""
+    path = Path.home() / ".ray" / "auth_token"
+    path.parent.mkdir(exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        path.chmod(0o600)
+    else:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))

@@ -1,0 +1,340 @@
+"""The frontier, what is read for it, and the files that are written from it."""
+
+import csv
+import io
+import json
+import math
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pipelines.cli import UserError
+from pipelines.pareto import COLUMNS, Trial, frontier, knee, main, read_trials, summary, write_frontier
+
+FILES = ("trials.csv", "pareto.csv", "pareto.json", "pareto.png", "report.html")
+CLASSES = ["left", "<script>alert(1)</script>", '"x",y']
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    """What a TT-GRU of the paper's ranks has configured."""
+    return {"cell": "gru", "input": "tt", "in_modes": "8x4x8x8", "hidden_modes": "4x4x4x4", "ranks": "4x4x4",
+            "recurrent_ranks": "none", "lr": 0.003, **changes}
+
+
+# name: (summary.json, or None where there is none). On the frontier: 0003, 0001, 0005; the knee is 0001.
+TRIALS: dict[str, dict[str, Any] | None] = {
+    "0000": {"num_params": 90_000, "val_metric": 0.70, "config": config(input="dense", in_modes=None, ranks=None)},
+    "0001": {"num_params": 3_000, "val_metric": 0.80, "config": config(ranks="3x3x3")},
+    "0002": {"num_params": 3_000, "val_metric": 0.75, "config": config(recurrent_ranks="2x2x2")},
+    "0003": {"num_params": 1_000, "val_metric": 0.30, "config": config(cell="rnn", hidden='"x",\ny')},
+    "0004": {"state": "pruned", "num_params": 500, "val_metric": 0.99, "epochs": 1, "config": config()},
+    "0005": {"num_params": 40_000, "val_metric": 0.85, "config": config(ranks="8x8x8")},
+    "0006": {"state": "failed", "num_params": 700, "val_metric": None, "error": "diverged <b>", "config": config()},
+    "0007": None,
+}
+
+
+def make_sweep(path: Path, trials: dict[str, dict[str, Any] | None] = TRIALS, **changes: Any) -> Path:
+    """A sweep directory as sweep.py leaves it, without having trained anything."""
+    options = {"data": "clips", "out": "runs/sweep", "space": "default", "num_trials": 8, "epochs": 5,
+               "max_params": None, "seed": 0, "num_workers": 1}
+    shards = path / "shards"
+    shards.mkdir(parents=True)
+    (shards / "dataset.json").write_text("{}")
+    sweep = {"format": "ttrnn-sweep", "version": 1, "options": options, "shards": str(shards), "metric": "accuracy",
+             "num_classes": 3, "classes": CLASSES, "chance": 1 / 3, "num_val_clips": 60, "num_test_clips": 30,
+             "dataset": "words", **changes}
+    (path / "sweep.json").write_text(json.dumps(sweep))
+    for name, found in trials.items():
+        model = path / "trials" / name / "model"
+        model.mkdir(parents=True)
+        (model / "model.safetensors").write_bytes(name.encode())
+        (model / "config.json").write_text(json.dumps({"name": name}))
+        if found is not None:
+            defaults = {"state": "complete", "input_params": 400, "epochs": 5, "epochs_planned": 5, "train_s": 61.5}
+            (path / "trials" / name / "summary.json").write_text(json.dumps({**defaults, **found}))
+    return path
+
+
+class Evaluate:
+    """Stands in for evaluate_model: remembers which trials it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, model_dir: Path, shards_dir: Path, split: str) -> dict[str, Any]:
+        assert split == "test"
+        assert (shards_dir / "dataset.json").exists()
+        self.asked.append(model_dir.parent.name)
+        return {"metric": "accuracy", "value": 0.5 + 0.01 * len(self.asked)}
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def point(trial: str, num_params: int | None, val_metric: float | None, state: str = "complete") -> Trial:
+    return Trial(trial=trial, state=state, num_params=num_params, val_metric=val_metric)
+
+
+def dominates(a: Trial, b: Trial) -> bool:
+    """Whether a stands before b on the frontier, straight from the definition."""
+    if not (a.is_finished and a.place[0] <= b.place[0] and a.place[1] >= b.place[1]):
+        return False
+    return a.place != b.place or a.trial < b.trial
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_frontier_is_the_set_that_no_finished_trial_dominates(seed: int) -> None:
+    rng = random.Random(seed)
+    trials = [point(f"{i:04}", rng.choice([None, *range(1, 9)]), rng.choice([None, math.nan, 0, 0.2, 0.4, 0.6, 0.8]),
+                    rng.choice(["complete", "complete", "complete", "pruned"])) for i in range(rng.randrange(30))]
+    rng.shuffle(trials)
+    expected = [trial for trial in trials
+                if trial.is_finished and not any(dominates(other, trial) for other in trials)]
+    assert frontier(trials) == sorted(expected, key=lambda trial: trial.place[0])
+
+
+@pytest.mark.parametrize(("trials", "names"), [
+    ([], ""),
+    ([("a", 10, 0.5)], "a"),
+    ([("a", 10, 0.5), ("b", 9, 0.5)], "b"),
+    ([("b", 10, 0.5), ("a", 10, 0.5)], "a"),
+    ([("a", 10, 0.5), ("b", 10, 0.6)], "b"),
+    ([("a", 10, 0.5), ("b", 20, 0.4), ("c", 30, 0.7)], "a c"),
+    ([("a", 10, math.nan), ("b", 20, 0.0)], "b"),
+], ids=["none", "one", "equal metric: fewer parameters", "both equal: first name", "equal parameters: better metric",
+        "dominated", "NaN"])
+def test_frontier_resolves_ties(trials: list[tuple[str, int, float]], names: str) -> None:
+    assert [trial.trial for trial in frontier(point(*trial) for trial in trials)] == names.split()
+
+
+@pytest.mark.parametrize("state", ["running", "failed", "pruned", "unfinished"])
+def test_trial_without_its_full_budget_stays_off_the_frontier(state: str) -> None:
+    assert [trial.trial for trial in frontier([point("a", 1, 0.9, state), point("b", 2, 0.1)])] == ["b"]
+
+
+@pytest.mark.parametrize(("places", "expected"), [
+    ([(100, 0.5)], 0),
+    ([(100, 0.5), (1000, 0.9)], 1),
+    ([(100, 0.5), (200, 0.9), (10_000, 0.95)], 1),
+    ([(100, 0.5), (5000, 0.6), (10_000, 0.95)], 2),
+    ([(100, 0.1), (300, 0.5), (1000, 0.8), (100_000, 0.9)], 2),
+], ids=["one point", "two points: the better", "early bend", "bent the other way: the better", "highest of several"])
+def test_knee_is_highest_above_the_chord(places: list[tuple[int, float]], expected: int) -> None:
+    points = [point(str(i), *place) for i, place in enumerate(places)]
+    assert knee(points) is points[expected]
+    scaled = [point(str(i), 7 * num_params**2, 0.3 * metric + 0.1) for i, (num_params, metric) in enumerate(places)]
+    assert knee(scaled) is scaled[expected]
+
+
+def test_trials_are_read_by_name_with_what_they_lack_as_none(tmp_path: Path) -> None:
+    trials = read_trials(make_sweep(tmp_path / "sweep"))
+    assert [trial.trial for trial in trials] == sorted(TRIALS)
+    assert trials[1] == Trial(trial="0001", state="complete", num_params=3000, input_params=400, val_metric=0.8,
+                              epochs=5, train_s=61.5, config=config(ranks="3x3x3"))
+    assert trials[6].error == "diverged <b>"
+    assert trials[7] == Trial(trial="0007", state="unfinished")
+
+
+@pytest.mark.parametrize("text", ['{"state": "complete", "num_par', "", "[]"], ids=["half written", "empty", "list"])
+def test_unreadable_summary_counts_as_unfinished_and_the_log_says_so(
+        tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str) -> None:
+    sweep = make_sweep(tmp_path / "sweep")
+    (sweep / "trials/0001/summary.json").write_text(text)
+    assert read_trials(sweep)[1] == Trial(trial="0001", state="unfinished")
+    assert "trial 0001 counts as unfinished" in caplog.text
+
+
+def test_metric_that_is_not_a_number_is_not_known(tmp_path: Path) -> None:
+    trials = {"0000": {"num_params": 10, "val_metric": math.nan}, "0001": {"num_params": 20, "val_metric": 0.1}}
+    first, second = read_trials(make_sweep(tmp_path / "sweep", trials))
+    assert (first.val_metric, first.is_finished, second.is_finished) == (None, False, True)
+
+
+def test_what_is_no_trial_directory_is_passed_over(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep")
+    (sweep / "trials/.0008.tmp").mkdir()
+    (sweep / "trials/notes.txt").write_text("mine")
+    assert len(read_trials(sweep)) == len(TRIALS)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    (None, r"is no sweep.*give the OUT directory"),
+    ('{"format": "ttr', r"is no sweep.*give the OUT directory"),
+    ("[]", r"must say format ttrnn-sweep, version 1; got format None"),
+    ('{"format": "ttrnn-model", "version": 1}', r"got format ttrnn-model, version 1"),
+    ('{"format": "ttrnn-sweep", "version": 2}', r"got format ttrnn-sweep, version 2"),
+], ids=["missing", "half written", "no object", "another thing", "another version"])
+def test_directory_that_is_no_sweep_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_trials(tmp_path)
+
+
+@pytest.mark.parametrize("trials", [{}, {"0000": None}, {"0000": TRIALS["0004"], "0001": TRIALS["0006"]}],
+                         ids=["no trial", "no summary", "pruned and failed"])
+def test_sweep_without_a_finished_trial_is_refused(tmp_path: Path, trials: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=rf"none of its {len(trials)} trials has finished.*--resume"):
+        write_frontier(make_sweep(tmp_path / "sweep", trials), Evaluate())
+    assert not any((tmp_path / "sweep" / name).exists() for name in (*FILES, "best"))
+
+
+def test_csv_files_have_the_columns_of_the_design(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep")
+    write_frontier(sweep, Evaluate())
+    names = ["trial", "state", "num_params", "input_params", "val_metric", "test_metric", "epochs", "train_s",
+             *config(), "hidden"]
+    trials, points = read_csv(sweep / "trials.csv"), read_csv(sweep / "pareto.csv")
+    assert list(trials[0]) == list(points[0]) == names
+    assert names[:8] == list(COLUMNS)
+    assert [trial["trial"] for trial in trials] == sorted(TRIALS)
+    assert list(points[1].values()) == ["0001", "complete", "3000", "400", "0.8", "0.52", "5", "61.5", "gru", "tt",
+                                        "8x4x8x8", "4x4x4x4", "3x3x3", "none", "0.003", ""]
+    assert {trial["trial"]: trial["test_metric"] for trial in trials if trial["test_metric"]} == {
+        "0003": "0.51", "0001": "0.52", "0005": "0.53"}
+    assert (trials[0]["in_modes"], trials[7]["in_modes"], trials[7]["num_params"]) == ("none", "", "")
+    assert trials[3]["hidden"] == '"x",\ny'
+
+
+def test_configured_name_never_hides_a_column(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep", {"0000": {"num_params": 9, "val_metric": 0.5, "config": {"epochs": 100}}})
+    write_frontier(sweep, Evaluate())
+    assert (sweep / "trials.csv").read_text().splitlines() == [
+        ",".join(COLUMNS), "0000,complete,9,400,0.5,0.51,5,61.5"]
+
+
+def test_json_names_frontier_best_knee_and_baseline(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep")
+    result = write_frontier(sweep, Evaluate())
+    data = json.loads((sweep / "pareto.json").read_text())
+    assert (data["format"], data["version"]) == ("ttrnn-pareto", 1)
+    assert [trial["trial"] for trial in data["frontier"]] == ["0003", "0001", "0005"]
+    assert (data["best"], data["knee"], data["baseline"]) == ("0005", "0001", "0000")
+    assert data["classes"] == CLASSES
+    assert data["command"] == ("python -m pipelines.sweep --data clips --out runs/sweep --space default --num-trials 8 "
+                               "--epochs 5 --seed 0 --num-workers 1")
+    assert {name: value for name, value in result.items() if name != "files"} == data
+    assert all(Path(path).exists() for path in result["files"].values())
+    assert set(result["files"]) == {*FILES, "best"}
+
+
+def test_test_split_is_looked_at_once_and_for_the_frontier_only(tmp_path: Path) -> None:
+    sweep, evaluate = make_sweep(tmp_path / "sweep"), Evaluate()
+    first = write_frontier(sweep, evaluate)
+    assert evaluate.asked == ["0003", "0001", "0005"]
+    second = write_frontier(sweep, evaluate)
+    assert evaluate.asked == ["0003", "0001", "0005"]
+    assert second["frontier"] == first["frontier"]
+
+
+def test_test_split_is_looked_at_again_for_weights_that_changed(tmp_path: Path) -> None:
+    sweep, evaluate = make_sweep(tmp_path / "sweep"), Evaluate()
+    write_frontier(sweep, evaluate)
+    (sweep / "trials/0001/model/model.safetensors").write_bytes(b"trained anew")
+    result = write_frontier(sweep, evaluate)
+    assert evaluate.asked == ["0003", "0001", "0005", "0001"]
+    assert [trial["test_metric"] for trial in result["frontier"]] == [0.51, 0.54, 0.53]
+
+
+def test_test_split_is_looked_at_again_where_pareto_json_is_damaged(
+        tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sweep, evaluate = make_sweep(tmp_path / "sweep"), Evaluate()
+    (sweep / "pareto.json").write_text('{"frontier": [{"tri')
+    write_frontier(sweep, evaluate)
+    assert evaluate.asked == ["0003", "0001", "0005"]
+    assert "pareto.json cannot be read" in caplog.text
+
+
+def test_without_shards_the_test_metric_stays_as_it_was(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sweep, evaluate = make_sweep(tmp_path / "sweep"), Evaluate()
+    write_frontier(sweep, evaluate)
+    shutil.rmtree(sweep / "shards")
+    (sweep / "trials/0001/model/model.safetensors").write_bytes(b"trained anew")
+    result = write_frontier(sweep, evaluate)
+    assert [trial["test_metric"] for trial in result["frontier"]] == [0.51, None, 0.53]
+    assert f"test_metric stays empty: the shards {sweep / 'shards'} are gone" in caplog.text
+
+
+def test_data_set_without_test_clips_is_not_evaluated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sweep, evaluate = make_sweep(tmp_path / "sweep", num_test_clips=0), Evaluate()
+    write_frontier(sweep, evaluate)
+    assert evaluate.asked == []
+    assert [trial["test_metric"] for trial in read_csv(sweep / "pareto.csv")] == ["", "", ""]
+    assert "the data set has no test clips" in caplog.text
+
+
+def test_best_is_a_copy_of_the_best_points_model(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep")
+    (sweep / "best").mkdir()
+    (sweep / "best/stale").write_text("of an earlier best")
+    write_frontier(sweep, Evaluate())
+    assert sorted(path.name for path in (sweep / "best").iterdir()) == ["config.json", "model.safetensors"]
+    assert (sweep / "best/model.safetensors").read_bytes() == b"0005"
+
+
+def test_point_of_the_frontier_without_its_model_is_refused(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep")
+    shutil.rmtree(sweep / "trials/0001/model")
+    with pytest.raises(UserError, match=r"trial 0001 is a point of the frontier, but .* is missing; put it back"):
+        write_frontier(sweep, Evaluate())
+
+
+def test_failure_on_the_way_leaves_every_file_as_it_was(tmp_path: Path) -> None:
+    def fail(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        raise UserError("shard cut in half")
+
+    sweep = make_sweep(tmp_path / "sweep")
+    write_frontier(sweep, Evaluate())
+    before = {path: path.read_bytes() for path in sweep.iterdir() if path.is_file()}
+    (sweep / "trials/0001/model/model.safetensors").write_bytes(b"trained anew")
+    with pytest.raises(UserError, match="shard cut in half"):
+        write_frontier(sweep, fail)
+    assert {path: path.read_bytes() for path in sweep.iterdir() if path.is_file()} == before
+
+
+def shown(result: dict[str, Any], width: int) -> list[str]:
+    file = io.StringIO()
+    Console(file=file, width=width, soft_wrap=True, highlight=False).print(summary(result))
+    return file.getvalue().splitlines()
+
+
+def test_summary_shows_frontier_baseline_and_where_the_files_lie(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep", dataset="[red]words")
+    lines = shown(write_frontier(sweep, Evaluate()), 120)
+    rows = {line.split()[0]: " ".join(line.split()) for line in lines if line.startswith("0")}
+    assert list(rows) == ["0003", "0001", "0005", "0000"]
+    assert rows["0001"] == "0001 gru 8x4x8x8 → 4x4x4x4 3x3x3 none 3,000 400 80.0% 52.0% knee"
+    assert rows["0005"].endswith(" best")
+    assert rows["0000"] == "0000 gru dense → 4x4x4x4 none none 90,000 400 70.0% - baseline"
+    text = "\n".join(lines)
+    assert "[red]words: accuracy" in text
+    assert "5 of 8 trials finished; 60 validation and 30 test clips; chance 33.3%" in text
+    assert str(sweep / "report.html") in text
+    assert f"python -m pipelines.export {sweep} exported --select knee" in text
+
+
+def test_summary_loses_no_figure_on_80_columns(tmp_path: Path) -> None:
+    trials = {"0000": {"num_params": 12_345_678, "input_params": 1_234_567, "val_metric": 0.5,
+                       "config": config(in_modes="8x20x20x18", ranks="10x10x10", recurrent_ranks="4x4x4")}}
+    text = "\n".join(shown(write_frontier(make_sweep(tmp_path / "sweep", trials), Evaluate()), 80))
+    assert all(part in text for part in ("8x20x20x18", "10x10x10", "12,345,678", "1,234,567", "50.0%", "51.0%"))
+
+
+def test_command_prints_one_json_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = make_sweep(tmp_path / "sweep")
+    shutil.rmtree(sweep / "shards")
+    assert main([str(sweep), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["best"] == "0005"
+
+
+def test_command_refuses_a_directory_that_is_no_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert "is no sweep" in capsys.readouterr().err

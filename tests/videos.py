@@ -1,0 +1,72 @@
+"""Small video files for tests, rendered by OpenCV; and what may go wrong with videos."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pipelines.decode import IsolatedDecoder
+
+
+def moving_square(num_frames: int = 12, step: int = 2, level: int = 220) -> np.ndarray:
+    """uint8 [T, 32, 48, 3]: a bright square on black that moves `step` pixels a frame."""
+    frames = np.zeros((num_frames, 32, 48, 3), np.uint8)
+    for t in range(num_frames):
+        left = t * step % 40
+        frames[t, 8:24, left:left + 8] = level
+    return frames
+
+
+def numbered(num_frames: int) -> np.ndarray:
+    """uint8 [T, 32, 48, 3]: frame t shows t as eight black or white bars, lowest bit on the left."""
+    bits = np.arange(num_frames)[:, None] >> np.arange(8) & 1
+    return np.broadcast_to((255 * bits).astype(np.uint8).repeat(6, axis=1)[:, None, :, None], (num_frames, 32, 48, 3))
+
+
+def read_numbers(frames: np.ndarray) -> list[int]:
+    """The numbers in decoded frames of `numbered`, whatever their size (a multiple of 8 wide)."""
+    bars = frames.mean(axis=(1, 3)).reshape(len(frames), 8, -1).mean(axis=2)
+    return ((bars > 127) << np.arange(8)).sum(axis=1).tolist()
+
+
+def write_video(path: str | Path, frames: np.ndarray, fps: float = 25.0) -> Path:
+    """Writes RGB frames, uint8 [T, H, W, 3], as Motion JPEG in AVI; makes the folders on the way."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), fps, (frames.shape[2], frames.shape[1]))
+    assert writer.isOpened(), path
+    for frame in frames:
+        writer.write(cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR))
+    writer.release()
+    return path
+
+
+def write_class_folders(path: str | Path, num_clips: int = 6, classes: tuple[str, ...] = ("left", "right"),
+                        num_frames: int = 12) -> Path:
+    """CLASS/clip_NN.avi: every class its own speed, every clip its own brightness."""
+    path = Path(path)
+    for index, name in enumerate(classes):
+        for clip in range(num_clips):
+            frames = moving_square(num_frames, step=1 + 2 * index, level=120 + 10 * (clip % 13))
+            write_video(path / name / f"clip_{clip:02}.avi", frames)
+    return path
+
+
+def cut_in_half(path: Path) -> Path:
+    """Leaves the first half of the file's bytes: of a video, about half of its frames still decode."""
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    return path
+
+
+class DyingDecoder(IsolatedDecoder):
+    """Its first `deaths` children are killed before they answer."""
+
+    deaths = 0
+
+    def _start(self) -> None:
+        super()._start()
+        assert self._process is not None
+        if self.deaths:
+            self.deaths -= 1
+            self._process.kill()
+            self._process.wait()
