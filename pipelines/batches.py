@@ -26,8 +26,8 @@ class Batch(NamedTuple):
     indices: list[int]
     """Of the clips in their split."""
     share: float
-    """Of this worker's clips in the sum over all workers' clips: (what counts here) / (clips of the step). 0 for a worker that
-    only keeps the others company in a step with fewer clips than workers."""
+    """This worker's share of the clips of the step; 0 for one that only keeps the others company, in a step with fewer
+    clips than workers."""
 
 
 def epoch_seed(seed: int, *path: int) -> int:
@@ -53,8 +53,16 @@ def pack_clips(clips: Sequence[Clip]) -> tuple[PackedSequence, np.ndarray]:
     return PackedSequence(data, torch.from_numpy(batch_sizes)), order
 
 
-def batches(split: Split, batch_size: int, num_classes: int, multi_label: bool, *, shuffle_seed: int | None = None,
-            rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
+def batches(
+    split: Split,
+    batch_size: int,
+    num_classes: int,
+    multi_label: bool,
+    *,
+    shuffle_seed: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Batch]:
     """One epoch of batches for one of `world_size` workers.
 
     Args:
@@ -66,7 +74,9 @@ def batches(split: Split, batch_size: int, num_classes: int, multi_label: bool, 
         rank: Which worker this is.
         world_size: How many there are; together they take batch_size * world_size clips a step.
     """
-    order = np.arange(len(split)) if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(len(split))
+    order = (
+        np.arange(len(split)) if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(len(split))
+    )
     for step in range(num_steps(len(split), batch_size, world_size)):
         together = order[step * batch_size * world_size : (step + 1) * batch_size * world_size]
         mine = together[rank::world_size]

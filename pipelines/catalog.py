@@ -24,8 +24,21 @@ log = logging.getLogger(__name__)
 SPLITS = {"train": 0.70, "val": 0.15, "test": 0.15}
 """The splits, and the share of the groups (of the clips, where no groups are known) that each gets."""
 
-_VIDEO_SUFFIXES = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm",
-                   ".wmv")
+_VIDEO_SUFFIXES = (
+    ".3gp",
+    ".avi",
+    ".flv",
+    ".m4v",
+    ".mkv",
+    ".mov",
+    ".mp4",
+    ".mpeg",
+    ".mpg",
+    ".ogv",
+    ".ts",
+    ".webm",
+    ".wmv",
+)
 _CSV_COLUMNS = ("path", "label", "group", "split")
 _UCF11_CLIP = re.compile(r"[^/]+/(v_[^/]+)/\1_\d+\.\w+")
 _CELEBRITY_CLIP = re.compile(r"\d+_(\d+)_\d+_([^/]+)\.\w+")
@@ -84,26 +97,37 @@ def read_catalog(path: str | Path, layout: str = "auto", allow_group_leak: bool 
     if name not in LAYOUTS:
         raise UserError(f"layout {name!r} is unknown; the layouts are auto, {', '.join(LAYOUTS)}")
     if (name == "csv") == path.is_dir():
-        raise UserError(f"{path} is a {'folder' if path.is_dir() else 'file'}; layout {name} reads "
-                        f"{LAYOUTS[name].what}")
+        raise UserError(
+            f"{path} is a {'folder' if path.is_dir() else 'file'}; layout {name} reads {LAYOUTS[name].what}"
+        )
     rows = sorted(LAYOUTS[name].read(path), key=lambda row: row.clip_id)
     if not rows:
         raise UserError(f"{path} has no videos; layout {name} reads {LAYOUTS[name].what}")
     classes = sorted(set().union(*(row.labels for row in rows)))
     if len(classes) < 2:
-        raise UserError(f"{path} has fewer than two classes ({', '.join(classes) or 'none'}); give it another (layout "
-                        f"{name} reads {LAYOUTS[name].what})")
+        raise UserError(
+            f"{path} has fewer than two classes ({', '.join(classes) or 'none'}); give it another (layout "
+            f"{name} reads {LAYOUTS[name].what})"
+        )
     rows = _give_splits(rows, by_group=not allow_group_leak, seed=seed)
     if not allow_group_leak:
         _refuse_group_leak(rows)
     _refuse_rare_classes(rows, classes, allow_group_leak)
     sizes = Counter(row.split for row in rows)
-    log.info("%s: layout %s, %s clips of %d classes (%s)", path, name, f"{len(rows):,}", len(classes),
-             ", ".join(f"{split} {sizes[split]:,}" for split in SPLITS))
+    log.info(
+        "%s: layout %s, %s clips of %d classes (%s)",
+        path,
+        name,
+        f"{len(rows):,}",
+        len(classes),
+        ", ".join(f"{split} {sizes[split]:,}" for split in SPLITS),
+    )
     base = path if path.is_dir() else path.parent
     task = "single_label" if all(len(row.labels) == 1 for row in rows) else "multi_label"
-    entries = [Entry(base / row.clip_id, row.clip_id, tuple(sorted(map(classes.index, row.labels))), row.group,
-                     row.split) for row in rows]
+    entries = [
+        Entry(base / row.clip_id, row.clip_id, tuple(sorted(map(classes.index, row.labels))), row.group, row.split)
+        for row in rows
+    ]
     return Catalog(tuple(entries), tuple(classes), task)
 
 
@@ -125,8 +149,11 @@ def _videos(path: Path) -> list[str]:
     found = []
     for folder, folders, files in os.walk(path, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(folder, name).relative_to(path).as_posix() for name in files
-                  if not name.startswith(".") and PurePath(name).suffix.lower() in _VIDEO_SUFFIXES]
+        found += [
+            Path(folder, name).relative_to(path).as_posix()
+            for name in files
+            if not name.startswith(".") and PurePath(name).suffix.lower() in _VIDEO_SUFFIXES
+        ]
     for video in found:
         if video != video.encode(errors="replace").decode():
             raise UserError(f"the name of {video!r} in {path} is not UTF-8; rename it")
@@ -139,20 +166,25 @@ def _read_csv(path: Path) -> list[_Row]:
             reader = csv.DictReader(file, restval="")
             columns = [column for column in _CSV_COLUMNS if column not in (reader.fieldnames or [])]
             if columns:
-                raise UserError(f"{path} lacks the column {', '.join(columns)}; its first line must be "
-                                f"{','.join(_CSV_COLUMNS)}, got {','.join(reader.fieldnames or ['nothing'])}")
+                raise UserError(
+                    f"{path} lacks the column {', '.join(columns)}; its first line must be "
+                    f"{','.join(_CSV_COLUMNS)}, got {','.join(reader.fieldnames or ['nothing'])}"
+                )
             lines = [(reader.line_num, {column: line[column].strip() for column in _CSV_COLUMNS}) for line in reader]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is no CSV file ({error}); give a folder of videos, or a CSV file "
-                        f"{','.join(_CSV_COLUMNS)}") from error
+        raise UserError(
+            f"{path} is no CSV file ({error}); give a folder of videos, or a CSV file {','.join(_CSV_COLUMNS)}"
+        ) from error
     rows: dict[str, _Row] = {}
     for number, line in lines:
         labels = [label.strip() for label in line["label"].split("|")]
         if not line["path"] or not all(labels):
             raise UserError(f"{path}, line {number}: the {'label' if line['path'] else 'path'} is empty")
         if line["split"] not in ("", *SPLITS):
-            raise UserError(f"{path}, line {number}: split {line['split']!r} is unknown; the splits are "
-                            f"{', '.join(SPLITS)}, or empty")
+            raise UserError(
+                f"{path}, line {number}: split {line['split']!r} is unknown; the splits are "
+                f"{', '.join(SPLITS)}, or empty"
+            )
         clip_id = PurePath(os.path.relpath(path.parent / line["path"], path.parent)).as_posix()
         if clip_id in rows:
             raise UserError(f"{path}, line {number}: {clip_id} is listed twice; join its labels by | in one line")
@@ -166,8 +198,9 @@ def _read_folders(path: Path) -> list[_Row]:
         if "/" not in video:
             raise UserError(f"{path / video} lies in no class folder; move it into one named after its class")
     if videos and {video.split("/")[0] for video in videos} <= set(SPLITS):
-        raise UserError(f"the folders in {path} are splits, not classes; list the videos in a CSV file "
-                        f"{','.join(_CSV_COLUMNS)}")
+        raise UserError(
+            f"the folders in {path} are splits, not classes; list the videos in a CSV file {','.join(_CSV_COLUMNS)}"
+        )
     return [_Row(video, frozenset([video.split("/")[0]])) for video in videos]
 
 
@@ -221,8 +254,9 @@ LAYOUTS = {
     "folders": _Layout(_read_folders, "CLASS/.../clip.avi"),
     "ucf11": _Layout(_read_ucf11, "CLASS/GROUP/clip.mpg (basketball/v_shooting_01/v_shooting_01_02.mpg)"),
     "hollywood2": _Layout(_read_hollywood2, "ClipSets/LABEL_train.txt, ClipSets/LABEL_test.txt and AVIClips/"),
-    "youtube-celebrities": _Layout(_read_youtube_celebrities, "NUMBER_VIDEO_NUMBER_person.avi "
-                                   "(0185_03_008_adam_sandler.avi)"),
+    "youtube-celebrities": _Layout(
+        _read_youtube_celebrities, "NUMBER_VIDEO_NUMBER_person.avi (0185_03_008_adam_sandler.avi)"
+    ),
 }
 """By name, each with what it reads."""
 
@@ -281,8 +315,10 @@ def _refuse_group_leak(rows: Sequence[_Row]) -> None:
             splits[row.group].add(row.split)
     leaks = [f"{group} ({', '.join(sorted(splits[group]))})" for group in sorted(splits) if len(splits[group]) > 1]
     if leaks:
-        raise UserError(f"groups lie in several splits: {', '.join(leaks[:3])}{', ...' if len(leaks) > 3 else ''}; "
-                        "keep each in one, or allow it with --allow-group-leak")
+        raise UserError(
+            f"groups lie in several splits: {', '.join(leaks[:3])}{', ...' if len(leaks) > 3 else ''}; "
+            "keep each in one, or allow it with --allow-group-leak"
+        )
 
 
 def _refuse_rare_classes(rows: Sequence[_Row], classes: Sequence[str], allow_group_leak: bool) -> None:

@@ -77,8 +77,13 @@ class _Parser(argparse.ArgumentParser):
 def build_parser(options_class: type, prog: str | None = None) -> argparse.ArgumentParser:
     """An argparse parser whose options are the fields of `options_class`; absent options stay absent."""
     doc = inspect.getdoc(options_class) or ""
-    parser = _Parser(prog=prog, description=doc, argument_default=argparse.SUPPRESS, allow_abbrev=False,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(
+        prog=prog,
+        description=doc,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     helps, hints = field_help(options_class), get_type_hints(options_class)
     for field in dataclasses.fields(options_class):
         kind, many = _scalar_type(hints[field.name])
@@ -88,15 +93,30 @@ def build_parser(options_class: type, prog: str | None = None) -> argparse.Argum
             text += f" [default: {default}]"
         if field.metadata.get("positional"):
             # Not `required` here: --config may give it.
-            parser.add_argument(field.name, metavar=field.name.upper(), help=text, type=kind, nargs="*" if many else "?")
+            parser.add_argument(
+                field.name, metavar=field.name.upper(), help=text, type=kind, nargs="*" if many else "?"
+            )
         elif kind is bool:
-            parser.add_argument(_flag(field.name), dest=field.name, help=text, action=argparse.BooleanOptionalAction
-                                if default is True else "store_true")
+            parser.add_argument(
+                _flag(field.name),
+                dest=field.name,
+                help=text,
+                action=argparse.BooleanOptionalAction if default is True else "store_true",
+            )
         else:
-            parser.add_argument(_flag(field.name), dest=field.name, help=text, type=kind, nargs="+" if many else None,
-                                metavar=kind.__name__.upper())
-    parser.add_argument("--config", metavar="FILE.json", help="read options from a JSON file holding the same names; "
-                        "the command line wins over it")
+            parser.add_argument(
+                _flag(field.name),
+                dest=field.name,
+                help=text,
+                type=kind,
+                nargs="+" if many else None,
+                metavar=kind.__name__.upper(),
+            )
+    parser.add_argument(
+        "--config",
+        metavar="FILE.json",
+        help="read options from a JSON file holding the same names; the command line wins over it",
+    )
     parser.add_argument("--json", action="store_true", help="print exactly one JSON object on standard output")
     return parser
 
@@ -111,8 +131,11 @@ def parse(options_class: type[T], argv: Sequence[str] | None, prog: str | None =
     as_json, config = given.pop("json", False), given.pop("config", None)
     values = {**(_read_config(options_class, config) if config else {}), **{k: v for k, v in given.items() if v != []}}
     for field in dataclasses.fields(options_class):  # type: ignore[arg-type]
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING \
-                and field.name not in values:
+        if (
+            field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING
+            and field.name not in values
+        ):
             raise UserError(f"{field.name.upper()} is missing (see --help)")
         if isinstance(values.get(field.name), list):
             values[field.name] = tuple(values[field.name])
@@ -153,8 +176,12 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def run(options_class: type[T], step: Callable[[T], dict[str, Any]], summary: Callable[[dict[str, Any]], Any],
-        argv: Sequence[str] | None = None) -> int:
+def run(
+    options_class: type[T],
+    step: Callable[[T], dict[str, Any]],
+    summary: Callable[[dict[str, Any]], Any],
+    argv: Sequence[str] | None = None,
+) -> int:
     """Parses, runs `step`, prints its result, and gives the exit code that the design fixes.
 
     Args:
@@ -235,8 +262,10 @@ def prepare_out(out: str | Path, *, marker: str, overwrite: bool = False, resume
                 raise UserError(f"{out} has no {marker}: nothing to resume there; give another OUT")
         elif overwrite:
             if not (out / marker).exists():
-                raise UserError(f"{out} has no {marker}: it was not made by this command and is not deleted; "
-                                "give another OUT, or remove it yourself")
+                raise UserError(
+                    f"{out} has no {marker}: it was not made by this command and is not deleted; "
+                    "give another OUT, or remove it yourself"
+                )
             shutil.rmtree(out)
         else:
             raise UserError(f"{out} exists; --resume continues it, --overwrite deletes it first")

@@ -69,8 +69,9 @@ def _join_or_start(kwargs: dict[str, Any]) -> None:
         # Without an address, unlike with one, Ray uses the token where there is one.
         ray.init(**quiet)
     except OSError as error:
-        raise UserError(f"no Ray cluster answers at {address} ({error}); set RAY_ADDRESS to one that runs, or to "
-                        "local") from error
+        raise UserError(
+            f"no Ray cluster answers at {address} ({error}); set RAY_ADDRESS to one that runs, or to local"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -229,16 +229,22 @@ class IsolatedDecoder:
 
     def _start(self) -> None:
         # Frames come back through memory that both map: a pipe would double the time that a clip takes.
-        self._memory = _Memory(os.fdopen(os.memfd_create("clip"), "r+b") if hasattr(os, "memfd_create")
-                               else tempfile.TemporaryFile())  # noqa: SIM115
+        self._memory = _Memory(  # closed with the child, in close()
+            os.fdopen(os.memfd_create("clip"), "r+b") if hasattr(os, "memfd_create") else tempfile.TemporaryFile()  # noqa: SIM115
+        )
         self._connection, other = Pipe()
         descriptors = other.fileno(), self._memory.file.fileno()
         # Not multiprocessing: its children first import the parent's main module, which in a Ray worker means Ray.
         # The child finds this package where we found it; a session of its own keeps Ctrl-C from looking like a crash.
         path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
         command = [sys.executable, "-P", "-c", f"from {__name__} import _serve; _serve{descriptors}"]
-        self._process = subprocess.Popen(command, pass_fds=descriptors, stdin=subprocess.DEVNULL,
-                                         start_new_session=True, env={**os.environ, "PYTHONPATH": path})
+        self._process = subprocess.Popen(
+            command,
+            pass_fds=descriptors,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
         other.close()
         try:
             assert self._connection.recv() == "ready"

@@ -1,7 +1,7 @@
 """(6) How good a model is on one split of a data set.
 
-    python -m pipelines.evaluate runs/sweep/best SHARDS --split test
-    python -m pipelines.evaluate runs/sweep/best SHARDS --json
+python -m pipelines.evaluate runs/sweep/best SHARDS --split test
+python -m pipelines.evaluate runs/sweep/best SHARDS --json
 """
 
 import sys
@@ -24,7 +24,7 @@ __all__ = ["EvaluateOptions", "evaluate", "evaluate_model", "load_model"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateOptions:
-    """Measure a model on one split of a data set: accuracy, or mean average precision where clips have several labels."""
+    """Measure a model on one split of a data set: accuracy, or mean average precision for clips with several labels."""
 
     model: str = cli.positional()
     """model directory, such as runs/sweep/best"""
@@ -35,7 +35,7 @@ class EvaluateOptions:
 
 
 def load_model(path: str | Path) -> VideoClassifier:
-    """The model of a model directory or of a run, on the GPU where there is one. Raises UserError with what is wrong with it."""
+    """The model of a model directory or of a run, on the GPU where there is one. Raises UserError if it is damaged."""
     path = Path(path)
     if not (path / "model.safetensors").exists() and (path / "model" / "config.json").exists():
         path = path / "model"
@@ -57,18 +57,30 @@ def evaluate_model(model_dir: str | Path, shards_dir: str | Path, split: str = "
     config = model.config
     frames = [(part.width, part.height, part.channels) for part in (config, data.frame)]
     if frames[0] != frames[1]:
-        raise UserError(f"{model_dir} takes frames of {frames[0]} (width, height, channels), {shards_dir} has {frames[1]}; "
-                        "preprocess the videos at the model's size")
+        raise UserError(
+            f"{model_dir} takes frames of {frames[0]} (width, height, channels), {shards_dir} has {frames[1]}; "
+            "preprocess the videos at the model's size"
+        )
     if config.classes != data.classes:
-        raise UserError(f"{model_dir} knows the classes {', '.join(config.classes)}; {shards_dir} has {', '.join(data.classes)}")
+        raise UserError(
+            f"{model_dir} knows the classes {', '.join(config.classes)}; {shards_dir} has {', '.join(data.classes)}"
+        )
     clips = data.split(split)
     if not len(clips):
         raise UserError(f"{shards_dir} has no clips in its split {split!r}")
     scores, indices, _ = predict_split(model, clips)
     labels = [clips.labels[index] for index in indices]
-    return {"metric": METRICS[config.task], "value": score(config.task, scores, labels), "num_clips": len(clips),
-            "chance": chance_level(config.task, labels, len(config.classes)), "num_params": config.num_params,
-            "input_params": config.input_params, "split": split, "model": str(model_dir), "shards": str(shards_dir)}
+    return {
+        "metric": METRICS[config.task],
+        "value": score(config.task, scores, labels),
+        "num_clips": len(clips),
+        "chance": chance_level(config.task, labels, len(config.classes)),
+        "num_params": config.num_params,
+        "input_params": config.input_params,
+        "split": split,
+        "model": str(model_dir),
+        "shards": str(shards_dir),
+    }
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
@@ -78,9 +90,11 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
 
 def summary(result: dict[str, Any]) -> str:
     """What a person reads."""
-    return (f"{result['metric'].replace('_', ' ')} {100 * result['value']:.1f}% on {result['num_clips']} clips of {result['split']} "
-            f"(chance {100 * result['chance']:.1f}%), {result['num_params']:,} parameters, {result['input_params']:,} of them "
-            "input-to-hidden")
+    return (
+        f"{result['metric'].replace('_', ' ')} {100 * result['value']:.1f}% on {result['num_clips']} clips of "
+        f"{result['split']} (chance {100 * result['chance']:.1f}%), {result['num_params']:,} parameters, "
+        f"{result['input_params']:,} of them input-to-hidden"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

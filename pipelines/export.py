@@ -1,9 +1,9 @@
 """(5) Pick a model from the frontier of a sweep, or the one of a run, and write a model directory.
 
-    python -m pipelines.export runs/sweep model --select knee
-    python -m pipelines.export runs/sweep model --select smallest --max-params 20000
-    python -m pipelines.export runs/sweep model --select trial:0007
-    python -m pipelines.export runs/gru model --onnx
+python -m pipelines.export runs/sweep model --select knee
+python -m pipelines.export runs/sweep model --select smallest --max-params 20000
+python -m pipelines.export runs/sweep model --select trial:0007
+python -m pipelines.export runs/gru model --onnx
 """
 
 import json
@@ -48,16 +48,21 @@ class ExportOptions:
             raise ValueError(f"select must be best, knee, smallest or trial:ID, got {self.select!r}")
 
 
-def choose(points: list[pareto.Trial], trials: list[pareto.Trial], select: str, num_val_clips: int,
-           max_params: int | None = None) -> pareto.Trial:
+def choose(
+    points: list[pareto.Trial],
+    trials: list[pareto.Trial],
+    select: str,
+    num_val_clips: int,
+    max_params: int | None = None,
+) -> pareto.Trial:
     """One trial by rule.
 
     Args:
         points: The frontier, smallest first.
         trials: All trials, for trial:ID.
-        select: best: highest validation metric. knee: see pareto.knee. smallest: fewest parameters among those whose metric is
-            within one standard error of the best's, sqrt(p (1 - p) / num_val_clips) (the one-standard-error rule of Breiman
-            et al., 1984). trial:ID: that one.
+        select: best: highest validation metric. knee: see pareto.knee. smallest: fewest parameters among those whose
+            metric is within one standard error of the best's, sqrt(p (1 - p) / num_val_clips) (the one-standard-error
+            rule of Breiman et al., 1984). trial:ID: that one.
         num_val_clips: Clips that the metric was measured on.
         max_params: Leave larger models out first.
 
@@ -69,10 +74,14 @@ def choose(points: list[pareto.Trial], trials: list[pareto.Trial], select: str, 
         for trial in trials:
             if trial.trial == name and trial.is_finished:
                 return trial
-        raise UserError(f"there is no finished trial {name!r}; there are {', '.join(t.trial for t in trials if t.is_finished)}")
+        raise UserError(
+            f"there is no finished trial {name!r}; there are {', '.join(t.trial for t in trials if t.is_finished)}"
+        )
     fitting = [point for point in points if max_params is None or point.place[0] <= max_params]
     if not fitting:
-        raise UserError(f"no model of the frontier has at most {max_params:,} parameters; the smallest has {points[0].place[0]:,}")
+        raise UserError(
+            f"no model of the frontier has at most {max_params:,} parameters; the smallest has {points[0].place[0]:,}"
+        )
     if select == "knee":
         return pareto.knee(fitting)
     best = fitting[-1].place[1]
@@ -106,8 +115,13 @@ def export(options: ExportOptions) -> dict[str, Any]:
         ttrnn.checkpoint.write(model, directory, results)
         if options.onnx:
             _write_onnx(model, directory / "step.onnx")
-    return {"out": str(out), "num_params": model.config.num_params, "input_params": model.config.input_params, **results,
-            "num_bytes": sum(file.stat().st_size for file in out.iterdir())}
+    return {
+        "out": str(out),
+        "num_params": model.config.num_params,
+        "input_params": model.config.input_params,
+        **results,
+        "num_bytes": sum(file.stat().st_size for file in out.iterdir()),
+    }
 
 
 def _tested(sweep: Path) -> list[dict[str, Any]]:
@@ -128,9 +142,12 @@ def _write_onnx(model: ttrnn.VideoClassifier, path: Path) -> None:
 def summary(result: dict[str, Any]) -> str:
     """What a person reads."""
     trial = f"trial {result['trial']}, " if "trial" in result else ""
-    return (f"{result['out']}: {trial}{result['num_params']:,} parameters, {result['num_bytes']:,} bytes, "
-            f"{result['metric'].replace('_', ' ')} {100 * result['val_metric']:.1f}% on {result['num_val_clips']} validation clips\n"
-            f"next: python -m pipelines.predict {result['out']} VIDEO")
+    return (
+        f"{result['out']}: {trial}{result['num_params']:,} parameters, {result['num_bytes']:,} bytes, "
+        f"{result['metric'].replace('_', ' ')} {100 * result['val_metric']:.1f}% on {result['num_val_clips']} "
+        f"validation clips\n"
+        f"next: python -m pipelines.predict {result['out']} VIDEO"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -18,8 +18,8 @@ def accuracy(scores_BC: np.ndarray, labels: list[tuple[int, ...]]) -> float:
 def mean_average_precision(scores_BC: np.ndarray, labels: list[tuple[int, ...]]) -> float:
     """Mean over classes of the average precision, 0 to 1: precision at each positive clip, best score first.
 
-    Clips of equal score count as one rank, so that their order does not matter (as scikit-learn has it). Classes without a
-    positive clip are left out of the mean.
+    Clips of equal score count as one rank, so that their order does not matter (as scikit-learn has it). Classes
+    without a positive clip are left out of the mean.
     """
     target_BC = np.zeros(scores_BC.shape, bool)
     for row, own in enumerate(labels):

@@ -33,15 +33,35 @@ from pipelines.evaluate import evaluate_model
 from pipelines.report import marks, percent, texts, write_page, write_picture
 from ttrnn.files import atomic_directory, atomic_write
 
-__all__ = ["COLUMNS", "ParetoOptions", "Trial", "frontier", "knee", "main", "pareto", "read_sweep", "read_trials",
-           "summary", "write_frontier"]
+__all__ = [
+    "COLUMNS",
+    "ParetoOptions",
+    "Trial",
+    "frontier",
+    "knee",
+    "main",
+    "pareto",
+    "read_sweep",
+    "read_trials",
+    "summary",
+    "write_frontier",
+]
 
 log = logging.getLogger(__name__)
 
 Evaluate = Callable[..., Mapping[str, Any]]
-TABLE_HEADS = {"trial": "trial", "cell": "cell", "modes": "modes", "ranks": "ranks", "recurrent_ranks": "recur.\nranks",
-               "num_params": "params", "input_params": "input\nparams", "val_metric": "val", "test_metric": "test",
-               "mark": ""}
+TABLE_HEADS = {
+    "trial": "trial",
+    "cell": "cell",
+    "modes": "modes",
+    "ranks": "ranks",
+    "recurrent_ranks": "recur.\nranks",
+    "num_params": "params",
+    "input_params": "input\nparams",
+    "val_metric": "val",
+    "test_metric": "test",
+    "mark": "",
+}
 COLUMNS = ("trial", "state", "num_params", "input_params", "val_metric", "test_metric", "epochs", "train_s")
 
 
@@ -142,12 +162,15 @@ def read_sweep(sweep_dir: str | Path) -> dict[str, Any]:
         sweep = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{sweep_dir} is no sweep ({path.name}: {reason}); give the OUT directory of "
-                        "python -m pipelines.sweep") from error
+        raise UserError(
+            f"{sweep_dir} is no sweep ({path.name}: {reason}); give the OUT directory of python -m pipelines.sweep"
+        ) from error
     found = (sweep.get("format"), sweep.get("version")) if isinstance(sweep, dict) else (None, None)
     if found != ("ttrnn-sweep", 1):
-        raise UserError(f"{path} must say format ttrnn-sweep, version 1; got format {found[0]}, version {found[1]}; "
-                        "give the OUT directory of python -m pipelines.sweep")
+        raise UserError(
+            f"{path} must say format ttrnn-sweep, version 1; got format {found[0]}, version {found[1]}; "
+            "give the OUT directory of python -m pipelines.sweep"
+        )
     return sweep
 
 
@@ -161,9 +184,11 @@ def read_trials(sweep_dir: str | Path) -> list[Trial]:
     directories = sorted(path for path in Path(sweep_dir, "trials").glob("[!.]*") if path.is_dir())
     trials = [_read_trial(path) for path in directories]
     if not any(trial.is_finished for trial in trials):
-        raise UserError(f"{sweep_dir}: none of its {len(trials)} trials has finished with a metric, so there is no "
-                        "frontier yet; continue it with python -m pipelines.sweep --resume, or read the errors under "
-                        f"{Path(sweep_dir, 'trials')}")
+        raise UserError(
+            f"{sweep_dir}: none of its {len(trials)} trials has finished with a metric, so there is no "
+            "frontier yet; continue it with python -m pipelines.sweep --resume, or read the errors under "
+            f"{Path(sweep_dir, 'trials')}"
+        )
     return trials
 
 
@@ -182,8 +207,12 @@ def _read_trial(directory: Path) -> Trial:
         return Trial(trial=directory.name, state="unfinished")
     names = ("num_params", "input_params", "val_metric", "epochs", "train_s", "error")
     config = {name: "none" if value is None else value for name, value in found.get("config", {}).items()}
-    return Trial(trial=directory.name, state=found.get("state", "unfinished"), config=config,
-                 **{name: found.get(name) for name in names})
+    return Trial(
+        trial=directory.name,
+        state=found.get("state", "unfinished"),
+        config=config,
+        **{name: found.get(name) for name in names},
+    )
 
 
 def write_frontier(sweep_dir: str | Path, evaluate: Evaluate = evaluate_model) -> dict[str, Any]:
@@ -236,15 +265,19 @@ def _tested(sweep_dir: Path, sweep: Mapping[str, Any], points: Sequence[Trial], 
             with open(weights, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError as error:
-            raise UserError(f"trial {point.trial} is a point of the frontier, but {weights} is missing; put it back, "
-                            f"or take {weights.parents[1]} away") from error
+            raise UserError(
+                f"trial {point.trial} is a point of the frontier, but {weights} is missing; put it back, "
+                f"or take {weights.parents[1]} away"
+            ) from error
         value = known.get((point.trial, digest))
         if value is None and can_test:
             value = evaluate(weights.parent, shards, split="test")["value"]
         tested.append(dataclasses.replace(point, test_metric=value, model_sha256=digest))
     if any(point.test_metric is None for point in tested) and not can_test:
-        log.warning("test_metric stays empty: %s", f"the shards {shards} are gone" if sweep["num_test_clips"]
-                    else "the data set has no test clips")
+        log.warning(
+            "test_metric stays empty: %s",
+            f"the shards {shards} are gone" if sweep["num_test_clips"] else "the data set has no test clips",
+        )
     return tested
 
 
@@ -260,23 +293,42 @@ def _known_test_metrics(path: Path) -> dict[tuple[str, str], float]:
         return {}
 
 
-def _facts(sweep_dir: Path, sweep: Mapping[str, Any], trials: Sequence[Trial],
-           points: Sequence[Trial]) -> dict[str, Any]:
+def _facts(
+    sweep_dir: Path, sweep: Mapping[str, Any], trials: Sequence[Trial], points: Sequence[Trial]
+) -> dict[str, Any]:
     """All that the table, the picture and the page show: what pareto.json holds."""
     dense = [trial for trial in trials if trial.is_finished and trial.config.get("input") == "dense"]
     baseline = max(dense, key=lambda trial: (trial.place[1], -trial.place[0]), default=None)
     columns = dict.fromkeys([*COLUMNS, *(name for trial in trials for name in trial.config)])
     out = shlex.quote(str(sweep_dir))
     return {
-        "format": "ttrnn-pareto", "version": 1, "sweep": str(sweep_dir),
-        **{name: sweep[name] for name in ("dataset", "metric", "num_classes", "classes", "chance", "num_val_clips",
-                                          "num_test_clips", "shards", "options")},
+        "format": "ttrnn-pareto",
+        "version": 1,
+        "sweep": str(sweep_dir),
+        **{
+            name: sweep[name]
+            for name in (
+                "dataset",
+                "metric",
+                "num_classes",
+                "classes",
+                "chance",
+                "num_val_clips",
+                "num_test_clips",
+                "shards",
+                "options",
+            )
+        },
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": _command(sweep["options"]),
-        "next": [f"python -m pipelines.export {out} exported --select knee --onnx",
-                 f"python -m pipelines.predict {shlex.quote(str(sweep_dir / 'best'))} VIDEO"],
+        "next": [
+            f"python -m pipelines.export {out} exported --select knee --onnx",
+            f"python -m pipelines.predict {shlex.quote(str(sweep_dir / 'best'))} VIDEO",
+        ],
         "columns": list(columns),
-        "best": points[-1].trial, "knee": knee(points).trial, "baseline": baseline.trial if baseline else None,
+        "best": points[-1].trial,
+        "knee": knee(points).trial,
+        "baseline": baseline.trial if baseline else None,
         "frontier": [dataclasses.asdict(point) for point in points],
         "trials": [dataclasses.asdict(trial) for trial in trials],
     }
@@ -310,8 +362,12 @@ def summary(result: dict[str, Any]) -> RenderableType:
     for name, head in TABLE_HEADS.items():
         # On a narrow terminal modes fold at their arrow, marks at their comma, and nothing else does.
         folds_to = {"modes": 12, "mark": 8}.get(name)
-        table.add_column(head, justify="right" if name.endswith(("_params", "_metric")) else "left",
-                         no_wrap=folds_to is None, min_width=folds_to)
+        table.add_column(
+            head,
+            justify="right" if name.endswith(("_params", "_metric")) else "left",
+            no_wrap=folds_to is None,
+            min_width=folds_to,
+        )
     beside = {result["baseline"]} - {point["trial"] for point in result["frontier"]}
     dense = [trial for trial in result["trials"] if trial["trial"] in beside]
     for trials in (result["frontier"], dense):
@@ -321,10 +377,14 @@ def summary(result: dict[str, Any]) -> RenderableType:
         table.add_section()
     finished = sum(trial["state"] == "complete" for trial in result["trials"])
     notes = [
-        "", f"{finished} of {len(result['trials'])} trials finished; {result['num_val_clips']} validation and "
+        "",
+        f"{finished} of {len(result['trials'])} trials finished; {result['num_val_clips']} validation and "
         f"{result['num_test_clips']} test clips; chance {percent(result['chance'])}",
-        "", *(f"{name:<12} {path}" for name, path in result["files"].items()),
-        "", "next:", *(f"  {command}" for command in result["next"]),
+        "",
+        *(f"{name:<12} {path}" for name, path in result["files"].items()),
+        "",
+        "next:",
+        *(f"  {command}" for command in result["next"]),
     ]
     return Group(table, Text("\n".join(notes)))
 
@@ -337,4 +397,5 @@ def main(argv: list[str] | None = None) -> int:
 if __name__ == "__main__":
     # As `python pipelines/pareto.py` too: the importable module is the one that Ray pickles by reference.
     from pipelines.pareto import main as importable_main
+
     sys.exit(importable_main())

@@ -1,8 +1,8 @@
 """(7) Classify video files.
 
-    python -m pipelines.predict runs/sweep/best clip.avi other.mp4
-    python -m pipelines.predict runs/sweep/best clip.avi --json
-    python -m pipelines.predict runs/sweep/best clip.avi --stream
+python -m pipelines.predict runs/sweep/best clip.avi other.mp4
+python -m pipelines.predict runs/sweep/best clip.avi --json
+python -m pipelines.predict runs/sweep/best clip.avi --stream
 """
 
 import logging
@@ -62,8 +62,10 @@ def predict(options: PredictOptions) -> dict[str, Any]:
     model = load_model(options.model)
     config = model.config
     if options.stream and (config.bidirectional or config.sampling.get("num_frames")):
-        raise UserError(f"--stream reads frames as they come, but {options.model} needs the whole clip first "
-                        f"({'bidirectional' if config.bidirectional else 'frames spread evenly over it'}); leave --stream out")
+        raise UserError(
+            f"--stream reads frames as they come, but {options.model} needs the whole clip first "
+            f"({'bidirectional' if config.bidirectional else 'frames spread evenly over it'}); leave --stream out"
+        )
     frame, sampling = Frame(config.width, config.height, config.channels), Sampling.from_dict(config.sampling)
     videos: list[dict[str, Any]] = []
     with IsolatedDecoder(_TIME_LIMIT_S) as decoder:
@@ -75,9 +77,14 @@ def predict(options: PredictOptions) -> dict[str, Any]:
                 videos.append({"path": path, "error": str(error)})
                 continue
             scores = predict_frames(model, frames, options.stream)
-            videos.append({"path": path, "label": _label(config.task, config.classes, scores),
-                           "probabilities": dict(zip(config.classes, map(float, scores), strict=True)),
-                           "num_frames": len(frames)})
+            videos.append(
+                {
+                    "path": path,
+                    "label": _label(config.task, config.classes, scores),
+                    "probabilities": dict(zip(config.classes, map(float, scores), strict=True)),
+                    "num_frames": len(frames),
+                }
+            )
     return {"videos": videos, "exit_code": 2 if any("error" in video for video in videos) else 0}
 
 
@@ -97,7 +104,13 @@ def summary(result: dict[str, Any]) -> RenderableType:
             continue
         ranked = sorted(video["probabilities"].items(), key=lambda item: -item[1])
         second = f"{ranked[1][0]} {100 * ranked[1][1]:.1f}%" if len(ranked) > 1 else "-"
-        table.add_row(Path(video["path"]).name, video["label"] or "(none)", f"{100 * ranked[0][1]:.1f}%", second, str(video["num_frames"]))
+        table.add_row(
+            Path(video["path"]).name,
+            video["label"] or "(none)",
+            f"{100 * ranked[0][1]:.1f}%",
+            second,
+            str(video["num_frames"]),
+        )
     return table
 
 

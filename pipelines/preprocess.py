@@ -144,11 +144,14 @@ def _write_or_compare_marker(out: Path, options: PreprocessOptions, catalog: Cat
         for name, value in made_with.items():
             # The videos may have moved.
             if name != "videos" and before["options"].get(name) != value:
-                raise UserError(f"{out} was started with {name}={before['options'].get(name)}, not {value}; resume it "
-                                "with the same options, or start anew with --overwrite")
+                raise UserError(
+                    f"{out} was started with {name}={before['options'].get(name)}, not {value}; resume it "
+                    "with the same options, or start anew with --overwrite"
+                )
         if before["clips_sha256"] != clips_sha256:
-            raise UserError(f"the clips in {options.videos} are not those that {out} was started with; start anew with "
-                            "--overwrite")
+            raise UserError(
+                f"the clips in {options.videos} are not those that {out} was started with; start anew with --overwrite"
+            )
         return
     with atomic_write(out / PREPROCESS_JSON) as file:
         json.dump({"options": made_with, "clips_sha256": clips_sha256}, file, indent=2)
@@ -163,9 +166,14 @@ def _units(catalog: Catalog, shard_clips: int) -> Iterator[dict[str, Any]]:
     for split in SPLITS:
         entries = [entry for entry in catalog.entries if entry.split == split]
         for index, start in enumerate(range(0, len(entries), shard_clips)):
-            yield {"file": f"{split}-{index:05}.arrow", "split": split,
-                   "entries": [{**asdict(entry), "path": str(entry.path.absolute())}
-                               for entry in entries[start:start + shard_clips]]}
+            yield {
+                "file": f"{split}-{index:05}.arrow",
+                "split": split,
+                "entries": [
+                    {**asdict(entry), "path": str(entry.path.absolute())}
+                    for entry in entries[start : start + shard_clips]
+                ],
+            }
 
 
 def _report_path(out: Path, file: str) -> Path:
@@ -191,8 +199,9 @@ def _run(units: Sequence[dict[str, Any]], out: Path, options: PreprocessOptions)
             # Its plans and timings stay in its log file.
             if isinstance(handler, logging.StreamHandler):
                 handler.setLevel(logging.ERROR)
-        task = functools.partial(_make_shard, out=out, frame=options.frame, sampling=options.sampling,
-                                 time_limit_s=options.time_limit_s)
+        task = functools.partial(
+            _make_shard, out=out, frame=options.frame, sampling=options.sampling, time_limit_s=options.time_limit_s
+        )
         rows = ray.data.from_items([{"unit": json.dumps(unit)} for unit in units], override_num_blocks=len(units))
         reports = {}
         # Closed at once when something goes wrong, so that no task outlives this function.
@@ -205,8 +214,9 @@ def _run(units: Sequence[dict[str, Any]], out: Path, options: PreprocessOptions)
         return reports
 
 
-def _make_shard(row: dict[str, Any], *, out: Path, frame: Frame, sampling: Sampling,
-                time_limit_s: float) -> dict[str, Any]:
+def _make_shard(
+    row: dict[str, Any], *, out: Path, frame: Frame, sampling: Sampling, time_limit_s: float
+) -> dict[str, Any]:
     """The Ray task: decodes the clips of one shard and writes it, then its report."""
     unit = json.loads(row["unit"])
     rejected: list[tuple[str, str]] = []
@@ -246,15 +256,16 @@ def _pixel_sums(frames: np.ndarray) -> np.ndarray:
 
     Of a long clip every n-th frame is enough; no more than 31 count.
     """
-    some = frames[::max(1, len(frames) // 16)]
+    some = frames[:: max(1, len(frames) // 16)]
     number = some[..., 0].size
     mean, std = cv2.meanStdDev(some.reshape(-1, *some.shape[2:]))
-    moments = np.stack([np.ones_like(mean), mean, std ** 2 + mean ** 2])[..., 0]
+    moments = np.stack([np.ones_like(mean), mean, std**2 + mean**2])[..., 0]
     return np.rint(number * moments).astype(np.int64)
 
 
-def _finish(out: Path, options: PreprocessOptions, catalog: Catalog,
-            reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _finish(
+    out: Path, options: PreprocessOptions, catalog: Catalog, reports: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
     """rejected.csv, then dataset.json, which makes the shards whole."""
     rejected = {clip_id: reason for report in reports.values() for clip_id, reason in report["rejected"]}
     with atomic_write(out / REJECTED_CSV) as file:
@@ -263,34 +274,62 @@ def _finish(out: Path, options: PreprocessOptions, catalog: Catalog,
     number, total, squares = np.sum([report["pixel_sums"] for report in reports.values()], axis=0)
     mean = total / number
     # A channel without any contrast would be divided by zero.
-    std = [float(value) or 1.0 for value in np.sqrt(squares / number - mean ** 2)]
+    std = [float(value) or 1.0 for value in np.sqrt(squares / number - mean**2)]
     shards = {split: [report["shard"] for report in reports.values() if report["split"] == split] for split in SPLITS}
-    write_dataset_json(out, classes=catalog.classes, task=catalog.task, frame=options.frame,
-                       sampling=options.sampling.to_dict(), mean=mean.tolist(), std=std, splits=shards,
-                       options=_made_with(options))
-    splits = {split: {name: sum(shard[name] for shard in shards[split])
-                      for name in ("num_clips", "num_frames", "num_bytes")} for split in SPLITS}
+    write_dataset_json(
+        out,
+        classes=catalog.classes,
+        task=catalog.task,
+        frame=options.frame,
+        sampling=options.sampling.to_dict(),
+        mean=mean.tolist(),
+        std=std,
+        splits=shards,
+        options=_made_with(options),
+    )
+    splits = {
+        split: {name: sum(shard[name] for shard in shards[split]) for name in ("num_clips", "num_frames", "num_bytes")}
+        for split in SPLITS
+    }
     totals = {name: sum(split[name] for split in splits.values()) for name in ("num_clips", "num_frames", "num_bytes")}
-    return {"out": options.out, "classes": list(catalog.classes), "task": catalog.task, **totals,
-            "num_rejected": len(rejected), "rejected": dict(Counter(rejected.values())), "splits": splits}
+    return {
+        "out": options.out,
+        "classes": list(catalog.classes),
+        "task": catalog.task,
+        **totals,
+        "num_rejected": len(rejected),
+        "rejected": dict(Counter(rejected.values())),
+        "splits": splits,
+    }
 
 
 def _refuse_lost_classes(out: Path, catalog: Catalog, rejected: dict[str, str]) -> None:
     kept = [entry for entry in catalog.entries if entry.clip_id not in rejected]
     if not kept:
         raise UserError(f"all {len(rejected):,} clips were rejected; {out / REJECTED_CSV} says why")
-    for split in SPLITS:
-        found = {label for entry in kept if entry.split == split for label in entry.labels}
-        for label, name in enumerate(catalog.classes):
-            if label not in found:
-                raise UserError(f"every clip of {name!r} in {split} was rejected; {out / REJECTED_CSV} says why; mend "
-                                "them or leave the label out, and start anew with --overwrite")
+    found = {label for entry in kept if entry.split == "train" for label in entry.labels}
+    for label, name in enumerate(catalog.classes):
+        if label not in found:
+            raise UserError(
+                f"every clip of {name!r} in train was rejected; {out / REJECTED_CSV} says why; mend them or "
+                "leave the label out, and start anew with --overwrite"
+            )
+    if not any(entry.split == "val" for entry in kept):
+        raise UserError(
+            f"every clip of val was rejected; {out / REJECTED_CSV} says why; mend them, and start anew with --overwrite"
+        )
 
 
 def summary(result: dict[str, Any]) -> Group:
     """A table of the splits, what was rejected, and what to do next."""
-    table = Table("split", "clips", "frames", "MB", title=f"{len(result['classes'])} classes, {result['task']}",
-                  title_justify="left")
+    table = Table(
+        "split",
+        "clips",
+        "frames",
+        "MB",
+        title=f"{len(result['classes'])} classes, {result['task']}",
+        title_justify="left",
+    )
     for column in table.columns[1:]:
         column.justify = "right"
     for name, split in result["splits"].items():

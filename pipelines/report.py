@@ -61,8 +61,12 @@ def texts(trial: Mapping[str, Any]) -> dict[str, str]:
     shown |= {name: _count(trial[name]) for name in ("num_params", "input_params", "epochs")}
     shown |= {name: percent(trial[name]) for name in ("val_metric", "test_metric")}
     state = f"{trial['state']}: {trial['error']}" if trial["error"] else trial["state"]
-    return shown | {"trial": trial["trial"], "state": state, "train_s": _duration(trial["train_s"]),
-                    "modes": f"{source} → {config.get('hidden_modes', '-')}"}
+    return shown | {
+        "trial": trial["trial"],
+        "state": state,
+        "train_s": _duration(trial["train_s"]),
+        "modes": f"{source} → {config.get('hidden_modes', '-')}",
+    }
 
 
 def marks(data: Mapping[str, Any]) -> dict[str, str]:
@@ -103,8 +107,11 @@ def _axes(data: Mapping[str, Any]) -> tuple[tuple[float, float], tuple[float, fl
     steps = (1, 2, 5) if high - low <= 2 else (1,)
     ticks = [step * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for step in steps]
     room = max(0.08 * (max(heights) - min(heights)), 3)
-    return ((low, high), (max(min(heights) - room, -2), min(max(heights) + 1.5 * room, 104)),
-            [tick for tick in ticks if low <= math.log10(tick) <= high])
+    return (
+        (low, high),
+        (max(min(heights) - room, -2), min(max(heights) + 1.5 * room, 104)),
+        [tick for tick in ticks if low <= math.log10(tick) <= high],
+    )
 
 
 def _compact(value: float) -> str:
@@ -134,16 +141,39 @@ def write_picture(path: str | Path, data: Mapping[str, Any]) -> None:
     for role, trials in _points(data).items():
         name, _, marker, size, colour, _ = ROLES[role]
         face = "none" if role == "test" else colour
-        axes.plot([trial["num_params"] for trial in trials], [_y(role, trial) for trial in trials], marker, label=name,
-                  markersize=0.7 * size, markeredgecolor=colour, markerfacecolor=face, clip_on=False)
+        axes.plot(
+            [trial["num_params"] for trial in trials],
+            [_y(role, trial) for trial in trials],
+            marker,
+            label=name,
+            markersize=0.7 * size,
+            markeredgecolor=colour,
+            markerfacecolor=face,
+            clip_on=False,
+        )
     blue = ROLES["frontier"][4]
     axes.plot(*_steps(data, 10**high), drawstyle="steps-post", color=blue, linewidth=1.8, zorder=1)
     for point in data["frontier"]:
-        axes.annotate(marks(data).get(point["trial"], ""), (point["num_params"], _y("frontier", point)), xytext=(-7, 7),
-                      textcoords="offset points", ha="right", color=blue, fontweight="bold")
+        axes.annotate(
+            marks(data).get(point["trial"], ""),
+            (point["num_params"], _y("frontier", point)),
+            xytext=(-7, 7),
+            textcoords="offset points",
+            ha="right",
+            color=blue,
+            fontweight="bold",
+        )
     axes.axhline(100 * data["chance"], linestyle=":", color="#666666", linewidth=1.2, zorder=0)
-    axes.annotate(f"chance {percent(data['chance'])}", (0.995, 100 * data["chance"]), color="#666666", fontsize=9,
-                  xycoords=("axes fraction", "data"), xytext=(0, 4), textcoords="offset points", ha="right")
+    axes.annotate(
+        f"chance {percent(data['chance'])}",
+        (0.995, 100 * data["chance"]),
+        color="#666666",
+        fontsize=9,
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 4),
+        textcoords="offset points",
+        ha="right",
+    )
     x_title, y_title = _titles(data)
     axes.set(xscale="log", xlim=(10**low, 10**high), ylim=heights, xlabel=x_title, ylabel=y_title)
     axes.set_xticks(ticks, [_compact(tick) for tick in ticks])
@@ -170,46 +200,111 @@ def _plotly_figure(data: Mapping[str, Any]) -> dict[str, Any]:
     """The picture for plotly; colours are names of CSS variables, which the page resolves by day and by night."""
     (low, high), heights, ticks = _axes(data)
     xs, ys = _steps(data, 10**high)
-    traces: list[dict[str, Any]] = [{"x": xs, "y": ys, "mode": "lines", "hoverinfo": "skip", "showlegend": False,
-                                     "line": {"shape": "hv", "width": 2.5, "color": "var(--frontier)"}}]
+    traces: list[dict[str, Any]] = [
+        {
+            "x": xs,
+            "y": ys,
+            "mode": "lines",
+            "hoverinfo": "skip",
+            "showlegend": False,
+            "line": {"shape": "hv", "width": 2.5, "color": "var(--frontier)"},
+        }
+    ]
     for role, trials in _points(data).items():
         name, symbol, _, size, _, _ = ROLES[role]
-        traces.append({
-            "name": name, "x": [trial["num_params"] for trial in trials], "y": [_y(role, trial) for trial in trials],
-            "mode": "markers+text" if role == "frontier" else "markers", "cliponaxis": False,
-            "marker": {"symbol": symbol, "size": size, "color": f"var(--{role})",
-                       "line": {"width": 2 if "open" in symbol else 0, "color": f"var(--{role})"}},
-            "text": [f"<b>{marks(data).get(trial['trial'], '')}</b>" for trial in trials],
-            "textposition": "top left", "textfont": {"color": "var(--frontier)", "size": 14},
-            "hovertext": [_hover(trial) for trial in trials], "hoverinfo": "text"})
+        traces.append(
+            {
+                "name": name,
+                "x": [trial["num_params"] for trial in trials],
+                "y": [_y(role, trial) for trial in trials],
+                "mode": "markers+text" if role == "frontier" else "markers",
+                "cliponaxis": False,
+                "marker": {
+                    "symbol": symbol,
+                    "size": size,
+                    "color": f"var(--{role})",
+                    "line": {"width": 2 if "open" in symbol else 0, "color": f"var(--{role})"},
+                },
+                "text": [f"<b>{marks(data).get(trial['trial'], '')}</b>" for trial in trials],
+                "textposition": "top left",
+                "textfont": {"color": "var(--frontier)", "size": 14},
+                "hovertext": [_hover(trial) for trial in trials],
+                "hoverinfo": "text",
+            }
+        )
     axis = {"gridcolor": "var(--rule)", "linecolor": "var(--rule)", "zeroline": False, "automargin": True}
     x_title, y_title = ({"text": text, "standoff": 12} for text in _titles(data))
     chance = 100 * data["chance"]
-    return {"data": traces, "layout": {
-        "xaxis": {**axis, "type": "log", "range": [low, high], "title": x_title, "tickvals": ticks,
-                  "ticktext": [_compact(tick) for tick in ticks]},
-        "yaxis": {**axis, "range": heights, "title": y_title},
-        "shapes": [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": chance, "y1": chance, "layer": "between",
-                    "line": {"dash": "dot", "width": 1.5, "color": "var(--quiet)"}}],
-        "annotations": [{"xref": "paper", "x": 1, "xanchor": "right", "y": chance, "yanchor": "bottom",
-                         "showarrow": False, "text": f"chance {percent(data['chance'])}",
-                         "font": {"color": "var(--quiet)"}}],
-        "legend": {"orientation": "h", "x": 0.5, "xanchor": "center", "y": -0.16, "yanchor": "top",
-                   "traceorder": "reversed"},
-        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "var(--quiet)", "activecolor": "var(--frontier)"},
-        "font": {"family": "system-ui, sans-serif", "size": 13, "color": "var(--text)"},
-        "hoverlabel": {"bgcolor": "var(--page)", "bordercolor": "var(--rule)", "align": "left",
-                       "font": {"color": "var(--text)"}},
-        "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "hovermode": "closest",
-        "margin": {"l": 10, "r": 16, "t": 12, "b": 10}}}
+    return {
+        "data": traces,
+        "layout": {
+            "xaxis": {
+                **axis,
+                "type": "log",
+                "range": [low, high],
+                "title": x_title,
+                "tickvals": ticks,
+                "ticktext": [_compact(tick) for tick in ticks],
+            },
+            "yaxis": {**axis, "range": heights, "title": y_title},
+            "shapes": [
+                {
+                    "type": "line",
+                    "xref": "paper",
+                    "x0": 0,
+                    "x1": 1,
+                    "y0": chance,
+                    "y1": chance,
+                    "layer": "between",
+                    "line": {"dash": "dot", "width": 1.5, "color": "var(--quiet)"},
+                }
+            ],
+            "annotations": [
+                {
+                    "xref": "paper",
+                    "x": 1,
+                    "xanchor": "right",
+                    "y": chance,
+                    "yanchor": "bottom",
+                    "showarrow": False,
+                    "text": f"chance {percent(data['chance'])}",
+                    "font": {"color": "var(--quiet)"},
+                }
+            ],
+            "legend": {
+                "orientation": "h",
+                "x": 0.5,
+                "xanchor": "center",
+                "y": -0.16,
+                "yanchor": "top",
+                "traceorder": "reversed",
+            },
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "var(--quiet)", "activecolor": "var(--frontier)"},
+            "font": {"family": "system-ui, sans-serif", "size": 13, "color": "var(--text)"},
+            "hoverlabel": {
+                "bgcolor": "var(--page)",
+                "bordercolor": "var(--rule)",
+                "align": "left",
+                "font": {"color": "var(--text)"},
+            },
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "hovermode": "closest",
+            "margin": {"l": 10, "r": 16, "t": 12, "b": 10},
+        },
+    }
 
 
 def _hover(trial: Mapping[str, Any]) -> str:
     shown = texts(trial)
-    lines = ["trial {trial}, {cell}, {input} input", "modes {modes}",
-             "ranks {ranks}, recurrent ranks {recurrent_ranks}",
-             "{num_params} parameters, {input_params} of them input-to-hidden",
-             "validation {val_metric}, test {test_metric}", "trained {train_s}, {epochs} epochs"]
+    lines = [
+        "trial {trial}, {cell}, {input} input",
+        "modes {modes}",
+        "ranks {ranks}, recurrent ranks {recurrent_ranks}",
+        "{num_params} parameters, {input_params} of them input-to-hidden",
+        "validation {val_metric}, test {test_metric}",
+        "trained {train_s}, {epochs} epochs",
+    ]
     # Plotly reads a few tags, and no &quot;.
     return "<br>".join(html.escape(line.format_map(shown), quote=False) for line in lines)
 
@@ -230,14 +325,20 @@ def write_page(path: str | Path, data: Mapping[str, Any]) -> None:
         policy=" ".join(f"'sha256-{digest}'" for digest in hashes),
         day="".join(f"--{role}: {colours[4]}; " for role, colours in ROLES.items()),
         night="".join(f"--{role}: {colours[5]}; " for role, colours in ROLES.items()),
-        dataset=html.escape(data["dataset"]), metric=html.escape(_metric_name(data)),
-        num_trials=len(data["trials"]), num_finished=states["complete"],
-        cards=_cards(data), frontier=_table(data["frontier"], POINT_HEADS, data),
-        trials=_table(data["trials"], {name: name for name in data["columns"]}, data), facts=_made(data, states),
+        dataset=html.escape(data["dataset"]),
+        metric=html.escape(_metric_name(data)),
+        num_trials=len(data["trials"]),
+        num_finished=states["complete"],
+        cards=_cards(data),
+        frontier=_table(data["frontier"], POINT_HEADS, data),
+        trials=_table(data["trials"], {name: name for name in data["columns"]}, data),
+        facts=_made(data, states),
         next="\n".join(html.escape(command) for command in data["next"]),
-        plotly=scripts[0], draw=scripts[1],
+        plotly=scripts[0],
+        draw=scripts[1],
         # Inside a script element only "<" could end the data early.
-        figure=json.dumps(_plotly_figure(data), allow_nan=False).replace("<", "\\u003c"))
+        figure=json.dumps(_plotly_figure(data), allow_nan=False).replace("<", "\\u003c"),
+    )
     with atomic_write(path, "wb") as file:
         # A file name that is not UTF-8 travels in a str as lone surrogates, which have no UTF-8 form.
         file.write(page.encode("utf-8", errors="replace"))
@@ -253,9 +354,11 @@ def _cards(data: Mapping[str, Any]) -> str:
         cards.append(("dense", f"Dense baseline, {_ratio(dense, best)} times the size", dense))
     return "".join(
         f'<div class="card {role}"><h2>{title}</h2><p class="figure">{percent(trial["val_metric"])}</p>'
-        f'<p>{_count(trial["num_params"])} parameters<br>trial {html.escape(trial["trial"])}, '
-        + ("not tested" if trial["test_metric"] is None else f"test {percent(trial['test_metric'])}") + "</p></div>"
-        for role, title, trial in cards)
+        f"<p>{_count(trial['num_params'])} parameters<br>trial {html.escape(trial['trial'])}, "
+        + ("not tested" if trial["test_metric"] is None else f"test {percent(trial['test_metric'])}")
+        + "</p></div>"
+        for role, title, trial in cards
+    )
 
 
 def _ratio(large: Mapping[str, Any], small: Mapping[str, Any]) -> str:
@@ -274,8 +377,10 @@ def _table(trials: Iterable[Mapping[str, Any]], heads: Mapping[str, str], data: 
 
     shown = [texts(trial) | {"mark": marks(data).get(trial["trial"], "")} for trial in trials]
     body = "".join(f"<tr>{row('td', (cells.get(name, '') for name in heads))}</tr>" for cells in shown)
-    return ('<div class="scroll"><table><thead><tr>' + row("th", heads.values()) + "</tr></thead>"
-            f"<tbody>{body}</tbody></table></div>")
+    return (
+        '<div class="scroll"><table><thead><tr>' + row("th", heads.values()) + "</tr></thead>"
+        f"<tbody>{body}</tbody></table></div>"
+    )
 
 
 def _made(data: Mapping[str, Any], states: Mapping[str, int]) -> str:
@@ -288,23 +393,34 @@ def _made(data: Mapping[str, Any], states: Mapping[str, int]) -> str:
         "Data set": f"{data['dataset']}, {data['num_classes']} classes: {', '.join(data['classes'])}",
         "Clips": f"{_count(num_val)} validation, {_count(data['num_test_clips'])} test",
         "Metric": f"{_metric_name(data)}; chance is {percent(data['chance'])}"
-                  + (noise if data["metric"] == "accuracy" else ""),
+        + (noise if data["metric"] == "accuracy" else ""),
         "Trials": ", ".join(f"{number} {state}" for state, number in states.items())
-                  + f"; {options['epochs']} epochs at most, seed {options['seed']}",
+        + f"; {options['epochs']} epochs at most, seed {options['seed']}",
         "Selection": "on validation: the best epoch of a trial, the frontier, and so the best point and the knee; a "
-                     "figure that was selected on flatters",
+        "figure that was selected on flatters",
         "Test": "looked at once, after the frontier stood, and for its points only",
         "Parameters": "of the whole model, recurrent matrix and classifier included; input-to-hidden weights stand "
-                      "beside them, since papers count only those",
+        "beside them, since papers count only those",
         "Knee": "the point highest above the chord from the smallest to the best, over the logarithm of the parameters",
         "Made": data["created"],
         "Command": data["command"],
     }
     return "".join(f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in facts.items())
 
-POINT_HEADS = {"trial": "trial", "mark": "", "val_metric": "validation", "test_metric": "test",
-               "num_params": "parameters", "input_params": "input-to-hidden", "cell": "cell", "modes": "modes",
-               "ranks": "ranks", "recurrent_ranks": "recurrent ranks", "train_s": "trained"}
+
+POINT_HEADS = {
+    "trial": "trial",
+    "mark": "",
+    "val_metric": "validation",
+    "test_metric": "test",
+    "num_params": "parameters",
+    "input_params": "input-to-hidden",
+    "cell": "cell",
+    "modes": "modes",
+    "ranks": "ranks",
+    "recurrent_ranks": "recurrent ranks",
+    "train_s": "trained",
+}
 
 DRAW = """
 const chart = document.getElementById("chart");

@@ -18,20 +18,33 @@ import pyarrow as pa
 
 from pipelines.cli import UserError, user_errors
 
-__all__ = ["DATASET_JSON", "FORMAT", "FORMAT_VERSION", "SCHEMA", "Clip", "Frame", "ShardDataset", "Split",
-           "write_dataset_json", "write_shard"]
+__all__ = [
+    "DATASET_JSON",
+    "FORMAT",
+    "FORMAT_VERSION",
+    "SCHEMA",
+    "Clip",
+    "Frame",
+    "ShardDataset",
+    "Split",
+    "write_dataset_json",
+    "write_shard",
+]
 
 FORMAT = "ttrnn-shards"
 FORMAT_VERSION = 1
 DATASET_JSON = "dataset.json"
-SCHEMA = pa.schema([
-    ("clip_id", pa.string()),
-    ("labels", pa.list_(pa.int32())),
-    ("group", pa.string()),
-    ("num_frames", pa.int32()),
-    ("fps", pa.float32()),
-    ("frames", pa.large_binary()),
-], metadata={"format": FORMAT, "version": str(FORMAT_VERSION)})
+SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("labels", pa.list_(pa.int32())),
+        ("group", pa.string()),
+        ("num_frames", pa.int32()),
+        ("fps", pa.float32()),
+        ("frames", pa.large_binary()),
+    ],
+    metadata={"format": FORMAT, "version": str(FORMAT_VERSION)},
+)
 
 
 @dataclass(frozen=True)
@@ -83,8 +96,13 @@ def write_shard(path: str | Path, clips: Iterable[Clip]) -> dict[str, Any]:
             writer.write_batch(_to_batch(clip))
             num_clips += 1
             num_frames += len(clip.frames)
-    return {"file": path.name, "num_clips": num_clips, "num_frames": num_frames, "num_bytes": path.stat().st_size,
-            "sha256": _sha256(path)}
+    return {
+        "file": path.name,
+        "num_clips": num_clips,
+        "num_frames": num_frames,
+        "num_bytes": path.stat().st_size,
+        "sha256": _sha256(path),
+    }
 
 
 def _to_batch(clip: Clip) -> pa.RecordBatch:
@@ -92,8 +110,9 @@ def _to_batch(clip: Clip) -> pa.RecordBatch:
     assert clip.frames.ndim == 4, clip.frames.shape
     offsets = np.array([0, clip.frames.nbytes], np.int64)
     # From buffers: pa.array([bytes]) would copy the frames twice.
-    frames = pa.Array.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(offsets),
-                                                          pa.py_buffer(np.ascontiguousarray(clip.frames))])
+    frames = pa.Array.from_buffers(
+        pa.large_binary(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(clip.frames))]
+    )
     row = [clip.clip_id, list(clip.labels), clip.group, len(clip.frames), clip.fps]
     columns = [pa.array([value], field.type) for value, field in zip(row, SCHEMA, strict=False)]
     return pa.record_batch([*columns, frames], schema=SCHEMA)
@@ -104,9 +123,18 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_dataset_json(path: str | Path, *, classes: Sequence[str], task: str, frame: Frame,
-                       sampling: Mapping[str, Any], mean: Sequence[float], std: Sequence[float],
-                       splits: Mapping[str, Sequence[Mapping[str, Any]]], options: Mapping[str, Any]) -> None:
+def write_dataset_json(
+    path: str | Path,
+    *,
+    classes: Sequence[str],
+    task: str,
+    frame: Frame,
+    sampling: Mapping[str, Any],
+    mean: Sequence[float],
+    std: Sequence[float],
+    splits: Mapping[str, Sequence[Mapping[str, Any]]],
+    options: Mapping[str, Any],
+) -> None:
     """Writes dataset.json, which says that the shards are complete: call it last.
 
     Args:
@@ -122,12 +150,26 @@ def write_dataset_json(path: str | Path, *, classes: Sequence[str], task: str, f
     """
     from ttrnn.files import atomic_write
 
-    totals = {name: {"num_clips": sum(shard["num_clips"] for shard in shards),
-                     "num_frames": sum(shard["num_frames"] for shard in shards), "shards": list(shards)}
-              for name, shards in splits.items()}
-    document = {"format": FORMAT, "version": FORMAT_VERSION, "classes": list(classes), "task": task,
-                "frame": asdict(frame), "sampling": dict(sampling), "mean": list(mean), "std": list(std),
-                "splits": totals, "options": dict(options)}
+    totals = {
+        name: {
+            "num_clips": sum(shard["num_clips"] for shard in shards),
+            "num_frames": sum(shard["num_frames"] for shard in shards),
+            "shards": list(shards),
+        }
+        for name, shards in splits.items()
+    }
+    document = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "classes": list(classes),
+        "task": task,
+        "frame": asdict(frame),
+        "sampling": dict(sampling),
+        "mean": list(mean),
+        "std": list(std),
+        "splits": totals,
+        "options": dict(options),
+    }
     with atomic_write(Path(path) / DATASET_JSON) as file:
         json.dump(document, file, indent=2, allow_nan=False)
         file.write("\n")
@@ -166,8 +208,16 @@ class ShardDataset:
         path = Path(path)
         document = _read_dataset_json(path)
         try:
-            dataset = cls(path, tuple(document["classes"]), document["task"], Frame(**document["frame"]),
-                          document["sampling"], tuple(document["mean"]), tuple(document["std"]), document["splits"])
+            dataset = cls(
+                path,
+                tuple(document["classes"]),
+                document["task"],
+                Frame(**document["frame"]),
+                document["sampling"],
+                tuple(document["mean"]),
+                tuple(document["std"]),
+                document["splits"],
+            )
             for file, shard in dataset._shards():
                 _check_size(file, shard["num_bytes"])
         except (KeyError, TypeError, AttributeError) as error:
@@ -205,16 +255,20 @@ def _read_dataset_json(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise UserError(f"{path} is no directory; make shards there with: python -m pipelines.preprocess VIDEOS {path}")
     if not file.exists():
-        raise UserError(f"{path} has no {DATASET_JSON}: it is unfinished or no directory of shards; finish it with "
-                        "preprocess --resume")
+        raise UserError(
+            f"{path} has no {DATASET_JSON}: it is unfinished or no directory of shards; finish it with "
+            "preprocess --resume"
+        )
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
         found = document["format"], document["version"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error}); run preprocess again") from error
     if found != (FORMAT, FORMAT_VERSION):
-        raise UserError(f"{file} has format {found[0]} version {found[1]}, this program reads {FORMAT} version "
-                        f"{FORMAT_VERSION}; run preprocess again, or use the program that wrote it")
+        raise UserError(
+            f"{file} has format {found[0]} version {found[1]}, this program reads {FORMAT} version "
+            f"{FORMAT_VERSION}; run preprocess again, or use the program that wrote it"
+        )
     return document
 
 

@@ -52,7 +52,7 @@ _DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepOptions:
-    """Explore tensor-train shapes and ranks with Ray Tune and Optuna; then frontier, report, best model, test metric."""
+    """Explore tensor-train shapes and ranks with Ray Tune and Optuna; then frontier, report and best model."""
 
     data: str | None = None
     """videos (folder or CSV) or shards; default: the embedded demo"""
@@ -89,7 +89,9 @@ class SweepOptions:
 
 def sweep(options: SweepOptions) -> dict[str, Any]:
     """The whole job: data, trials, frontier, report, best model; for the demo, one held-out video classified too."""
-    out = cli.prepare_out(options.out, marker="sweep.json", overwrite=options.overwrite, resume=options.resume).absolute()
+    out = cli.prepare_out(
+        options.out, marker="sweep.json", overwrite=options.overwrite, resume=options.resume
+    ).absolute()
     _claim(out, options)
     start = time.monotonic()
     is_new = not (out / "trials").exists()
@@ -123,13 +125,16 @@ def _claim(out: Path, options: SweepOptions) -> None:
     earlier = pareto.read_sweep(out)["options"]
     for name, value in options.settings().items():
         if earlier.get(name) != value:
-            raise UserError(f"{out} was started with {name} {earlier.get(name)!r}, not {value!r}; resume it with the same "
-                            "options, or give another --out")
+            raise UserError(
+                f"{out} was started with {name} {earlier.get(name)!r}, not {value!r}; resume it with the same "
+                "options, or give another --out"
+            )
 
 
 def _shards(options: SweepOptions, out: Path) -> Path:
     """The directory of shards: what was given, or what is made of the videos that were given or rendered."""
-    shards, frame = out / "shards", {}
+    shards = out / "shards"
+    frame: dict[str, Any] = {}
     if options.data is None:
         videos = out / "videos"
         if not videos.exists():
@@ -141,7 +146,9 @@ def _shards(options: SweepOptions, out: Path) -> Path:
     else:
         videos = Path(options.data).absolute()
     if not (shards / DATASET_JSON).exists():
-        preprocess(PreprocessOptions(videos=str(videos), out=str(shards), resume=shards.exists(), seed=options.seed, **frame))
+        preprocess(
+            PreprocessOptions(videos=str(videos), out=str(shards), resume=shards.exists(), seed=options.seed, **frame)
+        )
     return shards
 
 
@@ -149,9 +156,16 @@ def _write_facts(out: Path, options: SweepOptions, data: ShardDataset) -> None:
     """Adds to sweep.json what a reader of the results must know about the data."""
     val, test = data.split("val"), data.split("test")
     facts = {
-        "format": "ttrnn-sweep", "version": 1, "options": options.settings(), "shards": str(data.path),
-        "dataset": "demo" if options.data is None else Path(options.data).resolve().stem, "metric": METRICS[data.task],
-        "classes": data.classes, "num_classes": len(data.classes), "num_val_clips": len(val), "num_test_clips": len(test),
+        "format": "ttrnn-sweep",
+        "version": 1,
+        "options": options.settings(),
+        "shards": str(data.path),
+        "dataset": "demo" if options.data is None else Path(options.data).resolve().stem,
+        "metric": METRICS[data.task],
+        "classes": data.classes,
+        "num_classes": len(data.classes),
+        "num_val_clips": len(val),
+        "num_test_clips": len(test),
         "chance": chance_level(data.task, val.labels, len(data.classes)),
     }
     with atomic_write(out / "sweep.json") as file:
@@ -170,8 +184,14 @@ class _Suggest:
         point = trial.user_attrs.get("baseline")
         values = search_spaces.load(self.options.space).space(trial) if point is None else point
         name = f"{trial.number:04d}"
-        options = TrainOptions(shards=str(self.shards), out=str(self.out / "trials" / name), epochs=self.options.epochs,
-                               seed=self.options.seed, num_workers=self.options.num_workers, **values)
+        options = TrainOptions(
+            shards=str(self.shards),
+            out=str(self.out / "trials" / name),
+            epochs=self.options.epochs,
+            seed=self.options.seed,
+            num_workers=self.options.num_workers,
+            **values,
+        )
         config = model_config(options, ShardDataset.open(self.shards))
         if self.options.max_params is not None:
             trial.set_constraint("max_params", config.num_params - self.options.max_params)
@@ -194,8 +214,16 @@ def _train_trial(config: dict[str, Any]) -> None:
     nothing = {"val_metric": 0.0, "num_params": model.num_params, "input_params": model.input_params}
     if config["too_large"]:
         with atomic_write(out / "summary.json") as file:
-            json.dump({**nothing, "val_metric": None, "state": "too_large", "epochs": 0,
-                       "config": flat_config(options, model)}, file)
+            json.dump(
+                {
+                    **nothing,
+                    "val_metric": None,
+                    "state": "too_large",
+                    "epochs": 0,
+                    "config": flat_config(options, model),
+                },
+                file,
+            )
         tune.report(nothing)
     elif options.num_workers > 1:
         fit_on_ray(options, [TuneReportCallback()], f"trial-{config['trial']}")
@@ -228,17 +256,34 @@ def _run_trials(options: SweepOptions, out: Path, data: ShardDataset, slots: "_S
     else:
         (out / "study.journal").unlink(missing_ok=True)
         _create_study(options, data, storage)
-        search = OptunaSearch(_Suggest(options, out, data.path), metric=list(_OBJECTIVES), mode=list(_OBJECTIVES.values()),
-                              storage=JournalStorage(JournalFileBackend(str(out / "study.journal"))), study_name=_STUDY,
-                              sampler=optuna.samplers.TPESampler(seed=options.seed, multivariate=True, group=True))
+        search = OptunaSearch(
+            _Suggest(options, out, data.path),
+            metric=list(_OBJECTIVES),
+            mode=list(_OBJECTIVES.values()),
+            storage=JournalStorage(JournalFileBackend(str(out / "study.journal"))),
+            study_name=_STUDY,
+            sampler=optuna.samplers.TPESampler(seed=options.seed, multivariate=True, group=True),
+        )
         tuner = tune.Tuner(
             trainable,
-            tune_config=tune.TuneConfig(search_alg=search, num_samples=options.num_trials, max_concurrent_trials=slots.count,
-                                        reuse_actors=True, trial_dirname_creator=_trial_name),
-            run_config=tune.RunConfig(name=_STUDY, storage_path=str(out / ".tune"), verbose=0,
-                                      callbacks=[_progress(options.num_trials)]))
-    log.info("sweeping %d trials of %d epochs, %d at a time, over the space %s", options.num_trials, options.epochs,
-             slots.count, options.space)
+            tune_config=tune.TuneConfig(
+                search_alg=search,
+                num_samples=options.num_trials,
+                max_concurrent_trials=slots.num_trials,
+                reuse_actors=True,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name=_STUDY, storage_path=str(out / ".tune"), verbose=0, callbacks=[_progress(options.num_trials)]
+            ),
+        )
+    log.info(
+        "sweeping %d trials of %d epochs, %d at a time, over the space %s",
+        options.num_trials,
+        options.epochs,
+        slots.num_trials,
+        options.space,
+    )
     results = tuner.fit()
     for error in results.errors:
         log.error("a trial failed: %s", str(error).strip().splitlines()[-1])
@@ -253,22 +298,24 @@ def _trial_name(trial: Any) -> str:
 
 
 class _Slots(NamedTuple):
-    count: int
+    num_trials: int
     """Trials at a time."""
     resources: dict[str, float]
     """What each reserves."""
 
 
 def _slots(options: SweepOptions) -> _Slots:
-    """As many trials at a time as the cluster has GPUs, or CPUs where it has none. Raises UserError where not one fits."""
+    """As many trials at a time as the cluster has GPUs, or CPUs if it has none. Raises UserError where not one fits."""
     import ray
 
     cluster = ray.cluster_resources()
     device = "GPU" if cluster.get("GPU") else "CPU"
     count = int(cluster[device]) // options.num_workers
     if count == 0:
-        raise UserError(f"num_workers {options.num_workers} needs as many {device}s, the cluster has {cluster[device]:g}; "
-                        "give a smaller --num-workers")
+        raise UserError(
+            f"num_workers {options.num_workers} needs as many {device}s, the cluster has {cluster[device]:g}; "
+            "give a smaller --num-workers"
+        )
     if options.num_workers > 1:
         # A share of a CPU would starve the trial's own workers, which are placed after it.
         return _Slots(count, {"memory": float(64 << 20)})
@@ -306,10 +353,20 @@ def _progress(num_trials: int) -> "tune.Callback":
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             result, config, self.done = trial.last_result, trial.config["train"], self.done + 1
             spent_s = time.monotonic() - self.start
-            log.info("trial %s  %5.1f%%  %9s parameters  %s %s -> %s ranks %s recurrent %s  (%d of %d, %.0f s, about %.0f s left)",
-                     trial.config["trial"], 100 * result["val_metric"], f"{result['num_params']:,}", config["cell"],
-                     config["in_modes"] if config["input"] == "tt" else "dense", config["hidden_modes"], config["ranks"],
-                     config["recurrent_ranks"], self.done, num_trials, spent_s, spent_s / self.done * (num_trials - self.done))
+            log.info(
+                "trial %s  %5.1f%%  %9s parameters  %s %s -> %s ranks %s recurrent %s  (%d of %d, about %.0f s left)",
+                trial.config["trial"],
+                100 * result["val_metric"],
+                f"{result['num_params']:,}",
+                config["cell"],
+                config["in_modes"] if config["input"] == "tt" else "dense",
+                config["hidden_modes"],
+                config["ranks"],
+                config["recurrent_ranks"],
+                self.done,
+                num_trials,
+                spent_s / self.done * (num_trials - self.done),
+            )
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             self.done += 1

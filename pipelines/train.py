@@ -5,9 +5,9 @@
     python -m pipelines.train SHARDS runs/dense --input dense
     python -m pipelines.train SHARDS runs/gru --resume
 
-Leaves RUN/config.json, metrics.jsonl (a line per epoch), summary.json, checkpoint/ (to resume) and model/ (best epoch on the
-validation split). `fit` is plain PyTorch and knows nothing of Ray; with --num-workers of two and more, Ray Train runs it on
-each worker and torch.distributed averages the gradients.
+Leaves RUN/config.json, metrics.jsonl (a line per epoch), summary.json, checkpoint/ (to resume) and model/ (best epoch
+on the validation split). `fit` is plain PyTorch and knows nothing of Ray; with --num-workers of two and more, Ray Train
+runs it on each worker and torch.distributed averages the gradients.
 """
 
 import contextlib
@@ -31,6 +31,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 import ttrnn
 from pipelines import cli
@@ -42,8 +43,17 @@ from pipelines.shards import ShardDataset, Split
 from ttrnn.files import atomic_write
 from ttrnn.model import ModelConfig, VideoClassifier
 
-__all__ = ["DivergedError", "TrainOptions", "claim_run", "fit", "fit_on_ray", "flat_config", "model_config",
-           "predict_split", "train"]
+__all__ = [
+    "DivergedError",
+    "TrainOptions",
+    "claim_run",
+    "fit",
+    "fit_on_ray",
+    "flat_config",
+    "model_config",
+    "predict_split",
+    "train",
+]
 
 log = logging.getLogger(__name__)
 OnEpoch = Callable[[dict[str, Any]], None]
@@ -116,7 +126,11 @@ class TrainOptions:
 
     def settings(self) -> dict[str, Any]:
         """What decides the result: everything but where it goes and how it was started."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in ("out", "resume", "overwrite")}
+        return {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name not in ("out", "resume", "overwrite")
+        }
 
 
 def model_config(options: TrainOptions, data: ShardDataset) -> ModelConfig:
@@ -124,33 +138,55 @@ def model_config(options: TrainOptions, data: ShardDataset) -> ModelConfig:
     names = {field.name for field in dataclasses.fields(ModelConfig)} & set(options.settings())
     with cli.user_errors():
         return ModelConfig(
-            width=data.frame.width, height=data.frame.height, channels=data.frame.channels, classes=data.classes,
-            task=data.task, mean=data.mean, std=data.std, sampling=data.sampling,
-            **{name: getattr(options, name) for name in names})
+            width=data.frame.width,
+            height=data.frame.height,
+            channels=data.frame.channels,
+            classes=data.classes,
+            task=data.task,
+            mean=data.mean,
+            std=data.std,
+            sampling=data.sampling,
+            **{name: getattr(options, name) for name in names},
+        )
 
 
 def flat_config(options: TrainOptions, config: ModelConfig) -> dict[str, Any]:
     """Every configured name of a run but those of its data set and budget: the last columns of trials.csv."""
     known = config.to_dict()
-    return {name: known.get(name, value) for name, value in options.settings().items()
-            if name not in ("shards", "epochs", "seed", "num_workers")}
+    return {
+        name: known.get(name, value)
+        for name, value in options.settings().items()
+        if name not in ("shards", "epochs", "seed", "num_workers")
+    }
 
 
-def predict_split(model: VideoClassifier, split: Split, batch_size: int = 16, *, rank: int = 0,
-                  world_size: int = 1) -> tuple[np.ndarray, list[int], float]:
+def predict_split(
+    model: VideoClassifier, split: Split, batch_size: int = 16, *, rank: int = 0, world_size: int = 1
+) -> tuple[np.ndarray, list[int], float]:
     """Probabilities (B, C) of this worker's clips, their indices in the split, and the sum of their losses."""
     device = next(model.parameters()).device
     model.eval()
     rows, indices, loss = [], [], 0.0
     with torch.inference_mode():
-        for batch in batches(split, batch_size, len(model.config.classes), model.config.task == "multi_label",
-                             rank=rank, world_size=world_size):
+        for batch in batches(
+            split,
+            batch_size,
+            len(model.config.classes),
+            model.config.task == "multi_label",
+            rank=rank,
+            world_size=world_size,
+        ):
             if batch.share:
-                logits = model(batch.frames.to(device=device))
+                logits = model(_to(batch.frames, device))
                 loss += float(_losses(logits, batch.labels.to(device)).sum())
                 rows.append(model.probabilities(logits).float().cpu().numpy())
                 indices += batch.indices
     return np.concatenate(rows) if rows else np.empty((0, len(model.config.classes)), np.float32), indices, loss
+
+
+def _to(frames: PackedSequence, device: torch.device) -> PackedSequence:
+    # torch's own stub takes the first argument for a dtype.
+    return frames.to(device)  # type: ignore[arg-type]
 
 
 def _losses(logits_BC: Tensor, labels: Tensor) -> Tensor:
@@ -182,7 +218,9 @@ class _Run:
     @property
     def done(self) -> bool:
         patience = self.options.patience
-        return self.epoch >= self.options.epochs or (patience is not None and self.epoch - self.best["epoch"] >= patience)
+        return self.epoch >= self.options.epochs or (
+            patience is not None and self.epoch - self.best["epoch"] >= patience
+        )
 
     def run_epoch(self) -> dict[str, Any]:
         """One pass over the train split and one over the validation split."""
@@ -191,29 +229,43 @@ class _Run:
         torch.manual_seed(epoch_seed(self.options.seed, epoch, self.rank))
         self.model.train()
         loss_sum = torch.zeros(2, device=self.device)
-        for batch in batches(self.train, self.options.batch_size, len(self.model.config.classes),
-                             self.model.config.task == "multi_label", rank=self.rank, world_size=self.world_size,
-                             shuffle_seed=epoch_seed(self.options.seed, epoch)):
+        for batch in batches(
+            self.train,
+            self.options.batch_size,
+            len(self.model.config.classes),
+            self.model.config.task == "multi_label",
+            rank=self.rank,
+            world_size=self.world_size,
+            shuffle_seed=epoch_seed(self.options.seed, epoch),
+        ):
             loss_sum += torch.stack(self._step(batch))
         if self.world_size > 1:
             dist.all_reduce(loss_sum)
         train_s = time.monotonic() - start
         val_metric, val_loss = self._validate()
         self.epoch, self.train_s = epoch, self.train_s + time.monotonic() - start
-        return {"epoch": epoch, "train_loss": float(loss_sum[0] / loss_sum[1]), "val_loss": val_loss, "val_metric": val_metric,
-                "lr": self.schedule.get_last_lr()[0], "frames_per_s": float(self.train.lengths.sum() / train_s),
-                "time_s": time.monotonic() - start}
+        return {
+            "epoch": epoch,
+            "train_loss": float(loss_sum[0] / loss_sum[1]),
+            "val_loss": val_loss,
+            "val_metric": val_metric,
+            "lr": self.schedule.get_last_lr()[0],
+            "frames_per_s": float(self.train.lengths.sum() / train_s),
+            "time_s": time.monotonic() - start,
+        }
 
     def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        losses = _losses(self.replica(batch.frames.to(device=self.device)), batch.labels.to(self.device))
+        losses = _losses(self.replica(_to(batch.frames, self.device)), batch.labels.to(self.device))
         # Workers' gradients are averaged: weighted so, the average is the mean over all clips of the step.
         loss = losses.mean() * batch.share * self.world_size
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
         if not torch.isfinite(norm):
-            raise DivergedError(f"diverged in epoch {self.epoch + 1}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}, "
-                                f"learning rate {self.schedule.get_last_lr()[0]:.3g}; try a smaller --lr")
+            raise DivergedError(
+                f"diverged in epoch {self.epoch + 1}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}, "
+                f"learning rate {self.schedule.get_last_lr()[0]:.3g}; try a smaller --lr"
+            )
         self.optimizer.step()
         self.schedule.step()
         count = torch.full((), len(losses) if batch.share else 0.0, device=self.device)
@@ -237,15 +289,27 @@ class _Run:
         if value > (self.best["val_metric"], -self.best["val_loss"]):
             self.best = {name: record[name] for name in ("epoch", "val_metric", "val_loss")}
             if self.rank == 0:
-                results = {"val_metric": record["val_metric"], "metric": METRICS[self.model.config.task],
-                           "num_val_clips": len(self.val), "num_train_clips": len(self.train), "best_epoch": record["epoch"],
-                           "seed": self.options.seed, "shards": self.options.shards}
+                results = {
+                    "val_metric": record["val_metric"],
+                    "metric": METRICS[self.model.config.task],
+                    "num_val_clips": len(self.val),
+                    "num_train_clips": len(self.train),
+                    "best_epoch": record["epoch"],
+                    "seed": self.options.seed,
+                    "shards": self.options.shards,
+                }
                 ttrnn.save(self.model, self.out / "model", results)
         if self.rank == 0:
             with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
-            state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                     "schedule": self.schedule.state_dict(), "epoch": self.epoch, "train_s": self.train_s, "best": self.best}
+            state = {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "epoch": self.epoch,
+                "train_s": self.train_s,
+                "best": self.best,
+            }
             (self.out / "checkpoint").mkdir(exist_ok=True)
             # By way of memory: torch's own writer does not say when the disk is full.
             buffer = io.BytesIO()
@@ -275,11 +339,20 @@ class _Run:
     def summary(self, state: str) -> dict[str, Any]:
         """What RUN/summary.json says."""
         config = self.model.config
-        return {"state": state, "num_params": config.num_params, "input_params": config.input_params,
-                "metric": METRICS[config.task], "val_metric": max(self.best["val_metric"], 0.0),
-                "best_epoch": self.best["epoch"], "num_val_clips": len(self.val), "epochs": self.epoch,
-                "epochs_planned": self.options.epochs, "train_s": round(self.train_s, 3), "seed": self.options.seed,
-                "config": flat_config(self.options, config)}
+        return {
+            "state": state,
+            "num_params": config.num_params,
+            "input_params": config.input_params,
+            "metric": METRICS[config.task],
+            "val_metric": max(self.best["val_metric"], 0.0),
+            "best_epoch": self.best["epoch"],
+            "num_val_clips": len(self.val),
+            "epochs": self.epoch,
+            "epochs_planned": self.options.epochs,
+            "train_s": round(self.train_s, 3),
+            "seed": self.options.seed,
+            "config": flat_config(self.options, config),
+        }
 
     def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Writes RUN/summary.json (rank 0 only) and gives it back."""
@@ -327,8 +400,13 @@ def train(options: TrainOptions) -> dict[str, Any]:
     config = model_config(options, ShardDataset.open(options.shards))
     out = cli.prepare_out(options.out, marker="config.json", overwrite=options.overwrite, resume=options.resume)
     claim_run(out, options, config)
-    log.info("%s, %s parameters, %s of them input-to-hidden (%s)", config.cell, f"{config.num_params:,}",
-             f"{config.input_params:,}", config.input_shape)
+    log.info(
+        "%s, %s parameters, %s of them input-to-hidden (%s)",
+        config.cell,
+        f"{config.num_params:,}",
+        f"{config.input_params:,}",
+        config.input_shape,
+    )
     if options.num_workers == 1:
         summary = fit(options, _log_epoch)
     else:
@@ -347,11 +425,17 @@ def claim_run(out: Path, options: TrainOptions, config: ModelConfig) -> None:
             raise UserError(f"{path} does not describe a run ({error}); give another OUT, or --overwrite") from error
         for name, value in options.settings().items():
             if name != "num_workers" and earlier.get(name) != value:
-                raise UserError(f"{out} was started with {name} {earlier.get(name)!r}, not {value!r}; resume it with the "
-                                "same options, or give another OUT")
+                raise UserError(
+                    f"{out} was started with {name} {earlier.get(name)!r}, not {value!r}; resume it with the "
+                    "same options, or give another OUT"
+                )
         return
     with atomic_write(path) as file:
-        json.dump({"format": "ttrnn-run", "version": 1, "options": options.settings(), "model": config.to_dict()}, file, indent=1)
+        json.dump(
+            {"format": "ttrnn-run", "version": 1, "options": options.settings(), "model": config.to_dict()},
+            file,
+            indent=1,
+        )
 
 
 def fit_on_ray(options: TrainOptions, callbacks: list[Any] | None = None, name: str | None = None) -> dict[str, Any]:
@@ -363,11 +447,17 @@ def fit_on_ray(options: TrainOptions, callbacks: list[Any] | None = None, name: 
 
     out = Path(options.out)
     trainer = TorchTrainer(
-        _fit_worker, train_loop_config=dataclasses.asdict(options),
+        _fit_worker,
+        train_loop_config=dataclasses.asdict(options),
         scaling_config=ScalingConfig(num_workers=options.num_workers, use_gpu=torch.cuda.is_available()),
         # A name that was there before would silently resume.
-        run_config=RunConfig(name=name or f"train-{uuid.uuid4().hex[:8]}", storage_path=str(out / ".ray"),
-                             failure_config=FailureConfig(max_failures=3), callbacks=callbacks or []))
+        run_config=RunConfig(
+            name=name or f"train-{uuid.uuid4().hex[:8]}",
+            storage_path=str(out / ".ray"),
+            failure_config=FailureConfig(max_failures=3),
+            callbacks=callbacks or [],
+        ),
+    )
     trainer.fit()
     shutil.rmtree(out / ".ray", ignore_errors=True)
     summary: dict[str, Any] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
@@ -404,18 +494,28 @@ def _following(metrics: Path, options: TrainOptions) -> Iterator[None]:
 
 def _log_epoch(record: dict[str, Any]) -> None:
     left_s = (record["epochs_planned"] - record["epoch"]) * record["time_s"]
-    log.info("epoch %d/%d  train loss %.3f  val loss %.3f  val metric %.1f%%  %s frames/s  %.0f s left", record["epoch"],
-             record["epochs_planned"], record["train_loss"], record["val_loss"], 100 * record["val_metric"],
-             f"{record['frames_per_s']:,.0f}", left_s)
+    log.info(
+        "epoch %d/%d  train loss %.3f  val loss %.3f  val metric %.1f%%  %s frames/s  %.0f s left",
+        record["epoch"],
+        record["epochs_planned"],
+        record["train_loss"],
+        record["val_loss"],
+        100 * record["val_metric"],
+        f"{record['frames_per_s']:,.0f}",
+        left_s,
+    )
 
 
 def summary(result: dict[str, Any]) -> str:
     """What a person reads at the end."""
-    return (f"{result['metric'].replace('_', ' ')} {100 * result['val_metric']:.1f}% on {result['num_val_clips']} validation clips "
-            f"(best epoch {result['best_epoch']} of {result['epochs']}), {result['num_params']:,} parameters, "
-            f"{result['train_s']:.0f} s\n"
-            f"model: {result['model']}\n"
-            f"next:  python -m pipelines.evaluate {result['model']} SHARDS --split test")
+    return (
+        f"{result['metric'].replace('_', ' ')} {100 * result['val_metric']:.1f}% on {result['num_val_clips']} "
+        f"validation clips "
+        f"(best epoch {result['best_epoch']} of {result['epochs']}), {result['num_params']:,} parameters, "
+        f"{result['train_s']:.0f} s\n"
+        f"model: {result['model']}\n"
+        f"next:  python -m pipelines.evaluate {result['model']} SHARDS --split test"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -36,13 +36,25 @@ def suggest_ranks(trial: optuna.Trial, name: str) -> str:
 
 def input_modes(height: int, width: int, channels: int) -> list[str]:
     """Modes that cut height and width in two each, neither factor above four times the other, as text."""
-    shapes = [(y1, y2, x1, x2 * channels) for y1, y2 in factorisations(height, 2) for x1, x2 in factorisations(width, 2)
-              if max(y1, y2) <= 4 * min(y1, y2) and max(x1, x2) <= 4 * min(x1, x2)]
+    shapes = [
+        (y1, y2, x1, x2 * channels)
+        for y1, y2 in factorisations(height, 2)
+        for x1, x2 in factorisations(width, 2)
+        if max(y1, y2) <= 4 * min(y1, y2) and max(x1, x2) <= 4 * min(x1, x2)
+    ]
     return [format_modes(shape) for shape in shapes or [frame_modes(height, width, channels)]]
 
 
 def baselines(frame: Sequence[int]) -> list[dict[str, Any]]:
-    """The paper's TT-GRU (rank 4, hidden 4x4x4x4, dense recurrent matrix), the same all in tensor trains, the dense twin."""
-    paper = {"cell": "gru", "in_modes": format_modes(frame_modes(*frame)), "hidden_modes": "4x4x4x4", "ranks": "4",
-             "recurrent_ranks": "none", "lr": 3e-3, "dropout": 0.25, "recurrent_dropout": 0.0}
+    """The paper's TT-GRU (rank 4, hidden 4x4x4x4, dense recurrent matrix), the same all in TT, and the dense twin."""
+    paper = {
+        "cell": "gru",
+        "in_modes": format_modes(frame_modes(*frame)),
+        "hidden_modes": "4x4x4x4",
+        "ranks": "4",
+        "recurrent_ranks": "none",
+        "lr": 3e-3,
+        "dropout": 0.25,
+        "recurrent_dropout": 0.0,
+    }
     return [paper, {**paper, "recurrent_ranks": "4"}, {**paper, "input": "dense"}]

@@ -73,7 +73,9 @@ def test_every_split_gives_the_same_product(split, monkeypatch):
 
 def test_uint8_rows_give_what_their_float_copy_gives():
     shape, cores, _ = make("paper-like")
-    frames = torch.randint(0, 256, (40, shape.in_features), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    frames = torch.randint(
+        0, 256, (40, shape.in_features), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)
+    )
     outputs = []
     for x in (frames, frames.double()):
         y = tt_product(x, cores, shape)

@@ -21,19 +21,22 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_video(tmp_path_factory.mktemp("decode") / "numbered.avi", numbered(40))
 
 
-@pytest.mark.parametrize(("sampling", "wanted", "fps"), [
-    pytest.param(Sampling(), list(range(40)), 25, id="all"),
-    pytest.param(Sampling(max_frames=7), list(range(7)), 25, id="max_frames"),
-    pytest.param(Sampling(max_frames=99), list(range(40)), 25, id="max_frames beyond the end"),
-    pytest.param(Sampling(num_frames=4), [5, 15, 25, 35], 2.5, id="num_frames"),
-    pytest.param(Sampling(num_frames=1), [20], 0.625, id="one in the middle"),
-    pytest.param(Sampling(num_frames=64), list(range(40)), 25, id="num_frames beyond what there is"),
-    pytest.param(Sampling(num_frames=64, max_frames=4), [5, 15, 25, 35], 2.5, id="num_frames and max_frames"),
-    pytest.param(Sampling(fps=12.5), list(range(0, 40, 2)), 12.5, id="every other"),
-    pytest.param(Sampling(fps=10), [0, 3, 5, 8, 10, 13, 15, 18, 20, 23, 25, 28, 30, 33, 35, 38], 10, id="2 of 5"),
-    pytest.param(Sampling(fps=100), list(range(40)), 25, id="fps above the file's"),
-    pytest.param(Sampling(fps=12.5, max_frames=3), [0, 2, 4], 12.5, id="fps and max_frames"),
-])
+@pytest.mark.parametrize(
+    ("sampling", "wanted", "fps"),
+    [
+        pytest.param(Sampling(), list(range(40)), 25, id="all"),
+        pytest.param(Sampling(max_frames=7), list(range(7)), 25, id="max_frames"),
+        pytest.param(Sampling(max_frames=99), list(range(40)), 25, id="max_frames beyond the end"),
+        pytest.param(Sampling(num_frames=4), [5, 15, 25, 35], 2.5, id="num_frames"),
+        pytest.param(Sampling(num_frames=1), [20], 0.625, id="one in the middle"),
+        pytest.param(Sampling(num_frames=64), list(range(40)), 25, id="num_frames beyond what there is"),
+        pytest.param(Sampling(num_frames=64, max_frames=4), [5, 15, 25, 35], 2.5, id="num_frames and max_frames"),
+        pytest.param(Sampling(fps=12.5), list(range(0, 40, 2)), 12.5, id="every other"),
+        pytest.param(Sampling(fps=10), [0, 3, 5, 8, 10, 13, 15, 18, 20, 23, 25, 28, 30, 33, 35, 38], 10, id="2 of 5"),
+        pytest.param(Sampling(fps=100), list(range(40)), 25, id="fps above the file's"),
+        pytest.param(Sampling(fps=12.5, max_frames=3), [0, 2, 4], 12.5, id="fps and max_frames"),
+    ],
+)
 def test_sampling_takes_these_frames(video: Path, sampling: Sampling, wanted: list[int], fps: float) -> None:
     decoded = decode(video, RGB, sampling)
     assert read_numbers(decoded.frames) == wanted
@@ -59,12 +62,16 @@ def test_sampling_travels_as_json_values() -> None:
     assert Sampling.from_dict(sampling.to_dict()) == sampling
 
 
-@pytest.mark.parametrize(("values", "message"), [
-    ({"max_frames": 0}, "max_frames must be above 0, got 0"),
-    ({"num_frames": -1}, "num_frames must be above 0, got -1"),
-    ({"fps": float("nan")}, "fps must be above 0, got nan"),
-    ({"fps": 2.0, "num_frames": 3}, "num_frames=3 and fps=2.0 exclude each other"),
-], ids=str)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_frames": 0}, "max_frames must be above 0, got 0"),
+        ({"num_frames": -1}, "num_frames must be above 0, got -1"),
+        ({"fps": float("nan")}, "fps must be above 0, got nan"),
+        ({"fps": 2.0, "num_frames": 3}, "num_frames=3 and fps=2.0 exclude each other"),
+    ],
+    ids=str,
+)
 def test_senseless_sampling_is_refused(values: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Sampling.from_dict(values)
@@ -76,14 +83,20 @@ def write_bad(path: Path, kind: str) -> Path:
         write_video(file, moving_square(44))
         if kind == "half":
             return cut_in_half(file)
-        file.write_bytes(file.read_bytes()[:file.read_bytes().index(b"movi") + 4])
+        file.write_bytes(file.read_bytes()[: file.read_bytes().index(b"movi") + 4])
     elif kind != "missing":
         file.write_bytes({"empty": b"", "text": b"not a video\n" * 99, "garbage": os.urandom(5000)}[kind])
     return file
 
 
-BAD = {"missing": ["missing"], "empty": ["unreadable"], "text": ["unreadable"], "garbage": ["unreadable"],
-       "headers only": ["no_frames", "unreadable"], "half": ["truncated"]}
+BAD = {
+    "missing": ["missing"],
+    "empty": ["unreadable"],
+    "text": ["unreadable"],
+    "garbage": ["unreadable"],
+    "headers only": ["no_frames", "unreadable"],
+    "half": ["truncated"],
+}
 
 
 @pytest.mark.parametrize("isolated", [False, True], ids=["in process", "isolated"])
@@ -130,8 +143,9 @@ def test_isolated_frames_equal_those_decoded_here(tmp_path: Path) -> None:
     with IsolatedDecoder(60) as decoder:
         for file in files:
             for frame in (RGB, GREY):
-                np.testing.assert_array_equal(decoder.decode(file, frame, Sampling()).frames,
-                                              decode(file, frame, Sampling()).frames)
+                np.testing.assert_array_equal(
+                    decoder.decode(file, frame, Sampling()).frames, decode(file, frame, Sampling()).frames
+                )
 
 
 @pytest.mark.parametrize(("deaths", "reason"), [(1, None), (2, "crashed")])
@@ -179,10 +193,14 @@ def test_every_reason_is_explained() -> None:
 
 
 @pytest.mark.skipif(not DATA.exists(), reason=f"no real videos in {DATA}")
-@pytest.mark.parametrize(("file", "num_frames"), [
-    ("ucf11/basketball/v_shooting_01/v_shooting_01_01.mpg", 108),
-    ("ucf101_10/BandMarching/v_BandMarching_g21_c06.avi", 125),
-    ("ucf101_10/Archery/v_Archery_g08_c01.avi", 253),
-], ids=["MPEG-1, miscounting header", "cut to 37%", "cut to 70%"])
+@pytest.mark.parametrize(
+    ("file", "num_frames"),
+    [
+        ("ucf11/basketball/v_shooting_01/v_shooting_01_01.mpg", 108),
+        ("ucf101_10/BandMarching/v_BandMarching_g21_c06.avi", 125),
+        ("ucf101_10/Archery/v_Archery_g08_c01.avi", 253),
+    ],
+    ids=["MPEG-1, miscounting header", "cut to 37%", "cut to 70%"],
+)
 def test_real_files_with_wrong_headers_are_kept(file: str, num_frames: int) -> None:
     assert len(decode(DATA / file, RGB, Sampling()).frames) == num_frames

@@ -51,8 +51,11 @@ def test_damaged_model_is_refused_with_2_and_one_line(trained, tmp_path, capsys,
     assert str(model) in line
 
 
-@pytest.mark.parametrize(("kwargs", "words"), [
-    ({"frame": Frame(8, 6, 1)}, r"\(8, 4, 1\).*\(8, 6, 1\)"), ({"num_classes": 2}, "knows the classes")], ids=["frame", "classes"])
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [({"frame": Frame(8, 6, 1)}, r"\(8, 4, 1\).*\(8, 6, 1\)"), ({"num_classes": 2}, "knows the classes")],
+    ids=["frame", "classes"],
+)
 def test_data_of_another_kind_is_refused(trained, tmp_path, kwargs, words):
     other = make_shards(tmp_path / "other", **kwargs)
     with pytest.raises(UserError, match=words):

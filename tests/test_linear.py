@@ -16,8 +16,11 @@ def make(**kwargs):
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
-@pytest.mark.parametrize("normalisation", [{}, {"scale": 0.1}, {"mean": 100.0, "scale": 0.02}, {"mean": [90.0, 120.0, 100.0], "scale": 0.02}],
-                         ids=["none", "scale", "mean", "channel means"])
+@pytest.mark.parametrize(
+    "normalisation",
+    [{}, {"scale": 0.1}, {"mean": 100.0, "scale": 0.02}, {"mean": [90.0, 120.0, 100.0], "scale": 0.02}],
+    ids=["none", "scale", "mean", "channel means"],
+)
 def test_to_dense_gives_equal_outputs_and_gradients(bias, normalisation):
     layer = make(bias=bias, **normalisation)
     dense = layer.to_dense()

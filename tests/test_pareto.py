@@ -21,8 +21,16 @@ CLASSES = ["left", "<script>alert(1)</script>", '"x",y']
 
 def config(**changes: Any) -> dict[str, Any]:
     """What a TT-GRU of the paper's ranks has configured."""
-    return {"cell": "gru", "input": "tt", "in_modes": "8x4x8x8", "hidden_modes": "4x4x4x4", "ranks": "4x4x4",
-            "recurrent_ranks": "none", "lr": 0.003, **changes}
+    return {
+        "cell": "gru",
+        "input": "tt",
+        "in_modes": "8x4x8x8",
+        "hidden_modes": "4x4x4x4",
+        "ranks": "4x4x4",
+        "recurrent_ranks": "none",
+        "lr": 0.003,
+        **changes,
+    }
 
 
 # name: (summary.json, or None where there is none). On the frontier: 0003, 0001, 0005; the knee is 0001.
@@ -40,14 +48,33 @@ TRIALS: dict[str, dict[str, Any] | None] = {
 
 def make_sweep(path: Path, trials: dict[str, dict[str, Any] | None] = TRIALS, **changes: Any) -> Path:
     """A sweep directory as sweep.py leaves it, without having trained anything."""
-    options = {"data": "clips", "out": "runs/sweep", "space": "default", "num_trials": 8, "epochs": 5,
-               "max_params": None, "seed": 0, "num_workers": 1}
+    options = {
+        "data": "clips",
+        "out": "runs/sweep",
+        "space": "default",
+        "num_trials": 8,
+        "epochs": 5,
+        "max_params": None,
+        "seed": 0,
+        "num_workers": 1,
+    }
     shards = path / "shards"
     shards.mkdir(parents=True)
     (shards / "dataset.json").write_text("{}")
-    sweep = {"format": "ttrnn-sweep", "version": 1, "options": options, "shards": str(shards), "metric": "accuracy",
-             "num_classes": 3, "classes": CLASSES, "chance": 1 / 3, "num_val_clips": 60, "num_test_clips": 30,
-             "dataset": "words", **changes}
+    sweep = {
+        "format": "ttrnn-sweep",
+        "version": 1,
+        "options": options,
+        "shards": str(shards),
+        "metric": "accuracy",
+        "num_classes": 3,
+        "classes": CLASSES,
+        "chance": 1 / 3,
+        "num_val_clips": 60,
+        "num_test_clips": 30,
+        "dataset": "words",
+        **changes,
+    }
     (path / "sweep.json").write_text(json.dumps(sweep))
     for name, found in trials.items():
         model = path / "trials" / name / "model"
@@ -92,24 +119,41 @@ def dominates(a: Trial, b: Trial) -> bool:
 @pytest.mark.parametrize("seed", range(60))
 def test_frontier_is_the_set_that_no_finished_trial_dominates(seed: int) -> None:
     rng = random.Random(seed)
-    trials = [point(f"{i:04}", rng.choice([None, *range(1, 9)]), rng.choice([None, math.nan, 0, 0.2, 0.4, 0.6, 0.8]),
-                    rng.choice(["complete", "complete", "complete", "pruned"])) for i in range(rng.randrange(30))]
+    trials = [
+        point(
+            f"{i:04}",
+            rng.choice([None, *range(1, 9)]),
+            rng.choice([None, math.nan, 0, 0.2, 0.4, 0.6, 0.8]),
+            rng.choice(["complete", "complete", "complete", "pruned"]),
+        )
+        for i in range(rng.randrange(30))
+    ]
     rng.shuffle(trials)
-    expected = [trial for trial in trials
-                if trial.is_finished and not any(dominates(other, trial) for other in trials)]
+    expected = [trial for trial in trials if trial.is_finished and not any(dominates(other, trial) for other in trials)]
     assert frontier(trials) == sorted(expected, key=lambda trial: trial.place[0])
 
 
-@pytest.mark.parametrize(("trials", "names"), [
-    ([], ""),
-    ([("a", 10, 0.5)], "a"),
-    ([("a", 10, 0.5), ("b", 9, 0.5)], "b"),
-    ([("b", 10, 0.5), ("a", 10, 0.5)], "a"),
-    ([("a", 10, 0.5), ("b", 10, 0.6)], "b"),
-    ([("a", 10, 0.5), ("b", 20, 0.4), ("c", 30, 0.7)], "a c"),
-    ([("a", 10, math.nan), ("b", 20, 0.0)], "b"),
-], ids=["none", "one", "equal metric: fewer parameters", "both equal: first name", "equal parameters: better metric",
-        "dominated", "NaN"])
+@pytest.mark.parametrize(
+    ("trials", "names"),
+    [
+        ([], ""),
+        ([("a", 10, 0.5)], "a"),
+        ([("a", 10, 0.5), ("b", 9, 0.5)], "b"),
+        ([("b", 10, 0.5), ("a", 10, 0.5)], "a"),
+        ([("a", 10, 0.5), ("b", 10, 0.6)], "b"),
+        ([("a", 10, 0.5), ("b", 20, 0.4), ("c", 30, 0.7)], "a c"),
+        ([("a", 10, math.nan), ("b", 20, 0.0)], "b"),
+    ],
+    ids=[
+        "none",
+        "one",
+        "equal metric: fewer parameters",
+        "both equal: first name",
+        "equal parameters: better metric",
+        "dominated",
+        "NaN",
+    ],
+)
 def test_frontier_resolves_ties(trials: list[tuple[str, int, float]], names: str) -> None:
     assert [trial.trial for trial in frontier(point(*trial) for trial in trials)] == names.split()
 
@@ -119,13 +163,17 @@ def test_trial_without_its_full_budget_stays_off_the_frontier(state: str) -> Non
     assert [trial.trial for trial in frontier([point("a", 1, 0.9, state), point("b", 2, 0.1)])] == ["b"]
 
 
-@pytest.mark.parametrize(("places", "expected"), [
-    ([(100, 0.5)], 0),
-    ([(100, 0.5), (1000, 0.9)], 1),
-    ([(100, 0.5), (200, 0.9), (10_000, 0.95)], 1),
-    ([(100, 0.5), (5000, 0.6), (10_000, 0.95)], 2),
-    ([(100, 0.1), (300, 0.5), (1000, 0.8), (100_000, 0.9)], 2),
-], ids=["one point", "two points: the better", "early bend", "bent the other way: the better", "highest of several"])
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        ([(100, 0.5)], 0),
+        ([(100, 0.5), (1000, 0.9)], 1),
+        ([(100, 0.5), (200, 0.9), (10_000, 0.95)], 1),
+        ([(100, 0.5), (5000, 0.6), (10_000, 0.95)], 2),
+        ([(100, 0.1), (300, 0.5), (1000, 0.8), (100_000, 0.9)], 2),
+    ],
+    ids=["one point", "two points: the better", "early bend", "bent the other way: the better", "highest of several"],
+)
 def test_knee_is_highest_above_the_chord(places: list[tuple[int, float]], expected: int) -> None:
     points = [point(str(i), *place) for i, place in enumerate(places)]
     assert knee(points) is points[expected]
@@ -136,15 +184,24 @@ def test_knee_is_highest_above_the_chord(places: list[tuple[int, float]], expect
 def test_trials_are_read_by_name_with_what_they_lack_as_none(tmp_path: Path) -> None:
     trials = read_trials(make_sweep(tmp_path / "sweep"))
     assert [trial.trial for trial in trials] == sorted(TRIALS)
-    assert trials[1] == Trial(trial="0001", state="complete", num_params=3000, input_params=400, val_metric=0.8,
-                              epochs=5, train_s=61.5, config=config(ranks="3x3x3"))
+    assert trials[1] == Trial(
+        trial="0001",
+        state="complete",
+        num_params=3000,
+        input_params=400,
+        val_metric=0.8,
+        epochs=5,
+        train_s=61.5,
+        config=config(ranks="3x3x3"),
+    )
     assert trials[6].error == "diverged <b>"
     assert trials[7] == Trial(trial="0007", state="unfinished")
 
 
 @pytest.mark.parametrize("text", ['{"state": "complete", "num_par', "", "[]"], ids=["half written", "empty", "list"])
 def test_unreadable_summary_counts_as_unfinished_and_the_log_says_so(
-        tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str) -> None:
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
     sweep = make_sweep(tmp_path / "sweep")
     (sweep / "trials/0001/summary.json").write_text(text)
     assert read_trials(sweep)[1] == Trial(trial="0001", state="unfinished")
@@ -164,13 +221,17 @@ def test_what_is_no_trial_directory_is_passed_over(tmp_path: Path) -> None:
     assert len(read_trials(sweep)) == len(TRIALS)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    (None, r"is no sweep.*give the OUT directory"),
-    ('{"format": "ttr', r"is no sweep.*give the OUT directory"),
-    ("[]", r"must say format ttrnn-sweep, version 1; got format None"),
-    ('{"format": "ttrnn-model", "version": 1}', r"got format ttrnn-model, version 1"),
-    ('{"format": "ttrnn-sweep", "version": 2}', r"got format ttrnn-sweep, version 2"),
-], ids=["missing", "half written", "no object", "another thing", "another version"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"is no sweep.*give the OUT directory"),
+        ('{"format": "ttr', r"is no sweep.*give the OUT directory"),
+        ("[]", r"must say format ttrnn-sweep, version 1; got format None"),
+        ('{"format": "ttrnn-model", "version": 1}', r"got format ttrnn-model, version 1"),
+        ('{"format": "ttrnn-sweep", "version": 2}', r"got format ttrnn-sweep, version 2"),
+    ],
+    ids=["missing", "half written", "no object", "another thing", "another version"],
+)
 def test_directory_that_is_no_sweep_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
         (tmp_path / "sweep.json").write_text(text)
@@ -178,8 +239,11 @@ def test_directory_that_is_no_sweep_is_refused(tmp_path: Path, text: str | None,
         read_trials(tmp_path)
 
 
-@pytest.mark.parametrize("trials", [{}, {"0000": None}, {"0000": TRIALS["0004"], "0001": TRIALS["0006"]}],
-                         ids=["no trial", "no summary", "pruned and failed"])
+@pytest.mark.parametrize(
+    "trials",
+    [{}, {"0000": None}, {"0000": TRIALS["0004"], "0001": TRIALS["0006"]}],
+    ids=["no trial", "no summary", "pruned and failed"],
+)
 def test_sweep_without_a_finished_trial_is_refused(tmp_path: Path, trials: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=rf"none of its {len(trials)} trials has finished.*--resume"):
         write_frontier(make_sweep(tmp_path / "sweep", trials), Evaluate())
@@ -189,16 +253,45 @@ def test_sweep_without_a_finished_trial_is_refused(tmp_path: Path, trials: dict[
 def test_csv_files_have_the_columns_of_the_design(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path / "sweep")
     write_frontier(sweep, Evaluate())
-    names = ["trial", "state", "num_params", "input_params", "val_metric", "test_metric", "epochs", "train_s",
-             *config(), "hidden"]
+    names = [
+        "trial",
+        "state",
+        "num_params",
+        "input_params",
+        "val_metric",
+        "test_metric",
+        "epochs",
+        "train_s",
+        *config(),
+        "hidden",
+    ]
     trials, points = read_csv(sweep / "trials.csv"), read_csv(sweep / "pareto.csv")
     assert list(trials[0]) == list(points[0]) == names
     assert names[:8] == list(COLUMNS)
     assert [trial["trial"] for trial in trials] == sorted(TRIALS)
-    assert list(points[1].values()) == ["0001", "complete", "3000", "400", "0.8", "0.52", "5", "61.5", "gru", "tt",
-                                        "8x4x8x8", "4x4x4x4", "3x3x3", "none", "0.003", ""]
+    assert list(points[1].values()) == [
+        "0001",
+        "complete",
+        "3000",
+        "400",
+        "0.8",
+        "0.52",
+        "5",
+        "61.5",
+        "gru",
+        "tt",
+        "8x4x8x8",
+        "4x4x4x4",
+        "3x3x3",
+        "none",
+        "0.003",
+        "",
+    ]
     assert {trial["trial"]: trial["test_metric"] for trial in trials if trial["test_metric"]} == {
-        "0003": "0.51", "0001": "0.52", "0005": "0.53"}
+        "0003": "0.51",
+        "0001": "0.52",
+        "0005": "0.53",
+    }
     assert (trials[0]["in_modes"], trials[7]["in_modes"], trials[7]["num_params"]) == ("none", "", "")
     assert trials[3]["hidden"] == '"x",\ny'
 
@@ -206,8 +299,7 @@ def test_csv_files_have_the_columns_of_the_design(tmp_path: Path) -> None:
 def test_configured_name_never_hides_a_column(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path / "sweep", {"0000": {"num_params": 9, "val_metric": 0.5, "config": {"epochs": 100}}})
     write_frontier(sweep, Evaluate())
-    assert (sweep / "trials.csv").read_text().splitlines() == [
-        ",".join(COLUMNS), "0000,complete,9,400,0.5,0.51,5,61.5"]
+    assert (sweep / "trials.csv").read_text().splitlines() == [",".join(COLUMNS), "0000,complete,9,400,0.5,0.51,5,61.5"]
 
 
 def test_json_names_frontier_best_knee_and_baseline(tmp_path: Path) -> None:
@@ -218,8 +310,10 @@ def test_json_names_frontier_best_knee_and_baseline(tmp_path: Path) -> None:
     assert [trial["trial"] for trial in data["frontier"]] == ["0003", "0001", "0005"]
     assert (data["best"], data["knee"], data["baseline"]) == ("0005", "0001", "0000")
     assert data["classes"] == CLASSES
-    assert data["command"] == ("python -m pipelines.sweep --data clips --out runs/sweep --space default --num-trials 8 "
-                               "--epochs 5 --seed 0 --num-workers 1")
+    assert data["command"] == (
+        "python -m pipelines.sweep --data clips --out runs/sweep --space default --num-trials 8 "
+        "--epochs 5 --seed 0 --num-workers 1"
+    )
     assert {name: value for name, value in result.items() if name != "files"} == data
     assert all(Path(path).exists() for path in result["files"].values())
     assert set(result["files"]) == {*FILES, "best"}
@@ -244,7 +338,8 @@ def test_test_split_is_looked_at_again_for_weights_that_changed(tmp_path: Path) 
 
 
 def test_test_split_is_looked_at_again_where_pareto_json_is_damaged(
-        tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     sweep, evaluate = make_sweep(tmp_path / "sweep"), Evaluate()
     (sweep / "pareto.json").write_text('{"frontier": [{"tri')
     write_frontier(sweep, evaluate)
@@ -321,8 +416,14 @@ def test_summary_shows_frontier_baseline_and_where_the_files_lie(tmp_path: Path)
 
 
 def test_summary_loses_no_figure_on_80_columns(tmp_path: Path) -> None:
-    trials = {"0000": {"num_params": 12_345_678, "input_params": 1_234_567, "val_metric": 0.5,
-                       "config": config(in_modes="8x20x20x18", ranks="10x10x10", recurrent_ranks="4x4x4")}}
+    trials = {
+        "0000": {
+            "num_params": 12_345_678,
+            "input_params": 1_234_567,
+            "val_metric": 0.5,
+            "config": config(in_modes="8x20x20x18", ranks="10x10x10", recurrent_ranks="4x4x4"),
+        }
+    }
     text = "\n".join(shown(write_frontier(make_sweep(tmp_path / "sweep", trials), Evaluate()), 80))
     assert all(part in text for part in ("8x20x20x18", "10x10x10", "12,345,678", "1,234,567", "50.0%", "51.0%"))
 

@@ -23,8 +23,14 @@ def videos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     torch.manual_seed(0)
-    config = ModelConfig(width=demo.WIDTH, height=demo.HEIGHT, channels=demo.CHANNELS, classes=demo.CLASSES,
-                         hidden_modes="2x2x2x2", sampling={"max_frames": 9})
+    config = ModelConfig(
+        width=demo.WIDTH,
+        height=demo.HEIGHT,
+        channels=demo.CHANNELS,
+        classes=demo.CLASSES,
+        hidden_modes="2x2x2x2",
+        sampling={"max_frames": 9},
+    )
     path = tmp_path_factory.mktemp("model") / "model"
     ttrnn.save(VideoClassifier(config), path, {"metric": "accuracy", "val_metric": 0.5, "num_val_clips": 8})
     return path
@@ -63,8 +69,10 @@ def test_a_broken_file_is_one_error_entry_and_the_rest_go_on(videos, model, tmp_
 
 def test_stream_ends_with_the_probabilities_of_the_whole_clip(videos, model, capsys):
     path = sorted(videos.glob("*/*.avi"))[0]
-    whole, streamed = (json.loads(run(capsys, predict.main, model, path, "--json", *extra)[1])["videos"][0]["probabilities"]
-                       for extra in ([], ["--stream"]))
+    whole, streamed = (
+        json.loads(run(capsys, predict.main, model, path, "--json", *extra)[1])["videos"][0]["probabilities"]
+        for extra in ([], ["--stream"])
+    )
     assert list(streamed.values()) == pytest.approx(list(whole.values()), abs=1e-5)
 
 
@@ -117,13 +125,26 @@ def trial(name, num_params, val_metric):
     return Trial(trial=name, state="complete", num_params=num_params, input_params=1, val_metric=val_metric)
 
 
-POINTS = [trial("0001", 1_000, 0.50), trial("0002", 3_000, 0.88), trial("0003", 20_000, 0.90), trial("0004", 200_000, 0.91)]
+POINTS = [
+    trial("0001", 1_000, 0.50),
+    trial("0002", 3_000, 0.88),
+    trial("0003", 20_000, 0.90),
+    trial("0004", 200_000, 0.91),
+]
 
 
-@pytest.mark.parametrize(("select", "max_params", "chosen"), [
-    ("best", None, "0004"), ("best", 100_000, "0003"), ("knee", None, "0002"),
-    # One standard error of .91 on 100 clips is .029: .88 is further away than that, .90 is not.
-    ("smallest", None, "0003"), ("smallest", 5_000, "0002"), ("trial:0001", None, "0001")])
+@pytest.mark.parametrize(
+    ("select", "max_params", "chosen"),
+    [
+        ("best", None, "0004"),
+        ("best", 100_000, "0003"),
+        ("knee", None, "0002"),
+        # One standard error of .91 on 100 clips is .029: .88 is further away than that, .90 is not.
+        ("smallest", None, "0003"),
+        ("smallest", 5_000, "0002"),
+        ("trial:0001", None, "0001"),
+    ],
+)
 def test_models_are_chosen_by_rule(select, max_params, chosen):
     assert export.choose(POINTS, POINTS, select, 100, max_params).trial == chosen
 

@@ -47,8 +47,11 @@ def options(videos: Path, out: Path, **others: Any) -> PreprocessOptions:
 
 def digests(path: Path) -> dict[str, str]:
     """Of what a reader sees."""
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in path.iterdir()
-            if not file.name.startswith(".")}
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in path.iterdir()
+        if not file.name.startswith(".")
+    }
 
 
 def rejected(out: Path) -> dict[str, str]:
@@ -96,8 +99,13 @@ def test_grey_and_sampled_shards(ray_up: None, videos: Path, tmp_path: Path) -> 
 
 def test_bad_files_among_good_ones_are_told_of_and_the_rest_goes_on(ray_up: None, tmp_path: Path) -> None:
     videos = write_class_folders(tmp_path / "videos", num_clips=10)
-    wanted = {"left/empty.avi": "unreadable", "left/text.avi": "unreadable", "right/garbage.avi": "unreadable",
-              "right/half.avi": "truncated", "right/hangs.avi": "timed_out"}
+    wanted = {
+        "left/empty.avi": "unreadable",
+        "left/text.avi": "unreadable",
+        "right/garbage.avi": "unreadable",
+        "right/half.avi": "truncated",
+        "right/hangs.avi": "timed_out",
+    }
     (videos / "left/empty.avi").touch()
     (videos / "left/text.avi").write_text("no video\n" * 100)
     (videos / "right/garbage.avi").write_bytes(np.random.default_rng(0).bytes(5000))
@@ -110,8 +118,12 @@ def test_bad_files_among_good_ones_are_told_of_and_the_rest_goes_on(ray_up: None
     console = Console(file=io.StringIO(), width=100)
     console.print(summary(result))
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    for part in ("train", "5 clips rejected (1 timed_out, 1 truncated, 3 unreadable)", "rejected.csv",
-                 f"next: python -m pipelines.train {tmp_path}"):
+    for part in (
+        "train",
+        "5 clips rejected (1 timed_out, 1 truncated, 3 unreadable)",
+        "rejected.csv",
+        f"next: python -m pipelines.train {tmp_path}",
+    ):
         assert part in text.replace("\n", "")
 
 
@@ -122,10 +134,14 @@ def test_a_missing_file_of_a_csv_is_a_rejected_clip(ray_up: None, videos: Path, 
     assert rejected(tmp_path / "out") == {"gone.avi": "missing"}
 
 
-@pytest.mark.parametrize(("bad", "message"), [
-    (("left", "right"), "all 6 clips were rejected; .*rejected.csv says why"),
-    (("left",), "every clip of 'left' in train was rejected; .*rejected.csv says why"),
-], ids=["everything", "a class"])
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (("left", "right"), "all 6 clips were rejected; .*rejected.csv says why"),
+        (("left",), "every clip of 'left' in train was rejected; .*rejected.csv says why"),
+    ],
+    ids=["everything", "a class"],
+)
 def test_when_too_little_is_left_it_says_so(ray_up: None, tmp_path: Path, bad: tuple[str, ...], message: str) -> None:
     videos = write_class_folders(tmp_path / "videos", num_clips=3)
     for name in bad:
@@ -138,15 +154,23 @@ def test_when_too_little_is_left_it_says_so(ray_up: None, tmp_path: Path, bad: t
         ShardDataset.open(tmp_path / "out")
 
 
-def test_a_decoder_that_crashes_costs_its_clip_only(videos: Path, tmp_path: Path,
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:
-    entries = [{"clip_id": path.name, "path": str(path), "labels": [0], "group": ""}
-               for path in sorted(videos.glob("left/*"))[:4]]
+def test_a_decoder_that_crashes_costs_its_clip_only(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [
+        {"clip_id": path.name, "path": str(path), "labels": [0], "group": ""}
+        for path in sorted(videos.glob("left/*"))[:4]
+    ]
     with DyingDecoder(60) as decoder:
         decoder.deaths = 2
         monkeypatch.setattr(module, "_decoder", lambda time_limit_s: decoder)
-        row = module._make_shard({"unit": json.dumps({"file": "val-00000.arrow", "split": "val", "entries": entries})},
-                                 out=tmp_path, frame=Frame(24, 16, 3), sampling=Sampling(), time_limit_s=60)
+        row = module._make_shard(
+            {"unit": json.dumps({"file": "val-00000.arrow", "split": "val", "entries": entries})},
+            out=tmp_path,
+            frame=Frame(24, 16, 3),
+            sampling=Sampling(),
+            time_limit_s=60,
+        )
     report = json.loads(row["report"])
     assert report["rejected"] == [["clip_00.avi", "crashed"]]
     assert report["shard"]["num_clips"] == 3
@@ -167,13 +191,18 @@ def test_resume_makes_what_is_missing_and_forgets_nothing(ray_up: None, tmp_path
     assert (out / "train-00000.arrow").stat().st_mtime_ns == untouched
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({}, "exists; --resume continues it, --overwrite deletes it first"),
-    ({"resume": True, "width": 32}, "was started with width=24, not 32; resume it with the same options"),
-    ({"resume": True, "num_frames": 3}, "was started with num_frames=None, not 3"),
-], ids=["existing OUT", "other width", "other sampling"])
-def test_an_existing_out_is_refused_unless_it_is_the_same_job(shards: Path, videos: Path, changes: dict[str, Any],
-                                                              message: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "exists; --resume continues it, --overwrite deletes it first"),
+        ({"resume": True, "width": 32}, "was started with width=24, not 32; resume it with the same options"),
+        ({"resume": True, "num_frames": 3}, "was started with num_frames=None, not 3"),
+    ],
+    ids=["existing OUT", "other width", "other sampling"],
+)
+def test_an_existing_out_is_refused_unless_it_is_the_same_job(
+    shards: Path, videos: Path, changes: dict[str, Any], message: str
+) -> None:
     before = digests(shards)
     with pytest.raises(UserError, match=message):
         preprocess(options(videos, shards, **changes))
@@ -200,14 +229,18 @@ def test_what_makes_no_sense_is_refused_before_out_is_made(tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("values", "message"), [
-    ({"width": 0}, "width must be above 0, got 0"),
-    ({"channels": 2}, r"channels must be 3 \(RGB\) or 1 \(grey\), got 2"),
-    ({"shard_clips": -1}, "shard_clips must be above 0, got -1"),
-    ({"max_frames": 0}, "max_frames must be above 0, got 0"),
-    ({"num_frames": 3, "fps": 2.0}, "num_frames=3 and fps=2.0 exclude each other"),
-    ({"resume": True, "overwrite": True}, "resume and overwrite exclude each other"),
-], ids=str)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"width": 0}, "width must be above 0, got 0"),
+        ({"channels": 2}, r"channels must be 3 \(RGB\) or 1 \(grey\), got 2"),
+        ({"shard_clips": -1}, "shard_clips must be above 0, got -1"),
+        ({"max_frames": 0}, "max_frames must be above 0, got 0"),
+        ({"num_frames": 3, "fps": 2.0}, "num_frames=3 and fps=2.0 exclude each other"),
+        ({"resume": True, "overwrite": True}, "resume and overwrite exclude each other"),
+    ],
+    ids=str,
+)
 def test_senseless_options_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         options(Path("videos"), Path("out"), **values)
@@ -217,16 +250,22 @@ def test_senseless_options_are_refused(values: dict[str, Any], message: str) -> 
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True,
-                           check=False) if sys.platform == "linux" and os.geteuid() == 0 else None
+    mount = (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True, check=False
+        )
+        if sys.platform == "linux" and os.geteuid() == 0
+        else None
+    )
     if mount is None or mount.returncode:
         pytest.skip("needs to mount a small file system, as root on Linux")
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_a_full_disk_leaves_nothing_half_written_and_can_be_resumed(shards: Path, videos: Path,
-                                                                    small_disk: Path) -> None:
+def test_a_full_disk_leaves_nothing_half_written_and_can_be_resumed(
+    shards: Path, videos: Path, small_disk: Path
+) -> None:
     with pytest.raises(OSError, match="No space left on device") as error:
         preprocess(options(videos, small_disk / "out"))
     assert "arrow" in str(error.value)
@@ -241,8 +280,14 @@ def test_a_full_disk_leaves_nothing_half_written_and_can_be_resumed(shards: Path
 
 def start(videos: Path, out: Path, *others: str, command: tuple[str, ...] = ("-m", "pipelines.preprocess")) -> Any:
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
-    return subprocess.Popen([sys.executable, *command, str(videos), str(out), *arguments, *others], cwd=REPO,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, *command, str(videos), str(out), *arguments, *others],
+        cwd=REPO,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def wait_for_shards(process: Any, out: Path, number: int) -> None:

@@ -74,28 +74,52 @@ def test_to_dense_gives_torch_s_layer_with_equal_output_state_and_gradients(cell
         if network is layer or lengths is None:
             output, h_n = network(x, state, lengths=lengths) if network is layer else network(x, state)
         else:
-            packed, h_n = network(pack_padded_sequence(x, torch.tensor(lengths), batch_first=True, enforce_sorted=False), state)
+            packed, h_n = network(
+                pack_padded_sequence(x, torch.tensor(lengths), batch_first=True, enforce_sorted=False), state
+            )
             output, _ = pad_packed_sequence(packed, batch_first=True)
         loss = output.sin().sum() + sum(part.cos().sum() for part in parts(h_n))
-        results.append({"output": output, **{f"state {i}": part for i, part in enumerate(parts(h_n))},
-                        **dict(zip(["input", *(f"hx {i}" for i in range(len(hx)))],
-                                   torch.autograd.grad(loss, [x, *hx], retain_graph=True), strict=True))})
+        results.append(
+            {
+                "output": output,
+                **{f"state {i}": part for i, part in enumerate(parts(h_n))},
+                **dict(
+                    zip(
+                        ["input", *(f"hx {i}" for i in range(len(hx)))],
+                        torch.autograd.grad(loss, [x, *hx], retain_graph=True),
+                        strict=True,
+                    )
+                ),
+            }
+        )
         loss.backward(inputs=list(network.parameters()))
     for name in results[0]:
-        torch.testing.assert_close(results[0][name], results[1][name], rtol=1e-9, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            results[0][name], results[1][name], rtol=1e-9, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}"
+        )
     for suffix in [suffix for _, suffix in layer._directions()]:
         ours, theirs = layer._ih(suffix), f"weight_ih_{suffix}"
         # The gradient of a core is that of the dense weight, carried through the multiplying out.
-        carried = torch.autograd.grad(ours.weight() * ours.scale, list(ours.cores), getattr(dense, theirs).grad -
-                                      (torch.outer(getattr(dense, f"bias_ih_{suffix}").grad, ours.mean) if ours.centred else 0))
+        carried = torch.autograd.grad(
+            ours.weight() * ours.scale,
+            list(ours.cores),
+            getattr(dense, theirs).grad
+            - (torch.outer(getattr(dense, f"bias_ih_{suffix}").grad, ours.mean) if ours.centred else 0),
+        )
         for number, (core, gradient) in enumerate(zip(ours.cores, carried, strict=True)):
-            torch.testing.assert_close(core.grad, gradient, rtol=1e-9, atol=1e-11, msg=lambda m, n=number: f"core {n}: {m}")
+            torch.testing.assert_close(
+                core.grad, gradient, rtol=1e-9, atol=1e-11, msg=lambda m, n=number: f"core {n}: {m}"
+            )
         if layer.recurrent_ranks is None:
-            torch.testing.assert_close(getattr(layer, f"weight_hh_{suffix}").grad, getattr(dense, f"weight_hh_{suffix}").grad)
+            torch.testing.assert_close(
+                getattr(layer, f"weight_hh_{suffix}").grad, getattr(dense, f"weight_hh_{suffix}").grad
+            )
         if layer.bias:
             torch.testing.assert_close(ours.bias.grad, getattr(dense, f"bias_ih_{suffix}").grad)
         if layer.bias and cell == "gru":
-            torch.testing.assert_close(getattr(layer, f"bias_hn_{suffix}").grad, getattr(dense, f"bias_hh_{suffix}").grad[12:])
+            torch.testing.assert_close(
+                getattr(layer, f"bias_hn_{suffix}").grad, getattr(dense, f"bias_hh_{suffix}").grad[12:]
+            )
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -135,23 +159,33 @@ def test_uint8_frames_with_their_axes():
     torch.testing.assert_close(layer(frames)[0], layer(frames.flatten(2).double())[0])
 
 
-@pytest.mark.parametrize(("args", "kwargs", "words"), [
-    ((torch.zeros(4, 5, 11),), {}, "12 values, got frames of 11"),
-    ((torch.zeros(4, 5, 12),), {"lengths": [5, 5, 0, 5]}, "from 1 to 5"),
-    ((torch.zeros(4, 5, 12),), {"lengths": [5, 5, 6, 5]}, "from 1 to 5"),
-    ((torch.zeros(4, 5, 12),), {"lengths": [5, 5]}, "4 numbers"),
-    ((torch.zeros(4, 5, 12), torch.zeros(1, 3, 6)), {}, r"\(1, 4, 6\)"),
-    ((torch.zeros(5),), {}, "got shape"),
-    ((torch.zeros(4, 0, 12),), {}, "at least one frame"),
-], ids=["frame size", "length 0", "length above T", "too few lengths", "state", "no time", "no frames"])
+@pytest.mark.parametrize(
+    ("args", "kwargs", "words"),
+    [
+        ((torch.zeros(4, 5, 11),), {}, "12 values, got frames of 11"),
+        ((torch.zeros(4, 5, 12),), {"lengths": [5, 5, 0, 5]}, "from 1 to 5"),
+        ((torch.zeros(4, 5, 12),), {"lengths": [5, 5, 6, 5]}, "from 1 to 5"),
+        ((torch.zeros(4, 5, 12),), {"lengths": [5, 5]}, "4 numbers"),
+        ((torch.zeros(4, 5, 12), torch.zeros(1, 3, 6)), {}, r"\(1, 4, 6\)"),
+        ((torch.zeros(5),), {}, "got shape"),
+        ((torch.zeros(4, 0, 12),), {}, "at least one frame"),
+    ],
+    ids=["frame size", "length 0", "length above T", "too few lengths", "state", "no time", "no frames"],
+)
 def test_inputs_that_do_not_fit_are_refused_with_their_values(args, kwargs, words):
     with pytest.raises(ValueError, match=words):
         make("gru", batch_first=True, dtype=torch.float32)(*args, **kwargs)
 
 
-@pytest.mark.parametrize(("kwargs", "words"), [
-    ({"dropout": 1.0}, "dropout"), ({"recurrent_dropout": -0.1}, "recurrent_dropout"), ({"num_layers": 0}, "num_layers"),
-], ids=str)
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"dropout": 1.0}, "dropout"),
+        ({"recurrent_dropout": -0.1}, "recurrent_dropout"),
+        ({"num_layers": 0}, "num_layers"),
+    ],
+    ids=str,
+)
 def test_impossible_arguments_are_refused(kwargs, words):
     with pytest.raises(ValueError, match=words):
         make("gru", **kwargs)
@@ -212,7 +246,10 @@ def test_gradcheck(cell):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("cell", CELLS)
 def test_cuda_gives_what_the_cpu_gives(cell):
-    layer, frames = make(cell, batch_first=True, mean=[100.0, 90.0], scale=0.02), torch.randint(0, 256, (4, 5, 12), dtype=torch.uint8)
+    layer, frames = (
+        make(cell, batch_first=True, mean=[100.0, 90.0], scale=0.02),
+        torch.randint(0, 256, (4, 5, 12), dtype=torch.uint8),
+    )
     expected, _ = layer(frames, lengths=[5, 2, 4, 1])
     output, _ = layer.cuda()(frames.cuda(), lengths=[5, 2, 4, 1])
     torch.testing.assert_close(output.cpu(), expected)

@@ -82,9 +82,12 @@ def test_page_offers_no_button_that_sends_data_away(page: Page) -> None:
 def test_picture_of_the_page_shows_every_trial_with_a_metric_in_its_role(page: Page) -> None:
     line, *traces = page.figure()["data"]
     assert {trace["name"]: list(zip(trace["x"], trace["y"], strict=True)) for trace in traces} == {
-        "not finished": [(500, 99.0)], "dominated": [(3000, 75.0)], "dense baseline": [(90_000, 70.0)],
+        "not finished": [(500, 99.0)],
+        "dominated": [(3000, 75.0)],
+        "dense baseline": [(90_000, 70.0)],
         "frontier": [(1000, 30.0), (3000, 80.0), (40_000, 85.0)],
-        "frontier on test": [(1000, 51.0), (3000, 52.0), (40_000, 53.0)]}
+        "frontier on test": [(1000, 51.0), (3000, 52.0), (40_000, 53.0)],
+    }
     assert line["line"]["shape"] == "hv"
     assert (line["x"][:3], line["y"]) == ([1000, 3000, 40_000], [30.0, 80.0, 85.0, 85.0])
     assert line["x"][3] > 90_000
@@ -96,16 +99,27 @@ def test_picture_of_the_page_shows_every_trial_with_a_metric_in_its_role(page: P
 def test_hover_tells_shape_ranks_sizes_metrics_and_time(page: Page) -> None:
     frontier = next(trace for trace in page.figure()["data"] if trace.get("name") == "frontier")
     assert frontier["hovertext"][1].split("<br>") == [
-        "trial 0001, gru, tt input", "modes 8x4x8x8 → 4x4x4x4", "ranks 3x3x3, recurrent ranks none",
-        "3,000 parameters, 400 of them input-to-hidden", "validation 80.0%, test 52.0%", "trained 1 min 02 s, 5 epochs"]
+        "trial 0001, gru, tt input",
+        "modes 8x4x8x8 → 4x4x4x4",
+        "ranks 3x3x3, recurrent ranks none",
+        "3,000 parameters, 400 of them input-to-hidden",
+        "validation 80.0%, test 52.0%",
+        "trained 1 min 02 s, 5 epochs",
+    ]
     assert frontier["text"] == ["<b></b>", "<b>knee</b>", "<b>best</b>"]
 
 
 def test_page_says_how_its_numbers_were_made(page: Page) -> None:
-    for part in ('words, 3 classes: left, <script>alert(1)</script>, "x",y', "60 validation, 30 test", "looked at once",
-                 "chance is 33.3%; the best point's standard error is 4.6 points", "failed: diverged <b>",
-                 "5 complete, 1 pruned, 1 failed, 1 unfinished; 5 epochs at most, seed 0",
-                 "python -m pipelines.sweep --data clips", "--select knee"):
+    for part in (
+        'words, 3 classes: left, <script>alert(1)</script>, "x",y',
+        "60 validation, 30 test",
+        "looked at once",
+        "chance is 33.3%; the best point's standard error is 4.6 points",
+        "failed: diverged <b>",
+        "5 complete, 1 pruned, 1 failed, 1 unfinished; 5 epochs at most, seed 0",
+        "python -m pipelines.sweep --data clips",
+        "--select knee",
+    ):
         assert part in page.text
     assert [tag for tag, _ in page.tags].count("script") == 3
 
@@ -138,16 +152,29 @@ DENSE = {"0000": {"num_params": 5000, "val_metric": 1.0, "config": config(input=
 WIDE = {**TRIALS, "0008": {"num_params": 44_236_800, "val_metric": 0.9, "config": config()}}
 
 
-@pytest.mark.parametrize(("trials", "changes", "ticks", "names"), [
-    (ONE, {}, ["2k", "5k", "10k"], ["frontier", "frontier on test"]),
-    (DENSE, {}, ["2k", "5k", "10k"], ["dense baseline", "frontier", "frontier on test"]),
-    (ONE, {"num_test_clips": 0, "dataset": r"$\foo$ 5$", "metric": "mean_average_precision"}, ["2k", "5k", "10k"],
-     ["frontier"]),
-    (WIDE, {}, ["1k", "10k", "100k", "1M", "10M"],
-     ["dense baseline", "dominated", "frontier", "frontier on test", "not finished"]),
-], ids=["one trial, nothing configured", "dense only", "no test clips, dollars in the name", "five decades"])
-def test_any_sweep_can_be_drawn(tmp_path: Path, trials: dict[str, Any], changes: dict[str, Any], ticks: list[str],
-                                names: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("trials", "changes", "ticks", "names"),
+    [
+        (ONE, {}, ["2k", "5k", "10k"], ["frontier", "frontier on test"]),
+        (DENSE, {}, ["2k", "5k", "10k"], ["dense baseline", "frontier", "frontier on test"]),
+        (
+            ONE,
+            {"num_test_clips": 0, "dataset": r"$\foo$ 5$", "metric": "mean_average_precision"},
+            ["2k", "5k", "10k"],
+            ["frontier"],
+        ),
+        (
+            WIDE,
+            {},
+            ["1k", "10k", "100k", "1M", "10M"],
+            ["dense baseline", "dominated", "frontier", "frontier on test", "not finished"],
+        ),
+    ],
+    ids=["one trial, nothing configured", "dense only", "no test clips, dollars in the name", "five decades"],
+)
+def test_any_sweep_can_be_drawn(
+    tmp_path: Path, trials: dict[str, Any], changes: dict[str, Any], ticks: list[str], names: list[str]
+) -> None:
     result = write_frontier(make_sweep(tmp_path / "sweep", trials, **changes), Evaluate())
     figure = Page(Path(result["files"]["report.html"])).figure()
     assert figure["layout"]["xaxis"]["ticktext"] == ticks
@@ -163,9 +190,17 @@ def test_both_are_drawn_from_pareto_json_alone(data: dict[str, Any], tmp_path: P
         assert (tmp_path / name).read_bytes() == Path(data["files"][name]).read_bytes()
 
 
-@pytest.mark.parametrize(("seconds", "text"), [
-    (None, "-"), (0.4, "0 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3900, "1 h 05 min"), (90_000, "25 h 00 min"),
-])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "-"),
+        (0.4, "0 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (3900, "1 h 05 min"),
+        (90_000, "25 h 00 min"),
+    ],
+)
 def test_training_time_is_told_in_its_own_unit(data: dict[str, Any], seconds: float | None, text: str) -> None:
     assert texts({**data["trials"][0], "train_s": seconds})["train_s"] == text
 

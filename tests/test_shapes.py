@@ -26,15 +26,24 @@ PAPER = [
 ]
 
 
-@pytest.mark.parametrize(("in_modes", "rank", "gates", "count"), PAPER,
-                         ids=lambda value: format_modes(value) if isinstance(value, tuple) else str(value))
+@pytest.mark.parametrize(
+    ("in_modes", "rank", "gates", "count"),
+    PAPER,
+    ids=lambda value: format_modes(value) if isinstance(value, tuple) else str(value),
+)
 def test_input_parameters_are_those_of_the_paper(in_modes, rank, gates, count):
     assert TTShape(in_modes, gate_modes((4, 4, 4, 4), gates), rank).num_params == count
 
 
-@pytest.mark.parametrize(("in_modes", "dense"), [
-    (UCF11, (14_745_600, 44_236_800, 58_982_400)), (HOLLYWOOD2, (17_971_200, 53_913_600, 71_884_800)),
-    (YOUTUBE, (14_745_600, 44_236_800, 58_982_400))], ids=["ucf11", "hollywood2", "youtube"])
+@pytest.mark.parametrize(
+    ("in_modes", "dense"),
+    [
+        (UCF11, (14_745_600, 44_236_800, 58_982_400)),
+        (HOLLYWOOD2, (17_971_200, 53_913_600, 71_884_800)),
+        (YOUTUBE, (14_745_600, 44_236_800, 58_982_400)),
+    ],
+    ids=["ucf11", "hollywood2", "youtube"],
+)
 def test_dense_counts_are_those_of_the_paper(in_modes, dense):
     assert tuple(TTShape(in_modes, gate_modes((4, 4, 4, 4), gates), 4).num_dense_params for gates in (1, 3, 4)) == dense
 
@@ -52,13 +61,17 @@ def test_ranks_above_what_the_modes_allow_are_clipped_and_said(caplog):
     assert "4x4" in caplog.text
 
 
-@pytest.mark.parametrize(("args", "words"), [
-    (((2, 3), (2,), 2), "2x3 and 2"),
-    (((), (), 2), "at least one"),
-    (((2, 3, 4), (2, 2, 2), (2, 2, 2)), "2x2x2"),
-    (((2, 0), (2, 2), 2), "in_modes must be positive, got 2x0"),
-    (((2, 2), (2, 2), 0), "ranks must be positive, got 0"),
-], ids=["numbers differ", "none", "too many ranks", "mode 0", "rank 0"])
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (((2, 3), (2,), 2), "2x3 and 2"),
+        (((), (), 2), "at least one"),
+        (((2, 3, 4), (2, 2, 2), (2, 2, 2)), "2x2x2"),
+        (((2, 0), (2, 2), 2), "in_modes must be positive, got 2x0"),
+        (((2, 2), (2, 2), 0), "ranks must be positive, got 0"),
+    ],
+    ids=["numbers differ", "none", "too many ranks", "mode 0", "rank 0"],
+)
 def test_impossible_shapes_are_refused_with_their_values(args, words):
     with pytest.raises(ValueError, match=words):
         TTShape(*args)
@@ -82,7 +95,9 @@ def test_factorisations_are_all_of_them_once(size, num_modes):
     assert all(math.prod(modes) == size for modes in found)
 
     def count(size, num_modes):
-        return 1 if num_modes == 1 else sum(count(size // f, num_modes - 1) for f in range(1, size + 1) if size % f == 0)
+        return (
+            1 if num_modes == 1 else sum(count(size // f, num_modes - 1) for f in range(1, size + 1) if size % f == 0)
+        )
 
     assert len(found) == count(size, num_modes)
 
@@ -91,7 +106,9 @@ def test_factorisations_keep_to_the_smallest_factor():
     assert list(factorisations(24, 2, smallest=3)) == [(3, 8), (4, 6), (6, 4), (8, 3)]
 
 
-@pytest.mark.parametrize(("height", "width", "channels"), [(120, 160, 3), (60, 80, 1), (32, 64, 1), (59, 7, 3), (1, 1, 1)])
+@pytest.mark.parametrize(
+    ("height", "width", "channels"), [(120, 160, 3), (60, 80, 1), (32, 64, 1), (59, 7, 3), (1, 1, 1)]
+)
 def test_frame_modes_keep_rows_and_columns_apart(height, width, channels):
     y1, y2, x1, x2 = frame_modes(height, width, channels)
     assert (y1 * y2, x1 * x2) == (height, width * channels)
@@ -103,7 +120,7 @@ def test_auto_modes_take_any_number_of_modes():
 
 
 def test_modes_that_do_not_multiply_to_the_frame_are_refused_with_a_way_out():
-    with pytest.raises(ValueError, match="56,000 .* the frame has 57,600 values; try 15x15x16x16"):
+    with pytest.raises(ValueError, match=r"56,000 .* the frame has 57,600 values; try 15x15x16x16"):
         check_modes((7, 20, 20, 20), 57_600, "in_modes", "the frame has")
 
 

@@ -21,16 +21,35 @@ FRAME = Frame(width=7, height=5, channels=3)
 
 def make_clips(number: int, seed: int = 0) -> list[Clip]:
     rng = np.random.default_rng(seed)
-    return [Clip(f"a/{i}.avi", tuple(range(i % 3)), f"g{i % 2}", 12.5 + i,
-                 rng.integers(0, 256, (1 + 3 * i % 5, *FRAME.shape), dtype=np.uint8)) for i in range(number)]
+    return [
+        Clip(
+            f"a/{i}.avi",
+            tuple(range(i % 3)),
+            f"g{i % 2}",
+            12.5 + i,
+            rng.integers(0, 256, (1 + 3 * i % 5, *FRAME.shape), dtype=np.uint8),
+        )
+        for i in range(number)
+    ]
 
 
 def make_dataset(path: Path, clips: dict[str, list[list[Clip]]]) -> Path:
     path.mkdir(exist_ok=True)
-    splits = {name: [write_shard(path / f"{name}-{index:05}.arrow", shard) for index, shard in enumerate(shards)]
-              for name, shards in clips.items()}
-    write_dataset_json(path, classes=["x", "y", "z"], task="multi_label", frame=FRAME, sampling={"fps": None},
-                       mean=[1.5, 2.0, 3.0], std=[4.0, 5.0, 6.5], splits=splits, options={"seed": 0})
+    splits = {
+        name: [write_shard(path / f"{name}-{index:05}.arrow", shard) for index, shard in enumerate(shards)]
+        for name, shards in clips.items()
+    }
+    write_dataset_json(
+        path,
+        classes=["x", "y", "z"],
+        task="multi_label",
+        frame=FRAME,
+        sampling={"fps": None},
+        mean=[1.5, 2.0, 3.0],
+        std=[4.0, 5.0, 6.5],
+        splits=splits,
+        options={"seed": 0},
+    )
     return path
 
 
@@ -95,8 +114,9 @@ def test_many_threads_may_read(dataset: Path) -> None:
 def test_plain_pyarrow_reads_a_shard(dataset: Path) -> None:
     table = pa.ipc.open_file(str(dataset / "train-00001.arrow")).read_all()
     names = ["clip_id", "labels", "group", "num_frames", "fps", "frames"]
-    assert [(field.name, str(field.type)) for field in table.schema] == list(zip(names, [
-        "string", "list<item: int32>", "string", "int32", "float", "large_binary"], strict=True))
+    assert [(field.name, str(field.type)) for field in table.schema] == list(
+        zip(names, ["string", "list<item: int32>", "string", "int32", "float", "large_binary"], strict=True)
+    )
     row, clip = table.to_pylist()[2], make_clips(4, seed=1)[2]
     assert row["labels"] == list(clip.labels)
     frames = np.frombuffer(row["frames"], np.uint8).reshape(row["num_frames"], *FRAME.shape)
@@ -126,21 +146,36 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 def cut(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:file.stat().st_size // 2])
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-@pytest.mark.parametrize(("damage", "message"), [
-    pytest.param(lambda path: (path / "dataset.json").unlink(), r"shards has no dataset.json: it is unfinished",
-                 id="unfinished"),
-    pytest.param(lambda path: path.rename(path.with_name("other")), r"shards is no directory", id="no directory"),
-    pytest.param(lambda path: cut(path / "dataset.json"), r"dataset.json is damaged", id="dataset.json cut in half"),
-    pytest.param(lambda path: (path / "dataset.json").write_text("[]"), r"dataset.json is damaged", id="other JSON"),
-    pytest.param(lambda path: edit(path, version=2), r"version 2, this program reads .* version 1", id="version"),
-    pytest.param(lambda path: edit(path, frame={}), r"dataset.json is damaged", id="a value is missing"),
-    pytest.param(lambda path: cut(path / "train-00001.arrow"),
-                 r"train-00001.arrow is damaged: it has [\d,]+ bytes instead of [\d,]+", id="shard cut in half"),
-    pytest.param(lambda path: (path / "val-00000.arrow").unlink(), r"val-00000.arrow is missing", id="missing shard"),
-])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        pytest.param(
+            lambda path: (path / "dataset.json").unlink(),
+            r"shards has no dataset.json: it is unfinished",
+            id="unfinished",
+        ),
+        pytest.param(lambda path: path.rename(path.with_name("other")), r"shards is no directory", id="no directory"),
+        pytest.param(
+            lambda path: cut(path / "dataset.json"), r"dataset.json is damaged", id="dataset.json cut in half"
+        ),
+        pytest.param(
+            lambda path: (path / "dataset.json").write_text("[]"), r"dataset.json is damaged", id="other JSON"
+        ),
+        pytest.param(lambda path: edit(path, version=2), r"version 2, this program reads .* version 1", id="version"),
+        pytest.param(lambda path: edit(path, frame={}), r"dataset.json is damaged", id="a value is missing"),
+        pytest.param(
+            lambda path: cut(path / "train-00001.arrow"),
+            r"train-00001.arrow is damaged: it has [\d,]+ bytes instead of [\d,]+",
+            id="shard cut in half",
+        ),
+        pytest.param(
+            lambda path: (path / "val-00000.arrow").unlink(), r"val-00000.arrow is missing", id="missing shard"
+        ),
+    ],
+)
 def test_what_is_not_whole_is_refused_in_one_line_that_names_it(dataset: Path, damage: Any, message: str) -> None:
     damage(dataset)
     with pytest.raises(UserError, match=message) as error:

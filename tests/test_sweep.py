@@ -48,7 +48,17 @@ def table(path):
 
 def test_sweep_leaves_what_the_design_says(swept):
     out, result = swept
-    names = {"sweep.json", "study.journal", "trials", "trials.csv", "pareto.csv", "pareto.json", "report.html", "pareto.png", "best"}
+    names = {
+        "sweep.json",
+        "study.journal",
+        "trials",
+        "trials.csv",
+        "pareto.csv",
+        "pareto.json",
+        "report.html",
+        "pareto.png",
+        "best",
+    }
     assert names == {path.name for path in out.iterdir() if not path.name.startswith(".")}
     assert sorted(path.name for path in (out / "trials").iterdir()) == [f"{number:04d}" for number in range(6)]
     assert list(table(out / "trials.csv")[0])[: len(COLUMNS)] == list(COLUMNS)
@@ -91,8 +101,22 @@ def test_sweep_that_exists_is_refused_and_one_of_other_options_not_resumed(swept
 
 
 def command(shards, out, *words):
-    return [sys.executable, "-m", "pipelines.sweep", "--data", str(shards), "--out", str(out), "--num-trials", "5", "--epochs", "30",
-            "--max-params", "100000", *words]
+    return [
+        sys.executable,
+        "-m",
+        "pipelines.sweep",
+        "--data",
+        str(shards),
+        "--out",
+        str(out),
+        "--num-trials",
+        "5",
+        "--epochs",
+        "30",
+        "--max-params",
+        "100000",
+        *words,
+    ]
 
 
 def complete_trials(out):
@@ -120,22 +144,31 @@ def test_interrupted_sweep_resumes_with_the_same_number_of_trials(shards, tmp_pa
     assert not list(out.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize(("words", "hint"), [
-    (["--space", "everything"], "there are shapes, ranks"),
-    (["--num-trials", "0"], "num_trials"),
-    (["--data", "{tmp}/nothing"], "nothing"),
-    (["--data", "{tmp}"], "{tmp}"),
-    (["--num-workers", "999"], "999"),
-    (["--max-params", "many"], "many"),
-], ids=["unknown space", "no trials", "no such data", "folder without videos", "too many workers", "no number"])
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--space", "everything"], "there are shapes, ranks"),
+        (["--num-trials", "0"], "num_trials"),
+        (["--data", "{tmp}/nothing"], "nothing"),
+        (["--data", "{tmp}"], "{tmp}"),
+        (["--num-workers", "999"], "999"),
+        (["--max-params", "many"], "many"),
+    ],
+    ids=["unknown space", "no trials", "no such data", "folder without videos", "too many workers", "no number"],
+)
 def test_mistakes_end_with_2_and_one_line(shards, tmp_path, words, hint):
     words = [word.format(tmp=tmp_path) for word in words]
     if "--data" not in words:
         words += ["--data", str(shards)]
-    done = subprocess.run([sys.executable, "-m", "pipelines.sweep", "--out", str(tmp_path / "out"), *words],
-                          capture_output=True, text=True, check=False, env={**os.environ, "PYTHONWARNINGS": ""})
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.sweep", "--out", str(tmp_path / "out"), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONWARNINGS": ""},
+    )
     assert done.returncode == 2, done.stderr
-    # Ray may have started, and the catalogue been told of, before the mistake shows; it is told of in one line, the last.
+    # Ray may have started, and the catalogue been told of, before the mistake shows; the last line is the one.
     assert "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
     assert hint.format(tmp=tmp_path) in done.stderr.strip().splitlines()[-1]
@@ -144,7 +177,9 @@ def test_mistakes_end_with_2_and_one_line(shards, tmp_path, words, hint):
 
 
 def test_trials_of_two_workers_train_on_ray(shards, tmp_path):
-    result = sweep(SweepOptions(data=str(shards), out=str(tmp_path / "out"), num_trials=2, epochs=2, num_workers=2, space="ranks"))
+    result = sweep(
+        SweepOptions(data=str(shards), out=str(tmp_path / "out"), num_trials=2, epochs=2, num_workers=2, space="ranks")
+    )
     assert [trial["state"] for trial in result["trials"]] == ["complete", "complete"]
 
 
@@ -155,8 +190,14 @@ def test_every_point_of_a_space_is_a_model_that_fits_the_frame(name, frame):
     found = optuna.create_study(directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0))
     found.set_user_attr("frame", list(frame))
 
-    data = SimpleNamespace(frame=Frame(frame[1], frame[0], frame[2]), classes=("a", "b"), task="single_label", mean=(1.0,),
-                           std=(1.0,), sampling={})
+    data = SimpleNamespace(
+        frame=Frame(frame[1], frame[0], frame[2]),
+        classes=("a", "b"),
+        task="single_label",
+        mean=(1.0,),
+        std=(1.0,),
+        sampling={},
+    )
     points = [space.space(found.ask()) for _ in range(20)] + space.baselines(frame)
     sizes = {model_config(TrainOptions(shards="s", out="o", **point), data).num_params for point in points}
     assert len(sizes) > 5

@@ -29,17 +29,29 @@ def options(shards, out, **kwargs):
 
 
 def metrics(run):
-    return [{name: value for name, value in json.loads(line).items() if name not in ("time_s", "frames_per_s")}
-            for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {name: value for name, value in json.loads(line).items() if name not in ("time_s", "frames_per_s")}
+        for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def weights(run):
     return ttrnn.load(run / "model").state_dict()
 
 
-@pytest.mark.parametrize("kwargs", [
-    {}, {"cell": "lstm"}, {"cell": "rnn"}, {"input": "dense"}, {"recurrent_ranks": "2"}, {"bidirectional": True, "num_layers": 2},
-    {"pooling": "mean"}], ids=str)
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"cell": "lstm"},
+        {"cell": "rnn"},
+        {"input": "dense"},
+        {"recurrent_ranks": "2"},
+        {"bidirectional": True, "num_layers": 2},
+        {"pooling": "mean"},
+    ],
+    ids=str,
+)
 def test_every_kind_of_model_learns(shards, tmp_path, kwargs):
     result = train(options(shards, tmp_path / "run", epochs=12, **kwargs))
     assert result["val_metric"] > 0.75
@@ -57,7 +69,13 @@ def test_several_labels_are_learnt_and_measured_by_average_precision(tmp_path):
 def test_run_leaves_what_the_design_says(shards, tmp_path):
     result = train(options(shards, tmp_path / "run"))
     run = tmp_path / "run"
-    assert {path.name for path in run.iterdir()} == {"config.json", "metrics.jsonl", "summary.json", "checkpoint", "model"}
+    assert {path.name for path in run.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "summary.json",
+        "checkpoint",
+        "model",
+    }
     assert [line["epoch"] for line in metrics(run)] == [1, 2, 3, 4]
     summary = json.loads((run / "summary.json").read_text())
     assert summary == {name: value for name, value in result.items() if name not in ("out", "model")}
@@ -74,7 +92,7 @@ def test_same_seed_same_run_and_another_seed_another(shards, tmp_path):
     assert metrics(tmp_path / "a") != metrics(tmp_path / "c")
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
@@ -86,12 +104,12 @@ def test_resumed_run_equals_an_undisturbed_one_to_the_bit(shards, tmp_path, monk
     def dies_in_epoch_3(self, *args):
         calls.append(1)
         if len(calls) == 3:
-            raise Stop
+            raise StopError
         return method(self, *args)
 
     with monkeypatch.context() as patch:
         patch.setattr(training._Run, killed_in, dies_in_epoch_3)
-        with pytest.raises(Stop):
+        with pytest.raises(StopError):
             train(options(shards, tmp_path / "cut"))
     result = train(options(shards, tmp_path / "cut", resume=True))
     assert result["state"] == "complete"
@@ -136,22 +154,29 @@ def test_divergence_stops_the_run_with_its_numbers_and_keeps_the_best_model(shar
     assert ttrnn.load(run / "model").config.cell == "gru"
 
 
-@pytest.mark.parametrize(("kwargs", "words"), [
-    ({"in_modes": "2x2x2x2"}, "the frame has 32 values; try"),
-    ({"in_modes": "2x16"}, "as many"),
-    ({"ranks": "2x2"}, "4 modes take"),
-    ({"cell": "cnn"}, "rnn, gru, lstm"),
-    ({"input": "dense", "recurrent_ranks": "2"}, "recurrent_ranks"),
-    ({"hidden_modes": "4*4"}, "'4\\*4'"),
-], ids=str)
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"in_modes": "2x2x2x2"}, "the frame has 32 values; try"),
+        ({"in_modes": "2x16"}, "as many"),
+        ({"ranks": "2x2"}, "4 modes take"),
+        ({"cell": "cnn"}, "rnn, gru, lstm"),
+        ({"input": "dense", "recurrent_ranks": "2"}, "recurrent_ranks"),
+        ({"hidden_modes": "4*4"}, "'4\\*4'"),
+    ],
+    ids=str,
+)
 def test_shapes_that_do_not_fit_are_refused_before_anything_is_made(shards, tmp_path, kwargs, words):
     with pytest.raises(UserError, match=words):
         train(options(shards, tmp_path / "run", **kwargs))
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("kwargs", [{"epochs": 0}, {"batch_size": 0}, {"lr": -1.0}, {"lr": float("nan")}, {"num_workers": 0},
-                                    {"patience": 0}], ids=str)
+@pytest.mark.parametrize(
+    "kwargs",
+    [{"epochs": 0}, {"batch_size": 0}, {"lr": -1.0}, {"lr": float("nan")}, {"num_workers": 0}, {"patience": 0}],
+    ids=str,
+)
 def test_impossible_numbers_are_refused_by_name(kwargs):
     with pytest.raises(ValueError, match=next(iter(kwargs))):
         options("shards", "out", **kwargs)
@@ -191,9 +216,11 @@ def test_ctrl_c_ends_with_130_and_the_run_resumes(shards, tmp_path):
 def test_full_disk_ends_with_1_and_one_line(shards, tmp_path):
     run = tmp_path / "run"
     # Files may not grow beyond 20 kB: the checkpoint is larger.
-    script = ("import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-              "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
-              "from pipelines.train import main; sys.exit(main(sys.argv[1:]))")
+    script = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
+        "from pipelines.train import main; sys.exit(main(sys.argv[1:]))"
+    )
     words = [str(shards), str(run), "--hidden-modes", "4x4x4x4", "--epochs", "2"]
     done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -205,7 +232,9 @@ def test_full_disk_ends_with_1_and_one_line(shards, tmp_path):
 
 
 def test_json_prints_one_object_and_nothing_else(shards, tmp_path):
-    done = subprocess.run([*command(shards, tmp_path / "run", "--epochs", 1), "--json"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [*command(shards, tmp_path / "run", "--epochs", 1), "--json"], capture_output=True, text=True, check=True
+    )
     assert json.loads(done.stdout)["epochs"] == 1
     assert done.stdout.count("\n") == 1
     assert "epoch 1/1" in done.stderr

@@ -13,7 +13,7 @@ def moving_square(num_frames: int = 12, step: int = 2, level: int = 220) -> np.n
     frames = np.zeros((num_frames, 32, 48, 3), np.uint8)
     for t in range(num_frames):
         left = t * step % 40
-        frames[t, 8:24, left:left + 8] = level
+        frames[t, 8:24, left : left + 8] = level
     return frames
 
 
@@ -41,8 +41,9 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float = 25.0) -> Path
     return path
 
 
-def write_class_folders(path: str | Path, num_clips: int = 6, classes: tuple[str, ...] = ("left", "right"),
-                        num_frames: int = 12) -> Path:
+def write_class_folders(
+    path: str | Path, num_clips: int = 6, classes: tuple[str, ...] = ("left", "right"), num_frames: int = 12
+) -> Path:
     """CLASS/clip_NN.avi: every class its own speed, every clip its own brightness."""
     path = Path(path)
     for index, name in enumerate(classes):
@@ -54,7 +55,7 @@ def write_class_folders(path: str | Path, num_clips: int = 6, classes: tuple[str
 
 def cut_in_half(path: Path) -> Path:
     """Leaves the first half of the file's bytes: of a video, about half of its frames still decode."""
-    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     return path
 
 

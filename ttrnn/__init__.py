@@ -1,10 +1,37 @@
 """Tensor-train recurrent networks for video: twins of torch.nn's layers with a few thousand input weights."""
 
-from ttrnn.checkpoint import load, save
-from ttrnn.linear import TTLinear
-from ttrnn.model import ModelConfig, VideoClassifier
-from ttrnn.recurrent import TTGRU, TTLSTM, TTRNN
-from ttrnn.shapes import TTShape
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["TTGRU", "TTLSTM", "TTRNN", "ModelConfig", "TTLinear", "TTShape", "VideoClassifier", "load", "save"]
+if TYPE_CHECKING:
+    from ttrnn.checkpoint import load as load
+    from ttrnn.checkpoint import save as save
+    from ttrnn.linear import TTLinear as TTLinear
+    from ttrnn.model import ModelConfig as ModelConfig
+    from ttrnn.model import VideoClassifier as VideoClassifier
+    from ttrnn.recurrent import TTGRU as TTGRU
+    from ttrnn.recurrent import TTLSTM as TTLSTM
+    from ttrnn.recurrent import TTRNN as TTRNN
+    from ttrnn.shapes import TTShape as TTShape
+
 __version__ = "0.1.0"
+
+_HOME = {
+    "ModelConfig": "model",
+    "TTGRU": "recurrent",
+    "TTLSTM": "recurrent",
+    "TTLinear": "linear",
+    "TTRNN": "recurrent",
+    "TTShape": "shapes",
+    "VideoClassifier": "model",
+    "load": "checkpoint",
+    "save": "checkpoint",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    # On first use: the decoding processes import ttrnn.files and must not load torch (1 to 2 s, 200 MB) for it.
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

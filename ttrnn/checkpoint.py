@@ -1,7 +1,7 @@
 """A model directory: model.safetensors + config.json + README.md (the model card). Save, verify, load.
 
-Nothing in it is code and loading runs none: weights are safetensors, everything else is JSON. Both files carry a sha256 in
-config.json, so that a changed byte is seen.
+Nothing in it is code and loading runs none: weights are safetensors, everything else is JSON. Both files carry a sha256
+in config.json, so that a changed byte is seen.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ def save(model: VideoClassifier, path: str | Path, results: dict[str, Any] | Non
     Args:
         model: Its weights are written in the dtype they have.
         path: The directory.
-        results: JSON values about how the model was made and how well it does; kept in config.json and told in the card.
+        results: JSON values about how the model was made and how well it does; kept in config.json and in the card.
     """
     with atomic_directory(path) as directory:
         write(model, directory, results)
@@ -34,12 +34,19 @@ def save(model: VideoClassifier, path: str | Path, results: dict[str, Any] | Non
 
 def write(model: VideoClassifier, directory: Path, results: dict[str, Any] | None = None) -> None:
     """As `save`, straight into a directory that the caller takes care of."""
-    weights = safetensors_torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
+    weights = safetensors_torch.save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    )
     (directory / "model.safetensors").write_bytes(weights)
     config: dict[str, Any] = {
-        "format": _FORMAT, "version": _VERSION, "model": model.config.to_dict(), "results": results or {},
-        "num_params": model.config.num_params, "input_params": model.config.input_params,
-        "sha256": {"model.safetensors": hashlib.sha256(weights).hexdigest()}}
+        "format": _FORMAT,
+        "version": _VERSION,
+        "model": model.config.to_dict(),
+        "results": results or {},
+        "num_params": model.config.num_params,
+        "input_params": model.config.input_params,
+        "sha256": {"model.safetensors": hashlib.sha256(weights).hexdigest()},
+    }
     config["sha256"]["config.json"] = _config_hash(config)
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     (directory / "README.md").write_text(_card(config), encoding="utf-8")
@@ -61,16 +68,22 @@ def read_config(path: str | Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format") != _FORMAT:
         raise ValueError(f"{path / 'config.json'} does not describe a ttrnn model")
     if config.get("version") != _VERSION:
-        raise ValueError(f"{path} has model format version {config.get('version')!r}, this ttrnn reads {_VERSION}; "
-                         "export the model again, or install the ttrnn that wrote it")
+        raise ValueError(
+            f"{path} has model format version {config.get('version')!r}, this ttrnn reads {_VERSION}; "
+            "export the model again, or install the ttrnn that wrote it"
+        )
     hashes = config.get("sha256")
     if not isinstance(hashes, dict) or hashes.get("config.json") != _config_hash(config):
-        raise ValueError(f"{path / 'config.json'} does not match its sha256: it was changed or damaged; export the model again")
+        raise ValueError(
+            f"{path / 'config.json'} does not match its sha256: it was changed or damaged; export the model again"
+        )
     weights = path / "model.safetensors"
     if not weights.is_file():
         raise ValueError(f"{weights} is missing; export the model again")
     if hashlib.sha256(weights.read_bytes()).hexdigest() != hashes.get("model.safetensors"):
-        raise ValueError(f"{weights} does not match its sha256 in config.json: it was changed or damaged; export the model again")
+        raise ValueError(
+            f"{weights} does not match its sha256 in config.json: it was changed or damaged; export the model again"
+        )
     return config
 
 
@@ -88,7 +101,9 @@ def load(path: str | Path) -> VideoClassifier:
         num_params = sum(tensor.numel() for tensor in state.values())
         # Before the model is built: a configuration must not ask for more memory than its weights have.
         if num_params != config.num_params:
-            raise ValueError(f"config.json stands for {config.num_params:,} parameters, model.safetensors has {num_params:,}")
+            raise ValueError(
+                f"config.json stands for {config.num_params:,} parameters, model.safetensors has {num_params:,}"
+            )
         model = VideoClassifier(config)
         model.load_state_dict(state)
     except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
@@ -107,14 +122,21 @@ def _card(config: dict[str, Any]) -> str:
     model = ModelConfig.from_dict(config["model"])
     facts = {
         "classes": ", ".join(model.classes),
-        "input": f"{model.width} x {model.height} pixels, {model.channels} channels, uint8; sampling {model.sampling or 'every frame'}",
+        "input": f"{model.width} x {model.height} pixels, {model.channels} channels, uint8",
+        "sampling": model.sampling or "every frame",
         "cell": f"{model.cell}, {model.num_layers} layer(s), hidden size {model.hidden_size}, pooling {model.pooling}",
         "input matrix": f"{model.input}: {model.in_modes} -> {model.hidden_modes}, ranks {model.ranks}",
         "recurrent matrix": f"ranks {model.recurrent_ranks}" if model.recurrent_shape else "dense",
         "parameters": f"{config['num_params']:,} in all, {config['input_params']:,} input-to-hidden",
-        **{name.replace("_", " "): value for name, value in config["results"].items() if not isinstance(value, dict | list)},
+        **{
+            name.replace("_", " "): value
+            for name, value in config["results"].items()
+            if not isinstance(value, dict | list)
+        },
     }
     lines = "\n".join(f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in facts.items())
-    return (f"# A ttrnn video classifier\n\n| | |\n|---|---|\n{lines}\n\n"
-            "Load it with `ttrnn.load(directory)`, or classify a video with `python -m pipelines.predict DIRECTORY VIDEO`.\n"
-            "It gives one of its classes for any video, also for one that shows none of them.\n")
+    return (
+        f"# A ttrnn video classifier\n\n| | |\n|---|---|\n{lines}\n\n"
+        "Load it with `ttrnn.load(directory)`; classify a video with `python -m pipelines.predict DIRECTORY VIDEO`.\n"
+        "It gives one of its classes for any video, also for one that shows none of them.\n"
+    )

@@ -3,7 +3,8 @@
 Legend: F rows (frames), M / N input / output size, split after core s: M_L, N_L products of the modes up to s,
 M_R, N_R of those behind it, R the rank between.
 
-A tensor train cut after core s is two matrices: the left cores merged to A (N_L, M_L R), the right ones to B (M_R, R N_R). Then
+A tensor train cut after core s is two matrices: the left cores merged to A (N_L, M_L R), the right ones to B
+(M_R, R N_R). Then
 
     y[f] = A t[f],    t[f, m] = x[f, m] B        x[f] read as (M_L, M_R), t[f] as (M_L R, N_R), y[f] as (N_L, N_R)
 
@@ -40,7 +41,7 @@ class Plan:
 
 
 def plan(shape: TTShape) -> Plan:
-    """The cut with the fewest multiply-adds per row; merged factors are small beside the rows that pass through them."""
+    """The cut with the fewest multiply-adds per row; the merged factors are small beside the rows that pass through."""
     candidates = []
     for split in range(shape.num_cores):
         in_left, out_left = math.prod(shape.in_modes[:split]), math.prod(shape.out_modes[:split])

@@ -1,4 +1,4 @@
-"""One step of a model as an ONNX file: a frame and the state in, logits and the state out. Kept only if its outputs match.
+"""One step of a model as an ONNX file: a frame and the state in, logits and the state out; kept only if it matches.
 
 Legend: B batch, M / N input / output size, M_k / N_k input / output mode k, R / S left / right rank, G gates, H hidden
 size, L layers, C classes.
@@ -38,23 +38,23 @@ _CHECKED_BATCHES, _CHECKED_STEPS = (1, 3), 4
 def export_onnx_step(model: VideoClassifier, path: str | Path) -> None:
     """Writes VideoClassifier.step as an ONNX file, for any number of streams at once.
 
-    Inputs: frame, uint8 (B, height, width, channels) as a camera gives it, and the state, float32: h_0 (L, B, H); for an
-    LSTM c_0 (L, B, H); for mean pooling sum_0 (B, H) and count_0 (B, 1). A stream starts from zeros. Outputs: logits,
-    float32 (B, C), and h_n, c_n, sum_n, count_n, which are the state for the next frame. The file's metadata has classes (a
-    JSON list), width, height and channels.
+    Inputs: frame, uint8 (B, height, width, channels) as a camera gives it, and the state, float32: h_0 (L, B, H); for
+    an LSTM c_0 (L, B, H); for mean pooling sum_0 (B, H) and count_0 (B, 1). A stream starts from zeros. Outputs:
+    logits, float32 (B, C), and h_n, c_n, sum_n, count_n, the state for the next frame. The file's metadata has classes
+    (a JSON list), width, height and channels.
 
     Args:
         model: Taken in eval mode and float32; not changed.
-        path: The file, written whole or not at all. It takes 4 bytes a parameter and up to 50 kB for the graph.
+        path: The file, written whole or not at all. It takes 4 bytes a parameter and some 10 kB for each layer's graph.
 
     Raises:
         ValueError: the model is bidirectional.
         ImportError: onnx, onnxscript or onnxruntime is not installed; its `name` says which.
-        RuntimeError: in onnxruntime, logits or state differ from model.step's by more than 1e-4 (1 + |value|) somewhere in
-            4 steps of 1 or of 3 streams.
+        RuntimeError: in onnxruntime, logits or state differ by more than 1e-4 (1 + |value|) from the model's, somewhere
+            in 4 frames of 1 or of 3 streams.
     """
     if model.config.bidirectional:
-        raise ValueError("bidirectional models can't stream: they start at the last frame; export one trained without it")
+        raise ValueError("bidirectional models can't stream, they start at the last frame; export one trained without")
     onnx, _, onnxruntime = [importlib.import_module(name) for name in ("onnx", "onnxscript", "onnxruntime")]
     model = copy.deepcopy(model).cpu().float().eval()
     with torch.no_grad():
@@ -173,8 +173,8 @@ def _serialised(model: VideoClassifier, onnx: Any) -> bytes:
     state_axes = tuple({1 if name in ("h_0", "c_0") else 0: batch} for name in state)
     with _quiet_exporter():
         program = torch.onnx.export(
-            _Step(model), (frame, *state.values()), dynamo=True, opset_version=_OPSET, verbose=False,
-            input_names=["frame", *state], output_names=["logits", *(_after(name) for name in state)],
+            _Step(model).eval(), (frame, *state.values()), dynamo=True, opset_version=_OPSET, verbose=False,
+            input_names=["frame", *state], output_names=["logits", *_after(state)],
             dynamic_shapes=({0: batch}, state_axes))  # fmt: skip
         assert program is not None
         proto = program.model_proto
@@ -188,9 +188,9 @@ def _serialised(model: VideoClassifier, onnx: Any) -> bytes:
     return bytes(proto.SerializeToString())
 
 
-def _after(name: str) -> str:
-    """The output that is the next frame's input `name`."""
-    return name.removesuffix("_0") + "_n"
+def _after(state: Iterable[str]) -> list[str]:
+    """The outputs that are the next frame's inputs."""
+    return [name.replace("_0", "_n") for name in state]
 
 
 @contextlib.contextmanager
@@ -209,29 +209,22 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def _largest_difference(model: VideoClassifier, session: Any) -> float:
-    """Between outputs of the file and of model.step, relative to 1 + |model|, over frames of noise; NaN if one is."""
+    """Between outputs of the file and the model, relative to 1 + |model|, over frames of noise; NaN if one is."""
     config = model.config
     generator = torch.Generator().manual_seed(0)
     differences = []
     for batch in _CHECKED_BATCHES:
-        size = (_CHECKED_STEPS, batch, config.height, config.width, config.channels)
+        size = (batch, _CHECKED_STEPS, config.height, config.width, config.channels)
+        clips = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
         state = {name: tensor.numpy() for name, tensor in _zero_state(model, batch).items()}
-        streams: list[Any] = [None] * batch
-        for frames in torch.randint(0, 256, size, dtype=torch.uint8, generator=generator):
-            outputs = session.run(["logits", *map(_after, state)], {"frame": frames.numpy(), **state})
-            state = dict(zip(state, outputs[1:], strict=True))
-            steps = [model.step(frame, stream) for frame, stream in zip(frames, streams, strict=True)]
-            streams = [stream for _, stream in steps]
-            for output, expected in zip(outputs, _batched(model, steps), strict=True):
-                difference = (torch.from_numpy(output) - expected).abs() / (1 + expected.abs())
-                differences.append(difference.max())
+        for num_frames in range(1, _CHECKED_STEPS + 1):
+            frame = clips[:, num_frames - 1].numpy()
+            logits, *after = session.run(["logits", *_after(state)], {"frame": frame, **state})
+            state = dict(zip(state, after, strict=True))
+            output, hx = model.rnn(clips[:, :num_frames])
+            expected = [model(clips[:, :num_frames]), *(hx if isinstance(hx, tuple) else (hx,))]
+            if config.pooling == "mean":
+                expected += [output.sum(dim=1), torch.full((batch, 1), num_frames)]
+            for mine, theirs in zip((logits, *after), expected, strict=True):
+                differences.append(((torch.from_numpy(mine) - theirs).abs() / (1 + theirs.abs())).max())
     return torch.stack(differences).max().item()
-
-
-def _batched(model: VideoClassifier, steps: list[tuple[Tensor, Any]]) -> list[Tensor]:
-    """What model.step gave for each stream, as the file gives it for all."""
-    logits, streams = zip(*steps, strict=True)
-    hx, totals, counts = zip(*streams, strict=True)
-    parts = zip(*(part if isinstance(part, tuple) else (part,) for part in hx), strict=True)
-    pooling = [torch.stack(totals), torch.tensor(counts).unsqueeze(1)] if model.config.pooling == "mean" else []
-    return [torch.stack(logits), *(torch.cat(part, dim=1) for part in parts), *pooling]

@@ -31,7 +31,9 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     path = Path(path)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
-        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8", newline="" if mode == "w" else None) as file:
+        with os.fdopen(
+            descriptor, mode, encoding=None if "b" in mode else "utf-8", newline="" if mode == "w" else None
+        ) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -15,10 +15,11 @@ __all__ = ["orthogonal_cores_"]
 def orthogonal_cores_(cores: Sequence[Tensor], gain: float = 1.0) -> None:
     """Fills cores so that every row of the matrix they stand for has the norm `gain` exactly (up to the limit below).
 
-    For each output index j the slice G_k[:, :, j, :], read as an R_{k-1} x (M_k R_k) matrix, gets orthonormal rows. A row of W
-    is a product of such slices, and multiplying from the last core to the first keeps the norm: with gain 1 every output then
-    has unit variance for uncorrelated inputs of unit variance, and for correlated ones in expectation over the draw. Where R_{k-1} > M_k R_k the rows can't be orthonormal; the slice then has
-    orthonormal columns times sqrt(R_{k-1} / (M_k R_k)), which keeps the mean square of the norms.
+    For each output index j the slice G_k[:, :, j, :], read as an R_{k-1} x (M_k R_k) matrix, gets orthonormal rows. A
+    row of W is a product of such slices, and multiplying from the last core to the first keeps the norm: with gain 1
+    every output then has unit variance for uncorrelated inputs of unit variance, and for correlated ones in expectation
+    over the draw. Where R_{k-1} > M_k R_k the rows can't be orthonormal; the slice then has orthonormal columns times
+    sqrt(R_{k-1} / (M_k R_k)), which keeps the mean square of the norms.
 
     Independent draws for all cores from one Glorot bound, as the paper's code has them, saturate the gates at start.
 

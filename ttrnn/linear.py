@@ -44,13 +44,24 @@ class TTLinear(nn.Module):
         ValueError: see TTShape; or an input whose last axis is not M.
     """
 
-    def __init__(self, in_modes: Sequence[int], out_modes: Sequence[int], ranks: int | Sequence[int] = (), bias: bool = True,
-                 *, mean: float | Sequence[float] = 0.0, scale: float = 1.0, device: torch.device | str | None = None,
-                 dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        in_modes: Sequence[int],
+        out_modes: Sequence[int],
+        ranks: int | Sequence[int] = (),
+        bias: bool = True,
+        *,
+        mean: float | Sequence[float] = 0.0,
+        scale: float = 1.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.shape = TTShape(in_modes, out_modes, ranks)
         self.in_features, self.out_features = self.shape.in_features, self.shape.out_features
-        self.cores = nn.ParameterList(torch.empty(shape, device=device, dtype=dtype) for shape in self.shape.core_shapes)
+        self.cores = nn.ParameterList(
+            torch.empty(shape, device=device, dtype=dtype) for shape in self.shape.core_shapes
+        )
         self.bias = nn.Parameter(torch.empty(self.out_features, device=device, dtype=dtype)) if bias else None
         channel_mean = torch.as_tensor(mean, dtype=self.cores[0].dtype, device=device).reshape(-1)
         if self.in_features % len(channel_mean):
@@ -73,11 +84,13 @@ class TTLinear(nn.Module):
         """Parameters of this layer, bias included."""
         return self.shape.num_params + (self.out_features if self.bias is not None else 0)
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name for it
+    def forward(self, input: Tensor) -> Tensor:
         """The product, for any number of leading axes; streams uint8 frames without a float copy of them all."""
         if input.shape[-1] != self.in_features:
-            raise ValueError(f"the last axis of the input must be {self.in_features:,} "
-                             f"({format_modes(self.shape.in_modes)}), got shape {tuple(input.shape)}")
+            raise ValueError(
+                f"the last axis of the input must be {self.in_features:,} "
+                f"({format_modes(self.shape.in_modes)}), got shape {tuple(input.shape)}"
+            )
         first, *rest = self.cores
         cores = [first * self.scale, *rest]
         y = tt_product(input.reshape(-1, self.in_features), cores, self.shape)
@@ -106,5 +119,7 @@ class TTLinear(nn.Module):
     def extra_repr(self) -> str:
         """Shape, parameters and compression."""
         ratio = self.shape.num_dense_params / self.shape.num_params
-        return f"{self.shape}, bias={self.bias is not None}, {self.shape.num_params:,} weights for " \
-               f"{self.shape.num_dense_params:,} ({ratio:,.0f}x fewer)"
+        return (
+            f"{self.shape}, bias={self.bias is not None}, {self.shape.num_params:,} weights for "
+            f"{self.shape.num_dense_params:,} ({ratio:,.0f}x fewer)"
+        )

@@ -20,8 +20,12 @@ from ttrnn.shapes import TTShape, auto_modes, check_modes, format_modes, gate_mo
 __all__ = ["ModelConfig", "VideoClassifier"]
 
 _CELLS = {"rnn": TTRNN, "gru": TTGRU, "lstm": TTLSTM}
-_CHOICES = {"cell": tuple(_CELLS), "input": ("tt", "dense"), "pooling": ("last", "mean"),
-            "task": ("single_label", "multi_label")}
+_CHOICES = {
+    "cell": tuple(_CELLS),
+    "input": ("tt", "dense"),
+    "pooling": ("last", "mean"),
+    "task": ("single_label", "multi_label"),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,7 +160,9 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values by field name."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()}
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
@@ -207,9 +213,18 @@ class VideoClassifier(nn.Module):
         scale = 1 / math.sqrt(sum(std * std for std in config.std) / len(config.std))
         recurrent = None if config.recurrent_shape is None else config.recurrent_shape.ranks
         self.rnn = _CELLS[config.cell](
-            shape.in_modes, parse_modes(config.hidden_modes), shape.ranks, config.num_layers, batch_first=True,
-            dropout=config.dropout, bidirectional=config.bidirectional, recurrent_ranks=recurrent,
-            recurrent_dropout=config.recurrent_dropout, mean=config.mean, scale=scale)
+            shape.in_modes,
+            parse_modes(config.hidden_modes),
+            shape.ranks,
+            config.num_layers,
+            batch_first=True,
+            dropout=config.dropout,
+            bidirectional=config.bidirectional,
+            recurrent_ranks=recurrent,
+            recurrent_dropout=config.recurrent_dropout,
+            mean=config.mean,
+            scale=scale,
+        )
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.hidden_size * self.rnn.num_directions, len(config.classes))
 

@@ -38,20 +38,27 @@ class Frames:
     """Leading axes of a padded input; None for a PackedSequence."""
 
     @classmethod
-    def of(cls, frames: Tensor | PackedSequence, lengths: Tensor | Sequence[int] | None, batch_first: bool,
-           size: int) -> "Frames":
+    def of(
+        cls, frames: Tensor | PackedSequence, lengths: Tensor | Sequence[int] | None, batch_first: bool, size: int
+    ) -> "Frames":
         """Reads any input that the layers take; `size` is D. Raises ValueError with the shapes that do not fit."""
         if isinstance(frames, PackedSequence):
             if lengths is not None:
                 raise ValueError("a PackedSequence knows its lengths; lengths must be None")
-            return cls(rows=_as_rows(frames.data, 1, size), batch_sizes=frames.batch_sizes.tolist(),
-                       sorted_indices=frames.sorted_indices, unsorted_indices=frames.unsorted_indices)
+            return cls(
+                rows=_as_rows(frames.data, 1, size),
+                batch_sizes=frames.batch_sizes.tolist(),
+                sorted_indices=frames.sorted_indices,
+                unsorted_indices=frames.unsorted_indices,
+            )
         if frames.dim() == 2:
             if lengths is not None:
                 raise ValueError(f"lengths go with a batch, but the input of shape {tuple(frames.shape)} has none")
             return cls(rows=_as_rows(frames, 1, size), batch_sizes=[1] * len(frames), leading=(len(frames),))
         if frames.dim() < 2:
-            raise ValueError(f"the input must be (T, B, *frame), (B, T, *frame) or (T, D), got shape {tuple(frames.shape)}")
+            raise ValueError(
+                f"the input must be (T, B, *frame), (B, T, *frame) or (T, D), got shape {tuple(frames.shape)}"
+            )
         rows, leading = _as_rows(frames, 2, size), (frames.shape[0], frames.shape[1])
         stored = torch.arange(len(rows), device=rows.device).view(leading)
         stored_TB = stored.t() if batch_first else stored
@@ -63,14 +70,22 @@ class Frames:
             raise ValueError(f"lengths must be {num_clips} numbers from 1 to {num_times}, got {counts}")
         if all(count == num_times for count in counts):
             order = stored_TB.reshape(-1) if batch_first else None
-            return cls(rows=rows, batch_sizes=[num_clips] * num_times, row_order=order, stored_order=order, leading=leading)
+            return cls(
+                rows=rows, batch_sizes=[num_clips] * num_times, row_order=order, stored_order=order, leading=leading
+            )
         lengths_B = torch.tensor(counts, device=rows.device)
         sorted_lengths, sorted_indices = lengths_B.sort(descending=True, stable=True)
         running_TB = torch.arange(num_times, device=rows.device).unsqueeze(1) < sorted_lengths
         order = stored_TB[:, sorted_indices][running_TB]
         batch_sizes = [size for size in running_TB.sum(dim=1).tolist() if size]
-        return cls(rows=rows[order], batch_sizes=batch_sizes, stored_order=order, sorted_indices=sorted_indices,
-                   unsorted_indices=sorted_indices.argsort(), leading=leading)
+        return cls(
+            rows=rows[order],
+            batch_sizes=batch_sizes,
+            stored_order=order,
+            sorted_indices=sorted_indices,
+            unsorted_indices=sorted_indices.argsort(),
+            leading=leading,
+        )
 
     @property
     def num_clips(self) -> int:
@@ -107,5 +122,7 @@ class Frames:
 
 def _as_rows(frames: Tensor, num_leading: int, size: int) -> Tensor:
     if math.prod(frames.shape[num_leading:]) != size:
-        raise ValueError(f"each frame must have {size:,} values, got frames of {format_modes(frames.shape[num_leading:])}")
+        raise ValueError(
+            f"each frame must have {size:,} values, got frames of {format_modes(frames.shape[num_leading:])}"
+        )
     return frames.reshape(-1, size)

@@ -2,8 +2,8 @@
 
 Legend: B batch, T time, F frames (packed B and T), D frame size, H hidden size, G gates, L layers times directions.
 
-The products of all frames with the input matrix happen at once, before the loop over time. Source: Yang et al., ICML 2017,
-equations 5-13; the gates share one TT-matrix with the gate on its first output mode.
+The products of all frames with the input matrix happen at once, before the loop over time. Source: Yang et al., ICML
+2017, equations 5-13; the gates share one TT-matrix with the gate on its first output mode.
 """
 
 import itertools
@@ -29,11 +29,24 @@ class _TTRecurrent(nn.Module):
     cell: ClassVar[str]
     dense_twin: ClassVar[Any]
 
-    def __init__(self, in_modes: Sequence[int], hidden_modes: Sequence[int], ranks: int | Sequence[int] = (),
-                 num_layers: int = 1, bias: bool = True, batch_first: bool = False, dropout: float = 0.0,
-                 bidirectional: bool = False, recurrent_ranks: int | Sequence[int] | None = None,
-                 recurrent_dropout: float = 0.0, *, mean: float | Sequence[float] = 0.0, scale: float = 1.0,
-                 device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        in_modes: Sequence[int],
+        hidden_modes: Sequence[int],
+        ranks: int | Sequence[int] = (),
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        recurrent_ranks: int | Sequence[int] | None = None,
+        recurrent_dropout: float = 0.0,
+        *,
+        mean: float | Sequence[float] = 0.0,
+        scale: float = 1.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         for name, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
             if not 0 <= rate < 1:
@@ -50,14 +63,24 @@ class _TTRecurrent(nn.Module):
         for layer, suffix in self._directions():
             below = tuple(in_modes) if layer == 0 else (self.num_directions * hidden_modes[0], *hidden_modes[1:])
             normalisation: dict[str, Any] = {"mean": mean, "scale": scale} if layer == 0 else {}
-            setattr(self, f"ih_{suffix}", TTLinear(below, out_modes, ranks, bias, device=device, dtype=dtype, **normalisation))
+            setattr(
+                self,
+                f"ih_{suffix}",
+                TTLinear(below, out_modes, ranks, bias, device=device, dtype=dtype, **normalisation),
+            )
             if recurrent_ranks is None:
                 hh = torch.empty(math.prod(out_modes), self.hidden_size, device=device, dtype=dtype)
                 setattr(self, f"weight_hh_{suffix}", nn.Parameter(hh))
             else:
-                setattr(self, f"hh_{suffix}", TTLinear(hidden_modes, out_modes, recurrent_ranks, False, device=device, dtype=dtype))
+                setattr(
+                    self,
+                    f"hh_{suffix}",
+                    TTLinear(hidden_modes, out_modes, recurrent_ranks, False, device=device, dtype=dtype),
+                )
             if self.cell == "gru" and bias:
-                setattr(self, f"bias_hn_{suffix}", nn.Parameter(torch.empty(self.hidden_size, device=device, dtype=dtype)))
+                setattr(
+                    self, f"bias_hn_{suffix}", nn.Parameter(torch.empty(self.hidden_size, device=device, dtype=dtype))
+                )
         self.reset_parameters()
 
     def _directions(self) -> Iterator[tuple[int, str]]:
@@ -66,10 +89,10 @@ class _TTRecurrent(nn.Module):
             yield layer, f"l{layer}" + ("_reverse" if direction else "")
 
     def reset_parameters(self) -> None:
-        """Input matrices with rows of norm 1, biases zero but 1 for an LSTM's forget gate, dense recurrent ones as in torch.
+        """Input matrices with rows of norm 1, biases 0 but 1 for an LSTM's forget gate, dense recurrent ones as torch has.
 
-        torch draws those from U(-1/sqrt(H), 1/sqrt(H)): orthogonal ones, tried in their place, lost 2 to 5 points of accuracy
-        on lip reading. A recurrent tensor train gets rows of norm 1.
+        torch draws those from U(-1/sqrt(H), 1/sqrt(H)): orthogonal ones, tried in their place, lost 2 to 5 points of
+        accuracy on lip reading. A recurrent tensor train gets rows of norm 1.
         """
         for _, suffix in self._directions():
             ih = self._ih(suffix)
@@ -109,21 +132,24 @@ class _TTRecurrent(nn.Module):
         """All parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def forward(self, input: Tensor | PackedSequence, hx: Tensor | tuple[Tensor, Tensor] | None = None,  # noqa: A002
-                lengths: Tensor | Sequence[int] | None = None
-                ) -> tuple[Tensor | PackedSequence, Tensor | tuple[Tensor, Tensor]]:
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | tuple[Tensor, Tensor] | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> tuple[Tensor | PackedSequence, Tensor | tuple[Tensor, Tensor]]:
         """Runs the layers over clips.
 
         Args:
-            input: (T, B, *frame), or (B, T, *frame) if batch_first, or (T, D) without a batch, where the axes of a frame
-                multiply to D; floating point, or uint8 as stored. Or a PackedSequence of (F, *frame).
+            input: (T, B, *frame), or (B, T, *frame) if batch_first, or (T, D) without a batch, where the axes of a
+                frame multiply to D; floating point, or uint8 as stored. Or a PackedSequence of (F, *frame).
             hx: Initial state (L, B, H), zero if None; a pair (h, c) for an LSTM. Without the axis B for (T, D).
-            lengths: (B,) number of frames of each clip, at least 1; what lies behind is padding: never computed, zero in the
-                output.
+            lengths: (B,) number of frames of each clip, at least 1; what lies behind is padding: never computed, zero
+                in the output.
 
         Returns:
-            output, the top layer's states, shaped as the input with the frame's axes replaced by directions times H; and the
-            final state h_n (L, B, H), or (h_n, c_n).
+            output, the top layer's states, shaped as the input with the frame's axes replaced by directions times H;
+            and the final state h_n (L, B, H), or (h_n, c_n).
 
         Raises:
             ValueError: frames of the wrong size, lengths outside 1..T.
@@ -138,9 +164,16 @@ class _TTRecurrent(nn.Module):
                 gates = self._ih(suffix)(x)
                 h = tuple(part[len(finals)] for part in state)
                 output, final = scan(
-                    self.cell, frames.pack(gates) if layer == 0 else gates, self.weight_hh(suffix), h, frames.batch_sizes,
-                    bias_hn=getattr(self, f"bias_hn_{suffix}", None), mask_BH=self._recurrent_mask(h[0]),
-                    nonlinearity=getattr(self, "nonlinearity", "tanh"), reverse=suffix.endswith("_reverse"))
+                    self.cell,
+                    frames.pack(gates) if layer == 0 else gates,
+                    self.weight_hh(suffix),
+                    h,
+                    frames.batch_sizes,
+                    bias_hn=getattr(self, f"bias_hn_{suffix}", None),
+                    mask_BH=self._recurrent_mask(h[0]),
+                    nonlinearity=getattr(self, "nonlinearity", "tanh"),
+                    reverse=suffix.endswith("_reverse"),
+                )
                 outputs.append(output)
                 finals.append(final)
             x = torch.cat(outputs, dim=1) if self.bidirectional else outputs[0]
@@ -160,8 +193,10 @@ class _TTRecurrent(nn.Module):
         if not frames.batched:
             parts = tuple(part.unsqueeze(1) for part in parts)
         if len(parts) != num_parts or any(part.shape != shape for part in parts):
-            raise ValueError(f"hx must be {'a pair of tensors' if num_parts == 2 else 'a tensor'} of shape {shape}, "
-                             f"got {[tuple(part.shape) for part in parts]}")
+            raise ValueError(
+                f"hx must be {'a pair of tensors' if num_parts == 2 else 'a tensor'} of shape {shape}, "
+                f"got {[tuple(part.shape) for part in parts]}"
+            )
         return tuple(frames.sort(part) for part in parts)
 
     def _recurrent_mask(self, h_BH: Tensor) -> Tensor | None:
@@ -176,9 +211,18 @@ class _TTRecurrent(nn.Module):
         """
         first = self._ih("l0").cores[0]
         extra: dict[str, Any] = {"nonlinearity": self.nonlinearity} if isinstance(self, TTRNN) else {}
-        dense = self.dense_twin(self.input_size, self.hidden_size, num_layers=self.num_layers, bias=self.bias,
-                                batch_first=self.batch_first, dropout=self.dropout, bidirectional=self.bidirectional,
-                                device=first.device, dtype=first.dtype, **extra)
+        dense = self.dense_twin(
+            self.input_size,
+            self.hidden_size,
+            num_layers=self.num_layers,
+            bias=self.bias,
+            batch_first=self.batch_first,
+            dropout=self.dropout,
+            bidirectional=self.bidirectional,
+            device=first.device,
+            dtype=first.dtype,
+            **extra,
+        )
         with torch.no_grad():
             for _, suffix in self._directions():
                 ih = self._ih(suffix)

@@ -43,8 +43,9 @@ def rnn(x_TD: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, h: Ten
     return torch.stack(states), h
 
 
-def gru(x_TD: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, bias_hn: Tensor,
-        h: Tensor) -> tuple[Tensor, Tensor]:
+def gru(
+    x_TD: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, bias_hn: Tensor, h: Tensor
+) -> tuple[Tensor, Tensor]:
     """One sequence through a GRU as torch defines it (reset gate after the recurrent product).
 
     r = s(W_r x + b_r + U_r h),  z = s(W_z x + b_z + U_z h),  n = tanh(W_n x + b_n + r * (U_n h + c)),
@@ -63,9 +64,10 @@ def gru(x_TD: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, bias_h
     return torch.stack(states), h
 
 
-def lstm(x_TD: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, h: Tensor,
-         c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One sequence through an LSTM: c' = s(f) * c + s(i) * tanh(g),  h' = s(o) * tanh(c'); gates in the order i, f, g, o."""
+def lstm(
+    x_TD: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, h: Tensor, c: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One sequence through an LSTM: c' = s(f) * c + s(i) * tanh(g),  h' = s(o) * tanh(c'); gates i, f, g, o."""
     states = []
     w_i, w_f, w_g, w_o = weight_ih.chunk(4)
     u_i, u_f, u_g, u_o = weight_hh.chunk(4)

@@ -2,8 +2,8 @@
 
 Legend: B batch, T time, F frames (packed B and T), H hidden size, G gates.
 
-Frames come packed as in torch's PackedSequence: time by time, longest clip first, `batch_sizes[t]` clips still running at
-time t. Padding is never computed.
+Frames come packed as in torch's PackedSequence: time by time, longest clip first, `batch_sizes[t]` clips still running
+at time t. Padding is never computed.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,18 @@ __all__ = ["NUM_GATES", "scan"]
 NUM_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
 
-def scan(cell: str, gates_FG: Tensor, weight_hh: Tensor, state: tuple[Tensor, ...], batch_sizes: Sequence[int], *,
-         bias_hn: Tensor | None = None, mask_BH: Tensor | None = None, nonlinearity: str = "tanh",
-         reverse: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
+def scan(
+    cell: str,
+    gates_FG: Tensor,
+    weight_hh: Tensor,
+    state: tuple[Tensor, ...],
+    batch_sizes: Sequence[int],
+    *,
+    bias_hn: Tensor | None = None,
+    mask_BH: Tensor | None = None,
+    nonlinearity: str = "tanh",
+    reverse: bool = False,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Runs one layer in one direction.
 
     Args:
@@ -29,12 +38,12 @@ def scan(cell: str, gates_FG: Tensor, weight_hh: Tensor, state: tuple[Tensor, ..
         state: Initial (B, H) states: (h,), or (h, c) for an LSTM.
         batch_sizes: Clips still running at each time, not increasing; sums to F.
         bias_hn: (H,) bias inside the reset gate, GRU only.
-        mask_BH: Factor of the hidden state where it enters the recurrent product (recurrent dropout, one mask per clip).
+        mask_BH: Factor of the hidden state where it enters the recurrent product (recurrent dropout, a mask per clip).
         nonlinearity: "tanh" or "relu", RNN only.
         reverse: From the last frame of each clip to its first.
 
     Returns:
-        (F, H) states in the packed order, and each clip's final state, (B, H) each. Cost: G * H^2 multiply-adds a frame.
+        (F, H) states in packed order, and each clip's final state, (B, H) each. Cost: G * H^2 multiply-adds a frame.
     """
     weight_t = weight_hh.t()
     # Under autocast the products come in half precision; states are summed in full.
@@ -58,8 +67,9 @@ def scan(cell: str, gates_FG: Tensor, weight_hh: Tensor, state: tuple[Tensor, ..
     return torch.cat(outputs), final
 
 
-def _step(cell: str, x: Tensor, recurrent: Tensor, state: tuple[Tensor, ...], bias_hn: Tensor | None,
-          nonlinearity: str) -> tuple[Tensor, ...]:
+def _step(
+    cell: str, x: Tensor, recurrent: Tensor, state: tuple[Tensor, ...], bias_hn: Tensor | None, nonlinearity: str
+) -> tuple[Tensor, ...]:
     if cell == "rnn":
         total = x + recurrent
         return (torch.tanh(total) if nonlinearity == "tanh" else torch.relu(total),)

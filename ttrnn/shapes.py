@@ -12,8 +12,16 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["TTShape", "auto_modes", "check_modes", "factorisations", "format_modes", "frame_modes", "gate_modes",
-           "parse_modes"]
+__all__ = [
+    "TTShape",
+    "auto_modes",
+    "check_modes",
+    "factorisations",
+    "format_modes",
+    "frame_modes",
+    "gate_modes",
+    "parse_modes",
+]
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +89,10 @@ def gate_modes(hidden_modes: Sequence[int], num_gates: int) -> tuple[int, ...]:
 def check_modes(modes: Sequence[int], size: int, name: str, what: str) -> None:
     """Raises ValueError, with a factorisation that would do, unless the modes multiply to `size`."""
     if math.prod(modes) != size:
-        raise ValueError(f"prod({name})={math.prod(modes):,} ({format_modes(modes)}) but {what} {size:,} values; "
-                         f"try {format_modes(_most_even(size, len(modes)))}")
+        raise ValueError(
+            f"prod({name})={math.prod(modes):,} ({format_modes(modes)}) but {what} {size:,} values; "
+            f"try {format_modes(_most_even(size, len(modes)))}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +120,17 @@ class TTShape:
     def __init__(self, in_modes: Sequence[int], out_modes: Sequence[int], ranks: int | Sequence[int]) -> None:
         in_modes, out_modes = tuple(in_modes), tuple(out_modes)
         if len(in_modes) != len(out_modes) or not in_modes:
-            raise ValueError(f"in_modes and out_modes must be as many, and at least one each, got "
-                             f"{format_modes(in_modes)} and {format_modes(out_modes)}")
+            raise ValueError(
+                f"in_modes and out_modes must be as many, and at least one each, got "
+                f"{format_modes(in_modes)} and {format_modes(out_modes)}"
+            )
         asked = (ranks,) * (len(in_modes) - 1) if isinstance(ranks, int) else tuple(ranks)
         if len(asked) == 1:
             asked *= len(in_modes) - 1
         if len(asked) != len(in_modes) - 1:
-            raise ValueError(f"{len(in_modes)} modes take one rank or {len(in_modes) - 1} inner ranks, "
-                             f"got {format_modes(asked)}")
+            raise ValueError(
+                f"{len(in_modes)} modes take one rank or {len(in_modes) - 1} inner ranks, got {format_modes(asked)}"
+            )
         for name, numbers in (("in_modes", in_modes), ("out_modes", out_modes), ("ranks", asked)):
             if any(number < 1 for number in numbers):
                 raise ValueError(f"{name} must be positive, got {format_modes(numbers)}")
@@ -125,8 +138,13 @@ class TTShape:
         allowed = [min(math.prod(sizes[:k]), math.prod(sizes[k:])) for k in range(1, len(sizes))]
         kept = tuple(min(pair) for pair in zip(asked, allowed, strict=True))
         if kept != asked:
-            log.warning("ranks %s are clipped to %s: modes %s and %s allow no more", format_modes(asked),
-                        format_modes(kept), format_modes(in_modes), format_modes(out_modes))
+            log.warning(
+                "ranks %s are clipped to %s: modes %s and %s allow no more",
+                format_modes(asked),
+                format_modes(kept),
+                format_modes(in_modes),
+                format_modes(out_modes),
+            )
         object.__setattr__(self, "in_modes", in_modes)
         object.__setattr__(self, "out_modes", out_modes)
         object.__setattr__(self, "ranks", kept)
