@@ -243,14 +243,14 @@ def _stdout_to_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def prepare_out(out: str | Path, *, marker: str, overwrite: bool = False, resume: bool = False) -> Path:
+def prepare_out(out: str | Path, *, marker: str, overwrite: bool = False, resume: bool | None = None) -> Path:
     """Makes the directory OUT, or refuses one that exists.
 
     Args:
         out: The directory.
         marker: A file that only this command writes there; --overwrite deletes nothing that lacks it.
         overwrite: Delete what is there and start anew.
-        resume: Keep what is there.
+        resume: Keep what is there; None for a command that has no --resume.
 
     Raises:
         UserError: OUT exists and neither is given, or it is not ours to delete.
@@ -268,7 +268,8 @@ def prepare_out(out: str | Path, *, marker: str, overwrite: bool = False, resume
                 )
             shutil.rmtree(out)
         else:
-            raise UserError(f"{out} exists; --resume continues it, --overwrite deletes it first")
+            way_out = "" if resume is None else "--resume continues it, "
+            raise UserError(f"{out} exists; {way_out}--overwrite deletes it first")
     elif out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; OUT must be a directory")
     try:

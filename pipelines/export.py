@@ -8,7 +8,6 @@ python -m pipelines.export runs/gru model --onnx
 
 import json
 import logging
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import ttrnn.checkpoint
 from pipelines import cli, pareto
 from pipelines.cli import UserError
 from pipelines.evaluate import load_model
+from pipelines.metrics import standard_error
 from ttrnn.checkpoint import read_config
 from ttrnn.files import atomic_directory
 
@@ -61,8 +61,8 @@ def choose(
         points: The frontier, smallest first.
         trials: All trials, for trial:ID.
         select: best: highest validation metric. knee: see pareto.knee. smallest: fewest parameters among those whose
-            metric is within one standard error of the best's, sqrt(p (1 - p) / num_val_clips) (the one-standard-error
-            rule of Breiman et al., 1984). trial:ID: that one.
+            metric is within one standard error of the best's (the one-standard-error rule of Breiman et al., 1984).
+            trial:ID: that one.
         num_val_clips: Clips that the metric was measured on.
         max_params: Leave larger models out first.
 
@@ -85,7 +85,7 @@ def choose(
     if select == "knee":
         return pareto.knee(fitting)
     best = fitting[-1].place[1]
-    error = math.sqrt(best * (1 - best) / num_val_clips)
+    error = standard_error(best, num_val_clips)
     return next(point for point in fitting if point.place[1] >= best - error) if select == "smallest" else fitting[-1]
 
 

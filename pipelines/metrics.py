@@ -3,9 +3,11 @@
 Legend: B clips, C classes.
 """
 
+import math
+
 import numpy as np
 
-__all__ = ["METRICS", "accuracy", "chance_level", "mean_average_precision", "score"]
+__all__ = ["METRICS", "accuracy", "chance_level", "mean_average_precision", "score", "standard_error"]
 
 METRICS = {"single_label": "accuracy", "multi_label": "mean_average_precision"}
 
@@ -39,6 +41,12 @@ def mean_average_precision(scores_BC: np.ndarray, labels: list[tuple[int, ...]])
 def score(task: str, scores_BC: np.ndarray, labels: list[tuple[int, ...]]) -> float:
     """The metric of a task, single_label or multi_label."""
     return accuracy(scores_BC, labels) if task == "single_label" else mean_average_precision(scores_BC, labels)
+
+
+def standard_error(value: float, num_clips: int) -> float:
+    """Of a share of clips: sqrt(p (1 - p) / n), with p drawn in by one hit and one miss so that 100% has one too."""
+    share = (value * num_clips + 1) / (num_clips + 2)
+    return math.sqrt(share * (1 - share) / num_clips)
 
 
 def chance_level(task: str, labels: list[tuple[int, ...]], num_classes: int) -> float:

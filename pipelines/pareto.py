@@ -42,6 +42,7 @@ __all__ = [
     "main",
     "pareto",
     "read_sweep",
+    "read_trial",
     "read_trials",
     "summary",
     "write_frontier",
@@ -182,7 +183,7 @@ def read_trials(sweep_dir: str | Path) -> list[Trial]:
     """
     read_sweep(sweep_dir)
     directories = sorted(path for path in Path(sweep_dir, "trials").glob("[!.]*") if path.is_dir())
-    trials = [_read_trial(path) for path in directories]
+    trials = [read_trial(path) for path in directories]
     if not any(trial.is_finished for trial in trials):
         raise UserError(
             f"{sweep_dir}: none of its {len(trials)} trials has finished with a metric, so there is no "
@@ -192,7 +193,8 @@ def read_trials(sweep_dir: str | Path) -> list[Trial]:
     return trials
 
 
-def _read_trial(directory: Path) -> Trial:
+def read_trial(directory: Path) -> Trial:
+    """The trial whose run lies in `directory`; `unfinished` without a whole summary.json."""
     path = directory / "summary.json"
     try:
         # NaN and Infinity are Python's words, not JSON's: a metric that is one of them is not known.

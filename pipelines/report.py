@@ -19,6 +19,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 
+from pipelines.metrics import standard_error
 from ttrnn.files import atomic_write
 
 __all__ = ["marks", "percent", "texts", "write_page", "write_picture"]
@@ -387,7 +388,7 @@ def _made(data: Mapping[str, Any], states: Mapping[str, int]) -> str:
     """How the numbers were made, as the entries of a description list."""
     options, num_val = data["options"], data["num_val_clips"]
     best = data["frontier"][-1]["val_metric"]
-    error = f"{100 * math.sqrt(best * (1 - best) / num_val):.1f} points"
+    error = f"{100 * standard_error(best, num_val):.1f} points"
     noise = f"; the best point's standard error is {error} on so few clips: what lies closer may stand in any order"
     facts = {
         "Data set": f"{data['dataset']}, {data['num_classes']} classes: {', '.join(data['classes'])}",

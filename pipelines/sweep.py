@@ -29,7 +29,7 @@ from optuna.trial import TrialState
 from rich.console import Group, RenderableType
 
 import search_spaces
-from pipelines import cli, demo, pareto
+from pipelines import cli, demo, pareto, report
 from pipelines import predict as prediction
 from pipelines.cli import UserError
 from pipelines.cluster import start_ray
@@ -351,22 +351,15 @@ def _progress(num_trials: int) -> "tune.Callback":
             self.start, self.done = time.monotonic(), 0
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            result, config, self.done = trial.last_result, trial.config["train"], self.done + 1
-            spent_s = time.monotonic() - self.start
+            self.done += 1
+            left_s = (time.monotonic() - self.start) / self.done * (num_trials - self.done)
+            shown = report.texts(dataclasses.asdict(pareto.read_trial(Path(trial.config["train"]["out"]))))
             log.info(
-                "trial %s  %5.1f%%  %9s parameters  %s %s -> %s ranks %s recurrent %s  (%d of %d, about %.0f s left)",
-                trial.config["trial"],
-                100 * result["val_metric"],
-                f"{result['num_params']:,}",
-                config["cell"],
-                config["in_modes"] if config["input"] == "tt" else "dense",
-                config["hidden_modes"],
-                config["ranks"],
-                config["recurrent_ranks"],
-                self.done,
-                num_trials,
-                spent_s / self.done * (num_trials - self.done),
+                "trial %(trial)s  %(state)s  %(val_metric)s  %(num_params)s parameters  %(cell)s %(modes)s, "
+                "ranks %(ranks)s, recurrent ranks %(recurrent_ranks)s",
+                shown,
             )
+            log.info("%d of %d trials, about %.0f s left", self.done, num_trials, left_s)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             self.done += 1

@@ -1,10 +1,10 @@
 """One step of a model as an ONNX file: a frame and the state in, logits and the state out; kept only if it matches.
 
 Legend: B batch, M / N input / output size, M_k / N_k input / output mode k, R / S left / right rank, G gates, H hidden
-size, L layers, C classes.
+size, L layers, C classes, t what the cores so far have made of x.
 
 The file holds the cores themselves and multiplies them one by one, from the last to the first (Yang et al., ICML 2017,
-equation 4): it is as small as the model, and no dense matrix comes to be where it runs.
+equation 4): it is as small as the model, and no tensor train is ever multiplied out.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ __all__ = ["export_onnx_step"]
 
 log = logging.getLogger(__name__)
 
-# The one torch writes without converting; every onnxruntime-web of the last years reads it.
+# The one that torch's exporter writes without converting; low, so that older builds of onnxruntime-web read it.
 _OPSET = 18
 # Of float32 against float32: |file - model| <= _TOLERANCE * (1 + |model|).
 _TOLERANCE = 1e-4
@@ -45,7 +45,7 @@ def export_onnx_step(model: VideoClassifier, path: str | Path) -> None:
 
     Args:
         model: Taken in eval mode and float32; not changed.
-        path: The file, written whole or not at all. It takes 4 bytes a parameter and some 10 kB for each layer's graph.
+        path: The file, written whole or not at all. It takes 4 bytes a parameter and a few kB for the graph.
 
     Raises:
         ValueError: the model is bidirectional.
@@ -68,7 +68,7 @@ def export_onnx_step(model: VideoClassifier, path: str | Path) -> None:
         )
     with atomic_write(path, "wb") as file:
         file.write(contents)
-    log.info("%s: %d bytes, within %.1e of the model", path, len(contents), difference)
+    log.info("%s: %d bytes, outputs within %.1e of the model's", Path(path).name, len(contents), difference)
 
 
 class _Product(nn.Module):
@@ -195,17 +195,19 @@ def _after(state: Iterable[str]) -> list[str]:
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Without the exporter's words on its own insides and on torchvision, which is not needed here."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without what the exporter says about its own insides, and about torchvision, which is not needed here."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
             warnings.filterwarnings("ignore", r"# The axis name: batch will not be used", UserWarning)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _largest_difference(model: VideoClassifier, session: Any) -> float:

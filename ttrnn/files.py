@@ -53,7 +53,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 
     An older directory at `path` is replaced; it is moved aside first, so that a reader never sees a mixture.
     """
-    path = Path(path)
+    path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:

@@ -89,7 +89,7 @@ class _TTRecurrent(nn.Module):
             yield layer, f"l{layer}" + ("_reverse" if direction else "")
 
     def reset_parameters(self) -> None:
-        """Input matrices with rows of norm 1, biases 0 but 1 for an LSTM's forget gate, dense recurrent ones as torch has.
+        """Input matrices with rows of norm 1, biases 0 (an LSTM's forget gate 1), dense recurrent ones as torch has.
 
         torch draws those from U(-1/sqrt(H), 1/sqrt(H)): orthogonal ones, tried in their place, lost 2 to 5 points of
         accuracy on lip reading. A recurrent tensor train gets rows of norm 1.

@@ -1,0 +1,344 @@
+"""pipelines/cli.py: options from a dataclass, exit codes, one JSON object, OUT directories, progress."""
+
+import dataclasses
+import errno
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import cli
+from pipelines.cli import UserError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Base:
+    """What both have."""
+
+    seed: int = 0
+    """of everything, 100% reproducible"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options(Base):
+    """Do something to videos."""
+
+    out: str = cli.positional()
+    """directory to write"""
+    video: tuple[str, ...] = cli.positional(default=())
+    """video files"""
+    lr: float = 3e-3
+    """learning rate,
+    per step"""
+    max_frames: int | None = None
+    """frames per video"""
+    sizes: tuple[int, ...] = (4, 2)
+    """sizes in pixels"""
+    resume: bool = False
+    """continue"""
+    shuffle: bool = True
+    """draw an order"""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"lr must be positive, got {self.lr}")
+
+
+DEFAULTS = {
+    "seed": 0,
+    "out": "o",
+    "video": (),
+    "lr": 3e-3,
+    "max_frames": None,
+    "sizes": (4, 2),
+    "resume": False,
+    "shuffle": True,
+}
+
+
+@pytest.fixture(autouse=True)
+def root_logger() -> Iterator[None]:
+    """`run` takes the root logger over, as a command may; here it is given back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers, root.level = handlers, level
+
+
+def run(argv: list[str], step: Callable[[Options], dict[str, Any]] = dataclasses.asdict) -> int:
+    return cli.run(Options, step, str, argv)
+
+
+def parsed(argv: list[str]) -> dict[str, Any]:
+    return dataclasses.asdict(cli.parse(Options, argv)[0])
+
+
+@pytest.mark.parametrize(
+    ("argv", "changes"),
+    [
+        ("o", {}),
+        ("o a.avi b.avi", {"video": ("a.avi", "b.avi")}),
+        ("--lr 1e-2 o --seed 7", {"lr": 0.01, "seed": 7}),
+        ("o --max-frames 12 --sizes 1 2 3", {"max_frames": 12, "sizes": (1, 2, 3)}),
+        ("o --resume --no-shuffle", {"resume": True, "shuffle": False}),
+    ],
+)
+def test_options_are_the_fields_of_the_dataclass(argv: str, changes: dict[str, Any]) -> None:
+    assert parsed(argv.split()) == DEFAULTS | changes
+
+
+@pytest.mark.parametrize(
+    ("config", "argv", "changes"),
+    [
+        ({"out": "o", "lr": 1, "video": ["a.avi"]}, "", {"lr": 1, "video": ("a.avi",)}),
+        ({"max_frames": None, "sizes": [], "shuffle": False}, "o", {"sizes": (), "shuffle": False}),
+        (
+            {"out": "other", "lr": 0.5, "seed": 1, "video": ["a"]},
+            "o b c --seed 2",
+            {"lr": 0.5, "seed": 2, "video": ("b", "c")},
+        ),
+    ],
+    ids=["all from the file", "null and false", "the command line wins"],
+)
+def test_a_config_file_holds_the_same_names(tmp_path: Path, config: Any, argv: str, changes: dict[str, Any]) -> None:
+    (tmp_path / "options.json").write_text(json.dumps(config))
+    assert parsed([*argv.split(), "--config", str(tmp_path / "options.json")]) == DEFAULTS | changes
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ("", "OUT is missing"),
+        ("o --seed x", "--seed: invalid int value: 'x'"),
+        ("o --lr", "--lr: expected one argument"),
+        ("o --unknown 1", "unrecognized arguments: --unknown"),
+        ("o --res", "unrecognized arguments: --res"),
+        ("o --lr -1", "lr must be positive, got -1.0"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_said_in_one_line(argv: str, words: str, capsys: Any) -> None:
+    assert run(argv.split()) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert words in printed.err
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"rank": 4}', "unknown option 'rank'; the options are lr, max_frames, out"),
+        ('{"seed": "4"}', 'seed must be int, got "4"'),
+        ('{"seed": 4.0}', "seed must be int, got 4.0"),
+        ('{"seed": true}', "seed must be int, got true"),
+        ('{"seed": null}', "seed must be int, got null"),
+        ('{"resume": 1}', "resume must be bool, got 1"),
+        ('{"out": ["a"]}', 'out must be str, got ["a"]'),
+        ('{"sizes": [1, "2"]}', 'sizes must be int, got "2"'),
+        ('{"out": "o", "lr": 0}', "lr must be positive, got 0"),
+        ("[]", "must hold one JSON object, got list"),
+        ("{", "cannot be read as JSON"),
+        (None, "cannot be read as JSON"),
+    ],
+)
+def test_a_mistake_in_the_config_file_is_said_in_one_line(
+    tmp_path: Path, content: str | None, words: str, capsys: Any
+) -> None:
+    if content is not None:
+        (tmp_path / "options.json").write_text(content)
+    assert run(["--config", str(tmp_path / "options.json")]) == 2
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert printed.count("\n") == 1
+
+
+def test_help_tells_every_option_with_its_default(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as stopped:
+        run(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    for words in (
+        "Do something to videos.",
+        "OUT directory to write",
+        "--seed INT of everything, 100% reproducible [default: 0]",
+        "--lr FLOAT learning rate, per step [default: 0.003]",
+        "--max-frames INT frames per video",
+        "--shuffle, --no-shuffle draw an order",
+        "--config FILE.json",
+        "--json",
+    ):
+        assert words in " ".join(text.split())
+
+
+def raising(error: BaseException) -> Callable[[Options], dict[str, Any]]:
+    def step(options: Options) -> dict[str, Any]:
+        raise error
+
+    return step
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words", "traceback"),
+    [
+        (UserError("rank 9 is too large;\ntry 4"), 2, "error: rank 9 is too large; try 4\n", False),
+        (KeyboardInterrupt(), 130, "interrupted\n", False),
+        (OSError(errno.ENOSPC, "No space left"), 1, "--resume", False),
+        (OSError(errno.EIO, "Input/output error"), 1, "Input/output error", True),
+        (ValueError("a bug"), 1, "ValueError: a bug", True),
+        (AssertionError(), 1, "AssertionError", True),
+    ],
+    ids=["mistake", "Ctrl-C", "disk full", "disk broken", "bug", "broken invariant"],
+)
+def test_exit_codes(error: BaseException, code: int, words: str, traceback: bool, capsys: Any) -> None:
+    assert run(["o"], raising(error)) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert words in printed.err
+    assert ("Traceback" in printed.err) == traceback
+
+
+def test_a_result_may_carry_its_own_exit_code(capsys: Any) -> None:
+    assert run(["o", "--json"], lambda options: {"exit_code": 2, "videos": []}) == 2
+    assert capsys.readouterr().out == '{"videos": []}\n'
+
+
+def test_a_person_reads_the_summary(capsys: Any) -> None:
+    assert cli.run(Options, lambda options: {"value": 0.5}, lambda result: f"{result['value']:.0%}", ["o"]) == 0
+    assert capsys.readouterr().out == "50%\n"
+
+
+def noisy(options: Options) -> dict[str, Any]:
+    print("by print")  # noqa: T201 - what others do
+    os.write(1, b"by descriptor\n")
+    subprocess.run([sys.executable, "-c", "print('by a child')"], check=True)
+    logging.getLogger("somebody").info("by logging")
+    return {"text": "ä\n", "value": 0.5}
+
+
+@pytest.mark.parametrize("flag", ["--json", "--no-shuffle"])
+def test_with_json_one_object_is_on_standard_output_and_all_else_on_standard_error(flag: str) -> None:
+    code = f"import sys\nfrom tests.test_cli import noisy, run\nsys.exit(run(['o', '{flag}'], noisy))"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    if flag == "--json":
+        assert json.loads(result.stdout) == {"text": "ä\n", "value": 0.5}
+        assert result.stdout.count("\n") == 1
+    assert "by logging" in result.stderr
+    for words in ("by print", "by descriptor", "by a child"):
+        assert words in (result.stderr if flag == "--json" else result.stdout)
+
+
+@pytest.mark.parametrize(
+    "step", [raising(UserError("no")), lambda options: {"loss": float("nan")}], ids=["error", "NaN"]
+)
+def test_what_cannot_be_told_in_json_leaves_standard_output_empty(step: Any, capfd: Any) -> None:
+    assert run(["o", "--json"], step) != 0
+    assert capfd.readouterr().out == ""
+    assert run(["o"], lambda options: {"after": 1}) == 0
+    assert capfd.readouterr().out == "{'after': 1}\n"
+
+
+def test_a_reader_that_leaves_early_is_no_error_worth_telling() -> None:
+    code = "import sys\nfrom tests.test_cli import run\nsys.exit(run(['o'], lambda options: {'long': 'x' * 10**6}))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parent.parent
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
+def test_errors_of_the_library_become_mistakes_of_the_user_s() -> None:
+    with pytest.raises(UserError, match=r"^in_modes: bad$"), cli.user_errors("in_modes"):
+        raise ValueError("bad")
+    with pytest.raises(UserError, match=r"^bad$"), cli.user_errors():
+        raise ValueError("bad")
+    with pytest.raises(UserError, match=r"^mine$"), cli.user_errors("prefix"):
+        raise UserError("mine")
+    with pytest.raises(KeyError), cli.user_errors("prefix"):
+        raise KeyError("a bug stays one")
+
+
+OURS, FOREIGN = {"config.json": "1", "more": "2"}, {"thesis.tex": "years of work"}
+
+
+@pytest.mark.parametrize(
+    ("before", "flags", "after"),
+    [
+        (None, {}, {}),
+        ({}, {}, {}),
+        ({}, {"resume": True}, {}),
+        (None, {"overwrite": True}, {}),
+        (OURS, {"resume": True}, OURS),
+        (OURS, {"overwrite": True}, {}),
+        (OURS, {"resume": False}, "out exists; --resume continues it, --overwrite deletes it first"),
+        (OURS, {}, "out exists; --overwrite deletes it first"),
+        (FOREIGN, {}, "out exists"),
+        (FOREIGN, {"resume": True}, "has no config.json: nothing to resume there"),
+        (FOREIGN, {"overwrite": True}, "not made by this command and is not deleted"),
+        ("a file", {"overwrite": True}, "out is a file"),
+    ],
+    ids=str,
+)
+def test_out_is_made_or_refused_and_nothing_of_others_is_deleted(
+    tmp_path: Path, before: Any, flags: Any, after: Any
+) -> None:
+    out = tmp_path / "deep" / "out"
+    if before is not None:
+        out.parent.mkdir()
+    if isinstance(before, str):
+        out.write_text(before)
+    elif before is not None:
+        out.mkdir()
+        for name, content in before.items():
+            (out / name).write_text(content)
+    if isinstance(after, str):
+        with pytest.raises(UserError, match=after):
+            cli.prepare_out(out, marker="config.json", **flags)
+        after = before
+    else:
+        assert cli.prepare_out(str(out), marker="config.json", **flags) == out
+    assert (out.read_text() if out.is_file() else {path.name: path.read_text() for path in out.iterdir()}) == after
+
+
+def test_out_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot be made: Not a directory"):
+        cli.prepare_out(tmp_path / "file" / "out", marker="config.json")
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "log"])
+def test_progress_passes_everything_on_as_it_comes(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    taken = []
+
+    def items() -> Iterator[int]:
+        for number in range(3):
+            assert taken == list(range(number))
+            yield number
+
+    for item in cli.progress(items(), 3, "clips"):
+        taken.append(item)
+    assert taken == [0, 1, 2]
+
+
+def test_progress_says_a_line_every_5_seconds_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(cli.time, "monotonic", lambda: now)
+    caplog.set_level(logging.INFO)
+    for _ in cli.progress(range(12), 12, "clips"):
+        now += 1
+    assert caplog.messages == ["clips: 6 of 12", "clips: 12 of 12"]
