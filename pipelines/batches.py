@@ -32,7 +32,7 @@ class Batch(NamedTuple):
 
 def epoch_seed(seed: int, *path: int) -> int:
     """A 63-bit seed that depends on all the numbers: run, epoch, rank."""
-    return int(np.random.SeedSequence((seed, *path)).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(seed, spawn_key=path).generate_state(1, np.uint64)[0] >> 1)
 
 
 def num_steps(num_clips: int, batch_size: int, world_size: int = 1) -> int:

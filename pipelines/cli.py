@@ -155,7 +155,9 @@ def _read_config(options_class: type, path: str) -> dict[str, Any]:
         if name not in hints:
             raise UserError(f"--config {path}: unknown option {name!r}; the options are {', '.join(sorted(hints))}")
         kind, many = _scalar_type(hints[name])
-        for item in value if many and isinstance(value, list) else [value]:
+        if many and not isinstance(value, list):
+            raise UserError(f"--config {path}: {name} must be a list, got {json.dumps(value)}")
+        for item in value if many else [value]:
             optional = item is None and type(None) in get_args(hints[name])
             right_type = isinstance(item, int | float if kind is float else kind)
             if not optional and (not right_type or (kind is not bool and isinstance(item, bool))):
@@ -205,7 +207,7 @@ def run(
         if as_json:
             sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
         else:
-            Console(file=sys.stdout, soft_wrap=True, highlight=False).print(summary(result))
+            Console(file=sys.stdout, soft_wrap=True, highlight=False, markup=False, emoji=False).print(summary(result))
         sys.stdout.flush()
         return exit_code
     except UserError as error:

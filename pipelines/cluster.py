@@ -56,7 +56,12 @@ def _join_or_start(kwargs: dict[str, Any]) -> None:
     from ray._private.services import canonicalize_bootstrap_address
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
-    address = canonicalize_bootstrap_address(None)  # type: ignore[arg-type]
+    try:
+        address = canonicalize_bootstrap_address(None)  # type: ignore[arg-type]
+    except (ValueError, ConnectionError) as error:
+        raise UserError(
+            f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')} is no Ray cluster ({error}); set it to HOST:PORT or local"
+        ) from error
     if address is None:
         _write_token_file()
         ray.init("local", include_dashboard=False, **quiet, **kwargs)
@@ -65,6 +70,8 @@ def _join_or_start(kwargs: dict[str, Any]) -> None:
     try:
         # Ray itself would try for minutes.
         host, _, port = address.rpartition(":")
+        if not port.isdigit():
+            raise UserError(f"RAY_ADDRESS={address} is not HOST:PORT; set it to one, or to local")
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         # Without an address, unlike with one, Ray uses the token where there is one.
         ray.init(**quiet)

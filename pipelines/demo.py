@@ -28,8 +28,19 @@ import numpy as np
 from pipelines import cli
 from ttrnn.files import atomic_directory
 
-__all__ = ["CHANNELS", "CLASSES", "HEIGHT", "NUM_FRAMES", "WIDTH", "DemoOptions", "demo", "draw_clip", "main",
-           "render_demo", "summary"]
+__all__ = [
+    "CHANNELS",
+    "CLASSES",
+    "HEIGHT",
+    "NUM_FRAMES",
+    "WIDTH",
+    "DemoOptions",
+    "demo",
+    "draw_clip",
+    "main",
+    "render_demo",
+    "summary",
+]
 
 WIDTH, HEIGHT, NUM_FRAMES = 48, 32, 12
 # What a model should take: the files are in colour for the eye, but colour says nothing about the class.
@@ -64,9 +75,11 @@ class _Layer:
     """of the stripes"""
 
 
-_LAYERS = (_Layer(period=11, slope=0.8, color=(60, 50, 200)),
-           _Layer(period=11, slope=-0.8, color=(170, 80, 40)),
-           _Layer(period=7.5, slope=0, color=(70, 120, 40)))
+_LAYERS = (
+    _Layer(period=11, slope=0.8, color=(60, 50, 200)),
+    _Layer(period=11, slope=-0.8, color=(170, 80, 40)),
+    _Layer(period=7.5, slope=0, color=(70, 120, 40)),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,8 +131,12 @@ def _draw_stripes(period: float, slope: float, starts_T: np.ndarray) -> np.ndarr
     x_W = np.arange(WIDTH * _FINER) / _FINER
     tall_HW = ((y_H1 - slope * x_W) / period % 1 < 0.5).astype(np.float32)
     tops_T = np.rint(-starts_T % 1 * period * _FINER).astype(int)
-    return np.stack([cv2.resize(tall_HW[top : top + HEIGHT * _FINER], (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
-                     for top in tops_T])
+    return np.stack(
+        [
+            cv2.resize(tall_HW[top : top + HEIGHT * _FINER], (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+            for top in tops_T
+        ]
+    )
 
 
 def render_demo(out: Path, num_clips: int, seed: int) -> Path:
@@ -164,15 +181,24 @@ def demo(options: DemoOptions) -> dict[str, Any]:
     """Renders the data set that the options ask for; returns where it lies and what is in it."""
     out = cli.prepare_out(options.out, marker=_MARKER, overwrite=options.overwrite)
     render_demo(out, options.num_clips, options.seed)
-    return {"out": str(out), "num_clips": options.num_clips, "classes": list(CLASSES), "width": WIDTH,
-            "height": HEIGHT, "channels": CHANNELS, "num_frames": NUM_FRAMES}
+    return {
+        "out": str(out),
+        "num_clips": options.num_clips,
+        "classes": list(CLASSES),
+        "width": WIDTH,
+        "height": HEIGHT,
+        "channels": CHANNELS,
+        "num_frames": NUM_FRAMES,
+    }
 
 
 def summary(result: dict[str, Any]) -> str:
     """What a person reads at the end."""
-    return (f"{result['num_clips']} clips of {len(result['classes'])} classes in {result['out']}\n"
-            f"next: python -m pipelines.preprocess {result['out']} shards --width {result['width']} "
-            f"--height {result['height']} --channels {result['channels']}")
+    return (
+        f"{result['num_clips']} clips of {len(result['classes'])} classes in {result['out']}\n"
+        f"next: python -m pipelines.preprocess {result['out']} shards --width {result['width']} "
+        f"--height {result['height']} --channels {result['channels']}"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -183,4 +209,5 @@ def main(argv: list[str] | None = None) -> int:
 if __name__ == "__main__":
     # As `python pipelines/demo.py` too: the importable module is the one that Ray pickles by reference.
     from pipelines.demo import main as importable_main
+
     sys.exit(importable_main())

@@ -200,6 +200,29 @@ def test_a_configuration_cannot_ask_for_more_than_its_weights_have(saved, monkey
         ttrnn.load(saved)
 
 
+def test_a_large_frame_takes_no_memory_where_its_tensor_train_is_small(tmp_path):
+    config = ModelConfig(width=10**4, height=10**4, channels=1, classes=("a", "b"), in_modes="x".join(["10"] * 8),
+                         hidden_modes="x".join(["1"] * 8), ranks="2")  # fmt: skip
+    ttrnn.save(VideoClassifier(config), tmp_path / "model")
+    ttrnn.load(tmp_path / "model")
+    buffers = sum(buffer.numel() for buffer in ttrnn.load(tmp_path / "model").buffers())
+    assert buffers < 100
+
+
+@pytest.mark.parametrize("kind", ["file", "folder of somebody's"])
+def test_what_is_no_model_directory_is_not_replaced(tmp_path, kind):
+    path = tmp_path / "mine"
+    if kind == "file":
+        path.write_text("x")
+    else:
+        path.mkdir()
+        (path / "thesis.tex").write_text("x")
+    config = ModelConfig(width=4, height=4, channels=1, classes=("a", "b"), hidden_modes="2x2x2x2")
+    with pytest.raises(ValueError, match="is not replaced"):
+        ttrnn.save(VideoClassifier(config), path)
+    assert path.exists()
+
+
 def with_weights(path, content):
     """Other weights, with a hash that fits."""
     (path / "model.safetensors").write_bytes(content)

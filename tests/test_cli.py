@@ -144,6 +144,7 @@ def test_a_mistake_on_the_command_line_is_said_in_one_line(argv: str, words: str
         ('{"out": ["a"]}', 'out must be str, got ["a"]'),
         ('{"sizes": [1, "2"]}', 'sizes must be int, got "2"'),
         ('{"out": "o", "lr": 0}', "lr must be positive, got 0"),
+        ('{"video": "a.avi"}', 'video must be a list, got "a.avi"'),
         ("[]", "must hold one JSON object, got list"),
         ("{", "cannot be read as JSON"),
         (None, "cannot be read as JSON"),

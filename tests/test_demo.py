@@ -42,8 +42,10 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 def test_the_same_seed_gives_the_same_files_and_another_seed_none_of_them(tmp_path: Path) -> None:
-    first, again, other = (contents(demo.render_demo(tmp_path / name, 16, seed)) for name, seed in
-                           (("first", 3), ("again", 3), ("other", 4)))
+    first, again, other = (
+        contents(demo.render_demo(tmp_path / name, 16, seed))
+        for name, seed in (("first", 3), ("again", 3), ("other", 4))
+    )
     assert first == again
     assert first.keys() == other.keys()
     assert not any(first[name] == other[name] for name in first)
@@ -51,8 +53,9 @@ def test_the_same_seed_gives_the_same_files_and_another_seed_none_of_them(tmp_pa
 
 def test_more_clips_leave_the_first_ones_as_they_were(tmp_path: Path) -> None:
     few, many = (contents(demo.render_demo(tmp_path / str(count), count, seed=0)) for count in (8, 20))
-    assert {name: many[name] for name in few if name.endswith(".avi")} \
-        == {name: few[name] for name in few if name.endswith(".avi")}
+    assert {name: many[name] for name in few if name.endswith(".avi")} == {
+        name: few[name] for name in few if name.endswith(".avi")
+    }
 
 
 def test_files_hold_the_drawn_frames_in_balanced_class_folders(clips: tuple[np.ndarray, np.ndarray]) -> None:
@@ -68,8 +71,10 @@ def test_files_hold_the_drawn_frames_in_balanced_class_folders(clips: tuple[np.n
 def stripe_turns(frames: np.ndarray) -> np.ndarray:
     """Clips x 3: how far each set of stripes turns from a frame to the next, by demodulation; its sign is the way."""
     y, x = np.mgrid[: demo.HEIGHT, : demo.WIDTH]
-    waves = np.stack([np.exp(2j * np.pi * (y - slope * x) / period).ravel()
-                      for period, slope in ((11, 0.8), (11, -0.8), (7.5, 0))], axis=1)
+    waves = np.stack(
+        [np.exp(2j * np.pi * (y - slope * x) / period).ravel() for period, slope in ((11, 0.8), (11, -0.8), (7.5, 0))],
+        axis=1,
+    )
     pixels = frames.reshape(*frames.shape[:2], -1) - frames.mean(axis=(1, 2, 3, 4)).reshape(-1, 1, 1)
     phasors = pixels @ waves
     return np.angle((phasors[:, 1:] * phasors[:, :-1].conj()).sum(axis=1))
@@ -94,8 +99,12 @@ def linear_probe(features: np.ndarray, labels: np.ndarray) -> float:
     return float(((x[half:] @ weight).argmax(1) == y[half:]).double().mean())
 
 
-VIEWS = {"first frame": lambda frames: frames[:, 0], "middle frame": lambda frames: frames[:, demo.NUM_FRAMES // 2],
-         "last frame": lambda frames: frames[:, -1], "mean frame": lambda frames: frames.mean(axis=1)}
+VIEWS = {
+    "first frame": lambda frames: frames[:, 0],
+    "middle frame": lambda frames: frames[:, demo.NUM_FRAMES // 2],
+    "last frame": lambda frames: frames[:, -1],
+    "mean frame": lambda frames: frames.mean(axis=1),
+}
 
 
 def test_stripes_move_as_the_class_says(clips: tuple[np.ndarray, np.ndarray]) -> None:
@@ -109,7 +118,8 @@ def test_stripes_move_as_the_class_says(clips: tuple[np.ndarray, np.ndarray]) ->
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
 def test_a_linear_classifier_stays_within_five_points_of_chance(
-        clips: tuple[np.ndarray, np.ndarray], view: Callable[[np.ndarray], np.ndarray]) -> None:
+    clips: tuple[np.ndarray, np.ndarray], view: Callable[[np.ndarray], np.ndarray]
+) -> None:
     frames, labels = clips
     # On 480 held-out clips the standard error of chance is 1.5 points.
     assert abs(linear_probe(view(frames), labels) - CHANCE) < 0.05
@@ -120,9 +130,18 @@ def trained_accuracy(clips: tuple[np.ndarray, np.ndarray], ranks: str) -> float:
     frames, labels = (torch.from_numpy(array) for array in clips)
     train = frames[:NUM_TRAIN].float()
     torch.manual_seed(0)
-    model = VideoClassifier(ModelConfig(
-        width=demo.WIDTH, height=demo.HEIGHT, channels=demo.CHANNELS, classes=demo.CLASSES, hidden_modes="4x4x4x4",
-        ranks=ranks, mean=(float(train.mean()),), std=(float(train.std()),)))
+    model = VideoClassifier(
+        ModelConfig(
+            width=demo.WIDTH,
+            height=demo.HEIGHT,
+            channels=demo.CHANNELS,
+            classes=demo.CLASSES,
+            hidden_modes="4x4x4x4",
+            ranks=ranks,
+            mean=(float(train.mean()),),
+            std=(float(train.std()),),
+        )
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     num_epochs, batch_size = 8, 16
     num_steps = num_epochs * math.ceil(NUM_TRAIN / batch_size)
@@ -190,13 +209,18 @@ def test_command_renders_and_tells_where(tmp_path: Path, capsys: pytest.CaptureF
     assert contents(out) != first
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (["--num-clips", "7"], "num_clips must be at least 8"),
-    (["--seed", "-1"], "seed must be 0 or more, got -1"),
-    ([], "exists"),
-], ids=["fewer clips than classes", "negative seed", "OUT exists"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--num-clips", "7"], "num_clips must be at least 8"),
+        (["--seed", "-1"], "seed must be 0 or more, got -1"),
+        ([], "exists"),
+    ],
+    ids=["fewer clips than classes", "negative seed", "OUT exists"],
+)
 def test_a_users_mistake_is_one_line_and_exit_code_2(
-        tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
     (tmp_path / "kept.txt").write_text("mine")
     assert demo.main([str(tmp_path), *options]) == 2
     error = capsys.readouterr().err

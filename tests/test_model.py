@@ -120,6 +120,11 @@ def test_values_of_another_type_are_refused_by_field(change, words):
         ModelConfig.from_dict(ModelConfig(**SMALL).to_dict() | change)
 
 
+def test_a_configuration_that_is_no_object_is_refused():
+    with pytest.raises(ValueError, match="JSON object, got list"):
+        ModelConfig.from_dict([])
+
+
 @pytest.mark.parametrize("name", ["width", "height", "classes"])
 def test_a_missing_field_is_named(name):
     values = ModelConfig(**SMALL).to_dict()

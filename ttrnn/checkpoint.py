@@ -21,13 +21,16 @@ _FORMAT, _VERSION = "ttrnn-model", 1
 
 
 def save(model: VideoClassifier, path: str | Path, results: dict[str, Any] | None = None) -> None:
-    """Writes a model directory, whole or not at all; one that is there is replaced.
+    """Writes a model directory, whole or not at all.
 
     Args:
         model: Its weights are written in the dtype they have.
-        path: The directory.
+        path: The directory; an older model directory there is replaced.
         results: JSON values about how the model was made and how well it does; kept in config.json and in the card.
     """
+    path = Path(path)
+    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / "config.json").exists()):
+        raise ValueError(f"{path} exists and is no model directory: it is not replaced; give another path")
     with atomic_directory(path) as directory:
         write(model, directory, results)
 
@@ -88,7 +91,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def load(path: str | Path) -> VideoClassifier:
-    """The model of a model directory, in eval mode on the CPU.
+    """The model of a model directory, in eval mode on the CPU, in float32.
 
     Raises:
         ValueError: see read_config; or weights that do not fit the configuration.

@@ -64,8 +64,13 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         if path.exists():
             aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
             os.replace(path, aside / path.name)
-            os.replace(temporary, path)
-            shutil.rmtree(aside)
+            try:
+                os.replace(temporary, path)
+            except BaseException:
+                os.replace(aside / path.name, path)
+                raise
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
         else:
             os.replace(temporary, path)
     except BaseException:

@@ -66,9 +66,9 @@ class TTLinear(nn.Module):
         channel_mean = torch.as_tensor(mean, dtype=self.cores[0].dtype, device=device).reshape(-1)
         if self.in_features % len(channel_mean):
             raise ValueError(f"mean has {len(channel_mean)} channels, which do not divide {self.in_features:,} inputs")
-        # Facts about the data, not learnt, and known to whoever builds the layer: not part of the state dict.
-        self.register_buffer("mean", channel_mean.repeat(self.in_features // len(channel_mean)), persistent=False)
-        self.mean: Tensor
+        # A fact about the data, not learnt, and known to whoever builds the layer: not part of the state dict.
+        self.register_buffer("channel_mean", channel_mean, persistent=False)
+        self.channel_mean: Tensor
         self.scale = float(scale)
         self.centred = bool(channel_mean.any())
         self.reset_parameters()
@@ -78,6 +78,11 @@ class TTLinear(nn.Module):
         orthogonal_cores_(list(self.cores))
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+    @property
+    def mean(self) -> Tensor:
+        """(M,) what is subtracted from the input."""
+        return self.channel_mean.repeat(self.in_features // len(self.channel_mean))
 
     @property
     def num_params(self) -> int:

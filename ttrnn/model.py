@@ -105,8 +105,10 @@ class ModelConfig:
             self._set("hidden_modes", str(math.prod(hidden)))
             self._set("ranks", "none")
             return
+        self._set("hidden_modes", format_modes(hidden))
         if self.in_modes == "auto":
             self._set("in_modes", format_modes(auto_modes(self.height, self.width, self.channels, len(hidden))))
+        self._set("in_modes", format_modes(parse_modes(self.in_modes)))
         check_modes(parse_modes(self.in_modes), self.frame_size, "in_modes", "the frame has")
         for name, shape in (("ranks", self.input_shape), ("recurrent_ranks", self.recurrent_shape)):
             if shape is not None:
@@ -167,6 +169,8 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
         """The inverse of to_dict. Raises ValueError that names an unknown, missing or mistyped field."""
+        if not isinstance(values, dict):
+            raise ValueError(f"a model configuration must be a JSON object, got {type(values).__name__}")
         hints = get_type_hints(cls)
         required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory}
         if unknown := values.keys() - hints.keys():

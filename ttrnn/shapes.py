@@ -7,6 +7,7 @@ Legend: M_k / N_k input / output mode k, R_{k-1} / R_k left / right rank of core
 Source: Yang et al., "Tensor-Train Recurrent Neural Networks for Video Classification", ICML 2017, section 3.
 """
 
+import functools
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -49,10 +50,16 @@ def factorisations(size: int, num_modes: int, *, smallest: int = 1) -> Iterator[
         if size >= smallest:
             yield (size,)
         return
-    for first in range(smallest, size // smallest ** (num_modes - 1) + 1):
-        if size % first == 0:
+    for first in _divisors(size):
+        if smallest <= first <= size // smallest ** (num_modes - 1):
             for rest in factorisations(size // first, num_modes - 1, smallest=smallest):
                 yield (first, *rest)
+
+
+@functools.cache
+def _divisors(size: int) -> tuple[int, ...]:
+    low = [factor for factor in range(1, math.isqrt(size) + 1) if size % factor == 0]
+    return tuple(sorted({*low, *(size // factor for factor in low)}))
 
 
 def frame_modes(height: int, width: int, channels: int) -> tuple[int, int, int, int]:
