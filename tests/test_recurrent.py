@@ -253,3 +253,12 @@ def test_cuda_gives_what_the_cpu_gives(cell):
     expected, _ = layer(frames, lengths=[5, 2, 4, 1])
     output, _ = layer.cuda()(frames.cuda(), lengths=[5, 2, 4, 1])
     torch.testing.assert_close(output.cpu(), expected)
+
+
+@pytest.mark.parametrize("input_gain", [1.0, 0.3])
+def test_gates_start_with_the_standard_deviation_that_is_asked_for(input_gain):
+    torch.manual_seed(0)
+    layer = TTGRU((8, 8, 8, 8), (4, 4, 4, 4), 4, mean=110.0, scale=1 / 60)
+    layer.reset_parameters(input_gain)
+    frames = (110 + 60 * torch.randn(200, 4096)).clamp(0, 255).round().to(torch.uint8)
+    assert layer.ih_l0(frames).std().item() == pytest.approx(input_gain, rel=0.2)

@@ -73,9 +73,9 @@ class TTLinear(nn.Module):
         self.centred = bool(channel_mean.any())
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Rows of W get unit norm (see init.py): unit variance at the output for normalised inputs. Bias zero."""
-        orthogonal_cores_(list(self.cores))
+    def reset_parameters(self, gain: float = 1.0) -> None:
+        """Rows of W get norm `gain`, the standard deviation of the output for normalised input (see init.py); bias 0."""
+        orthogonal_cores_(list(self.cores), gain)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
