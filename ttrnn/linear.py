@@ -74,7 +74,7 @@ class TTLinear(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self, gain: float = 1.0) -> None:
-        """Rows of W get norm `gain`, the standard deviation of the output for normalised input (see init.py); bias 0."""
+        """Rows of W get norm `gain`: the standard deviation of the output for normalised input (init.py); bias 0."""
         orthogonal_cores_(list(self.cores), gain)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
