@@ -94,7 +94,6 @@ def sweep(options: SweepOptions) -> dict[str, Any]:
     ).absolute()
     _claim(out, options)
     start = time.monotonic()
-    is_new = not (out / "trials").exists()
     try:
         with start_ray():
             slots = _slots(options)
@@ -102,8 +101,8 @@ def sweep(options: SweepOptions) -> dict[str, Any]:
             _write_facts(out, options, data)
             _run_trials(options, out, data, slots)
     except UserError:
-        # So that the corrected command does not find an OUT of another's.
-        if is_new and not (out / "trials").exists():
+        # Nothing was made yet: the corrected command must not be told that OUT exists.
+        if [path.name for path in out.iterdir()] == ["sweep.json"]:
             shutil.rmtree(out)
         raise
     result = pareto.write_frontier(out)
@@ -213,17 +212,15 @@ def _train_trial(config: dict[str, Any]) -> None:
     claim_run(out, options, model)
     nothing = {"val_metric": 0.0, "num_params": model.num_params, "input_params": model.input_params}
     if config["too_large"]:
+        summary = {
+            **nothing,
+            "val_metric": None,
+            "state": "too_large",
+            "epochs": 0,
+            "config": flat_config(options, model),
+        }
         with atomic_write(out / "summary.json") as file:
-            json.dump(
-                {
-                    **nothing,
-                    "val_metric": None,
-                    "state": "too_large",
-                    "epochs": 0,
-                    "config": flat_config(options, model),
-                },
-                file,
-            )
+            json.dump(summary, file, indent=1)
         tune.report(nothing)
     elif options.num_workers > 1:
         fit_on_ray(options, [TuneReportCallback()], f"trial-{config['trial']}")

@@ -470,7 +470,8 @@ def fit_on_ray(options: TrainOptions, callbacks: list[Any] | None = None, name: 
 def _fit_worker(options: dict[str, Any]) -> None:
     import ray.train
 
-    fit(TrainOptions(**options), ray.train.report)
+    # The last report again: a run that had finished when its driver died still owes one.
+    ray.train.report(fit(TrainOptions(**options), ray.train.report))
 
 
 @contextlib.contextmanager
