@@ -29,7 +29,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["UserError", "field_help", "positional", "prepare_out", "progress", "run", "user_errors"]
+__all__ = ["StepError", "UserError", "field_help", "positional", "prepare_out", "progress", "run", "user_errors"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -37,6 +37,10 @@ T = TypeVar("T")
 
 class UserError(ValueError):
     """A mistake of the user's: one line that names the value and the way out. The command ends with exit code 2."""
+
+
+class StepError(RuntimeError):
+    """A step can't go on, through no mistake in its options: told in one line. The command ends with exit code 1."""
 
 
 @contextlib.contextmanager
@@ -213,6 +217,9 @@ def run(
     except UserError as error:
         log.error("error: %s", " ".join(str(error).split("\n")))
         return 2
+    except StepError as error:
+        log.error("error: %s", error)
+        return 1
     except KeyboardInterrupt:
         log.error("interrupted")
         return 130

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipelines.cli import UserError
 
-__all__ = ["start_ray"]
+__all__ = ["devices", "start_ray"]
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,24 @@ def start_ray(**kwargs: Any) -> Iterator[None]:
     finally:
         with _interrupts_later():
             ray.shutdown()
+
+
+def devices(num_workers: int) -> tuple[str, int]:
+    """What training runs on, "GPU" or "CPU" where there is none, and how many groups of `num_workers` fit at a time.
+
+    Raises:
+        UserError: not one fits.
+    """
+    import ray
+
+    cluster = ray.cluster_resources()
+    device = "GPU" if cluster.get("GPU") else "CPU"
+    if cluster[device] < num_workers:
+        raise UserError(
+            f"num_workers {num_workers} needs as many {device}s, the cluster has {cluster[device]:g}; "
+            "give a smaller --num-workers, or start more nodes first"
+        )
+    return device, int(cluster[device]) // num_workers
 
 
 def _join_or_start(kwargs: dict[str, Any]) -> None:

@@ -47,7 +47,7 @@ WIDTH, HEIGHT, NUM_FRAMES = 48, 32, 12
 CHANNELS = 1
 _WAYS = {"up": -1, "down": 1}
 CLASSES = tuple("-".join(ways) for ways in itertools.product(_WAYS, repeat=3))
-_MARKER = "demo.json"
+MARKER = "demo.json"
 
 _FPS = 12.0
 _CREAM = (215, 230, 235)
@@ -160,7 +160,7 @@ def render_demo(out: Path, num_clips: int, seed: int) -> Path:
             label = index % len(CLASSES)
             clip_THWC = draw_clip(label, np.random.default_rng([seed, index]))
             _write_video(directory / CLASSES[label] / f"clip-{index:05d}.avi", clip_THWC)
-        (directory / _MARKER).write_text(json.dumps({"num_clips": num_clips, "seed": seed}) + "\n", encoding="utf-8")
+        (directory / MARKER).write_text(json.dumps({"num_clips": num_clips, "seed": seed}) + "\n", encoding="utf-8")
     return out
 
 
@@ -179,7 +179,7 @@ def _write_video(path: Path, clip_THWC: np.ndarray) -> None:
 
 def demo(options: DemoOptions) -> dict[str, Any]:
     """Renders the data set that the options ask for; returns where it lies and what is in it."""
-    out = cli.prepare_out(options.out, marker=_MARKER, overwrite=options.overwrite)
+    out = cli.prepare_out(options.out, marker=MARKER, overwrite=options.overwrite)
     render_demo(out, options.num_clips, options.seed)
     return {
         "out": str(out),

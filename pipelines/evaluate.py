@@ -61,6 +61,10 @@ def evaluate_model(model_dir: str | Path, shards_dir: str | Path, split: str = "
             f"{model_dir} takes frames of {frames[0]} (width, height, channels), {shards_dir} has {frames[1]}; "
             "preprocess the videos at the model's size"
         )
+    if config.task != data.task:
+        raise UserError(
+            f"{model_dir} is for {config.task} data, {shards_dir} is {data.task}; give data of the model's kind"
+        )
     if config.classes != data.classes:
         raise UserError(
             f"{model_dir} knows the classes {', '.join(config.classes)}; {shards_dir} has {', '.join(data.classes)}"

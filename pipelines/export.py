@@ -37,13 +37,15 @@ class ExportOptions:
     select: str = "best"
     """of a sweep: best (validation metric), knee, smallest (within one standard error of the best), or trial:ID"""
     max_params: int | None = None
-    """of a sweep: only models with at most this many parameters, classifier included"""
+    """of a sweep: only models with at most this many parameters, classifier included; not with trial:ID"""
     onnx: bool = False
     """also write step.onnx: one frame and the state in, logits and the state out; needs pip install ttrnn[onnx]"""
     overwrite: bool = False
     """replace OUT"""
 
     def __post_init__(self) -> None:
+        if self.max_params is not None and self.select.startswith("trial:"):
+            raise ValueError(f"select {self.select} names one model; leave max_params out")
         if self.select not in ("best", "knee", "smallest") and not self.select.startswith("trial:"):
             raise ValueError(f"select must be best, knee, smallest or trial:ID, got {self.select!r}")
 

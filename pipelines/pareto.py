@@ -187,8 +187,8 @@ def read_trials(sweep_dir: str | Path) -> list[Trial]:
     if not any(trial.is_finished for trial in trials):
         raise UserError(
             f"{sweep_dir}: none of its {len(trials)} trials has finished with a metric, so there is no "
-            "frontier yet; continue it with python -m pipelines.sweep --resume, or read the errors under "
-            f"{Path(sweep_dir, 'trials')}"
+            f"frontier yet ({', '.join(sorted({trial.state for trial in trials})) or 'no trials'}); continue it with "
+            "python -m pipelines.sweep --resume, or give another one a larger --max-params"
         )
     return trials
 

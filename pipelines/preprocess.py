@@ -84,6 +84,8 @@ class PreprocessOptions:
         for name in ("width", "height", "shard_clips", "time_limit_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {self.seed}")
         if self.channels not in (1, 3):
             raise ValueError(f"channels must be 3 (RGB) or 1 (grey), got {self.channels}")
         if self.resume and self.overwrite:

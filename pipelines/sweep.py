@@ -19,7 +19,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.storages import JournalStorage
@@ -32,9 +32,9 @@ import search_spaces
 from pipelines import cli, demo, pareto, report
 from pipelines import predict as prediction
 from pipelines.cli import UserError
-from pipelines.cluster import start_ray
+from pipelines.cluster import devices, start_ray
 from pipelines.metrics import METRICS, chance_level
-from pipelines.preprocess import PreprocessOptions, preprocess
+from pipelines.preprocess import PREPROCESS_JSON, PreprocessOptions, preprocess
 from pipelines.shards import DATASET_JSON, ShardDataset
 from pipelines.train import DivergedError, TrainOptions, claim_run, fit, fit_on_ray, flat_config, model_config
 from ttrnn.files import atomic_write
@@ -61,7 +61,7 @@ class SweepOptions:
     space: str = "shapes"
     """what to try: shapes (cells, modes, ranks) or ranks (the paper's shape, ranks only)"""
     num_trials: int = 16
-    """models to train"""
+    """models to try, those that are too large for --max-params included"""
     epochs: int = 16
     """passes over the train split for each of them"""
     max_params: int | None = None
@@ -80,15 +80,22 @@ class SweepOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {self.seed}")
         search_spaces.load(self.space)
 
     def settings(self) -> dict[str, Any]:
-        """What decides the result."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in ("resume", "overwrite")}
+        """What decides the result, and where it goes."""
+        values = dataclasses.asdict(self) | {"data": None if self.data is None else os.path.abspath(self.data)}
+        return {name: value for name, value in values.items() if name not in ("resume", "overwrite")}
 
 
 def sweep(options: SweepOptions) -> dict[str, Any]:
     """The whole job: data, trials, frontier, report, best model; for the demo, one held-out video classified too."""
+    if options.data is not None and not Path(options.data).exists():
+        raise UserError(f"there is no {options.data}; give a folder of videos, a CSV or shards as --data")
+    if options.overwrite and options.data is not None and _lies_in(options.data, options.out):
+        raise UserError(f"--overwrite deletes {options.out}, in which --data {options.data} lies; give another --out")
     out = cli.prepare_out(
         options.out, marker="sweep.json", overwrite=options.overwrite, resume=options.resume
     ).absolute()
@@ -96,22 +103,29 @@ def sweep(options: SweepOptions) -> dict[str, Any]:
     start = time.monotonic()
     try:
         with start_ray():
-            slots = _slots(options)
+            device, slots = devices(options.num_workers)
             data = ShardDataset.open(_shards(options, out))
             _write_facts(out, options, data)
-            _run_trials(options, out, data, slots)
+            num_failed = _run_trials(options, out, data, device, slots)
     except UserError:
         # Nothing was made yet: the corrected command must not be told that OUT exists.
         if [path.name for path in out.iterdir()] == ["sweep.json"]:
             shutil.rmtree(out)
         raise
     result = pareto.write_frontier(out)
+    if num_failed:
+        log.error("%d trials failed; --resume tries them again", num_failed)
+        result["exit_code"] = 1
     result["wall_s"] = round(time.monotonic() - start, 1)
     if options.data is None:
         video = out / "videos" / data.split("test").clip_ids[0]
         log.info("classifying %s, which no model has seen, with the best model", video)
         result.update(prediction.predict(prediction.PredictOptions(model=str(out / "best"), video=(str(video),))))
     return result
+
+
+def _lies_in(inner: str, outer: str) -> bool:
+    return Path(inner).resolve().is_relative_to(Path(outer).resolve())
 
 
 def _claim(out: Path, options: SweepOptions) -> None:
@@ -123,7 +137,7 @@ def _claim(out: Path, options: SweepOptions) -> None:
         return
     earlier = pareto.read_sweep(out)["options"]
     for name, value in options.settings().items():
-        if earlier.get(name) != value:
+        if name != "out" and earlier.get(name) != value:
             raise UserError(
                 f"{out} was started with {name} {earlier.get(name)!r}, not {value!r}; resume it with the same "
                 "options, or give another --out"
@@ -136,11 +150,11 @@ def _shards(options: SweepOptions, out: Path) -> Path:
     frame: dict[str, Any] = {}
     if options.data is None:
         videos = out / "videos"
-        if not videos.exists():
+        if not (videos / demo.MARKER).exists():
             log.info("rendering the demo data set to %s", videos)
             demo.demo(demo.DemoOptions(out=str(videos), seed=options.seed))
         frame = {"width": demo.WIDTH, "height": demo.HEIGHT, "channels": demo.CHANNELS}
-    elif Path(options.data, DATASET_JSON).exists():
+    elif any(Path(options.data, name).exists() for name in (DATASET_JSON, PREPROCESS_JSON)):
         return Path(options.data).absolute()
     else:
         videos = Path(options.data).absolute()
@@ -233,11 +247,17 @@ def _train_trial(config: dict[str, Any]) -> None:
             tune.report(nothing)
 
 
-def _run_trials(options: SweepOptions, out: Path, data: ShardDataset, slots: "_Slots") -> None:
-    """Runs or resumes Tune until all trials have finished. Raises KeyboardInterrupt where Ctrl-C has ended it early."""
+def _run_trials(options: SweepOptions, out: Path, data: ShardDataset, device: str, slots: int) -> int:
+    """Runs or resumes Tune until all trials have finished; gives the number of those that failed.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C has ended it early.
+    """
     # Tune's own progress and result files are not what a person looks at here.
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    # Tune's state is saved in the step that asks for a trial: a killed driver forgets none that the study knows.
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "0"
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -245,7 +265,9 @@ def _run_trials(options: SweepOptions, out: Path, data: ShardDataset, slots: "_S
     from ray.tune.search.optuna import OptunaSearch
 
     storage = JournalStorage(JournalFileBackend(str(out / "study.journal")))
-    trainable = tune.with_resources(_train_trial, slots.resources)
+    # With several workers a trial's own process waits; a share of a CPU would starve its workers, placed after it.
+    resources = {"CPU": 1.0, device: 1.0} if options.num_workers == 1 else {"memory": float(64 << 20)}
+    trainable = tune.with_resources(_train_trial, resources)
     state = out / ".tune" / _STUDY
     if tune.Tuner.can_restore(str(state)):
         log.info("resuming the sweep in %s", out)
@@ -266,7 +288,7 @@ def _run_trials(options: SweepOptions, out: Path, data: ShardDataset, slots: "_S
             tune_config=tune.TuneConfig(
                 search_alg=search,
                 num_samples=options.num_trials,
-                max_concurrent_trials=slots.num_trials,
+                max_concurrent_trials=slots,
                 reuse_actors=True,
                 trial_dirname_creator=_trial_name,
             ),
@@ -278,7 +300,7 @@ def _run_trials(options: SweepOptions, out: Path, data: ShardDataset, slots: "_S
         "sweeping %d trials of %d epochs, %d at a time, over the space %s",
         options.num_trials,
         options.epochs,
-        slots.num_trials,
+        slots,
         options.space,
     )
     results = tuner.fit()
@@ -288,35 +310,11 @@ def _run_trials(options: SweepOptions, out: Path, data: ShardDataset, slots: "_S
         # Tune turns Ctrl-C into an orderly end.
         raise KeyboardInterrupt
     _settle(out, storage)
+    return len(results.errors)
 
 
 def _trial_name(trial: Any) -> str:
     return str(trial.trial_id)
-
-
-class _Slots(NamedTuple):
-    num_trials: int
-    """Trials at a time."""
-    resources: dict[str, float]
-    """What each reserves."""
-
-
-def _slots(options: SweepOptions) -> _Slots:
-    """As many trials at a time as the cluster has GPUs, or CPUs if it has none. Raises UserError where not one fits."""
-    import ray
-
-    cluster = ray.cluster_resources()
-    device = "GPU" if cluster.get("GPU") else "CPU"
-    count = int(cluster[device]) // options.num_workers
-    if count == 0:
-        raise UserError(
-            f"num_workers {options.num_workers} needs as many {device}s, the cluster has {cluster[device]:g}; "
-            "give a smaller --num-workers"
-        )
-    if options.num_workers > 1:
-        # A share of a CPU would starve the trial's own workers, which are placed after it.
-        return _Slots(count, {"memory": float(64 << 20)})
-    return _Slots(count, {"CPU": 1.0, device: 1.0})
 
 
 def _create_study(options: SweepOptions, data: ShardDataset, storage: JournalStorage) -> None:
@@ -332,8 +330,17 @@ def _study(storage: JournalStorage) -> optuna.Study:
 
 
 def _settle(out: Path, storage: JournalStorage) -> None:
-    """Trials that a killed driver had begun and Tune has replaced by new ones: fails them and removes their files."""
+    """Trials that a killed driver had begun and Tune has replaced by new ones: fails them and removes their files.
+
+    Those that crashed keep theirs, and say that they failed.
+    """
     study = _study(storage)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
+        path = out / "trials" / f"{trial.number:04d}" / "summary.json"
+        if path.exists() and pareto.read_trial(path.parent).state == "running":
+            content = json.loads(path.read_text(encoding="utf-8"))
+            with atomic_write(path) as file:
+                json.dump({**content, "state": "failed"}, file, indent=1)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
         shutil.rmtree(out / "trials" / f"{trial.number:04d}", ignore_errors=True)
@@ -344,22 +351,24 @@ def _progress(num_trials: int) -> "tune.Callback":
     from ray import tune
 
     class Progress(tune.Callback):
-        def __init__(self) -> None:
-            self.start, self.done = time.monotonic(), 0
+        def setup(self, *args: Any, **info: Any) -> None:
+            # After --resume too, when Tune unpickles this object of an earlier process.
+            self.start, self.num_here = time.monotonic(), 0
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self.done += 1
-            left_s = (time.monotonic() - self.start) / self.done * (num_trials - self.done)
+            self.num_here += 1
+            done = 1 + sum(other.is_finished() for other in trials if other is not trial)
+            left_s = (time.monotonic() - self.start) / self.num_here * (num_trials - done)
             shown = report.texts(dataclasses.asdict(pareto.read_trial(Path(trial.config["train"]["out"]))))
             log.info(
                 "trial %(trial)s  %(state)s  %(val_metric)s  %(num_params)s parameters  %(cell)s %(modes)s, "
                 "ranks %(ranks)s, recurrent ranks %(recurrent_ranks)s",
                 shown,
             )
-            log.info("%d of %d trials, about %.0f s left", self.done, num_trials, left_s)
+            log.info("%d of %d trials, about %.0f s left", done, num_trials, left_s)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self.done += 1
+            self.num_here += 1
             log.error("trial %s failed", trial.config["trial"])
 
     return Progress()

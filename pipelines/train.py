@@ -36,8 +36,8 @@ from torch.nn.utils.rnn import PackedSequence
 import ttrnn
 from pipelines import cli
 from pipelines.batches import Batch, batches, epoch_seed, num_steps
-from pipelines.cli import UserError
-from pipelines.cluster import start_ray
+from pipelines.cli import StepError, UserError
+from pipelines.cluster import devices, start_ray
 from pipelines.metrics import METRICS, score
 from pipelines.shards import ShardDataset, Split
 from ttrnn.files import atomic_write
@@ -59,8 +59,10 @@ log = logging.getLogger(__name__)
 OnEpoch = Callable[[dict[str, Any]], None]
 
 
-class DivergedError(RuntimeError):
-    """Loss or gradients are no longer finite."""
+class DivergedError(StepError):
+    """Loss or gradients are no longer finite; `summary` is what RUN/summary.json says."""
+
+    summary: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +119,9 @@ class TrainOptions:
     """delete an older run first"""
 
     def __post_init__(self) -> None:
+        for name in ("seed", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         for name in ("epochs", "batch_size", "num_workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -387,7 +392,7 @@ def fit(options: TrainOptions, on_epoch: OnEpoch | None = None) -> dict[str, Any
         try:
             record = run.run_epoch()
         except DivergedError as error:
-            run.write_summary({**run.summary("failed"), "error": str(error)})
+            error.summary = run.write_summary({**run.summary("failed"), "error": str(error)})
             raise
         run.keep(record)
         run.write_summary(run.summary("running"))
@@ -401,6 +406,9 @@ def train(options: TrainOptions) -> dict[str, Any]:
     # Absolute, since Ray's workers have a working directory of their own.
     options = dataclasses.replace(options, shards=os.path.abspath(options.shards), out=os.path.abspath(options.out))
     config = model_config(options, ShardDataset.open(options.shards))
+    if Path(options.out, "config.json").exists():
+        # Other things have a config.json too: --overwrite must not delete them.
+        _read_options(Path(options.out, "config.json"))
     out = cli.prepare_out(options.out, marker="config.json", overwrite=options.overwrite, resume=options.resume)
     claim_run(out, options, config)
     log.info(
@@ -415,6 +423,8 @@ def train(options: TrainOptions) -> dict[str, Any]:
     else:
         with start_ray(), _following(out / "metrics.jsonl", options):
             summary = fit_on_ray(options)
+        if summary["state"] == "failed":
+            raise DivergedError(summary["error"])
     return {**summary, "out": str(out), "model": str(out / "model")}
 
 
@@ -422,12 +432,9 @@ def claim_run(out: Path, options: TrainOptions, config: ModelConfig) -> None:
     """Writes RUN/config.json, or refuses to resume a run that was started with other options."""
     path = out / "config.json"
     if path.exists():
-        try:
-            earlier = json.loads(path.read_text(encoding="utf-8"))["options"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} does not describe a run ({error}); give another OUT, or --overwrite") from error
+        earlier = _read_options(path)
         for name, value in options.settings().items():
-            if name != "num_workers" and earlier.get(name) != value:
+            if earlier.get(name) != value:
                 raise UserError(
                     f"{out} was started with {name} {earlier.get(name)!r}, not {value!r}; resume it with the "
                     "same options, or give another OUT"
@@ -441,6 +448,18 @@ def claim_run(out: Path, options: TrainOptions, config: ModelConfig) -> None:
         )
 
 
+def _read_options(path: Path) -> dict[str, Any]:
+    """The options in RUN/config.json. Raises UserError if it is something else's."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != "ttrnn-run":
+            raise KeyError("format")
+        options: dict[str, Any] = content["options"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} does not describe a run of train; it is left alone: give another OUT") from error
+    return options
+
+
 def fit_on_ray(options: TrainOptions, callbacks: list[Any] | None = None, name: str | None = None) -> dict[str, Any]:
     """`fit` on options.num_workers Ray Train workers; a worker that dies brings all back to the last checkpoint."""
     # Each report waits for the next health check, 2 s apart by default.
@@ -448,16 +467,17 @@ def fit_on_ray(options: TrainOptions, callbacks: list[Any] | None = None, name: 
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    device, _ = devices(options.num_workers)
     out = Path(options.out)
     trainer = TorchTrainer(
         _fit_worker,
         train_loop_config=dataclasses.asdict(options),
-        scaling_config=ScalingConfig(num_workers=options.num_workers, use_gpu=torch.cuda.is_available()),
+        scaling_config=ScalingConfig(num_workers=options.num_workers, use_gpu=device == "GPU"),
         # A name that was there before would silently resume.
         run_config=RunConfig(
             name=name or f"train-{uuid.uuid4().hex[:8]}",
             storage_path=str(out / ".ray"),
-            failure_config=FailureConfig(max_failures=3),
+            failure_config=FailureConfig(max_failures=3, controller_failure_limit=3),  # type: ignore[call-arg]
             callbacks=callbacks or [],
         ),
     )
@@ -470,8 +490,13 @@ def fit_on_ray(options: TrainOptions, callbacks: list[Any] | None = None, name: 
 def _fit_worker(options: dict[str, Any]) -> None:
     import ray.train
 
-    # The last report again: a run that had finished when its driver died still owes one.
-    ray.train.report(fit(TrainOptions(**options), ray.train.report))
+    try:
+        summary = fit(TrainOptions(**options), ray.train.report)
+    except DivergedError as error:
+        # To Ray it would be a fault to try again, with the same end.
+        summary = error.summary
+    # Once more: a run that had finished when its driver died still owes a report.
+    ray.train.report(summary)
 
 
 @contextlib.contextmanager

@@ -100,6 +100,36 @@ def test_sweep_that_exists_is_refused_and_one_of_other_options_not_resumed(swept
         sweep(SweepOptions(data=str(shards), out=str(out), num_trials=6, max_params=150_000, resume=True))
 
 
+def test_out_may_be_spelt_another_way_when_resuming(swept, shards, monkeypatch):
+    out, result = swept
+    monkeypatch.chdir(out.parent)
+    options = SweepOptions(data=f"{shards}/", out="./out", num_trials=6, epochs=2, max_params=150_000, resume=True)
+    assert [trial["trial"] for trial in sweep(options)["trials"]] == [trial["trial"] for trial in result["trials"]]
+
+
+def test_overwrite_never_deletes_the_data_it_was_told_to_read(swept):
+    out, _ = swept
+    (out / "shards").mkdir()
+    with pytest.raises(UserError, match="--overwrite deletes"):
+        sweep(SweepOptions(data=str(out / "shards"), out=str(out), overwrite=True))
+    with pytest.raises(UserError, match="there is no"):
+        sweep(SweepOptions(data=str(out / "typo"), out=str(out), overwrite=True))
+    (out / "shards").rmdir()
+    assert (out / "trials").exists()
+
+
+def test_demo_videos_whose_rendering_broke_off_are_rendered_again(tmp_path, monkeypatch):
+    (tmp_path / "videos").mkdir()
+    monkeypatch.setattr(sweeping, "preprocess", lambda options: None)
+    assert sweeping._shards(SweepOptions(), tmp_path) == tmp_path / "shards"
+    assert len(list((tmp_path / "videos").glob("*/*.avi"))) == 600
+
+
+def test_unfinished_shards_are_called_unfinished(tmp_path):
+    (tmp_path / "preprocess.json").write_text("{}")
+    assert sweeping._shards(SweepOptions(data=str(tmp_path)), tmp_path / "out") == tmp_path
+
+
 def command(shards, out, *words):
     return [
         sys.executable,

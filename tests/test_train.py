@@ -131,6 +131,16 @@ def test_run_that_exists_is_refused_unless_overwritten(shards, tmp_path):
     assert train(options(shards, tmp_path / "run", epochs=2, overwrite=True))["epochs"] == 2
 
 
+def test_overwrite_deletes_runs_only(shards, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text('{"format": "ttrnn-model"}')
+    for kwargs in ({"overwrite": True}, {"resume": True}, {}):
+        with pytest.raises(UserError, match="does not describe a run"):
+            train(options(shards, other, **kwargs))
+    assert (other / "config.json").exists()
+
+
 def test_patience_stops_early(shards, tmp_path):
     result = train(options(shards, tmp_path / "run", epochs=200, lr=1e-9, patience=3))
     assert result["epochs"] < 20
@@ -174,7 +184,17 @@ def test_shapes_that_do_not_fit_are_refused_before_anything_is_made(shards, tmp_
 
 @pytest.mark.parametrize(
     "kwargs",
-    [{"epochs": 0}, {"batch_size": 0}, {"lr": -1.0}, {"lr": float("nan")}, {"num_workers": 0}, {"patience": 0}],
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"lr": -1.0},
+        {"lr": float("nan")},
+        {"num_workers": 0},
+        {"patience": 0},
+        {"seed": -1},
+        {"weight_decay": -0.1},
+        {"input_gain": 0.0},
+    ],
     ids=str,
 )
 def test_impossible_numbers_are_refused_by_name(kwargs):
@@ -263,6 +283,21 @@ def test_two_workers_train_as_one_with_twice_the_batch(shards, tmp_path):
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5)
     assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
+
+
+def test_divergence_of_two_workers_is_told_once_and_not_tried_again(shards, tmp_path, capsys, caplog):
+    # So large a rate that weights overflow.
+    words = [str(shards), str(tmp_path / "run"), "--lr", "1e30", "--num-workers", "2", "--hidden-modes", "2x2x2x2"]
+    assert training.main([*words, "--cell", "rnn", "--epochs", "3"]) == 1
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["state"] == "failed"
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_more_workers_than_processors_are_refused(shards, tmp_path, capsys):
+    words = [str(shards), str(tmp_path / "run"), "--num-workers", "999", "--hidden-modes", "2x2x2x2"]
+    assert training.main(words) == 2
+    assert "999" in capsys.readouterr().err
 
 
 def test_settings_name_every_option_that_decides_the_result():
