@@ -16,6 +16,7 @@ import inspect
 import json
 import logging
 import os
+import shlex
 import shutil
 import sys
 import textwrap
@@ -29,7 +30,17 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["StepError", "UserError", "field_help", "positional", "prepare_out", "progress", "run", "user_errors"]
+__all__ = [
+    "StepError",
+    "UserError",
+    "field_help",
+    "positional",
+    "prepare_out",
+    "progress",
+    "python",
+    "run",
+    "user_errors",
+]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -250,6 +261,13 @@ def _stdout_to_stderr() -> Iterator[None]:
         sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
+
+
+def python() -> str:
+    """What to type for this Python: `python`, or its path where `python` is another one."""
+    if shutil.which("python") == sys.executable:
+        return "python"
+    return shlex.quote(min(os.path.relpath(sys.executable), sys.executable, key=len))
 
 
 def prepare_out(out: str | Path, *, marker: str, overwrite: bool = False, resume: bool | None = None) -> Path:

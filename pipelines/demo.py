@@ -196,7 +196,7 @@ def summary(result: dict[str, Any]) -> str:
     """What a person reads at the end."""
     return (
         f"{result['num_clips']} clips of {len(result['classes'])} classes in {result['out']}\n"
-        f"next: python -m pipelines.preprocess {result['out']} shards --width {result['width']} "
+        f"next: {cli.python()} -m pipelines.preprocess {result['out']} shards --width {result['width']} "
         f"--height {result['height']} --channels {result['channels']}"
     )
 

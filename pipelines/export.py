@@ -148,7 +148,7 @@ def summary(result: dict[str, Any]) -> str:
         f"{result['out']}: {trial}{result['num_params']:,} parameters, {result['num_bytes']:,} bytes, "
         f"{result['metric'].replace('_', ' ')} {100 * result['val_metric']:.1f}% on {result['num_val_clips']} "
         f"validation clips\n"
-        f"next: python -m pipelines.predict {result['out']} VIDEO"
+        f"next: {cli.python()} -m pipelines.predict {result['out']} VIDEO"
     )
 
 

@@ -324,8 +324,8 @@ def _facts(
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": _command(sweep["options"]),
         "next": [
-            f"python -m pipelines.export {out} exported --select knee --onnx",
-            f"python -m pipelines.predict {shlex.quote(str(sweep_dir / 'best'))} VIDEO",
+            f"{cli.python()} -m pipelines.export {out} exported --select knee --onnx",
+            f"{cli.python()} -m pipelines.predict {shlex.quote(str(sweep_dir / 'best'))} VIDEO",
         ],
         "columns": list(columns),
         "best": points[-1].trial,

@@ -340,7 +340,7 @@ def summary(result: dict[str, Any]) -> Group:
     if result["num_rejected"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(result["rejected"].items()))
         lines.append(f"{result['num_rejected']:,} clips rejected ({reasons}); see {result['out']}/{REJECTED_CSV}")
-    return Group(table, *lines, f"next: python -m pipelines.train {result['out']} runs/first")
+    return Group(table, *lines, f"next: {cli.python()} -m pipelines.train {result['out']} runs/first")
 
 
 def main(argv: list[str] | None = None) -> int:

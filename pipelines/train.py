@@ -425,7 +425,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
             summary = fit_on_ray(options)
         if summary["state"] == "failed":
             raise DivergedError(summary["error"])
-    return {**summary, "out": str(out), "model": str(out / "model")}
+    return {**summary, "out": str(out), "model": str(out / "model"), "shards": options.shards}
 
 
 def claim_run(out: Path, options: TrainOptions, config: ModelConfig) -> None:
@@ -543,7 +543,7 @@ def summary(result: dict[str, Any]) -> str:
         f"(best epoch {result['best_epoch']} of {result['epochs']}), {result['num_params']:,} parameters, "
         f"{result['train_s']:.0f} s\n"
         f"model: {result['model']}\n"
-        f"next:  python -m pipelines.evaluate {result['model']} SHARDS --split test"
+        f"next:  {cli.python()} -m pipelines.evaluate {result['model']} {result['shards']} --split test"
     )
 
 

@@ -343,3 +343,11 @@ def test_progress_says_a_line_every_5_seconds_where_there_is_no_terminal(
     for _ in cli.progress(range(12), 12, "clips"):
         now += 1
     assert caplog.messages == ["clips: 6 of 12", "clips: 12 of 12"]
+
+
+@pytest.mark.parametrize("active", [True, False], ids=["active", "not active"])
+def test_next_commands_name_the_python_that_has_us(active: bool, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli.sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
+    monkeypatch.setattr(cli.shutil, "which", lambda name: cli.sys.executable if active else "/usr/bin/python")
+    assert cli.python() == ("python" if active else ".venv/bin/python")

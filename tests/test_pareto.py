@@ -412,7 +412,7 @@ def test_summary_shows_frontier_baseline_and_where_the_files_lie(tmp_path: Path)
     assert "[red]words: accuracy" in text
     assert "5 of 8 trials finished; 60 validation and 30 test clips; chance 33.3%" in text
     assert str(sweep / "report.html") in text
-    assert f"python -m pipelines.export {sweep} exported --select knee" in text
+    assert f"-m pipelines.export {sweep} exported --select knee" in text
 
 
 def test_summary_loses_no_figure_on_80_columns(tmp_path: Path) -> None:

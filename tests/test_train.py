@@ -78,7 +78,7 @@ def test_run_leaves_what_the_design_says(shards, tmp_path):
     }
     assert [line["epoch"] for line in metrics(run)] == [1, 2, 3, 4]
     summary = json.loads((run / "summary.json").read_text())
-    assert summary == {name: value for name, value in result.items() if name not in ("out", "model")}
+    assert summary == {name: value for name, value in result.items() if name not in ("out", "model", "shards")}
     assert summary["state"] == "complete"
     assert summary["config"]["ranks"] == "2x2x2"
     best = max(metrics(run), key=lambda line: (line["val_metric"], -line["val_loss"]))
