@@ -210,7 +210,16 @@ def run(
     Returns:
         0 done, 2 a user's mistake, 1 anything else, 130 interrupted.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    with _logging_to_stderr():
+        return _run(options_class, step, summary, argv)
+
+
+def _run(
+    options_class: type[T],
+    step: Callable[[T], dict[str, Any]],
+    summary: Callable[[dict[str, Any]], Any],
+    argv: Sequence[str] | None,
+) -> int:
     module = sys.modules[step.__module__]
     prog = f"python -m {step.__module__}" if module.__name__ != "__main__" else None
     try:
@@ -247,6 +256,21 @@ def run(
     except Exception:
         traceback.print_exc()
         return 1
+
+
+@contextlib.contextmanager
+def _logging_to_stderr() -> Iterator[None]:
+    """Shows what the steps log, as plain lines, while a command runs."""
+    root, handler = logging.getLogger(), logging.StreamHandler(sys.stderr)
+    level = root.level
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -114,7 +114,7 @@ def test_page_says_how_its_numbers_were_made(page: Page) -> None:
         'words, 3 classes: left, <script>alert(1)</script>, "x",y',
         "60 validation, 30 test",
         "looked at once",
-        "chance is 33.3%; the best point's standard error is 4.6 points",
+        "chance is 33.3%; the best point's standard error is 4.7 points",
         "failed: diverged <b>",
         "5 complete, 1 pruned, 1 failed, 1 unfinished; 5 epochs at most, seed 0",
         "python -m pipelines.sweep --data clips",
