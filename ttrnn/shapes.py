@@ -201,4 +201,5 @@ class TTShape:
         return total
 
     def __str__(self) -> str:
-        return f"{format_modes(self.in_modes)} -> {format_modes(self.out_modes)}, ranks {format_modes(self.ranks) or 'none'}"
+        ranks = format_modes(self.ranks) or "none"
+        return f"{format_modes(self.in_modes)} -> {format_modes(self.out_modes)}, ranks {ranks}"
