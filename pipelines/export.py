@@ -6,7 +6,6 @@ python -m pipelines.export runs/sweep model --select trial:0007
 python -m pipelines.export runs/gru model --onnx
 """
 
-import json
 import logging
 import sys
 from dataclasses import dataclass
@@ -99,24 +98,27 @@ def export(options: ExportOptions) -> dict[str, Any]:
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not (out / "model.safetensors").exists():
         raise UserError(f"{out} is no model directory and is not replaced; give another OUT")
     chosen: dict[str, Any] = {}
+    tested: dict[tuple[str, str], float] = {}
     if (source / "sweep.json").exists():
         sweep, trials = pareto.read_sweep(source), pareto.read_trials(source)
         trial = choose(pareto.frontier(trials), trials, options.select, sweep["num_val_clips"], options.max_params)
         directory = source / "trials" / trial.trial / "model"
         chosen = {"trial": trial.trial, "select": options.select}
-        tested = {point["trial"]: point["test_metric"] for point in _tested(source)}
-        if tested.get(trial.trial) is not None:
-            chosen["test_metric"] = tested[trial.trial]
+        tested = pareto.known_test_metrics(source / "pareto.json")
     elif (source / "model" / "config.json").exists():
         directory = source / "model"
     else:
         raise UserError(f"{source} is neither a sweep nor a run with a model; give the OUT directory of sweep or train")
     model = load_model(directory).cpu()
-    results = {**read_config(directory)["results"], **chosen}
-    with atomic_directory(out) as directory:
-        ttrnn.checkpoint.write(model, directory, results)
+    config = read_config(directory)
+    test_metric = tested.get((chosen.get("trial", ""), config["sha256"]["model.safetensors"]))
+    if test_metric is not None:
+        chosen["test_metric"] = test_metric
+    results = {**config["results"], **chosen}
+    with atomic_directory(out) as temporary:
+        ttrnn.checkpoint.write(model, temporary, results)
         if options.onnx:
-            _write_onnx(model, directory / "step.onnx")
+            _write_onnx(model, temporary / "step.onnx")
     return {
         "out": str(out),
         "num_params": model.config.num_params,
@@ -124,12 +126,6 @@ def export(options: ExportOptions) -> dict[str, Any]:
         **results,
         "num_bytes": sum(file.stat().st_size for file in out.iterdir()),
     }
-
-
-def _tested(sweep: Path) -> list[dict[str, Any]]:
-    path = sweep / "pareto.json"
-    points: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["frontier"] if path.exists() else []
-    return points
 
 
 def _write_onnx(model: ttrnn.VideoClassifier, path: Path) -> None:

@@ -39,6 +39,7 @@ __all__ = [
     "Trial",
     "frontier",
     "knee",
+    "known_test_metrics",
     "main",
     "pareto",
     "read_sweep",
@@ -257,7 +258,7 @@ def _model_dir(sweep_dir: Path, trial: Trial) -> Path:
 
 def _tested(sweep_dir: Path, sweep: Mapping[str, Any], points: Sequence[Trial], evaluate: Evaluate) -> list[Trial]:
     """The frontier's points with test_metric (None if the test split can't be had) and model_sha256."""
-    known = _known_test_metrics(sweep_dir / "pareto.json")
+    known = known_test_metrics(sweep_dir / "pareto.json")
     shards = Path(sweep["shards"])
     can_test = sweep["num_test_clips"] > 0 and (shards / "dataset.json").exists()
     tested = []
@@ -283,7 +284,7 @@ def _tested(sweep_dir: Path, sweep: Mapping[str, Any], points: Sequence[Trial], 
     return tested
 
 
-def _known_test_metrics(path: Path) -> dict[tuple[str, str], float]:
+def known_test_metrics(path: Path) -> dict[tuple[str, str], float]:
     """(trial, sha256 of its weights) -> test_metric, as an earlier pareto.json tells."""
     try:
         points = json.loads(path.read_text(encoding="utf-8"))["frontier"]
