@@ -18,6 +18,7 @@ PACKAGES = ("ttrnn", "search_spaces", "pipelines")
 # `ttrnn.reference` is for tests and readers.
 LIBRARY = (
     ("shapes",),
+    ("planner",),
     ("contract", "scan", "decompose", "init", "packing"),
     ("linear",),
     ("recurrent",),

@@ -1,58 +1,43 @@
-"""The product of a batch of rows with a TT-matrix: which cores to merge, and the streaming of the rows through it.
+"""The product of rows with a TT-matrix, forward and backward, by a plan (see planner.py) of groups of merged cores.
 
-Legend: F rows (frames), M / N input / output size, split after core s: M_L, N_L products of the modes up to s,
-M_R, N_R of those behind it, R the rank between.
+Legend: F rows (frames), M / N input / output size, R / S left / right rank of a group.
 
-A tensor train cut after core s is two matrices: the left cores merged to A (N_L, M_L R), the right ones to B
-(M_R, R N_R). Then
+Call a group's own input and output modes m and n (products over its cores), the input modes before it L, and the output
+modes behind it C. Its cores make one matrix G. Rows that have been through the groups behind it take the step
 
-    y[f] = A t[f],    t[f, m] = x[f, m] B        x[f] read as (M_L, M_R), t[f] as (M_L R, N_R), y[f] as (N_L, N_R)
+    G (n R, S m)        products (n R, F C L) = G z^T        z read as (F C L, S m)
 
-which is two fat matrix products without a permutation between them. s = 0 is the dense matrix itself. Rows are taken
-block by block: a block of uint8 frames is converted, multiplied and dropped, so that no float copy of all frames ever
-exists; the backward pass converts again. The gradient with respect to the rows is computed only when it is asked for.
+and a permutation, which moves runs of m' numbers, hands the result to the next group, whose own input modes are m':
+
+    (n, R, F, C, L/m', m')  ->  (F, n, C, L/m', R, m')
+
+For the last group R = L = m' = 1: the result is (F, n, C), the output. The backward pass is the same in reverse, with
+products of the same sizes: dG = d_products z and dz = d_products^T G.
+
+Rows are taken block by block: a block of uint8 frames is converted, multiplied and dropped while it is in cache, so no
+float copy of all frames ever exists; the backward pass converts again. The gradient with respect to the rows is
+computed only when it is asked for.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import functools
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ttrnn.planner import Group, block_starts, plan
 from ttrnn.shapes import TTShape
 
-__all__ = ["Plan", "dense_weight", "plan", "tt_product"]
+__all__ = ["dense_weight", "supports_bfloat16", "tt_product"]
 
-# Rows per block: float copies of this many of the paper's frames (230 kB each) stay in a core's cache.
-_BLOCK_BYTES = 2 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How a product is done: where the train is cut, and what a row costs."""
-
-    split: int
-    """Number of cores merged into the left factor A; 0 multiplies the whole train out to a dense matrix."""
-    multiply_adds: int
-    """Multiply-adds per row, merging the cores not counted."""
-
-
-def plan(shape: TTShape) -> Plan:
-    """The cut with the fewest multiply-adds per row; the merged factors are small beside the rows that pass through."""
-    candidates = []
-    for split in range(shape.num_cores):
-        in_left, out_left = math.prod(shape.in_modes[:split]), math.prod(shape.out_modes[:split])
-        out_right, rank = math.prod(shape.out_modes[split:]), shape.bonds[split]
-        second = out_left * in_left * rank * out_right if split else 0
-        candidates.append(Plan(split, shape.in_features * rank * out_right + second))
-    return min(candidates, key=lambda candidate: candidate.multiply_adds)
+log = logging.getLogger(__name__)
 
 
 def _merge(cores: Sequence[Tensor]) -> Tensor:
-    """Neighbouring cores as one of shape (R_left, M_k..M_l, N_k..N_l, R_right)."""
+    """Neighbouring cores as one of shape (R, m, n, S)."""
     merged = cores[0]
     for core in cores[1:]:
         merged = torch.einsum("amnr,rpqb->ampnqb", merged, core).flatten(1, 2).flatten(2, 3)
@@ -65,75 +50,144 @@ def dense_weight(cores: Sequence[Tensor]) -> Tensor:
         return _merge(cores)[0, :, :, 0].t()
 
 
-def tt_product(x_FM: Tensor, cores: Sequence[Tensor], shape: TTShape) -> Tensor:
-    """y = x W^T for the matrix W that the cores stand for.
+def supports_bfloat16(device_type: str) -> bool:
+    """Whether the processor, or the GPU, multiplies matrices of bfloat16 in hardware, several times as fast as float32.
+
+    False where it is not known (a torch without `torch.cpu.get_capabilities`).
+    """
+    if device_type == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    # AMX and AVX-512 on x86, the last of them on ARM.
+    return device_type == "cpu" and any(features.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
+@functools.cache
+def _warn_of_emulation(device_type: str) -> None:
+    log.warning("bfloat16 is emulated on this %s and slower than float32 there; leave compute_dtype None", device_type)
+
+
+def tt_product(
+    x_FM: Tensor,
+    cores: Sequence[Tensor],
+    shape: TTShape,
+    bias: Tensor | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """y = x W^T + bias for the matrix W that the cores stand for.
 
     Args:
         x_FM: (F, M) rows, uint8 or floating point. Rows need not be contiguous with each other.
         cores: Gk of shape (R_{k-1}, M_k, N_k, R_k), one dtype and device.
         shape: Modes and ranks of the cores.
+        bias: (N,) added to every row.
+        dtype: Of the matrix products (not of their sums, see below); None for autocast's where that is on, else the
+            cores'. uint8 is exact in bfloat16.
 
     Returns:
-        (F, N) in the cores' dtype, or in autocast's where it is on. Double backward is refused.
+        (F, N) in autocast's dtype where that is on, else in the cores'. Double backward is refused.
     """
-    device_type = x_FM.device.type
-    dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else cores[0].dtype
+    device_type, out_dtype = x_FM.device.type, cores[0].dtype
+    if torch.is_autocast_enabled(device_type):
+        out_dtype = torch.get_autocast_dtype(device_type)
+        dtype = dtype or out_dtype
+    dtype = dtype or out_dtype
+    if dtype == torch.bfloat16 and not supports_bfloat16(device_type):
+        _warn_of_emulation(device_type)
     with torch.autocast(device_type, enabled=False):
-        split = plan(shape).split
-        right = _merge(cores[split:])
-        # (R, M_R, N_R, 1) -> (M_R, R N_R)
-        b = right[..., 0].transpose(0, 1).flatten(1).to(dtype)
-        if split == 0:
-            return _Product.apply(x_FM, None, b)
-        # (1, M_L, N_L, R) -> (N_L, M_L R)
-        a = _merge(cores[:split])[0].transpose(0, 1).flatten(1).to(dtype)
-        return _Product.apply(x_FM, a, b)
+        chosen = plan(
+            shape,
+            # A power of two, so that batches of all sizes make few plans.
+            1 << max(len(x_FM) - 1, 0).bit_length(),
+            itemsize=dtype.itemsize,
+            row_itemsize=x_FM.element_size(),
+            input_gradient=x_FM.requires_grad,
+        )
+        matrices = [
+            # (R, m, n, S) -> (n R, S m)
+            _merge(cores[group.cores.start : group.cores.stop]).permute(2, 0, 3, 1).flatten(2).flatten(0, 1)
+            for group in chosen.groups
+        ]
+        learning = torch.is_grad_enabled() and any(part.requires_grad for part in (x_FM, *cores))
+        y: Tensor = _Product.apply(x_FM, bias, chosen.groups, chosen.keep and learning, dtype, out_dtype, *matrices)
+        return y
 
 
-def _blocks(num_rows: int, row_bytes: int) -> list[slice]:
-    step = max(1, _BLOCK_BYTES // row_bytes)
-    return [slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
+def _blocks(x: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """Converted rows, block by block, in one buffer."""
+    starts = block_starts(len(x), x.shape[1] * dtype.itemsize, x.device.type)
+    buffer = torch.empty(min(starts.step, len(x)), x.shape[1], dtype=dtype, device=x.device)
+    for start in starts:
+        rows = slice(start, min(start + starts.step, len(x)))
+        yield rows, buffer[: rows.stop - start].copy_(x[rows])
+
+
+def _through(z: Tensor, group: Group, factor: Tensor) -> Tensor:
+    """Rows that have come as far as a group, taken through it: a view in the layout that is read next."""
+    return _as_read_next(factor @ z.view(-1, factor.shape[1]).t(), group)
+
+
+def _as_read_next(products: Tensor, group: Group) -> Tensor:
+    """View (F, n, C, L/m', R, m') of products (n R, F C L)."""
+    sizes = group.n, group.left_rank, -1, group.behind, group.before // group.run, group.run
+    return products.view(sizes).permute(2, 0, 3, 4, 1, 5)
 
 
 class _Product(torch.autograd.Function):
-    """Streams x (F, M) through B and then A; see the head of this file for the shapes."""
+    """Streams rows (F, M) through the groups of a plan; see the head of this file for the shapes."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, a: Tensor | None, b: Tensor) -> Tensor:
-        ctx.save_for_backward(x, a, b)
-        m_right = b.shape[0]
-        n_left, r = (1, 1) if a is None else (a.shape[0], a.shape[1] * m_right // x.shape[1])
-        y = b.new_empty(x.shape[0], n_left, b.shape[1] // r)
-        for rows in _blocks(x.shape[0], x.shape[1] * b.element_size()):
-            t = x[rows].to(b.dtype).reshape(-1, m_right) @ b
-            if a is None:
-                y[rows, 0] = t
-            else:
-                torch.matmul(a, t.view(-1, a.shape[1], y.shape[2]), out=y[rows])
-        return y.flatten(1)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        bias: Tensor | None,
+        groups: tuple[Group, ...],
+        keep: bool,
+        dtype: torch.dtype,
+        out_dtype: torch.dtype,
+        *matrices: Tensor,
+    ) -> Tensor:
+        factors = [matrix.to(dtype) for matrix in matrices]
+        y = x.new_empty(len(x), groups[-1].out_values, dtype=out_dtype)
+        kept = [x.new_empty(len(x), group.out_values, dtype=dtype) if keep else None for group in groups[:-1]]
+        for rows, z in _blocks(x, dtype):
+            for group, factor, out in zip(groups, factors, [*kept, y], strict=True):
+                result = _through(z, group, factor)
+                z = result.contiguous() if out is None else out[rows].view(result.shape).copy_(result)
+            if bias is not None:
+                y[rows].add_(bias)
+        ctx.save_for_backward(x, *factors, *kept)
+        ctx.groups, ctx.sum_dtype = groups, matrices[0].dtype
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, a, b = ctx.saved_tensors
-        needs_x, needs_a, needs_b = ctx.needs_input_grad
-        m_right = b.shape[0]
-        grad_x = torch.empty_like(x) if needs_x else None
-        grad_a = torch.zeros_like(a) if needs_a else None
-        grad_b = torch.zeros_like(b) if needs_b else None
-        n_left = 1 if a is None else a.shape[0]
-        for rows in _blocks(x.shape[0], x.shape[1] * b.element_size()):
-            block = x[rows].to(b.dtype).reshape(-1, m_right)
-            dt = dy = grad[rows].reshape(-1, n_left, grad.shape[1] // n_left)
-            if a is not None:
-                dt = torch.matmul(a.t(), dy)
-                if grad_a is not None:
-                    t = (block @ b).view(-1, a.shape[1], dy.shape[2])
-                    # sum over rows of dy[f] t[f]^T, as one matrix product: (N_L, F N_R) (F N_R, M_L R)
-                    grad_a.addmm_(dy.transpose(0, 1).flatten(1), t.transpose(1, 2).flatten(0, 1))
-            dt = dt.reshape(-1, b.shape[1])
-            if grad_b is not None:
-                grad_b.addmm_(block.t(), dt)
-            if grad_x is not None:
-                grad_x[rows] = (dt @ b.t()).view(-1, x.shape[1])
-        return grad_x, grad_a, grad_b
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.autocast(grad.device.type, enabled=False):
+            grad_x, sums = _gradients(ctx, grad)
+            return grad_x, grad.sum(0) if ctx.needs_input_grad[1] else None, None, None, None, None, *sums
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, list[Tensor]]:
+    """Gradients of the rows, where wanted, and of every G: the sum over rows of dz' z^T."""
+    x, *rest = ctx.saved_tensors
+    groups: tuple[Group, ...] = ctx.groups
+    factors, kept = rest[: len(groups)], rest[len(groups) :]
+    grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+    sums = [torch.zeros_like(factor, dtype=ctx.sum_dtype) for factor in factors]
+    for rows, z in _blocks(x, factors[0].dtype):
+        inputs = [z]
+        for group, factor, values in zip(groups, factors, kept, strict=False):
+            inputs.append(_through(inputs[-1], group, factor).contiguous() if values is None else values[rows])
+        dz = grad[rows]
+        for group, factor, z, total in zip(groups[::-1], factors[::-1], inputs[::-1], sums[::-1], strict=True):
+            d_products = factor.new_empty(len(factor), z.numel() // factor.shape[1])
+            result = _as_read_next(d_products, group)
+            result.copy_(dz.reshape(result.shape))
+            total += d_products @ z.view(-1, factor.shape[1])
+            if group is not groups[0] or grad_x is not None:
+                dz = d_products.t() @ factor
+        if grad_x is not None:
+            grad_x[rows] = dz.view(-1, x.shape[1])
+    return grad_x, sums

@@ -4,12 +4,15 @@ Legend: M / N input / output size, M_k / N_k input / output mode k, R ranks, G g
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ttrnn.contract import dense_weight, tt_product
+from ttrnn.decompose import tt_round, tt_svd
 from ttrnn.init import orthogonal_cores_
+from ttrnn.planner import Plan, plan
 from ttrnn.shapes import TTShape, format_modes
 
 __all__ = ["TTLinear"]
@@ -34,6 +37,9 @@ class TTLinear(nn.Module):
         bias: Learn an additive bias, as nn.Linear does.
         mean: Subtracted from the input: one number, or one for each channel of frames stored channels-last.
         scale: Multiplied with the input after that.
+        compute_dtype: Of the products with the input. torch.bfloat16 is several times faster where `supports_bfloat16`,
+            exact for uint8 frames, and rounds the merged cores and what lies between them to 8 bits; parameters, sums
+            and results keep `dtype`. None: `dtype`, or autocast's where that is on. May be set at any time.
         device: Of the parameters.
         dtype: Of the parameters.
 
@@ -53,10 +59,12 @@ class TTLinear(nn.Module):
         *,
         mean: float | Sequence[float] = 0.0,
         scale: float = 1.0,
+        compute_dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        self.compute_dtype = compute_dtype
         self.shape = TTShape(in_modes, out_modes, ranks)
         self.in_features, self.out_features = self.shape.in_features, self.shape.out_features
         self.cores = nn.ParameterList(
@@ -98,16 +106,83 @@ class TTLinear(nn.Module):
             )
         first, *rest = self.cores
         cores = [first * self.scale, *rest]
-        y = tt_product(input.reshape(-1, self.in_features), cores, self.shape)
+        bias: Tensor | None = self.bias
         if self.centred:
-            y = y - tt_product(self.mean.unsqueeze(0), cores, self.shape)
-        if self.bias is not None:
-            y = y + self.bias.to(y.dtype)
+            # One row, in full precision: W (x - mean) + b = W x + (b - W mean).
+            with torch.autocast(input.device.type, enabled=False):
+                bias = tt_product(-self.mean.unsqueeze(0), cores, self.shape, self.bias).squeeze(0)
+        y = tt_product(input.reshape(-1, self.in_features), cores, self.shape, bias, dtype=self.compute_dtype)
         return y.view(*input.shape[:-1], self.out_features)
+
+    def plan(self, num_rows: int = 256, dtype: torch.dtype = torch.uint8, *, input_gradient: bool = False) -> Plan:
+        """How `num_rows` rows of `dtype` are multiplied: which cores are merged first, and the multiply-adds."""
+        itemsize = (self.compute_dtype or self.cores[0].dtype).itemsize
+        return plan(self.shape, num_rows, itemsize=itemsize, row_itemsize=dtype.itemsize, input_gradient=input_gradient)
 
     def weight(self) -> Tensor:
         """W multiplied out, (N, M), differentiable, normalisation not included. Meant for small layers."""
         return dense_weight(list(self.cores))
+
+    @classmethod
+    def from_dense(
+        cls,
+        linear: nn.Linear,
+        in_modes: Sequence[int],
+        out_modes: Sequence[int],
+        ranks: int | Sequence[int] | None = None,
+        *,
+        relative_error: float | None = None,
+        **options: Any,
+    ) -> "TTLinear":
+        """The layer nearest to a dense one, by TT-SVD: `from_dense(linear, ...)(x)` is about `linear(x)`.
+
+        What is lost is `torch.dist(layer.weight(), linear.weight)`; see decompose.py for its bound.
+
+        Args:
+            linear: Its weight is decomposed; its bias, dtype and device are kept.
+            in_modes: M_1..M_d; their product is `linear.in_features`.
+            out_modes: N_1..N_d; their product is `linear.out_features`.
+            ranks: One number, or the d-1 inner ranks; clipped to what the modes allow.
+            relative_error: In place of ranks: the lowest ranks that keep ||W - W_TT|| / ||W|| within it.
+            options: mean, scale and the other keywords of TTLinear, for a `linear` that was trained on normalised
+                frames: `from_dense(linear, ..., mean=m, scale=s)(x)` is about `linear((x - m) * s)`.
+
+        Raises:
+            ValueError: see tt_svd.
+        """
+        weight = linear.weight
+        near = tt_svd(weight, in_modes, out_modes, ranks, relative_error=relative_error)
+        options |= {"device": weight.device, "dtype": weight.dtype}
+        layer = cls(in_modes, out_modes, near.shape.ranks, linear.bias is not None, **options)
+        with torch.no_grad():
+            for core, fitted in zip(layer.cores, near.cores, strict=True):
+                core.copy_(fitted)
+            if layer.bias is not None:
+                layer.bias.copy_(linear.bias)
+        return layer
+
+    def round_(self, ranks: int | Sequence[int] | None = None, *, relative_error: float | None = None) -> float:
+        """Brings the cores to lower ranks, in place and without multiplying them out.
+
+        The cores become new Parameters of new sizes, so an optimizer must be built anew. All else stays: bias,
+        normalisation, requires_grad.
+
+        Args:
+            ranks: One number, or the d-1 inner ranks; a rank that is lower already stays.
+            relative_error: In place of ranks: the lowest ranks that keep ||W - W'|| / ||W|| within it; 0 drops only
+                what carries nothing.
+
+        Returns:
+            ||W - W'|| / ||W||, Frobenius.
+
+        Raises:
+            ValueError: see tt_round.
+        """
+        near = tt_round(list(self.cores), ranks, relative_error=relative_error)
+        self.shape = near.shape
+        for number, core in enumerate(near.cores):
+            self.cores[number] = nn.Parameter(core, self.cores[number].requires_grad)
+        return near.relative_error
 
     def to_dense(self) -> nn.Linear:
         """The nn.Linear with equal outputs: cores multiplied out, normalisation folded into weight and bias."""
@@ -122,9 +197,9 @@ class TTLinear(nn.Module):
         return dense
 
     def extra_repr(self) -> str:
-        """Shape, parameters and compression."""
+        """Shape, parameters, compression, and the plan for a batch of frames."""
         ratio = self.shape.num_dense_params / self.shape.num_params
         return (
             f"{self.shape}, bias={self.bias is not None}, {self.shape.num_params:,} weights for "
-            f"{self.shape.num_dense_params:,} ({ratio:,.0f}x fewer)"
+            f"{self.shape.num_dense_params:,} ({ratio:,.0f}x fewer), merged to {self.plan()}"
         )

@@ -1,0 +1,80 @@
+"""Plans are integers: what they say of the work is checked by hand and against the paper's own count."""
+
+import pytest
+
+from tests.test_contract import SHAPES
+from ttrnn.planner import Plan, block_starts, groupings, plan
+from ttrnn.shapes import TTShape
+
+PAPER = TTShape((8, 20, 20, 18), (16, 4, 4, 4), 4)
+
+
+def sizes(chosen):
+    """Numbers of cores merged, first cores first."""
+    return [len(group.cores) for group in reversed(chosen.groups)]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_groups_take_every_core_once_last_cores_first(name):
+    shape = TTShape(*SHAPES[name])
+    for groups in groupings(shape):
+        assert [core for group in reversed(groups) for core in group.cores] == list(range(shape.num_cores))
+
+
+def test_multiply_adds_of_the_two_ends_are_the_papers_and_the_dense_ones():
+    by_size = {len(groups): Plan(groups, True, 0).multiply_adds for groups in groupings(PAPER)}
+    assert by_size[4] == PAPER.multiply_adds()
+    assert by_size[1] == PAPER.num_dense_params
+
+
+def test_multiply_adds_and_sizes_of_two_groups_by_hand():
+    (groups,) = [g for g in groupings(PAPER) if [len(one.cores) for one in g] == [2, 2]]
+    first, second = groups
+    assert (first.m, first.n, first.right_rank, first.left_rank, first.before, first.behind) == (360, 16, 1, 4, 160, 1)
+    assert (second.m, second.n, second.right_rank, second.left_rank) == (160, 64, 4, 1)
+    assert (second.before, second.behind) == (1, 16)
+    assert (first.in_values, first.out_values, second.in_values, second.out_values) == (57_600, 10_240, 10_240, 1_024)
+    assert Plan(groups, True, 0).multiply_adds == 57_600 * 64 + 64 * 640 * 16
+
+
+PLANS = {
+    # shape, rows, options, sizes of the groups
+    "many frames of video: fat products": (PAPER, 4096, {"itemsize": 2}, [2, 2]),
+    "one frame: nothing is merged for it": (PAPER, 1, {}, [1, 1, 1, 1]),
+    "a matrix of few modes": (TTShape((240, 240), (64, 16), 4), 4096, {}, [1, 1]),
+    "one mode": (TTShape((7,), (5,), ()), 4096, {}, [1]),
+    "a rank so high that the dense matrix is less work": (TTShape((4, 4), (4, 4), 16), 1 << 20, {}, [2]),
+}
+
+
+@pytest.mark.parametrize(("shape", "rows", "options", "expected"), PLANS.values(), ids=PLANS)
+def test_plan_suits_the_work(shape, rows, options, expected):
+    assert sizes(plan(shape, rows, **options)) == expected
+
+
+def test_plan_is_the_cheapest_of_all_and_cost_grows_with_the_work():
+    chosen = plan(PAPER, 1000)
+    assert chosen.cost < plan(PAPER, 2000).cost
+    assert chosen.cost < plan(PAPER, 1000, input_gradient=True).cost
+    assert plan(PAPER, 1000, itemsize=2).cost < chosen.cost < plan(PAPER, 1000, itemsize=8).cost
+
+
+@pytest.mark.parametrize(("row_itemsize", "rank", "keep"), [(1, 2, True), (1, 8, False), (4, 8, True)])
+def test_what_lies_between_groups_is_kept_only_where_it_is_smaller_than_the_rows(row_itemsize, rank, keep):
+    chosen = plan(TTShape((240, 240), (64, 16), rank), 4096, row_itemsize=row_itemsize)
+    assert chosen.keep == keep
+    between = sum(group.out_values for group in chosen.groups[:-1])
+    assert (between * 4 <= 57_600 * row_itemsize) == keep
+
+
+@pytest.mark.parametrize(
+    ("rows", "row_bytes", "sizes"), [(100, 57_600 * 4, [27, 27, 27, 19]), (2, 1 << 30, [1, 1]), (0, 8, [])]
+)
+def test_blocks_cover_all_rows_and_never_hold_less_than_one(rows, row_bytes, sizes):
+    starts = block_starts(rows, row_bytes)
+    assert [min(start + starts.step, rows) - start for start in starts] == sizes
+
+
+def test_plan_says_what_it_does_in_words():
+    assert str(plan(PAPER, 4096, itemsize=2)) == "(8x20 -> 16x4) (20x18 -> 4x4), 4,341,760 multiply-adds a row"
+    assert "computed again" in str(plan(TTShape((240, 240), (64, 16), 8), 4096))

@@ -1,0 +1,164 @@
+"""Which cores of a tensor train to merge before rows are multiplied with it, in pure integers.
+
+Legend: M / N input / output size, M_k / N_k input / output mode k, R / S left / right rank of a group of cores.
+
+The paper contracts core by core, last core first (eq. 4): the least arithmetic, but thin matrix products and many
+passes over memory. Here neighbouring cores are first merged into groups, and a row goes through one matrix product per
+group, last group first. One group is the dense matrix itself, as many groups as cores the chain of the paper; two or
+three are what a frame of video usually wants. `contract` says what a group does to a row and does it.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ttrnn.shapes import TTShape, format_modes
+
+__all__ = ["Group", "Plan", "block_starts", "groupings", "plan"]
+
+# Converted rows per block: on a processor they and what is made of them stay in cache; on a GPU, few launches.
+_BLOCK_BYTES = {"cpu": 6 << 20, "cuda": 256 << 20}
+
+# The cost model, calibrated on two cores of a Xeon with AVX-512 and AMX, which move 64 bytes per ns in cache. By size
+# of a number: multiply-adds done while a byte is moved, and bytes moved for a number that a product reads or writes,
+# packing included. In bytes that could be moved meanwhile: a run of numbers in a permutation, starting a group's
+# products on a block, and merging one more core; a multiply-add of the merging, forward and backward.
+_MULTIPLY_ADDS_PER_BYTE, _VALUE_BYTES = {2: 7, 4: 2, 8: 1}, {2: 6, 4: 6, 8: 12}
+_RUN_BYTES, _GROUP_BYTES, _MERGE_BYTES, _MERGE_MULTIPLY_ADD_BYTES = 200, 1_600_000, 10_000_000, 20
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Cores merged into one matrix G (n R, S m); the sizes are those of the legend above."""
+
+    cores: range
+    """The cores that are merged."""
+    modes: str
+    """Their input and output modes, as text."""
+    m: int
+    """Product of their input modes."""
+    n: int
+    """Product of their output modes."""
+    left_rank: int
+    """R."""
+    right_rank: int
+    """S."""
+    before: int
+    """L, the product of the input modes before the group."""
+    behind: int
+    """C, the product of the output modes behind it."""
+    run: int
+    """m', the product of the input modes of the group that rows go to next."""
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds per row."""
+        return self.n * self.left_rank * self.right_rank * self.m * self.behind * self.before
+
+    @property
+    def in_values(self) -> int:
+        """Numbers per row that go in."""
+        return self.right_rank * self.m * self.behind * self.before
+
+    @property
+    def out_values(self) -> int:
+        """Numbers per row that come out."""
+        return self.n * self.left_rank * self.behind * self.before
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a product is done."""
+
+    groups: tuple[Group, ...]
+    """In the order in which rows pass them: last cores first."""
+    keep: bool
+    """Whether what lies between the groups is kept for the backward pass, or made there again."""
+    cost: int
+    """Of all rows, forward and backward, in the unit of `_cost`."""
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds per row, forward."""
+        return sum(group.multiply_adds for group in self.groups)
+
+    def __str__(self) -> str:
+        groups = " ".join(f"({group.modes})" for group in reversed(self.groups))
+        between = "" if self.keep or len(self.groups) == 1 else ", computed again in the backward pass"
+        return f"{groups}, {self.multiply_adds:,} multiply-adds a row{between}"
+
+
+@functools.lru_cache(maxsize=4096)
+def plan(
+    shape: TTShape, num_rows: int, *, itemsize: int = 4, row_itemsize: int = 1, input_gradient: bool = False
+) -> Plan:
+    """The cheapest way to take `num_rows` rows through the cores, forward and backward, by `_cost`.
+
+    What lies between the groups is kept for the backward pass where it takes no more memory than the rows themselves.
+
+    Args:
+        shape: Modes and ranks.
+        num_rows: F.
+        itemsize: Bytes of a number in the matrix products.
+        row_itemsize: Bytes of a number in the rows as they are stored.
+        input_gradient: Whether the gradient with respect to the rows is wanted too.
+    """
+    plans = []
+    for groups in groupings(shape):
+        between = sum(group.out_values for group in groups[:-1])
+        keep = between * itemsize <= shape.in_features * row_itemsize
+        plans.append(Plan(groups, keep, _cost(shape, groups, keep, num_rows, itemsize, input_gradient)))
+    return min(plans, key=lambda candidate: candidate.cost)
+
+
+def groupings(shape: TTShape) -> Iterator[tuple[Group, ...]]:
+    """All ways to merge neighbouring cores, 2^(d-1) of them, each from the last group to the first."""
+    for num_cuts in range(shape.num_cores):
+        for cuts in itertools.combinations(range(1, shape.num_cores), num_cuts):
+            bonds = (0, *cuts, shape.num_cores)
+            before = (0, *bonds[:-2])
+            yield tuple(_group(shape, *cores) for cores in zip(before[::-1], bonds[-2::-1], bonds[:0:-1], strict=True))
+
+
+def _group(shape: TTShape, next_first: int, first: int, stop: int) -> Group:
+    return Group(
+        cores=range(first, stop),
+        modes=f"{format_modes(shape.in_modes[first:stop])} -> {format_modes(shape.out_modes[first:stop])}",
+        m=math.prod(shape.in_modes[first:stop]),
+        n=math.prod(shape.out_modes[first:stop]),
+        left_rank=shape.bonds[first],
+        right_rank=shape.bonds[stop],
+        before=math.prod(shape.in_modes[:first]),
+        behind=math.prod(shape.out_modes[stop:]),
+        run=math.prod(shape.in_modes[next_first:first]),
+    )
+
+
+def _cost(
+    shape: TTShape, groups: Sequence[Group], keep: bool, num_rows: int, itemsize: int, input_gradient: bool
+) -> int:
+    """Bytes that pass through cache, and what takes as long as a byte, for all rows forward and backward."""
+    total = 0
+    num_blocks = len(block_starts(num_rows, shape.in_features * itemsize))
+    for group in groups:
+        # The rows themselves come in to the first group of all, the result leaves the last.
+        is_first, is_last = group is groups[0], group is groups[-1]
+        again = not keep and not is_last
+        # Forward, the gradient of G, and that of what came in, save for the rows; once more what was not kept.
+        num_products = 2 + (not is_first or input_gradient) + again
+        multiply_adds = num_products * group.multiply_adds // _MULTIPLY_ADDS_PER_BYTE[itemsize]
+        moved = num_products * (group.in_values + group.out_values) * _VALUE_BYTES[itemsize]
+        num_runs = (2 + again) * group.out_values // (group.behind if is_last else group.run)
+        total += num_rows * (multiply_adds + moved + num_runs * _RUN_BYTES) + num_blocks * _GROUP_BYTES
+        modes = [m * n for m, n in zip(shape.in_modes, shape.out_modes, strict=True)]
+        for core in group.cores[1:]:
+            merged = group.left_rank * math.prod(modes[group.cores.start : core + 1]) * shape.bonds[core + 1]
+            total += _MERGE_BYTES + _MERGE_MULTIPLY_ADD_BYTES * merged * shape.bonds[core]
+    return total
+
+
+def block_starts(num_rows: int, row_bytes: int, device_type: str = "cpu") -> range:
+    """Where the blocks start in which rows are converted and multiplied; the step is their size."""
+    return range(0, num_rows, max(1, _BLOCK_BYTES.get(device_type, _BLOCK_BYTES["cuda"]) // row_bytes))
