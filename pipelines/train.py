@@ -40,6 +40,7 @@ from pipelines.cli import StepError, UserError
 from pipelines.cluster import devices, start_ray
 from pipelines.metrics import METRICS, score
 from pipelines.shards import ShardDataset, Split
+from ttrnn.contract import supports_bfloat16
 from ttrnn.files import atomic_write
 from ttrnn.model import ModelConfig, VideoClassifier
 
@@ -109,6 +110,9 @@ class TrainOptions:
     """gradients of a larger norm are scaled down to it"""
     patience: int | None = None
     """stop after this many epochs without a better validation metric; default: never"""
+    precision: str = "auto"
+    """of the products with the frames in training: float32, bfloat16, or auto for the one that is fast here; metrics
+    are always measured in float32"""
     seed: int = 0
     """of initial weights, order of clips and dropout"""
     num_workers: int = 1
@@ -128,6 +132,8 @@ class TrainOptions:
         for name in ("lr", "max_grad_norm", "input_gain"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"precision must be auto, float32 or bfloat16, got {self.precision!r}")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be at least 1 epoch, got {self.patience}")
 
@@ -214,6 +220,10 @@ class _Run:
         torch.manual_seed(options.seed)
         self.model = VideoClassifier(model_config(options, data)).to(self.device)
         self.model.rnn.reset_parameters(options.input_gain)
+        bfloat16 = options.precision == "bfloat16" or (
+            options.precision == "auto" and supports_bfloat16(self.device.type)
+        )
+        self.compute_dtype = torch.bfloat16 if bfloat16 else None
         self.replica: nn.Module = self.model
         if self.world_size > 1:
             self.replica = nn.parallel.DistributedDataParallel(self.model)
@@ -236,6 +246,7 @@ class _Run:
         # Drawn anew each epoch, so that a resumed run needs no random state to go on as if nothing had happened.
         torch.manual_seed(epoch_seed(self.options.seed, epoch, self.rank))
         self.model.train()
+        self.model.rnn.compute_dtype = self.compute_dtype
         loss_sum = torch.zeros(2, device=self.device)
         for batch in batches(
             self.train,
@@ -281,6 +292,8 @@ class _Run:
 
     def _validate(self) -> tuple[float, float]:
         """(metric, mean loss), the same on every worker; each clip counted once."""
+        # In full, as every other command measures it and on every machine.
+        self.model.rnn.compute_dtype = None
         part = predict_split(self.model, self.val, self.options.batch_size, rank=self.rank, world_size=self.world_size)
         parts: list[Any] = [part]
         if self.world_size > 1:
@@ -359,6 +372,7 @@ class _Run:
             "epochs_planned": self.options.epochs,
             "train_s": round(self.train_s, 3),
             "seed": self.options.seed,
+            "precision": "float32" if self.compute_dtype is None else "bfloat16",
             "config": flat_config(self.options, config),
         }
 

@@ -1,5 +1,6 @@
 """ttrnn/checkpoint.py: a model comes back as it was, or is refused; nothing in its directory is ever run."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -261,3 +262,15 @@ def test_weights_with_other_names_or_shapes_are_refused(saved, change):
     with_weights(saved, safetensors.torch.save(change(make().state_dict())))
     with pytest.raises(ValueError, match="does not hold a model that fits"):
         ttrnn.load(saved)
+
+
+def test_a_model_that_was_rounded_is_saved_with_the_config_of_its_new_ranks_or_not_at_all(tmp_path):
+    model = make(hidden_modes="2x2x2", in_modes="2x2x3", ranks="4")
+    model.rnn.ih_l0.round_(2)
+    with pytest.raises(ValueError, match=r"the model has \d+ parameters, its config stands for \d+: load the weights"):
+        ttrnn.save(model, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    twin = VideoClassifier(dataclasses.replace(model.config, ranks="2x2")).eval()
+    twin.load_state_dict(model.state_dict())
+    ttrnn.save(twin, tmp_path / "model")
+    torch.testing.assert_close(ttrnn.load(tmp_path / "model")(frames(model)), model(frames(model)))

@@ -1,6 +1,9 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
+from ttrnn import contract
 from ttrnn.contract import dense_weight, tt_product
 from ttrnn.planner import Plan, groupings
 from ttrnn.reference import dense_matrix
@@ -121,15 +124,76 @@ def test_gradient_of_the_input_is_not_computed_unasked():
     assert x.grad is None
 
 
+def test_bfloat16_products_give_full_precision_results_near_the_full_ones():
+    shape, cores, _ = make("paper-like", torch.float32)
+    frames = torch.randint(0, 256, (50, shape.in_features), dtype=torch.uint8)
+    bias = torch.randn(shape.out_features, requires_grad=True)
+    expected = tt_product(frames, cores, shape, bias)
+    weights = torch.randn_like(expected)
+    expected_gradients = torch.autograd.grad((expected * weights).sum(), (*cores, bias))
+    y = tt_product(frames, cores, shape, bias, dtype=torch.bfloat16)
+    assert y.dtype == torch.float32
+    error = (y - expected).norm() / expected.norm()
+    # 8 bits: some error, but not more than the roundings of the cores, of what lies between and of the sums.
+    assert 0 < error < 0.02
+    for gradient, twin in zip(
+        torch.autograd.grad((y * weights).sum(), (*cores, bias)), expected_gradients, strict=True
+    ):
+        assert gradient.dtype == torch.float32
+        assert (gradient - twin).norm() < 0.02 * twin.norm()
+
+
 def test_autocast_gives_half_precision_near_the_full_one():
-    shape, cores, x = make("paper-like", torch.float32)
+    shape, cores, x = make("paper-like", torch.float32, rows=200)
+    expected = tt_product(x, cores, shape)
+    expected_gradients = torch.autograd.grad(expected.sum(), cores)
     with torch.autocast("cpu", torch.bfloat16):
         y = tt_product(x, cores, shape)
+        gradients = torch.autograd.grad(y.float().sum(), cores)
     assert y.dtype == torch.bfloat16
-    expected = tt_product(x, cores, shape)
     assert (y.float() - expected).norm() < 0.02 * expected.norm()
-    y.float().sum().backward()
-    assert all(core.grad.dtype == torch.float32 for core in cores)
+    for gradient, twin in zip(gradients, expected_gradients, strict=True):
+        assert gradient.dtype == torch.float32
+        assert (gradient - twin).norm() < 0.02 * twin.norm()
+
+
+def test_gradients_are_summed_in_full_precision_however_many_blocks():
+    """In bfloat16 a sum of many equal blocks would stop growing at 256 of them."""
+    shape = TTShape((4,), (2,), ())
+    core = torch.zeros(shape.core_shapes[0], requires_grad=True)
+    ones = torch.ones(400_000, 4)
+    y = tt_product(ones, [core], shape, dtype=torch.bfloat16)
+    y.sum().backward()
+    torch.testing.assert_close(core.grad, torch.full_like(core, 400_000.0), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("supported", [True, False], ids=["in hardware", "emulated"])
+def test_emulated_bfloat16_is_never_silent(supported, monkeypatch, caplog):
+    shape, cores, x = make("primes", torch.float32)
+    monkeypatch.setattr("ttrnn.contract.supports_bfloat16", lambda device_type: supported)
+    contract._warn_of_emulation.cache_clear()
+    with caplog.at_level("WARNING", logger="ttrnn.contract"):
+        tt_product(x, cores, shape)
+        assert not caplog.records
+        for _ in range(3):
+            tt_product(x, cores, shape, dtype=torch.bfloat16)
+    assert ["bfloat16 is emulated on this cpu" in record.message for record in caplog.records] == [True] * (
+        not supported
+    )
+
+
+def test_threads_at_the_same_time_get_what_one_gets_alone():
+    shape, cores, x = make("paper-like", rows=60)
+
+    def work(scale):
+        y = tt_product(x * scale, cores, shape)
+        return [y.detach(), *torch.autograd.grad(y.square().sum(), cores)]
+
+    alone = [work(scale) for scale in range(1, 9)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(work, range(1, 9)))
+    for one, other in zip(alone, together, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -147,3 +211,18 @@ def test_product_on_cuda_equals_the_cpu(name):
     shape, cores, x = make(name, rows=20)
     y = tt_product(x.cuda(), [core.cuda() for core in cores], shape)
     assert_close(y.cpu(), tt_product(x, cores, shape), torch.float64, "output")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_gradients_on_cuda_equal_the_cpu(dtype):
+    shape, cores, _ = make("paper-like", rows=1)
+    frames = torch.randint(0, 256, (50, shape.in_features), dtype=torch.uint8)
+    there = [core.detach().cuda().requires_grad_() for core in cores]
+    y = tt_product(frames.cuda(), there, shape, dtype=dtype)
+    twin = tt_product(frames, cores, shape)
+    tolerance = 1e-10 if dtype == torch.float64 else 0.02
+    gradients = torch.autograd.grad(y.square().sum(), there)
+    for gradient, expected in zip(gradients, torch.autograd.grad(twin.square().sum(), cores), strict=True):
+        assert (gradient.cpu() - expected).norm() < tolerance * expected.norm()

@@ -193,3 +193,23 @@ def test_a_recurrent_layer_stays_whole_when_its_input_matrix_is_rounded():
         torch.testing.assert_close(h_n, last, rtol=1e-10, atol=1e-12)
     output.sum().backward()
     assert all(parameter.grad is not None for parameter in gru.parameters())
+
+
+def test_compute_dtype_reaches_the_products_and_nothing_else():
+    layer = make(mean=100.0, scale=1 / 50).float()
+    frames = torch.randint(0, 256, (50, 72), dtype=torch.uint8)
+    expected = layer(frames)
+    layer.compute_dtype = torch.bfloat16
+    y = layer(frames)
+    assert y.dtype == torch.float32
+    assert 0 < (y - expected).norm() / expected.norm() < 0.05
+    y.sum().backward()
+    assert {parameter.grad.dtype for parameter in layer.parameters()} == {torch.float32}
+    assert torch.equal(copy.deepcopy(layer)(frames), y)
+
+
+def test_plan_is_shown_and_follows_what_is_asked():
+    layer = TTLinear((8, 20, 20, 18), (16, 4, 4, 4), 4, compute_dtype=torch.bfloat16)
+    assert "merged to (8x20 -> 16x4) (20x18 -> 4x4), 4,341,760 multiply-adds a row" in repr(layer)
+    assert len(layer.plan(num_rows=1).groups) == 4
+    assert layer.plan(input_gradient=True).cost > layer.plan().cost

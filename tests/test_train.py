@@ -59,6 +59,32 @@ def test_every_kind_of_model_learns(shards, tmp_path, kwargs):
     assert evaluate_model(result["model"], shards, "val")["value"] == pytest.approx(result["val_metric"])
 
 
+@pytest.mark.parametrize(
+    ("precision", "supported", "used"),
+    [
+        ("bfloat16", False, torch.bfloat16),
+        ("float32", True, None),
+        ("auto", True, torch.bfloat16),
+        ("auto", False, None),
+    ],
+)
+def test_training_is_as_precise_as_asked_and_metrics_are_always_in_full(
+    shards, tmp_path, monkeypatch, precision, supported, used
+):
+    monkeypatch.setattr(training, "supports_bfloat16", lambda device_type: supported)
+    seen = []
+    forward = training.VideoClassifier.forward
+
+    def noted(model, *args, **kwargs):
+        seen.append((model.training, model.rnn.compute_dtype))
+        return forward(model, *args, **kwargs)
+
+    monkeypatch.setattr(training.VideoClassifier, "forward", noted)
+    result = train(options(shards, tmp_path / "run", epochs=2, precision=precision))
+    assert set(seen) == {(True, used), (False, None)}
+    assert result["precision"] == ("float32" if used is None else "bfloat16")
+
+
 def test_several_labels_are_learnt_and_measured_by_average_precision(tmp_path):
     shards = make_shards(tmp_path / "shards", multi_label=True)
     result = train(options(shards, tmp_path / "run", epochs=15))
@@ -194,6 +220,7 @@ def test_shapes_that_do_not_fit_are_refused_before_anything_is_made(shards, tmp_
         {"seed": -1},
         {"weight_decay": -0.1},
         {"input_gain": 0.0},
+        {"precision": "float16"},
     ],
     ids=str,
 )
@@ -273,7 +300,7 @@ def test_shards_cut_in_half_are_refused_with_2(shards, tmp_path):
 
 def test_two_workers_train_as_one_with_twice_the_batch(shards, tmp_path):
     """Ray Train with two gloo workers; ragged clips, a last batch of fewer clips, no dropout."""
-    exact = {"dropout": 0.0, "recurrent_dropout": 0.0, "epochs": 2}
+    exact = {"dropout": 0.0, "recurrent_dropout": 0.0, "epochs": 2, "precision": "float32"}
     train(options(shards, tmp_path / "one", batch_size=10, **exact))
     result = train(options(shards, tmp_path / "two", batch_size=5, num_workers=2, **exact))
     assert result["state"] == "complete"

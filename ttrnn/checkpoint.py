@@ -36,7 +36,16 @@ def save(model: VideoClassifier, path: str | Path, results: dict[str, Any] | Non
 
 
 def write(model: VideoClassifier, directory: Path, results: dict[str, Any] | None = None) -> None:
-    """As `save`, straight into a directory that the caller takes care of."""
+    """As `save`, straight into a directory that the caller takes care of.
+
+    Raises:
+        ValueError: layers of the model are no longer what its config says, after `round_`, say.
+    """
+    if model.num_params != model.config.num_params:
+        raise ValueError(
+            f"the model has {model.num_params:,} parameters, its config stands for {model.config.num_params:,}: load "
+            "the weights into a VideoClassifier whose config has the new ranks, and save that"
+        )
     weights = safetensors_torch.save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     )

@@ -44,6 +44,7 @@ class _TTRecurrent(nn.Module):
         *,
         mean: float | Sequence[float] = 0.0,
         scale: float = 1.0,
+        compute_dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -81,6 +82,7 @@ class _TTRecurrent(nn.Module):
                 setattr(
                     self, f"bias_hn_{suffix}", nn.Parameter(torch.empty(self.hidden_size, device=device, dtype=dtype))
                 )
+        self.compute_dtype = compute_dtype
         self.reset_parameters()
 
     def _directions(self) -> Iterator[tuple[int, str]]:
@@ -115,6 +117,16 @@ class _TTRecurrent(nn.Module):
         layer = getattr(self, f"ih_{suffix}")
         assert isinstance(layer, TTLinear)
         return layer
+
+    @property
+    def compute_dtype(self) -> torch.dtype | None:
+        """Of the products with the input of every layer, as in TTLinear; may be set at any time."""
+        return self._ih("l0").compute_dtype
+
+    @compute_dtype.setter
+    def compute_dtype(self, dtype: torch.dtype | None) -> None:
+        for _, suffix in self._directions():
+            self._ih(suffix).compute_dtype = dtype
 
     def weight_hh(self, suffix: str = "l0") -> Tensor:
         """The recurrent matrix (G*H, H) of one layer and direction, multiplied out if it is a tensor train."""
@@ -291,6 +303,8 @@ class TTGRU(_TTRecurrent):
         recurrent_dropout: On the hidden state where it enters U; one mask per clip (Gal and Ghahramani, 2016).
         mean: Subtracted from the input; one number or one per channel of frames stored channels-last.
         scale: Multiplied with the input after that.
+        compute_dtype: Of the products with the input, see TTLinear: torch.bfloat16 is several times faster where
+            `supports_bfloat16`. States and sums keep `dtype`.
         device: Of the parameters.
         dtype: Of the parameters.
     """

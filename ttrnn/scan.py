@@ -129,9 +129,9 @@ def _through_u(d_u: Tensor, weight: Tensor, mask: Tensor | None, out: Tensor) ->
     return d_h if mask is None else d_h.mul_(mask[: len(d_h)])
 
 
-def _without_autocast(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., tuple[Tensor | None, ...]]:
+def _without_autocast(backward: Callable[..., Any]) -> Any:
     @functools.wraps(backward)
-    def in_full(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def in_full(ctx: Any, *gradients: Tensor) -> Any:
         with torch.autocast(gradients[0].device.type, enabled=False):
             return backward(ctx, *gradients)
 
@@ -155,8 +155,8 @@ class _RNN(torch.autograd.Function):
         return states, _final(states, sizes)
 
     @staticmethod
-    @once_differentiable
     @_without_autocast
+    @once_differentiable
     def backward(ctx: Any, d_states: Tensor, d_final: Tensor) -> tuple[Tensor | None, ...]:
         weight, initial, mask, states = ctx.saved_tensors
         # h' = tanh(u) has the derivative 1 - h'^2, relu(u) has 1 where h' > 0.
@@ -200,8 +200,8 @@ class _GRU(torch.autograd.Function):
         return states, _final(states, sizes)
 
     @staticmethod
-    @once_differentiable
     @_without_autocast
+    @once_differentiable
     def backward(ctx: Any, d_states: Tensor, d_final: Tensor) -> tuple[Tensor | None, ...]:
         weight, initial, mask, rzv, n, states = ctx.saved_tensors
         size, sizes = weight.shape[1], ctx.sizes
@@ -250,8 +250,8 @@ class _LSTM(torch.autograd.Function):
         return states, _final(states, sizes), _final(cells, sizes)
 
     @staticmethod
-    @once_differentiable
     @_without_autocast
+    @once_differentiable
     def backward(ctx: Any, d_states: Tensor, d_final: Tensor, d_final_c: Tensor) -> tuple[Tensor | None, ...]:
         weight, initial, initial_c, mask, ifog, cells, states = ctx.saved_tensors
         size, sizes = weight.shape[1], ctx.sizes

@@ -1,0 +1,105 @@
+"""ttrnn against its peers, torch's dense layers and the machine.
+
+    python -m tests.benchmarks                                    everything, about a quarter of an hour on 2 cores
+    python -m tests.benchmarks --sections step,product --out DIR
+    python -m tests.benchmarks --quick                            does it run? The figures mean nothing
+
+`make bench` installs the peers (the extra `bench`) and runs everything. A peer that is not installed is named and left
+out.
+"""
+
+import logging
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines import cli
+from tests.benchmarks import peers, report
+from tests.benchmarks.sections import SECTIONS
+
+log = logging.getLogger("tests.benchmarks")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchmarkOptions:
+    """Measure ttrnn against its peers; leaves results.csv, results.md and results.png in a directory."""
+
+    out: str = "bench"
+    """directory for the results; what an earlier run left there is replaced"""
+    sections: str = ",".join(SECTIONS)
+    """what to measure, joined by commas"""
+    rounds: int = 7
+    """rounds, in each of which every contender has its turn"""
+    quick: bool = False
+    """small sizes and two rounds, to see that it runs"""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.sections.split(",") if name not in SECTIONS]
+        if unknown:
+            raise ValueError(f"unknown section {unknown[0]!r}; the sections are {','.join(SECTIONS)}")
+        if self.rounds < 1:
+            raise ValueError(f"rounds must be at least 1, got {self.rounds}")
+
+
+def benchmark(options: BenchmarkOptions) -> dict[str, Any]:
+    """Checks the contenders, measures section by section, and writes what there is after each."""
+    absent = peers.missing()
+    for name in absent:
+        log.info("%s is not installed and left out; pip install --editable '.[bench]' installs it", name)
+    peers.check()
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    about = report.About(
+        date=date.today().isoformat(),
+        machine=_machine(),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        rounds=2 if options.quick else options.rounds,
+        not_installed=tuple(absent),
+    )
+    rows = []
+    for name in options.sections.split(","):
+        for row in SECTIONS[name](about.rounds, options.quick):
+            log.info(
+                "%-10s %-45s %-28s %-8s %10.4g %s",
+                row.section,
+                row.name,
+                row.shape,
+                row.precision,
+                row.median,
+                row.unit,
+            )
+            rows.append(row)
+        report.write(out, rows, about)
+    return {"out": str(out), "rows": len(rows), "markdown": report.markdown(rows, about)}
+
+
+def _machine() -> str:
+    """Processor, cores, and the instructions that matter here."""
+    model, flags = platform.processor() or platform.machine(), set()
+    if (cpuinfo := Path("/proc/cpuinfo")).exists():
+        lines = dict(line.split(":", 1) for line in cpuinfo.read_text().splitlines() if ":" in line)
+        fields = {key.strip(): value.strip() for key, value in lines.items()}
+        model, flags = fields.get("model name", model), set(fields.get("flags", "").split())
+    extensions = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    return f"{model}, {os.cpu_count()} cores ({' '.join(extensions)})"
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The tables, and where they lie."""
+    return f"{result['markdown']}\n{result['out']}: results.csv, results.md, results.png"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command."""
+    return cli.run(BenchmarkOptions, benchmark, summary, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
