@@ -105,6 +105,21 @@ def test_rows_need_not_be_contiguous():
     assert_close(tt_product(transposed, cores, shape)[::2], expected, torch.float64, "columns first")
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.uint8], ids=str)
+def test_rows_are_taken_in_any_order_and_those_left_out_get_no_gradient(dtype):
+    shape, cores, x = make("paper-like", rows=40)
+    x = (x * 50).to(dtype)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(3))[:25]
+    if dtype.is_floating_point:
+        x.requires_grad_()
+    inputs = [part for part in (x, *cores) if part.requires_grad]
+    y, expected = tt_product(x, cores, shape, order=order), tt_product(x[order], cores, shape)
+    assert torch.equal(y, expected)
+    gradients = torch.autograd.grad(y.square().sum(), inputs)
+    for gradient, twin in zip(gradients, torch.autograd.grad(expected.square().sum(), inputs), strict=True):
+        assert_close(gradient, twin, torch.float64, "gradient")
+
+
 @pytest.mark.parametrize("name", ["paper-like", "one mode", "modes of 1"])
 def test_gradcheck(name):
     shape, cores, x = make(name, rows=2)

@@ -73,16 +73,19 @@ def tt_product(
     shape: TTShape,
     bias: Tensor | None = None,
     *,
+    order: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """y = x W^T + bias for the matrix W that the cores stand for.
 
     Args:
-        x_FM: (F, M) rows, uint8 or floating point. Rows need not be contiguous with each other.
+        x_FM: (F, M) rows, or more of them than `order` takes; uint8 or floating point. Rows need not be contiguous with
+            each other.
         cores: Gk of shape (R_{k-1}, M_k, N_k, R_k), one dtype and device.
         shape: Modes and ranks of the cores.
         bias: (N,) added to every row.
-        dtype: Of the matrix products (not of their sums, see below); None for autocast's where that is on, else the
+        order: (F,) which rows to take, none twice; None for all as they come. They are gathered block by block.
+        dtype: Of the matrix products (not of their sums); None for autocast's where that is on, else the
             cores'. uint8 is exact in bfloat16.
 
     Returns:
@@ -96,10 +99,11 @@ def tt_product(
     if dtype == torch.bfloat16 and not supports_bfloat16(device_type):
         _warn_of_emulation(device_type)
     with torch.autocast(device_type, enabled=False):
+        num_rows = len(x_FM if order is None else order)
         chosen = plan(
             shape,
             # A power of two, so that batches of all sizes make few plans.
-            1 << max(len(x_FM) - 1, 0).bit_length(),
+            1 << max(num_rows - 1, 0).bit_length(),
             itemsize=dtype.itemsize,
             row_itemsize=x_FM.element_size(),
             input_gradient=x_FM.requires_grad,
@@ -110,17 +114,20 @@ def tt_product(
             for group in chosen.groups
         ]
         learning = torch.is_grad_enabled() and any(part.requires_grad for part in (x_FM, *cores))
-        y: Tensor = _Product.apply(x_FM, bias, chosen.groups, chosen.keep and learning, dtype, out_dtype, *matrices)
+        y: Tensor = _Product.apply(
+            x_FM, order, bias, chosen.groups, chosen.keep and learning, dtype, out_dtype, *matrices
+        )
         return y
 
 
-def _blocks(x: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+def _blocks(x: Tensor, order: Tensor | None, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
     """Converted rows, block by block, in one buffer."""
-    starts = block_starts(len(x), x.shape[1] * dtype.itemsize, x.device.type)
-    buffer = torch.empty(min(starts.step, len(x)), x.shape[1], dtype=dtype, device=x.device)
+    num_rows = len(x if order is None else order)
+    starts = block_starts(num_rows, x.shape[1] * dtype.itemsize, x.device.type)
+    buffer = torch.empty(min(starts.step, num_rows), x.shape[1], dtype=dtype, device=x.device)
     for start in starts:
-        rows = slice(start, min(start + starts.step, len(x)))
-        yield rows, buffer[: rows.stop - start].copy_(x[rows])
+        rows = slice(start, min(start + starts.step, num_rows))
+        yield rows, buffer[: rows.stop - start].copy_(x[rows if order is None else order[rows]])
 
 
 def _through(z: Tensor, group: Group, factor: Tensor) -> Tensor:
@@ -141,6 +148,7 @@ class _Product(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
+        order: Tensor | None,
         bias: Tensor | None,
         groups: tuple[Group, ...],
         keep: bool,
@@ -149,15 +157,16 @@ class _Product(torch.autograd.Function):
         *matrices: Tensor,
     ) -> Tensor:
         factors = [matrix.to(dtype) for matrix in matrices]
-        y = x.new_empty(len(x), groups[-1].out_values, dtype=out_dtype)
-        kept = [x.new_empty(len(x), group.out_values, dtype=dtype) if keep else None for group in groups[:-1]]
-        for rows, z in _blocks(x, dtype):
+        num_rows = len(x if order is None else order)
+        y = x.new_empty(num_rows, groups[-1].out_values, dtype=out_dtype)
+        kept = [x.new_empty(num_rows, group.out_values, dtype=dtype) if keep else None for group in groups[:-1]]
+        for rows, z in _blocks(x, order, dtype):
             for group, factor, out in zip(groups, factors, [*kept, y], strict=True):
                 result = _through(z, group, factor)
                 z = result.contiguous() if out is None else out[rows].view(result.shape).copy_(result)
             if bias is not None:
                 y[rows].add_(bias)
-        ctx.save_for_backward(x, *factors, *kept)
+        ctx.save_for_backward(x, order, *factors, *kept)
         ctx.groups, ctx.sum_dtype = groups, matrices[0].dtype
         return y
 
@@ -166,17 +175,17 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         with torch.autocast(grad.device.type, enabled=False):
             grad_x, sums = _gradients(ctx, grad)
-            return grad_x, grad.sum(0) if ctx.needs_input_grad[1] else None, None, None, None, None, *sums
+            return grad_x, None, grad.sum(0) if ctx.needs_input_grad[2] else None, None, None, None, None, *sums
 
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, list[Tensor]]:
     """Gradients of the rows, where wanted, and of every G: the sum over rows of dz' z^T."""
-    x, *rest = ctx.saved_tensors
+    x, order, *rest = ctx.saved_tensors
     groups: tuple[Group, ...] = ctx.groups
     factors, kept = rest[: len(groups)], rest[len(groups) :]
-    grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+    grad_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
     sums = [torch.zeros_like(factor, dtype=ctx.sum_dtype) for factor in factors]
-    for rows, z in _blocks(x, factors[0].dtype):
+    for rows, z in _blocks(x, order, factors[0].dtype):
         inputs = [z]
         for group, factor, values in zip(groups, factors, kept, strict=False):
             inputs.append(_through(inputs[-1], group, factor).contiguous() if values is None else values[rows])
@@ -189,5 +198,5 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, list[Tensor]]:
             if group is not groups[0] or grad_x is not None:
                 dz = d_products.t() @ factor
         if grad_x is not None:
-            grad_x[rows] = dz.view(-1, x.shape[1])
+            grad_x[rows if order is None else order[rows]] = dz.view(-1, x.shape[1]).to(x.dtype)
     return grad_x, sums

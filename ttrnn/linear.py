@@ -97,8 +97,13 @@ class TTLinear(nn.Module):
         """Parameters of this layer, bias included."""
         return self.shape.num_params + (self.out_features if self.bias is not None else 0)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """The product, for any number of leading axes; streams uint8 frames without a float copy of them all."""
+    def forward(self, input: Tensor, order: Tensor | None = None) -> Tensor:
+        """The product, for any number of leading axes; streams uint8 frames without a float copy of them all.
+
+        Args:
+            input: (*, M).
+            order: (F,) which rows of an input (rows, M) to take, none twice, for an output (F, N); None for all.
+        """
         if input.shape[-1] != self.in_features:
             raise ValueError(
                 f"the last axis of the input must be {self.in_features:,} "
@@ -111,8 +116,9 @@ class TTLinear(nn.Module):
             # One row, in full precision: W (x - mean) + b = W x + (b - W mean).
             with torch.autocast(input.device.type, enabled=False):
                 bias = tt_product(-self.mean.unsqueeze(0), cores, self.shape, self.bias).squeeze(0)
-        y = tt_product(input.reshape(-1, self.in_features), cores, self.shape, bias, dtype=self.compute_dtype)
-        return y.view(*input.shape[:-1], self.out_features)
+        rows = input.reshape(-1, self.in_features)
+        y = tt_product(rows, cores, self.shape, bias, order=order, dtype=self.compute_dtype)
+        return y if order is not None else y.view(*input.shape[:-1], self.out_features)
 
     def plan(self, num_rows: int = 256, dtype: torch.dtype = torch.uint8, *, input_gradient: bool = False) -> Plan:
         """How `num_rows` rows of `dtype` are multiplied: which cores are merged first, and the multiply-adds."""

@@ -23,11 +23,13 @@ class Frames:
     """All frames of a batch as rows, and what it takes to give results the caller's own layout."""
 
     rows: Tensor
-    """(F, D) the frames that count; a view of the input wherever there is one."""
+    """(rows, D) the frames as they are stored, padding and all; a view of the input wherever there is one."""
     batch_sizes: list[int]
     """Clips still running at each time; sums to F."""
+    taken: Tensor | None = None
+    """(F,) those of `rows` that count, in packed order; None where all do."""
     row_order: Tensor | None = None
-    """Gathers `rows` into packed order; None where they are in it."""
+    """Gathers the results of all `rows` into packed order; None where they are in it."""
     stored_order: Tensor | None = None
     """Place of each packed row among the B * T of a padded input; None where the two are the same."""
     sorted_indices: Tensor | None = None
@@ -79,7 +81,8 @@ class Frames:
         order = stored_TB[:, sorted_indices][running_TB]
         batch_sizes = [size for size in running_TB.sum(dim=1).tolist() if size]
         return cls(
-            rows=rows[order],
+            rows=rows,
+            taken=order,
             batch_sizes=batch_sizes,
             stored_order=order,
             sorted_indices=sorted_indices,
@@ -98,7 +101,7 @@ class Frames:
         return self.leading is None or len(self.leading) == 2
 
     def pack(self, results: Tensor) -> Tensor:
-        """Results of the rows, (F, *), in packed order."""
+        """Results of the rows that were taken, (F, *), in packed order."""
         return results if self.row_order is None else results[self.row_order]
 
     def sort(self, clips: Tensor) -> Tensor:

@@ -176,7 +176,7 @@ class _TTRecurrent(nn.Module):
         for layer in range(self.num_layers):
             outputs = []
             for suffix in [name for at, name in self._directions() if at == layer]:
-                gates = self._ih(suffix)(x)
+                gates = self._ih(suffix)(x, frames.taken if layer == 0 else None)
                 h = tuple(part[len(finals)] for part in state)
                 output, final = scan(
                     self.cell,
