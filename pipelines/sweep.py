@@ -36,7 +36,16 @@ from pipelines.cluster import devices, start_ray
 from pipelines.metrics import METRICS, chance_level
 from pipelines.preprocess import PREPROCESS_JSON, PreprocessOptions, preprocess
 from pipelines.shards import DATASET_JSON, ShardDataset
-from pipelines.train import DivergedError, TrainOptions, claim_run, fit, fit_on_ray, flat_config, model_config
+from pipelines.train import (
+    DivergedError,
+    TrainOptions,
+    claim_run,
+    fit,
+    fit_on_ray,
+    flat_config,
+    model_config,
+    resolve_precision,
+)
 from ttrnn.files import atomic_write
 
 if TYPE_CHECKING:
@@ -219,7 +228,7 @@ def _train_trial(config: dict[str, Any]) -> None:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     logging.getLogger("ttrnn").setLevel(logging.ERROR)
-    options = TrainOptions(**config["train"])
+    options = resolve_precision(TrainOptions(**config["train"]))
     data = ShardDataset.open(options.shards)
     model, out = model_config(options, data), Path(options.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -60,6 +60,10 @@ log = logging.getLogger(__name__)
 OnEpoch = Callable[[dict[str, Any]], None]
 
 
+# Options of runs from before they had them.
+_ABSENT = {"precision": "float32"}
+
+
 class DivergedError(StepError):
     """Loss or gradients are no longer finite; `summary` is what RUN/summary.json says."""
 
@@ -146,6 +150,17 @@ class TrainOptions:
         }
 
 
+def resolve_precision(options: TrainOptions) -> TrainOptions:
+    """With what precision auto stands for: that of the run that is resumed, else what is fast on this machine."""
+    if options.precision != "auto":
+        return options
+    run = Path(options.out, "config.json")
+    if run.exists() and not options.overwrite:
+        return dataclasses.replace(options, precision=_read_options(run).get("precision", _ABSENT["precision"]))
+    device_type = "cuda" if torch.cuda.is_available() else "cpu"
+    return dataclasses.replace(options, precision="bfloat16" if supports_bfloat16(device_type) else "float32")
+
+
 def model_config(options: TrainOptions, data: ShardDataset) -> ModelConfig:
     """The model that the options ask for on these shards. Raises UserError where shapes do not fit the frames."""
     names = {field.name for field in dataclasses.fields(ModelConfig)} & set(options.settings())
@@ -220,10 +235,7 @@ class _Run:
         torch.manual_seed(options.seed)
         self.model = VideoClassifier(model_config(options, data)).to(self.device)
         self.model.rnn.reset_parameters(options.input_gain)
-        bfloat16 = options.precision == "bfloat16" or (
-            options.precision == "auto" and supports_bfloat16(self.device.type)
-        )
-        self.compute_dtype = torch.bfloat16 if bfloat16 else None
+        self.compute_dtype = torch.bfloat16 if options.precision == "bfloat16" else None
         self.replica: nn.Module = self.model
         if self.world_size > 1:
             self.replica = nn.parallel.DistributedDataParallel(self.model)
@@ -372,7 +384,6 @@ class _Run:
             "epochs_planned": self.options.epochs,
             "train_s": round(self.train_s, 3),
             "seed": self.options.seed,
-            "precision": "float32" if self.compute_dtype is None else "bfloat16",
             "config": flat_config(self.options, config),
         }
 
@@ -419,6 +430,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
     """Makes or resumes the run in OUT, on this process or on Ray workers; gives summary.json with where it lies."""
     # Absolute, since Ray's workers have a working directory of their own.
     options = dataclasses.replace(options, shards=os.path.abspath(options.shards), out=os.path.abspath(options.out))
+    options = resolve_precision(options)
     config = model_config(options, ShardDataset.open(options.shards))
     if Path(options.out, "config.json").exists():
         # Other things have a config.json too: --overwrite must not delete them.
@@ -448,7 +460,7 @@ def claim_run(out: Path, options: TrainOptions, config: ModelConfig) -> None:
     if path.exists():
         earlier = _read_options(path)
         for name, value in options.settings().items():
-            if earlier.get(name) != value:
+            if earlier.get(name, _ABSENT.get(name)) != value:
                 raise UserError(
                     f"{out} was started with {name} {earlier.get(name)!r}, not {value!r}; resume it with the "
                     "same options, or give another OUT"

@@ -71,7 +71,7 @@ def test_every_grouping_gives_the_same_product_and_gradients(name, keep, monkeyp
     x.requires_grad_()
     expected = x @ dense_matrix(cores).t()
     expected_gradients = torch.autograd.grad(expected.square().sum(), (x, *cores))
-    seen = 0
+    seen = set()
     for groups in groupings(shape):
         monkeypatch.setattr("ttrnn.contract.plan", lambda *_, groups=groups, **__: Plan(groups, keep, 0))
         y = tt_product(x, cores, shape)
@@ -80,8 +80,8 @@ def test_every_grouping_gives_the_same_product_and_gradients(name, keep, monkeyp
         gradients = torch.autograd.grad(y.square().sum(), (x, *cores))
         for gradient, twin in zip(gradients, expected_gradients, strict=True):
             assert_close(gradient, twin, torch.float64, what)
-        seen += 1
-    assert seen == 2 ** (shape.num_cores - 1)
+        seen.add(len(groups))
+    assert seen == {1, 2, 3, 4, shape.num_cores}
 
 
 def test_uint8_rows_give_what_their_float_copy_gives():
@@ -133,10 +133,68 @@ def test_double_backward_is_refused():
         gradient.sum().backward()
 
 
-def test_gradient_of_the_input_is_not_computed_unasked():
-    shape, cores, x = make("primes")
-    tt_product(x, cores, shape).sum().backward()
-    assert x.grad is None
+def test_only_the_gradients_that_are_wanted_are_computed(monkeypatch):
+    shape, cores, x = make("paper-like", rows=40)
+    (groups,) = [groups for groups in groupings(shape) if len(groups) == 4]
+    monkeypatch.setattr("ttrnn.contract.plan", lambda *_, **__: Plan(groups, True, 0))
+    multiplied = []
+    mm, addmm_ = torch.mm, torch.Tensor.addmm_
+    monkeypatch.setattr("torch.mm", lambda *args, **kwargs: multiplied.append("mm") or mm(*args, **kwargs))
+    monkeypatch.setattr("torch.Tensor.addmm_", lambda *args: multiplied.append("addmm") or addmm_(*args))
+    bias = torch.zeros(shape.out_features, dtype=torch.float64, requires_grad=True)
+    frozen = [core.detach() for core in cores]
+    counts = {}
+    for name, at in (("bias", []), ("first core", [0]), ("last core", [3]), ("all", [0, 1, 2, 3])):
+        chosen = [core if number in at else frozen[number] for number, core in enumerate(cores)]
+        y = tt_product(x, chosen, shape, bias)
+        multiplied.clear()
+        y.sum().backward()
+        counts[name] = multiplied.count("mm"), multiplied.count("addmm")
+    num_blocks = counts["all"][1] // 4
+    # Gradients of G, four a block; those of what lies between, three: never that of the rows themselves.
+    assert counts["all"] == (3 * num_blocks, 4 * num_blocks)
+    assert counts["first core"] == (0, num_blocks)
+    assert counts["last core"] == (3 * num_blocks, num_blocks)
+    assert counts["bias"] == (0, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_gradients_that_have_vanished_are_dropped_and_others_are_not(dtype):
+    shape, cores, x = make("paper-like", dtype, rows=3)
+    tiny = torch.finfo(dtype).tiny
+    y = tt_product(x, cores, shape)
+    for scale, alive in ((tiny, False), (1e12 * tiny, True)):
+        gradients = torch.autograd.grad(y, cores, torch.full_like(y, scale), retain_graph=True)
+        assert [bool(gradient.any()) for gradient in gradients] == [alive] * 4
+    (gradient,) = torch.autograd.grad(y, cores[:1], torch.full_like(y, float("nan")))
+    assert gradient.isnan().all()
+
+
+def test_no_rows_at_all():
+    shape, cores, x = make("paper-like", rows=0)
+    y = tt_product(x, cores, shape)
+    assert y.shape == (0, shape.out_features)
+    assert not any(gradient.any() for gradient in torch.autograd.grad(y.sum(), cores))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_mean_is_subtracted_by_the_matrix_that_multiplies_the_rows(dtype):
+    """Rows that are the mean give the bias, however the matrix was rounded."""
+    shape, cores, _ = make("paper-like")
+    mean = torch.full((shape.in_features,), 112.0, dtype=torch.float64)
+    bias = torch.randn(shape.out_features, dtype=torch.float64, requires_grad=True)
+    frames = torch.randint(0, 256, (30, shape.in_features), dtype=torch.uint8)
+    if dtype == torch.float64:
+        y, expected = tt_product(frames, cores, shape, bias, mean=mean), tt_product(frames - mean, cores, shape, bias)
+        assert_close(y, expected, dtype, "output")
+        gradients = torch.autograd.grad(y.square().sum(), (*cores, bias))
+        twins = torch.autograd.grad(expected.square().sum(), (*cores, bias))
+        for gradient, twin in zip(gradients, twins, strict=True):
+            assert_close(gradient, twin, dtype, "gradient")
+    else:
+        full = tt_product(mean.unsqueeze(0), cores, shape)
+        y = tt_product(mean.unsqueeze(0), cores, shape, bias, mean=mean, dtype=dtype)
+        assert (y - bias).norm() < 0.01 * full.norm()
 
 
 def test_bfloat16_products_give_full_precision_results_near_the_full_ones():

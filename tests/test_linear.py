@@ -213,3 +213,9 @@ def test_plan_is_shown_and_follows_what_is_asked():
     assert "merged to (8x20 -> 16x4) (20x18 -> 4x4), 4,341,760 multiply-adds a row" in repr(layer)
     assert len(layer.plan(num_rows=1).groups) == 4
     assert layer.plan(input_gradient=True).cost > layer.plan().cost
+
+
+@pytest.mark.parametrize("compute_dtype", ["bfloat16", torch.int8, torch.float8_e4m3fn], ids=str)
+def test_a_compute_dtype_that_cannot_be_is_refused(compute_dtype):
+    with pytest.raises(ValueError, match="compute_dtype must be None or a floating dtype of 2 bytes or more, got"):
+        make(compute_dtype=compute_dtype)

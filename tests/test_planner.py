@@ -3,7 +3,7 @@
 import pytest
 
 from tests.test_contract import SHAPES
-from ttrnn.planner import Plan, block_starts, groupings, plan
+from ttrnn.planner import Plan, _cost, block_rows, groupings, plan
 from ttrnn.shapes import TTShape
 
 PAPER = TTShape((8, 20, 20, 18), (16, 4, 4, 4), 4)
@@ -54,6 +54,9 @@ def test_plan_suits_the_work(shape, rows, options, expected):
 
 def test_plan_is_the_cheapest_of_all_and_cost_grows_with_the_work():
     chosen = plan(PAPER, 1000)
+    costs = [_cost(PAPER, groups, True, 1000, 4, False) for groups in groupings(PAPER)]
+    assert chosen.keep
+    assert chosen.cost == min(costs) < max(costs)
     assert chosen.cost < plan(PAPER, 2000).cost
     assert chosen.cost < plan(PAPER, 1000, input_gradient=True).cost
     assert plan(PAPER, 1000, itemsize=2).cost < chosen.cost < plan(PAPER, 1000, itemsize=8).cost
@@ -67,12 +70,26 @@ def test_what_lies_between_groups_is_kept_only_where_it_is_smaller_than_the_rows
     assert (between * 4 <= 57_600 * row_itemsize) == keep
 
 
-@pytest.mark.parametrize(
-    ("rows", "row_bytes", "sizes"), [(100, 57_600 * 4, [27, 27, 27, 19]), (2, 1 << 30, [1, 1]), (0, 8, [])]
-)
-def test_blocks_cover_all_rows_and_never_hold_less_than_one(rows, row_bytes, sizes):
-    starts = block_starts(rows, row_bytes)
-    assert [min(start + starts.step, rows) - start for start in starts] == sizes
+BLOCKS = {
+    # shape, rows of a block in float32
+    "frames of video: as many as stay in cache": (PAPER, 27),
+    "narrow rows of much output: by what comes out": (TTShape((2, 2), (512, 512), 4), 8),
+    "a large matrix: enough rows to be worth reading it": (TTShape((57_600,), (256,), ()), 512),
+}
+
+
+@pytest.mark.parametrize(("shape", "rows"), BLOCKS.values(), ids=BLOCKS)
+def test_blocks_hold_rows_that_stay_in_cache(shape, rows):
+    groups = plan(shape, 4096).groups
+    assert block_rows(groups, 4) == rows
+
+
+def test_a_block_is_never_empty():
+    assert block_rows(plan(TTShape((2000, 2000), (2, 2), 1), 10).groups, 8) == 1
+
+
+def test_plan_of_many_modes_is_soon_made():
+    assert sum(1 for _ in groupings(TTShape((2,) * 20, (2,) * 20, 2))) == 1 + 19 + 171 + 969 + 1
 
 
 def test_plan_says_what_it_does_in_words():

@@ -262,3 +262,25 @@ def test_gates_start_with_the_standard_deviation_that_is_asked_for(input_gain):
     layer.reset_parameters(input_gain)
     frames = (110 + 60 * torch.randn(200, 4096)).clamp(0, 255).round().to(torch.uint8)
     assert layer.ih_l0(frames).std().item() == pytest.approx(input_gain, rel=0.2)
+
+
+@pytest.mark.parametrize("shape", [(0, 12), (0, 2, 12), (3, 0, 12)], ids=str)
+def test_no_frames_or_no_clips_are_refused(shape):
+    with pytest.raises(ValueError, match="there must be at least one frame"):
+        TTGRU(*MODES, 2)(torch.zeros(shape))
+
+
+def test_compute_dtype_is_that_of_the_first_layer():
+    layer = TTGRU(*MODES, 2, num_layers=2, bidirectional=True, compute_dtype=torch.bfloat16)
+    used = {name: module.compute_dtype for name, module in layer.named_children() if name.startswith("ih_")}
+    assert used == {
+        "ih_l0": torch.bfloat16,
+        "ih_l0_reverse": torch.bfloat16,
+        "ih_l1": None,
+        "ih_l1_reverse": None,
+    }
+    frames = torch.randint(0, 256, (5, 2, 12), dtype=torch.uint8)
+    near, _ = layer(frames)
+    layer.compute_dtype = None
+    exact, _ = layer(frames)
+    assert 0 < (near - exact).norm() < 0.05 * exact.norm()

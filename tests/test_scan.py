@@ -182,3 +182,22 @@ def test_states_and_gradients_on_cuda_equal_those_of_the_cpu(cell):
     twins = torch.autograd.grad(expected["states"].square().sum(), inputs.values())
     for name, gradient, twin in zip(inputs, gradients, twins, strict=True):
         assert_close(gradient.cpu(), twin, torch.float64, f"gradient of {name}")
+
+
+@pytest.mark.parametrize("cell", NUM_GATES)
+def test_a_state_in_half_precision_is_taken_under_autocast(cell):
+    inputs, _ = make(cell, [3, 2], torch.float32)
+    halves = {name: value.bfloat16() if name in ("h", "c") else value for name, value in inputs.items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        states = run(cell, "tanh", halves, [3, 2], None, False)["states"]
+    expected = run(cell, "tanh", {name: value.float() for name, value in halves.items()}, [3, 2], None, False)["states"]
+    assert torch.equal(states, expected)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_states_own_their_memory_and_may_be_changed_in_place(cell):
+    inputs, _ = make(cell, [3, 2], torch.float32)
+    states = run(cell, "tanh", inputs, [3, 2], None, False)["states"]
+    assert states.untyped_storage().nbytes() == states.nbytes
+    with torch.no_grad():
+        states.mul_(2)

@@ -82,7 +82,26 @@ def test_training_is_as_precise_as_asked_and_metrics_are_always_in_full(
     monkeypatch.setattr(training.VideoClassifier, "forward", noted)
     result = train(options(shards, tmp_path / "run", epochs=2, precision=precision))
     assert set(seen) == {(True, used), (False, None)}
-    assert result["precision"] == ("float32" if used is None else "bfloat16")
+    assert result["config"]["precision"] == ("float32" if used is None else "bfloat16")
+
+
+@pytest.mark.parametrize(
+    "earlier", ["bfloat16", "float32", None], ids=["bfloat16", "float32", "from before the option"]
+)
+def test_a_run_is_resumed_with_the_precision_that_it_was_started_with(shards, tmp_path, monkeypatch, earlier):
+    monkeypatch.setattr(training, "supports_bfloat16", lambda device_type: earlier == "bfloat16")
+    train(options(shards, tmp_path / "run", epochs=1))
+    path = tmp_path / "run" / "config.json"
+    if earlier is None:
+        config = json.loads(path.read_text())
+        del config["options"]["precision"]
+        path.write_text(json.dumps(config))
+    monkeypatch.setattr(training, "supports_bfloat16", lambda device_type: earlier != "bfloat16")
+    result = train(options(shards, tmp_path / "run", epochs=1, resume=True))
+    assert result["config"]["precision"] == (earlier or "float32")
+    other = "float32" if earlier == "bfloat16" else "bfloat16"
+    with pytest.raises(UserError, match="was started with precision"):
+        train(options(shards, tmp_path / "run", epochs=1, resume=True, precision=other))
 
 
 def test_several_labels_are_learnt_and_measured_by_average_precision(tmp_path):

@@ -21,6 +21,7 @@ computed only when it is asked for.
 
 import functools
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ttrnn.planner import Group, block_starts, plan
+from ttrnn.planner import Group, block_rows, plan
 from ttrnn.shapes import TTShape
 
 __all__ = ["dense_weight", "supports_bfloat16", "tt_product"]
@@ -64,7 +65,7 @@ def supports_bfloat16(device_type: str) -> bool:
 
 @functools.cache
 def _warn_of_emulation(device_type: str) -> None:
-    log.warning("bfloat16 is emulated on this %s and slower than float32 there; leave compute_dtype None", device_type)
+    log.warning("bfloat16 is emulated on this %s and slower than float32 there; float32 serves better", device_type)
 
 
 def tt_product(
@@ -73,10 +74,11 @@ def tt_product(
     shape: TTShape,
     bias: Tensor | None = None,
     *,
+    mean: Tensor | None = None,
     order: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """y = x W^T + bias for the matrix W that the cores stand for.
+    """y = (x - mean) W^T + bias for the matrix W that the cores stand for.
 
     Args:
         x_FM: (F, M) rows, or more of them than `order` takes; uint8 or floating point. Rows need not be contiguous with
@@ -84,9 +86,11 @@ def tt_product(
         cores: Gk of shape (R_{k-1}, M_k, N_k, R_k), one dtype and device.
         shape: Modes and ranks of the cores.
         bias: (N,) added to every row.
+        mean: (M,) subtracted from every row, at the cost of one row.
         order: (F,) which rows to take, none twice; None for all as they come. They are gathered block by block.
-        dtype: Of the matrix products (not of their sums); None for autocast's where that is on, else the
-            cores'. uint8 is exact in bfloat16.
+        dtype: Of the matrix products; None for autocast's where that is on, else the cores'. bfloat16 holds uint8
+            exactly; merged cores, what lies between groups, results and gradients are then rounded to its 8 bits, while
+            the sums in a product, and those of gradients over the blocks, are not.
 
     Returns:
         (F, N) in autocast's dtype where that is on, else in the cores'. Double backward is refused.
@@ -113,6 +117,11 @@ def tt_product(
             _merge(cores[group.cores.start : group.cores.stop]).permute(2, 0, 3, 1).flatten(2).flatten(0, 1)
             for group in chosen.groups
         ]
+        if mean is not None:
+            # In full precision, but by the matrices as they are rounded for the rows: equal rows then cancel.
+            rounded = [matrix.to(dtype).to(matrix.dtype) for matrix in matrices]
+            full = matrices[0].dtype
+            bias = _Product.apply(-mean.unsqueeze(0), None, bias, chosen.groups, False, full, full, *rounded).squeeze(0)
         learning = torch.is_grad_enabled() and any(part.requires_grad for part in (x_FM, *cores))
         y: Tensor = _Product.apply(
             x_FM, order, bias, chosen.groups, chosen.keep and learning, dtype, out_dtype, *matrices
@@ -120,19 +129,28 @@ def tt_product(
         return y
 
 
-def _blocks(x: Tensor, order: Tensor | None, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+def _blocks(x: Tensor, order: Tensor | None, size: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
     """Converted rows, block by block, in one buffer."""
     num_rows = len(x if order is None else order)
-    starts = block_starts(num_rows, x.shape[1] * dtype.itemsize, x.device.type)
-    buffer = torch.empty(min(starts.step, num_rows), x.shape[1], dtype=dtype, device=x.device)
-    for start in starts:
-        rows = slice(start, min(start + starts.step, num_rows))
+    buffer = x.new_empty(size, x.shape[1], dtype=dtype)
+    for start in range(0, num_rows, max(size, 1)):
+        rows = slice(start, min(start + size, num_rows))
         yield rows, buffer[: rows.stop - start].copy_(x[rows if order is None else order[rows]])
 
 
-def _through(z: Tensor, group: Group, factor: Tensor) -> Tensor:
-    """Rows that have come as far as a group, taken through it: a view in the layout that is read next."""
-    return _as_read_next(factor @ z.view(-1, factor.shape[1]).t(), group)
+def _shaped(flat: Tensor, *sizes: int) -> Tensor:
+    """The front of memory that all blocks use in turn: fresh memory for each would cost as much as the products."""
+    return flat[: math.prod(sizes)].view(sizes)
+
+
+def _through(z: Tensor, group: Group, factor: Tensor, flat: Tensor, out: Tensor) -> None:
+    """Takes rows that have come as far as a group through it, to `out` in the layout that is read next."""
+    z = z.view(-1, factor.shape[1])
+    if group.is_plain and out.dtype == z.dtype:
+        torch.mm(z, factor.t(), out=out.view(len(z), -1))
+    else:
+        result = _as_read_next(torch.mm(factor, z.t(), out=_shaped(flat, len(factor), len(z))), group)
+        out.view(result.shape).copy_(result)
 
 
 def _as_read_next(products: Tensor, group: Group) -> Tensor:
@@ -158,45 +176,69 @@ class _Product(torch.autograd.Function):
     ) -> Tensor:
         factors = [matrix.to(dtype) for matrix in matrices]
         num_rows = len(x if order is None else order)
+        block = min(num_rows, block_rows(groups, dtype.itemsize, x.device.type))
+        flat = factors[0].new_empty(block * max(group.out_values for group in groups))
+        between = [flat.new_empty(num_rows if keep else block, group.out_values) for group in groups[:-1]]
         y = x.new_empty(num_rows, groups[-1].out_values, dtype=out_dtype)
-        kept = [x.new_empty(num_rows, group.out_values, dtype=dtype) if keep else None for group in groups[:-1]]
-        for rows, z in _blocks(x, order, dtype):
-            for group, factor, out in zip(groups, factors, [*kept, y], strict=True):
-                result = _through(z, group, factor)
-                z = result.contiguous() if out is None else out[rows].view(result.shape).copy_(result)
+        for rows, z in _blocks(x, order, block, dtype):
+            part = rows if keep else slice(len(z))
+            outs = [*(values[part] for values in between), y[rows]]
+            for group, factor, out in zip(groups, factors, outs, strict=True):
+                _through(z, group, factor, flat, out)
+                z = out
             if bias is not None:
-                y[rows].add_(bias)
+                z.add_(bias)
+        kept = between if keep else []
         ctx.save_for_backward(x, order, *factors, *kept)
-        ctx.groups, ctx.sum_dtype = groups, matrices[0].dtype
+        ctx.groups, ctx.block, ctx.sum_dtype = groups, block, matrices[0].dtype
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         with torch.autocast(grad.device.type, enabled=False):
-            grad_x, sums = _gradients(ctx, grad)
-            return grad_x, None, grad.sum(0) if ctx.needs_input_grad[2] else None, None, None, None, None, *sums
+            needs_x, _, needs_bias, *_ = ctx.needs_input_grad
+            grad_x, sums = _gradients(ctx, grad, needs_x, ctx.needs_input_grad[-len(ctx.groups) :])
+            return grad_x, None, grad.sum(0) if needs_bias else None, None, None, None, None, *sums
 
 
-def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, list[Tensor]]:
-    """Gradients of the rows, where wanted, and of every G: the sum over rows of dz' z^T."""
+def _gradients(
+    ctx: Any, grad: Tensor, needs_x: bool, needs: Sequence[bool]
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Gradients of the rows and of every G (the sum over rows of dz' z^T), where wanted."""
     x, order, *rest = ctx.saved_tensors
     groups: tuple[Group, ...] = ctx.groups
     factors, kept = rest[: len(groups)], rest[len(groups) :]
-    grad_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
-    sums = [torch.zeros_like(factor, dtype=ctx.sum_dtype) for factor in factors]
-    for rows, z in _blocks(x, order, factors[0].dtype):
-        inputs = [z]
-        for group, factor, values in zip(groups, factors, kept, strict=False):
-            inputs.append(_through(inputs[-1], group, factor).contiguous() if values is None else values[rows])
-        dz = grad[rows]
-        for group, factor, z, total in zip(groups[::-1], factors[::-1], inputs[::-1], sums[::-1], strict=True):
-            d_products = factor.new_empty(len(factor), z.numel() // factor.shape[1])
-            result = _as_read_next(d_products, group)
-            result.copy_(dz.reshape(result.shape))
-            total += d_products @ z.view(-1, factor.shape[1])
-            if group is not groups[0] or grad_x is not None:
-                dz = d_products.t() @ factor
+    grad_x = torch.zeros_like(x) if needs_x else None
+    sums = [torch.zeros_like(f, dtype=ctx.sum_dtype) if need else None for f, need in zip(factors, needs, strict=True)]
+    if not needs_x and not any(needs):
+        return grad_x, sums
+    # Groups that rows pass before the first that learns have nothing to be told.
+    lowest = 0 if needs_x else list(needs).index(True)
+    widest = max(max(group.in_values, group.out_values) for group in groups)
+    flat, flat_dz = factors[0].new_empty(2, ctx.block * widest)
+    between = [] if kept else [flat.new_empty(ctx.block, group.out_values) for group in groups[:-1]]
+    for rows, z in _blocks(x, order, ctx.block, factors[0].dtype):
+        inputs = [z, *(values[rows] for values in kept), *(values[: len(z)] for values in between)]
+        for group, factor, z, out in zip(groups, factors, inputs, inputs[1:] if between else [], strict=False):
+            _through(z, group, factor, flat, out)
+        # What has vanished over a long clip is denormal: of no use, and hundreds of times slower to multiply.
+        dz = torch.nn.functional.hardshrink(grad[rows], 1e8 * torch.finfo(grad.dtype).tiny)
+        for at in reversed(range(lowest, len(groups))):
+            group, factor, total = groups[at], factors[at], sums[at]
+            z = inputs[at].view(-1, factor.shape[1])
+            if group.is_plain and dz.dtype == z.dtype:
+                d_products = dz.reshape(len(z), -1).t()
+            else:
+                d_products = _shaped(flat, len(factor), len(z))
+                result = _as_read_next(d_products, group)
+                result.copy_(dz.reshape(result.shape))
+            if total is not None and total.dtype == z.dtype:
+                total.addmm_(d_products, z)
+            elif total is not None:
+                total += d_products @ z
+            if at > lowest or grad_x is not None:
+                dz = torch.mm(d_products.t(), factor, out=_shaped(flat_dz, *z.shape))
         if grad_x is not None:
             grad_x[rows if order is None else order[rows]] = dz.view(-1, x.shape[1]).to(x.dtype)
     return grad_x, sums

@@ -37,9 +37,9 @@ class TTLinear(nn.Module):
         bias: Learn an additive bias, as nn.Linear does.
         mean: Subtracted from the input: one number, or one for each channel of frames stored channels-last.
         scale: Multiplied with the input after that.
-        compute_dtype: Of the products with the input. torch.bfloat16 is several times faster where `supports_bfloat16`,
-            exact for uint8 frames, and rounds the merged cores and what lies between them to 8 bits; parameters, sums
-            and results keep `dtype`. None: `dtype`, or autocast's where that is on. May be set at any time.
+        compute_dtype: Of the products with the input, see tt_product. torch.bfloat16 is about twice as fast where
+            `supports_bfloat16`; parameters, gradients and results keep `dtype`, rounded to 8 bits on the way. None:
+            `dtype`, or autocast's where that is on. May be set at any time.
         device: Of the parameters.
         dtype: Of the parameters.
 
@@ -64,6 +64,10 @@ class TTLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if compute_dtype not in (None, torch.float64, torch.float32, torch.bfloat16, torch.float16):
+            raise ValueError(
+                f"compute_dtype must be None or a floating dtype of 2 bytes or more, got {compute_dtype!r}"
+            )
         self.compute_dtype = compute_dtype
         self.shape = TTShape(in_modes, out_modes, ranks)
         self.in_features, self.out_features = self.shape.in_features, self.shape.out_features
@@ -110,14 +114,9 @@ class TTLinear(nn.Module):
                 f"({format_modes(self.shape.in_modes)}), got shape {tuple(input.shape)}"
             )
         first, *rest = self.cores
-        cores = [first * self.scale, *rest]
-        bias: Tensor | None = self.bias
-        if self.centred:
-            # One row, in full precision: W (x - mean) + b = W x + (b - W mean).
-            with torch.autocast(input.device.type, enabled=False):
-                bias = tt_product(-self.mean.unsqueeze(0), cores, self.shape, self.bias).squeeze(0)
+        cores, mean = [first * self.scale, *rest], self.mean if self.centred else None
         rows = input.reshape(-1, self.in_features)
-        y = tt_product(rows, cores, self.shape, bias, order=order, dtype=self.compute_dtype)
+        y = tt_product(rows, cores, self.shape, self.bias, mean=mean, order=order, dtype=self.compute_dtype)
         return y if order is not None else y.view(*input.shape[:-1], self.out_features)
 
     def plan(self, num_rows: int = 256, dtype: torch.dtype = torch.uint8, *, input_gradient: bool = False) -> Plan:
@@ -150,7 +149,7 @@ class TTLinear(nn.Module):
             out_modes: N_1..N_d; their product is `linear.out_features`.
             ranks: One number, or the d-1 inner ranks; clipped to what the modes allow.
             relative_error: In place of ranks: the lowest ranks that keep ||W - W_TT|| / ||W|| within it.
-            options: mean, scale and the other keywords of TTLinear, for a `linear` that was trained on normalised
+            options: mean, scale and compute_dtype, as of TTLinear, for a `linear` that was trained on normalised
                 frames: `from_dense(linear, ..., mean=m, scale=s)(x)` is about `linear((x - m) * s)`.
 
         Raises:

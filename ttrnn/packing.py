@@ -54,6 +54,8 @@ class Frames:
                 unsorted_indices=frames.unsorted_indices,
             )
         if frames.dim() == 2:
+            if len(frames) == 0:
+                raise ValueError(f"there must be at least one frame, got input of shape {tuple(frames.shape)}")
             if lengths is not None:
                 raise ValueError(f"lengths go with a batch, but the input of shape {tuple(frames.shape)} has none")
             return cls(rows=_as_rows(frames, 1, size), batch_sizes=[1] * len(frames), leading=(len(frames),))
@@ -67,7 +69,7 @@ class Frames:
         num_times, num_clips = stored_TB.shape
         if num_times == 0 or num_clips == 0:
             raise ValueError(f"there must be at least one frame and one clip, got input of shape {tuple(frames.shape)}")
-        counts = [num_times] * num_clips if lengths is None else [int(length) for length in lengths]
+        counts = [num_times] * num_clips if lengths is None else torch.as_tensor(lengths).tolist()
         if len(counts) != num_clips or any(not 1 <= count <= num_times for count in counts):
             raise ValueError(f"lengths must be {num_clips} numbers from 1 to {num_times}, got {counts}")
         if all(count == num_times for count in counts):
@@ -102,7 +104,7 @@ class Frames:
 
     def pack(self, results: Tensor) -> Tensor:
         """Results of the rows that were taken, (F, *), in packed order."""
-        return results if self.row_order is None else results[self.row_order]
+        return results if self.row_order is None else results.index_select(0, self.row_order)
 
     def sort(self, clips: Tensor) -> Tensor:
         """(L, B, H) from the caller's order of clips to longest first."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from ttrnn.shapes import TTShape, format_modes
 
-__all__ = ["Group", "Plan", "block_starts", "groupings", "plan"]
+__all__ = ["Group", "Plan", "block_rows", "groupings", "keeps", "plan"]
 
 # Converted rows per block: on a processor they and what is made of them stay in cache; on a GPU, few launches.
 _BLOCK_BYTES = {"cpu": 6 << 20, "cuda": 256 << 20}
@@ -53,6 +53,11 @@ class Group:
     """m', the product of the input modes of the group that rows go to next."""
 
     @property
+    def is_plain(self) -> bool:
+        """Whether rows come out as rows, with nothing to permute."""
+        return self.cores.start == 0 and self.behind == 1
+
+    @property
     def multiply_adds(self) -> int:
         """Multiply-adds per row."""
         return self.n * self.left_rank * self.right_rank * self.m * self.behind * self.before
@@ -77,7 +82,7 @@ class Plan:
     keep: bool
     """Whether what lies between the groups is kept for the backward pass, or made there again."""
     cost: int
-    """Of all rows, forward and backward, in the unit of `_cost`."""
+    """Of all rows, forward and backward: bytes that pass through cache, and what takes as long as a byte."""
 
     @property
     def multiply_adds(self) -> int:
@@ -94,9 +99,11 @@ class Plan:
 def plan(
     shape: TTShape, num_rows: int, *, itemsize: int = 4, row_itemsize: int = 1, input_gradient: bool = False
 ) -> Plan:
-    """The cheapest way to take `num_rows` rows through the cores, forward and backward, by `_cost`.
+    """The cheapest way to take `num_rows` rows through the cores, forward and backward, by the cost model.
 
-    What lies between the groups is kept for the backward pass where it takes no more memory than the rows themselves.
+    The model is that of a processor, and takes a backward pass for granted: a layer then multiplies alike in training,
+    in evaluation and on a GPU. What lies between the groups is kept for the backward pass where it takes no more memory
+    than the rows themselves.
 
     Args:
         shape: Modes and ranks.
@@ -107,15 +114,19 @@ def plan(
     """
     plans = []
     for groups in groupings(shape):
-        between = sum(group.out_values for group in groups[:-1])
-        keep = between * itemsize <= shape.in_features * row_itemsize
+        keep = keeps(shape, groups, itemsize, row_itemsize)
         plans.append(Plan(groups, keep, _cost(shape, groups, keep, num_rows, itemsize, input_gradient)))
     return min(plans, key=lambda candidate: candidate.cost)
 
 
+def keeps(shape: TTShape, groups: Sequence[Group], itemsize: int, row_itemsize: int) -> bool:
+    """Whether what lies between the groups takes no more memory than the rows themselves."""
+    return sum(group.out_values for group in groups[:-1]) * itemsize <= shape.in_features * row_itemsize
+
+
 def groupings(shape: TTShape) -> Iterator[tuple[Group, ...]]:
-    """All ways to merge neighbouring cores, 2^(d-1) of them, each from the last group to the first."""
-    for num_cuts in range(shape.num_cores):
+    """Ways to merge neighbouring cores: into up to four groups, or not at all. Each from last group to first."""
+    for num_cuts in sorted({*range(min(4, shape.num_cores)), shape.num_cores - 1}):
         for cuts in itertools.combinations(range(1, shape.num_cores), num_cuts):
             bonds = (0, *cuts, shape.num_cores)
             before = (0, *bonds[:-2])
@@ -141,7 +152,7 @@ def _cost(
 ) -> int:
     """Bytes that pass through cache, and what takes as long as a byte, for all rows forward and backward."""
     total = 0
-    num_blocks = len(block_starts(num_rows, shape.in_features * itemsize))
+    num_blocks = -(-num_rows // block_rows(groups, itemsize))
     for group in groups:
         # The rows themselves come in to the first group of all, the result leaves the last.
         is_first, is_last = group is groups[0], group is groups[-1]
@@ -150,7 +161,7 @@ def _cost(
         num_products = 2 + (not is_first or input_gradient) + again
         multiply_adds = num_products * group.multiply_adds // _MULTIPLY_ADDS_PER_BYTE[itemsize]
         moved = num_products * (group.in_values + group.out_values) * _VALUE_BYTES[itemsize]
-        num_runs = (2 + again) * group.out_values // (group.behind if is_last else group.run)
+        num_runs = 0 if group.is_plain else (2 + again) * group.out_values // (group.behind if is_last else group.run)
         total += num_rows * (multiply_adds + moved + num_runs * _RUN_BYTES) + num_blocks * _GROUP_BYTES
         modes = [m * n for m, n in zip(shape.in_modes, shape.out_modes, strict=True)]
         for core in group.cores[1:]:
@@ -159,6 +170,13 @@ def _cost(
     return total
 
 
-def block_starts(num_rows: int, row_bytes: int, device_type: str = "cpu") -> range:
-    """Where the blocks start in which rows are converted and multiplied; the step is their size."""
-    return range(0, num_rows, max(1, _BLOCK_BYTES.get(device_type, _BLOCK_BYTES["cuda"]) // row_bytes))
+def block_rows(groups: Sequence[Group], itemsize: int, device_type: str = "cpu") -> int:
+    """Rows that are converted and multiplied at once.
+
+    What goes in and out of the widest group stays in cache; but a matrix that is larger than that is not read again for
+    a few rows.
+    """
+    widest = max(max(group.in_values, group.out_values) for group in groups)
+    largest = max(group.n * group.left_rank * group.right_rank * group.m for group in groups)
+    block_bytes = _BLOCK_BYTES.get(device_type, _BLOCK_BYTES["cuda"])
+    return max(1, max(block_bytes, 2 * largest * itemsize) // (widest * itemsize))

@@ -120,13 +120,14 @@ class _TTRecurrent(nn.Module):
 
     @property
     def compute_dtype(self) -> torch.dtype | None:
-        """Of the products with the input of every layer, as in TTLinear; may be set at any time."""
+        """Of the products with the input of the first layer, as in TTLinear; may be set at any time."""
         return self._ih("l0").compute_dtype
 
     @compute_dtype.setter
     def compute_dtype(self, dtype: torch.dtype | None) -> None:
-        for _, suffix in self._directions():
-            self._ih(suffix).compute_dtype = dtype
+        for layer, suffix in self._directions():
+            if layer == 0:
+                self._ih(suffix).compute_dtype = dtype
 
     def weight_hh(self, suffix: str = "l0") -> Tensor:
         """The recurrent matrix (G*H, H) of one layer and direction, multiplied out if it is a tensor train."""
@@ -303,8 +304,8 @@ class TTGRU(_TTRecurrent):
         recurrent_dropout: On the hidden state where it enters U; one mask per clip (Gal and Ghahramani, 2016).
         mean: Subtracted from the input; one number or one per channel of frames stored channels-last.
         scale: Multiplied with the input after that.
-        compute_dtype: Of the products with the input, see TTLinear: torch.bfloat16 is several times faster where
-            `supports_bfloat16`. States and sums keep `dtype`.
+        compute_dtype: Of the first layer's products with the input, see TTLinear: torch.bfloat16 is about twice as fast
+            where the hardware has it.
         device: Of the parameters.
         dtype: Of the parameters.
     """

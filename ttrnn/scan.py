@@ -34,7 +34,7 @@ def scan(
     cell: str,
     gates_FG: Tensor,
     weight_hh: Tensor,
-    state: tuple[Tensor, ...],
+    state: Sequence[Tensor],
     batch_sizes: Sequence[int],
     *,
     bias_hn: Tensor | None = None,
@@ -62,7 +62,8 @@ def scan(
     sizes = list(batch_sizes)
     with torch.autocast(gates_FG.device.type, enabled=False):
         # Under autocast the gates come in half precision; states are summed in full.
-        gates_FG = gates_FG.to(weight_hh.dtype)
+        gates_FG, *state = (part.to(weight_hh.dtype) for part in (gates_FG, *state))
+        mask_BH = None if mask_BH is None else mask_BH.to(weight_hh.dtype)
         order = _reversed_in_time(sizes, gates_FG.device) if reverse else None
         if order is not None:
             gates_FG = gates_FG.index_select(0, order)
@@ -80,7 +81,7 @@ def _reversed_in_time(sizes: list[int], device: torch.device) -> Tensor:
     """(F,) for each packed row, the row of the same clip as far from its other end; its own inverse."""
     sizes_T = torch.tensor(sizes, device=device)
     starts_T = sizes_T.cumsum(0) - sizes_T
-    time_F = torch.arange(len(sizes), device=device).repeat_interleave(sizes_T)
+    time_F = torch.arange(len(sizes), device=device).repeat_interleave(sizes_T, output_size=sum(sizes))
     clip_F = torch.arange(len(time_F), device=device) - starts_T[time_F]
     lengths_B = (sizes_T.unsqueeze(1) > torch.arange(sizes[0], device=device)).sum(0)
     return starts_T[lengths_B[clip_F] - 1 - time_F] + clip_F
@@ -186,7 +187,7 @@ class _GRU(torch.autograd.Function):
         size, initial, weight_t = weight.shape[1], h, weight.t().contiguous()
         rzv = gates.clone()
         rzv[:, 2 * size :] = 0 if bias_hn is None else bias_hn
-        n, states = gates.new_empty(2, len(gates), size)
+        n, states = (gates.new_empty(len(gates), size) for _ in range(2))
         r, z, v = rzv.chunk(3, dim=1)
         steps = _steps(sizes, gates[:, 2 * size :], rzv, rzv[:, : 2 * size], r, z, v, n, states)
         for x_n_t, rzv_t, rz_t, r_t, z_t, v_t, n_t, out in steps:
@@ -236,7 +237,7 @@ class _LSTM(torch.autograd.Function):
         # As (i, f, o, g): one sigmoid does three gates.
         ifog = torch.cat([gates[:, : 2 * size], gates[:, 3 * size :], gates[:, 2 * size : 3 * size]], dim=1)
         weight_t = torch.cat([weight[: 2 * size], weight[3 * size :], weight[2 * size : 3 * size]]).t().contiguous()
-        cells, states = gates.new_empty(2, len(gates), size)
+        cells, states = (gates.new_empty(len(gates), size) for _ in range(2))
         i, f, o, g = ifog.chunk(4, dim=1)
         steps = _steps(sizes, ifog, ifog[:, : 3 * size], i, f, o, g, cells, states)
         for ifog_t, ifo_t, i_t, f_t, o_t, g_t, c_t, out in steps:

@@ -301,7 +301,12 @@ def contenders(cell: str, precision: str) -> list[str]:
 def build(name: str, problem: Problem, precision: str = "float32") -> nn.Module:
     """The contender, with the weights of `problem.layer()`: (B, T, D) uint8 -> last state (B, H)."""
     contender = _CONTENDERS[name].build(problem)
-    return contender if precision == "float32" else _Autocast(contender)
+    if precision == "float32":
+        return contender
+    if name != OURS:
+        return _Autocast(contender)
+    contender.layer.compute_dtype = torch.bfloat16
+    return contender
 
 
 def check() -> None:

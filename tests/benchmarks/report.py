@@ -69,7 +69,7 @@ def markdown(rows: list[Row], about: About) -> str:
         f"Median of {about.rounds} interleaved rounds (lowest to highest).",
         *([f"Not installed, hence not measured: {', '.join(about.not_installed)}."] if about.not_installed else []),
     ]
-    for table in (_step_tables, _product_table, _recurrence_table, _memory_table):
+    for table in (_step_tables, _product_table, _plans_table, _recurrence_table, _memory_table):
         lines += table(rows)
     return "\n".join(lines) + "\n"
 
@@ -123,6 +123,16 @@ def _product_table(rows: list[Row]) -> list[str]:
     ]
     header = ["", "precision", "TT product", "bare GEMMs", "frames read twice", "product / GEMMs"]
     return _table("TT product alone, forward and backward, us per frame", header, body)
+
+
+def _plans_table(rows: list[Row]) -> list[str]:
+    times = {(row.shape, row.precision, row.name.split()[0]): row for row in _of(rows, "plans", "us/frame")}
+    body = []
+    for row in _of(rows, "plans", "times"):
+        chosen, fastest = (times[row.shape, row.precision, name] for name in ("chosen", "fastest"))
+        body.append([row.shape, row.precision, _spread(chosen, ".1f"), _spread(fastest, ".1f"), _spread(row, ".2f")])
+    header = ["", "precision", "plan chosen", "fastest plan", "chosen / fastest"]
+    return _table("Plans: forward and backward, us per row", header, body)
 
 
 def _recurrence_table(rows: list[Row]) -> list[str]:

@@ -6,7 +6,9 @@ Legend: B batch, T time, F frames, D frame size, H hidden size, G gates, N outpu
 import dataclasses
 import logging
 import math
+import statistics
 from collections.abc import Callable, Iterator
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +16,9 @@ from torch import Tensor, nn
 from tests.benchmarks import peers
 from tests.benchmarks.measure import Row, interleaved, peak_bytes, row, training_step
 from tests.benchmarks.peers import DENSE, NATIVE, OURS, PAPER, Problem
-from ttrnn import TTShape
-from ttrnn.contract import plan, tt_product
+from ttrnn import TTLinear, TTShape
+from ttrnn.contract import tt_product
+from ttrnn.planner import Plan, groupings, keeps, plan
 from ttrnn.scan import NUM_GATES, scan
 from ttrnn.shapes import format_modes
 
@@ -24,8 +27,8 @@ __all__ = ["SECTIONS"]
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "bfloat16")
-# Float copies of this many bytes of frames stay in cache.
-_CACHE_BYTES = 2 << 20
+# Float copies of this many bytes of frames stay in cache: the floor is the faster of these block sizes.
+_CACHE_BYTES = (2 << 20, 6 << 20)
 # (input modes, hidden modes) of the same frame and the same hidden size.
 _NUM_MODES = {
     2: ((240, 240), (16, 16)),
@@ -97,8 +100,14 @@ def product(rounds: int, quick: bool) -> Iterator[Row]:
         work: dict[tuple[str, str], Callable[[], object]] = {("frames read twice", "uint8"): _read_twice(frames_FD)}
         for precision in PRECISIONS:
             work["tt_product", precision] = _tt_product(shape, frames_FD, precision)
-            work["bare GEMMs", precision] = _bare_gemms(shape, num_frames, getattr(torch, precision))
+            for cache_bytes in _CACHE_BYTES:
+                work[f"bare GEMMs {cache_bytes >> 20} MiB", precision] = _bare_gemms(
+                    shape, num_frames, getattr(torch, precision), cache_bytes
+                )
         times = interleaved(work, rounds)
+        for precision in PRECISIONS:
+            floors = [times.pop((f"bare GEMMs {size >> 20} MiB", precision)) for size in _CACHE_BYTES]
+            times["bare GEMMs", precision] = min(floors, key=statistics.median)
         described = f"LSTM {name} 1x{num_frames}"
         for (what, precision), seconds in times.items():
             yield _per_frame("product", what, described, precision, seconds, num_frames)
@@ -108,7 +117,7 @@ def product(rounds: int, quick: bool) -> Iterator[Row]:
 
 
 def _tt_product(shape: TTShape, frames_FD: Tensor, precision: str) -> Callable[[], object]:
-    cores = [core.detach().requires_grad_() for core in Problem(in_modes=shape.in_modes).layer().ih_l0.cores]
+    cores = [core.detach().requires_grad_() for core in TTLinear(shape.in_modes, shape.out_modes, shape.ranks).cores]
     grad_FN = torch.randn(len(frames_FD), shape.out_features)
 
     def forward_backward() -> None:
@@ -124,10 +133,12 @@ def _read_twice(frames_FD: Tensor) -> Callable[[], object]:
     return lambda: (words.sum(), words.sum())
 
 
-def _bare_gemms(shape: TTShape, num_frames: int, dtype: torch.dtype) -> Callable[[], object]:
+def _bare_gemms(shape: TTShape, num_frames: int, dtype: torch.dtype, cache_bytes: int) -> Callable[[], object]:
     """The matrix products of the plan and nothing else: operands in cache, results into memory that is there."""
     chosen = plan(shape, num_frames, itemsize=dtype.itemsize)
-    block = max(1, _CACHE_BYTES // (shape.in_features * dtype.itemsize))
+    most = max(1, cache_bytes // (shape.in_features * dtype.itemsize))
+    # Equal blocks, so that none is counted for more frames than it has.
+    block = num_frames // math.ceil(num_frames / most)
     gemms = []
     for number, group in enumerate(chosen.groups):
         n, m, rows = group.n * group.left_rank, group.right_rank * group.m, block * group.before * group.behind
@@ -141,11 +152,53 @@ def _bare_gemms(shape: TTShape, num_frames: int, dtype: torch.dtype) -> Callable
             gemms.append((dz.t(), g, torch.empty_like(z)))
 
     def run() -> None:
-        for _ in range(math.ceil(num_frames / block)):
+        for _ in range(num_frames // block):
             for a, b, out in gemms:
                 torch.mm(a, b, out=out)
 
     return run
+
+
+def plans(rounds: int, quick: bool) -> Iterator[Row]:
+    """How good the planner's judgement is: the plan it chose against the fastest of all that are worth a try."""
+    shapes = {name: Problem(in_modes=in_modes).layer().ih_l0.shape for name, in_modes in PAPER.items()}
+    shapes |= {
+        "UCF11 rank 1": TTShape((8, 20, 20, 18), (16, 4, 4, 4), 1),
+        "UCF11 rank 16": TTShape((8, 20, 20, 18), (16, 4, 4, 4), 16),
+        "two modes": TTShape((240, 240), (64, 16), 4),
+        "six modes": TTShape((4, 5, 4, 5, 12, 12), (16, 2, 2, 4, 2, 2), 4),
+        "64x32 grey": TTShape((8, 8, 4, 8), (12, 4, 4, 4), 4),
+        "upper layer": TTShape((4, 4, 4, 4), (16, 4, 4, 4), 4),
+        "widening": TTShape((4, 4), (64, 64), 4),
+    }
+    for name, shape in list(shapes.items())[: 1 if quick else None]:
+        log.info("plans: %s", name)
+        for precision in PRECISIONS:
+            num_rows = max(32, (16 if quick else 256) * 57_600 // max(shape.in_features, shape.out_features) // 4)
+            frames = torch.randint(0, 256, (num_rows, shape.in_features), dtype=torch.uint8)
+            itemsize = getattr(torch, precision).itemsize
+            chosen = plan(shape, 1 << (num_rows - 1).bit_length(), itemsize=itemsize)
+            work = {}
+            for groups in groupings(shape):
+                candidate = dataclasses.replace(chosen, groups=groups, keep=keeps(shape, groups, itemsize, 1))
+                if candidate.multiply_adds <= 8 * chosen.multiply_adds:
+                    work[groups] = _by_plan(shape, frames, precision, candidate)
+            times = interleaved(work, min(rounds, 5))
+            best = min(times.values(), key=statistics.median)
+            described = f"{name} 1x{num_rows}"
+            yield _per_frame("plans", "chosen", described, precision, times[chosen.groups], num_rows)
+            yield _per_frame("plans", f"fastest of {len(times)}", described, precision, best, num_rows)
+            yield row("plans", "chosen / fastest", described, precision, _ratios(times[chosen.groups], best), "times")
+
+
+def _by_plan(shape: TTShape, frames_FD: Tensor, precision: str, chosen: Plan) -> Callable[[], object]:
+    work = _tt_product(shape, frames_FD, precision)
+
+    def by_plan() -> None:
+        with mock.patch("ttrnn.contract.plan", return_value=chosen):
+            work()
+
+    return by_plan
 
 
 def recurrence(rounds: int, quick: bool) -> Iterator[Row]:
@@ -287,6 +340,7 @@ def _bytes(name: str, problem: Problem, precision: str, peak: float) -> Iterator
 SECTIONS: dict[str, Callable[[int, bool], Iterator[Row]]] = {
     "step": step,
     "product": product,
+    "plans": plans,
     "recurrence": recurrence,
     "growth": growth,
     "memory": memory,
