@@ -148,6 +148,8 @@ def _through(z: Tensor, group: Group, factor: Tensor, flat: Tensor, out: Tensor)
     z = z.view(-1, factor.shape[1])
     if group.is_plain and out.dtype == z.dtype:
         torch.mm(z, factor.t(), out=out.view(len(z), -1))
+    elif group.is_plain:
+        out.copy_(torch.mm(z, factor.t(), out=_shaped(flat, len(z), len(factor))))
     else:
         result = _as_read_next(torch.mm(factor, z.t(), out=_shaped(flat, len(factor), len(z))), group)
         out.view(result.shape).copy_(result)
@@ -215,8 +217,9 @@ def _gradients(
         return grad_x, sums
     # Groups that rows pass before the first that learns have nothing to be told.
     lowest = 0 if needs_x else list(needs).index(True)
-    widest = max(max(group.in_values, group.out_values) for group in groups)
-    flat, flat_dz = factors[0].new_empty(2, ctx.block * widest)
+    flat = factors[0].new_empty(ctx.block * max(group.out_values for group in groups))
+    told = groups[0 if needs_x else lowest + 1 :]
+    flat_dz = factors[0].new_empty(ctx.block * max((group.in_values for group in told), default=0))
     between = [] if kept else [flat.new_empty(ctx.block, group.out_values) for group in groups[:-1]]
     for rows, z in _blocks(x, order, ctx.block, factors[0].dtype):
         inputs = [z, *(values[rows] for values in kept), *(values[: len(z)] for values in between)]
@@ -227,8 +230,8 @@ def _gradients(
         for at in reversed(range(lowest, len(groups))):
             group, factor, total = groups[at], factors[at], sums[at]
             z = inputs[at].view(-1, factor.shape[1])
-            if group.is_plain and dz.dtype == z.dtype:
-                d_products = dz.reshape(len(z), -1).t()
+            if group.is_plain:
+                d_products = dz.reshape(len(z), -1).to(z.dtype).t()
             else:
                 d_products = _shaped(flat, len(factor), len(z))
                 result = _as_read_next(d_products, group)
@@ -237,7 +240,7 @@ def _gradients(
                 total.addmm_(d_products, z)
             elif total is not None:
                 total += d_products @ z
-            if at > lowest or grad_x is not None:
+            if group in told:
                 dz = torch.mm(d_products.t(), factor, out=_shaped(flat_dz, *z.shape))
         if grad_x is not None:
             grad_x[rows if order is None else order[rows]] = dz.view(-1, x.shape[1]).to(x.dtype)
