@@ -21,6 +21,9 @@ __all__ = ["Group", "Plan", "block_rows", "groupings", "keeps", "plan"]
 # Converted rows per block: on a processor they and what is made of them stay in cache; on a GPU, few launches.
 _BLOCK_BYTES = {"cpu": 6 << 20, "cuda": 256 << 20}
 
+# What lies between the groups may always take this much.
+_KEPT_BYTES = 64 << 20
+
 # The cost model, calibrated on two cores of a Xeon with AVX-512 and AMX, which move 64 bytes per ns in cache. By size
 # of a number: multiply-adds done while a byte is moved, and bytes moved for a number that a product reads or writes,
 # packing included. In bytes that could be moved meanwhile: a run of numbers in a permutation, starting a group's
@@ -102,8 +105,7 @@ def plan(
     """The cheapest way to take `num_rows` rows through the cores, forward and backward, by the cost model.
 
     The model is that of a processor, and takes a backward pass for granted: a layer then multiplies alike in training,
-    in evaluation and on a GPU. What lies between the groups is kept for the backward pass where it takes no more memory
-    than the rows themselves.
+    in evaluation and on a GPU.
 
     Args:
         shape: Modes and ranks.
@@ -114,14 +116,16 @@ def plan(
     """
     plans = []
     for groups in groupings(shape):
-        keep = keeps(shape, groups, itemsize, row_itemsize)
+        keep = keeps(shape, groups, num_rows, itemsize, row_itemsize)
         plans.append(Plan(groups, keep, _cost(shape, groups, keep, num_rows, itemsize, input_gradient)))
     return min(plans, key=lambda candidate: candidate.cost)
 
 
-def keeps(shape: TTShape, groups: Sequence[Group], itemsize: int, row_itemsize: int) -> bool:
-    """Whether what lies between the groups takes no more memory than the rows themselves."""
-    return sum(group.out_values for group in groups[:-1]) * itemsize <= shape.in_features * row_itemsize
+def keeps(shape: TTShape, groups: Sequence[Group], num_rows: int, itemsize: int, row_itemsize: int) -> bool:
+    """Whether what lies between the groups is kept for the backward pass: where it takes no more memory than the rows
+    themselves, or little in all. To make it again costs about a fifth of a training step."""
+    between_bytes = sum(group.out_values for group in groups[:-1]) * itemsize
+    return between_bytes <= shape.in_features * row_itemsize or between_bytes * num_rows <= _KEPT_BYTES
 
 
 def groupings(shape: TTShape) -> Iterator[tuple[Group, ...]]:

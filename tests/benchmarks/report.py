@@ -214,7 +214,7 @@ def _grouped_bars(axes: Axes, rows: list[Row], colours: dict[tuple[str, str], st
         axes.bar(at, medians, width, color=colours[key], label=_label(*key))
         axes.errorbar(at, medians, spread, fmt="none", ecolor="#444444", elinewidth=0.8)
     # "LSTM YouTube Celebrities 8x32" -> "YouTube Celebrities"
-    axes.set_xticks(range(len(shapes)), [" ".join(shape.split()[1:-1]) for shape in shapes])
+    axes.set_xticks(range(len(shapes)), ["\n".join(shape.split()[1:-1]) for shape in shapes])
 
 
 def _draw_memory(axes: Axes, rows: list[Row]) -> None:
@@ -244,7 +244,8 @@ def _draw_recurrence(axes: Axes, rows: list[Row]) -> None:
     axes.set(title="Recurrence alone: torch.nn / scan", xlabel="frames per clip", ylabel="times")
     if curves:
         axes.axhline(1, color="black", linewidth=0.8)
-        axes.set_ylim(bottom=0)
+        # Room for the legend above the curves.
+        axes.set_ylim(0, 1.4 * max(ratio for points in curves.values() for _, ratio in points))
         axes.legend(fontsize=7, frameon=False, ncols=2, handlelength=3)
         _ticks(axes, {time for points in curves.values() for time, _ in points})
 

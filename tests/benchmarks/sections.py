@@ -180,7 +180,7 @@ def plans(rounds: int, quick: bool) -> Iterator[Row]:
             chosen = plan(shape, 1 << (num_rows - 1).bit_length(), itemsize=itemsize)
             work = {}
             for groups in groupings(shape):
-                candidate = dataclasses.replace(chosen, groups=groups, keep=keeps(shape, groups, itemsize, 1))
+                candidate = dataclasses.replace(chosen, groups=groups, keep=keeps(shape, groups, num_rows, itemsize, 1))
                 if candidate.multiply_adds <= 8 * chosen.multiply_adds:
                     work[groups] = _by_plan(shape, frames, precision, candidate)
             times = interleaved(work, min(rounds, 5))
