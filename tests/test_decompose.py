@@ -6,24 +6,12 @@ import torch
 from tensorly.decomposition import tensor_train_matrix
 from tensorly.tt_matrix import tt_matrix_to_matrix
 
+from tests.test_contract import SHAPES
 from ttrnn.contract import dense_weight
 from ttrnn.decompose import tt_round, tt_svd
 from ttrnn.init import orthogonal_cores_
 from ttrnn.shapes import TTShape
 
-# in_modes, out_modes, ranks
-SHAPES = {
-    "paper-like": ((2, 4, 3, 3), (6, 2, 2, 1), 3),
-    "primes": ((7, 5), (3, 5), 2),
-    "modes of 1": ((1, 6, 1, 4), (3, 1, 1, 2), 2),
-    "ranks of 1": ((3, 4, 5), (2, 2, 2), 1),
-    "uneven ranks": ((3, 4, 3), (2, 2, 2), (5, 2)),
-    "rank above the limit": ((2, 3), (2, 2), 50),
-    "one mode": ((7,), (5,), ()),
-    "eight modes": ((2, 1, 2, 2, 1, 2, 2, 2), (2, 1, 1, 1, 2, 1, 2, 1), 2),
-    "wide output": ((2, 2), (9, 8), 3),
-    "everything 1": ((1, 1), (1, 1), 1),
-}
 MATRICES = ("noise", "decaying", "tensor train and noise", "one entry")
 
 
