@@ -35,7 +35,7 @@ from pipelines.cli import UserError
 from pipelines.cluster import start_ray
 from pipelines.decode import IsolatedDecoder, RejectedError, Sampling
 from pipelines.shards import Clip, Frame, write_dataset_json, write_shard
-from ttrnn.files import atomic_write
+from ttrnn.files import atomic_write, remove_leftovers
 
 __all__ = ["PreprocessOptions", "preprocess", "summary"]
 
@@ -130,9 +130,7 @@ def preprocess(options: PreprocessOptions) -> dict[str, Any]:
             log.info("decoding %s clips into %d shards", f"{sum(len(unit['entries']) for unit in todo):,}", len(todo))
             reports |= _run(todo, out, options)
     finally:
-        # Of tasks that were killed as they wrote.
-        for file in out.glob(".*.tmp"):
-            file.unlink(missing_ok=True)
+        remove_leftovers(out)
     return _finish(out, options, catalog, {unit["file"]: reports[unit["file"]] for unit in units})
 
 

@@ -41,7 +41,7 @@ from pipelines.cluster import devices, start_ray
 from pipelines.metrics import METRICS, score
 from pipelines.shards import ShardDataset, Split
 from ttrnn.contract import supports_bfloat16
-from ttrnn.files import atomic_write
+from ttrnn.files import atomic_write, remove_leftovers
 from ttrnn.model import ModelConfig, VideoClassifier
 
 __all__ = [
@@ -360,6 +360,7 @@ class _Run:
             self.schedule.load_state_dict(state["schedule"])
             self.epoch, self.train_s, self.best = state["epoch"], state["train_s"], state["best"]
         if self.rank == 0:
+            remove_leftovers(self.out)
             self._trim_metrics()
 
     def _trim_metrics(self) -> None:

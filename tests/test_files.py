@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ttrnn.files import atomic_directory, atomic_write
+from ttrnn.files import atomic_directory, atomic_write, remove_leftovers
 
 
 @pytest.fixture(autouse=True)
@@ -178,3 +178,14 @@ with {function}(sys.argv[1]) as new:
     assert not path.exists()
     # What is left of it hides from `ls` and from patterns such as *.arrow.
     assert all(name.startswith(".result.") and name.endswith(".tmp") for name in os.listdir(tmp_path))
+
+
+def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    kept = {"model", ".hidden", "notes.tmp", ".train-00000.arrow.json"}
+    for name in kept | {".summary.json.abc.tmp", ".model.abc.tmp", ".model.abc.old"}:
+        if ".model" in name:
+            (tmp_path / name / "inner").mkdir(parents=True)
+        else:
+            (tmp_path / name).write_text("x")
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept

@@ -104,6 +104,15 @@ def test_a_run_is_resumed_with_the_precision_that_it_was_started_with(shards, tm
         train(options(shards, tmp_path / "run", epochs=1, resume=True, precision=other))
 
 
+def test_what_a_killed_run_left_half_written_is_gone_after_resuming(shards, tmp_path):
+    train(options(shards, tmp_path / "run", epochs=1))
+    expected = set((tmp_path / "run").iterdir())
+    (tmp_path / "run" / ".model.abc.tmp").mkdir()
+    (tmp_path / "run" / ".summary.json.abc.tmp").write_text("{")
+    train(options(shards, tmp_path / "run", epochs=1, resume=True))
+    assert set((tmp_path / "run").iterdir()) == expected
+
+
 def test_several_labels_are_learnt_and_measured_by_average_precision(tmp_path):
     shards = make_shards(tmp_path / "shards", multi_label=True)
     result = train(options(shards, tmp_path / "run", epochs=15))

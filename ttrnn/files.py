@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["atomic_directory", "atomic_write", "fsync_path"]
+__all__ = ["atomic_directory", "atomic_write", "fsync_path", "remove_leftovers"]
 
 
 def fsync_path(path: Path) -> None:
@@ -77,6 +77,15 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     fsync_path(path.parent)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Deletes what writers that were killed in the middle have left in a directory. Nobody may be writing there."""
+    for leftover in (*directory.glob(".*.tmp"), *directory.glob(".*.old")):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def _umask() -> int:
