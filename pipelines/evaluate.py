@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import ttrnn
 from pipelines import cli
 from pipelines.cli import UserError
 from pipelines.metrics import METRICS, chance_level, score
 from pipelines.shards import ShardDataset
-from pipelines.train import predict_split
+from pipelines.train import local_device, predict_split
 from ttrnn.model import VideoClassifier
 
 __all__ = ["EvaluateOptions", "evaluate", "evaluate_model", "load_model"]
@@ -41,7 +39,7 @@ def load_model(path: str | Path) -> VideoClassifier:
         path = path / "model"
     with cli.user_errors():
         model = ttrnn.load(path)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model.to(local_device())
 
 
 def evaluate_model(model_dir: str | Path, shards_dir: str | Path, split: str = "test") -> dict[str, Any]:

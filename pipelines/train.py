@@ -150,6 +150,11 @@ class TrainOptions:
         }
 
 
+def local_device() -> torch.device:
+    """Where this process computes: its GPU if it has one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def resolve_precision(options: TrainOptions) -> TrainOptions:
     """With what precision auto stands for: that of the run that is resumed, else what is fast on this machine."""
     if options.precision != "auto":
@@ -157,8 +162,8 @@ def resolve_precision(options: TrainOptions) -> TrainOptions:
     run = Path(options.out, "config.json")
     if run.exists() and not options.overwrite:
         return dataclasses.replace(options, precision=_read_options(run).get("precision", _ABSENT["precision"]))
-    device_type = "cuda" if torch.cuda.is_available() else "cpu"
-    return dataclasses.replace(options, precision="bfloat16" if supports_bfloat16(device_type) else "float32")
+    fast = "bfloat16" if supports_bfloat16(local_device().type) else "float32"
+    return dataclasses.replace(options, precision=fast)
 
 
 def model_config(options: TrainOptions, data: ShardDataset) -> ModelConfig:
@@ -231,7 +236,7 @@ class _Run:
         self.options, self.out = options, Path(options.out)
         self.rank, self.world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.train, self.val = data.split("train"), data.split("val")
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = local_device()
         torch.manual_seed(options.seed)
         self.model = VideoClassifier(model_config(options, data)).to(self.device)
         self.model.rnn.reset_parameters(options.input_gain)

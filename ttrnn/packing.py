@@ -30,8 +30,6 @@ class Frames:
     """(F,) those of `rows` that count, in packed order; None where all do."""
     row_order: Tensor | None = None
     """Gathers the results of all `rows` into packed order; None where they are in it."""
-    stored_order: Tensor | None = None
-    """Place of each packed row among the B * T of a padded input; None where the two are the same."""
     sorted_indices: Tensor | None = None
     """Clips from longest to shortest; None where they come so."""
     unsorted_indices: Tensor | None = None
@@ -74,9 +72,7 @@ class Frames:
             raise ValueError(f"lengths must be {num_clips} numbers from 1 to {num_times}, got {counts}")
         if all(count == num_times for count in counts):
             order = stored_TB.reshape(-1) if batch_first else None
-            return cls(
-                rows=rows, batch_sizes=[num_clips] * num_times, row_order=order, stored_order=order, leading=leading
-            )
+            return cls(rows=rows, batch_sizes=[num_clips] * num_times, row_order=order, leading=leading)
         lengths_B = torch.tensor(counts, device=rows.device)
         sorted_lengths, sorted_indices = lengths_B.sort(descending=True, stable=True)
         running_TB = torch.arange(num_times, device=rows.device).unsqueeze(1) < sorted_lengths
@@ -86,11 +82,15 @@ class Frames:
             rows=rows,
             taken=order,
             batch_sizes=batch_sizes,
-            stored_order=order,
             sorted_indices=sorted_indices,
             unsorted_indices=sorted_indices.argsort(),
             leading=leading,
         )
+
+    @property
+    def stored_order(self) -> Tensor | None:
+        """Place of each packed row among the B * T of a padded input; None where the two are the same."""
+        return self.row_order if self.taken is None else self.taken
 
     @property
     def num_clips(self) -> int:
