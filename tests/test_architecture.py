@@ -28,8 +28,10 @@ LIBRARY = (
 )
 PIPELINES = (
     ("cli", "metrics"),
-    ("shards", "catalog", "cluster", "demo", "report"),
-    ("decode", "batches"),
+    ("storage",),
+    ("shards", "splits", "cluster", "demo", "report"),
+    ("catalog", "decode", "augment"),
+    ("batches", "inspection"),
     ("preprocess", "train"),
     ("evaluate",),
     ("predict", "pareto"),
