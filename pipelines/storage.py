@@ -1,0 +1,307 @@
+"""Files and directories by path or URI: on this machine, or on any file system that pyarrow opens (s3, gs, hdfs, abfs).
+
+What is written becomes visible whole or not at all: locally by fsync and rename, in an object store by an upload that
+counts only when it is complete, elsewhere by a temporary name.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from pipelines.cli import StepError, UserError
+
+__all__ = ["Location", "StorageError", "prepare_out"]
+
+log = logging.getLogger(__name__)
+
+# An object appears when its upload is complete, so it needs no temporary name (and a rename would copy it).
+_OBJECT_STORES = ("s3", "gcs", "abfs")
+
+
+class StorageError(StepError):
+    """A remote file system refuses or does not answer; told in one line."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A file or directory, local or remote. As text it is what a user types: a path, or a URI.
+
+    Credentials and regions are found as Arrow does: environment, the provider's configuration files, the machine's
+    role. Options go into the URI: s3://bucket/shards?endpoint_override=http://127.0.0.1:9000&region=eu-west-1.
+
+    Example:
+        shards = Location.of("s3://bucket/shards")
+        (shards / "dataset.json").read_text()
+    """
+
+    text: str
+
+    @classmethod
+    def of(cls, place: "str | Path | Location") -> "Location":
+        """From what a user gave.
+
+        Raises:
+            UserError: a scheme that no file system has, or a URI that it does not understand.
+        """
+        if isinstance(place, Location):
+            return place
+        text = os.fspath(place)
+        if "://" not in text:
+            return cls(text)
+        url = urlsplit(text)
+        if url.scheme == "file":
+            return cls(unquote(url.path))
+        _filesystem(url.scheme, url.netloc, url.query)
+        return cls(text.rstrip("/"))
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __truediv__(self, name: str) -> "Location":
+        if self.is_local:
+            return Location(os.path.join(self.text, name))
+        url = urlsplit(self.text)
+        return Location(urlunsplit(url._replace(path=f"{url.path.rstrip('/')}/{quote(name)}")))
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return os.path.basename(self.text) if self.is_local else unquote(os.path.basename(urlsplit(self.text).path))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a path of this machine (a mounted network file system counts)."""
+        return "://" not in self.text
+
+    @property
+    def local(self) -> Path:
+        """As a path.
+
+        Raises:
+            UserError: it is remote.
+        """
+        if not self.is_local:
+            raise UserError(f"{self} is not on this machine; give a local or mounted path")
+        return Path(self.text)
+
+    def absolute(self) -> "Location":
+        """The same, whatever the working directory."""
+        return Location(os.path.abspath(self.text)) if self.is_local else self
+
+    def _remote(self) -> tuple[Any, str]:
+        """(pyarrow file system, path in it)."""
+        url = urlsplit(self.text)
+        filesystem, root = _filesystem(url.scheme, url.netloc, url.query)
+        return filesystem, f"{root.rstrip('/')}/{unquote(url.path).lstrip('/')}".rstrip("/") or "/"
+
+    def _info(self) -> Any:
+        filesystem, path = self._remote()
+        with _one_line(self):
+            return filesystem.get_file_info(path)
+
+    def exists(self) -> bool:
+        """Whether there is such a file or directory."""
+        return os.path.exists(self.text) if self.is_local else bool(self._info().type.value)
+
+    def is_dir(self) -> bool:
+        """Whether it is a directory; in an object store, whether something lies below."""
+        return os.path.isdir(self.text) if self.is_local else self._info().type.name == "Directory"
+
+    def size(self) -> int:
+        """Of a file, bytes. Raises FileNotFoundError."""
+        if self.is_local:
+            return os.path.getsize(self.text)
+        info = self._info()
+        if not info.is_file:
+            raise FileNotFoundError(f"there is no {self}")
+        size: int = info.size
+        return size
+
+    def open(self) -> IO[bytes]:
+        """For reading from front to back. Raises FileNotFoundError."""
+        if self.is_local:
+            return open(self.text, "rb")
+        filesystem, path = self._remote()
+        with _one_line(self):
+            return filesystem.open_input_file(path)
+
+    def read_bytes(self) -> bytes:
+        """All of it. Raises FileNotFoundError."""
+        with self.open() as file, _one_line(self):
+            return file.read()
+
+    def read_text(self) -> str:
+        """All of it, as UTF-8. Raises FileNotFoundError, UnicodeDecodeError."""
+        return self.read_bytes().decode("utf-8")
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[IO[bytes]]:
+        """A binary file that becomes this one, whole, when the block ends well; its directory must exist."""
+        # Here, because ttrnn loads torch, which decoding processes can do without.
+        from ttrnn.files import atomic_write
+
+        if self.is_local:
+            with atomic_write(self.text, "wb") as file:
+                yield file
+            return
+        with tempfile.NamedTemporaryFile(prefix="ttrnn-") as file:
+            yield file
+            file.flush()
+            self._upload(file.name)
+
+    def write_text(self, text: str) -> None:
+        """Writes a UTF-8 file, whole or not at all."""
+        with self.writing() as file:
+            file.write(text.encode())
+
+    def _upload(self, source: str) -> None:
+        from pyarrow import fs
+
+        filesystem, path = self._remote()
+        target = path if filesystem.type_name in _OBJECT_STORES else f"{path}.tmp"
+        with _one_line(self):
+            fs.copy_files(source, target, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
+            if target != path:
+                with contextlib.suppress(FileNotFoundError):
+                    filesystem.delete_file(path)
+                filesystem.move(target, path)
+
+    def mkdir(self) -> None:
+        """Makes it a directory, and those above it. An object store needs none."""
+        if self.is_local:
+            os.makedirs(self.text, exist_ok=True)
+            return
+        filesystem, path = self._remote()
+        if filesystem.type_name not in _OBJECT_STORES:
+            with _one_line(self):
+                filesystem.create_dir(path)
+
+    def is_empty(self) -> bool:
+        """Whether nothing lies in this directory."""
+        if self.is_local:
+            return not os.listdir(self.text)
+        from pyarrow import fs
+
+        filesystem, path = self._remote()
+        with _one_line(self):
+            return not filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+
+    def remove_tree(self) -> None:
+        """Deletes the directory and what lies in it."""
+        if self.is_local:
+            shutil.rmtree(self.text)
+            return
+        filesystem, path = self._remote()
+        with _one_line(self):
+            filesystem.delete_dir(path)
+
+    def files(self) -> list[str]:
+        """All files below, by relative name with "/", sorted; nothing hidden.
+
+        Follows links, but enters no directory twice; one that can't be read is told of and passed over.
+        """
+        return sorted(_local_files(self.text) if self.is_local else self._remote_files())
+
+    def _remote_files(self) -> list[str]:
+        from pyarrow import fs
+
+        filesystem, path = self._remote()
+        with _one_line(self):
+            found = filesystem.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+        names = [info.path[len(path) :].lstrip("/") for info in found if info.is_file]
+        return [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+
+
+def _local_files(top: str) -> list[str]:
+    names: list[str] = []
+    seen: set[tuple[int, int]] = set()
+
+    def tell(error: OSError) -> None:
+        log.warning("%s can't be read (%s) and is left out", error.filename, error.strerror)
+
+    for folder, folders, files in os.walk(top, onerror=tell, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        # In order, so that of two ways to a directory it is always the same one that counts.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        start = "" if folder == top else f"{os.path.relpath(folder, top)}/"
+        names += [start + name for name in files if not name.startswith(".")]
+    return names
+
+
+@functools.cache
+def _filesystem(scheme: str, netloc: str, query: str) -> tuple[Any, str]:
+    """A pyarrow file system, and the path of its root (in an object store: the bucket)."""
+    import pyarrow as pa
+    from pyarrow import fs
+
+    uri = urlunsplit((scheme, netloc, "/", query, ""))
+    try:
+        filesystem, root = fs.FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            f"{scheme}://{netloc} can't be opened ({reason}); give a path, or a URI that pyarrow knows (s3, gs, hdfs)"
+        ) from error
+    return filesystem, root
+
+
+@contextlib.contextmanager
+def _one_line(location: Location) -> Iterator[None]:
+    """Tells the trouble of a remote file system as one line."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if location.is_local:
+            raise
+        raise StorageError(f"{location}: {' '.join(str(error).split())}") from error
+
+
+def prepare_out(out: str | Path, *, marker: str, overwrite: bool = False, resume: bool | None = None) -> Location:
+    """Makes the directory OUT, or refuses one that exists.
+
+    Args:
+        out: The directory, or its URI.
+        marker: A file that only this command writes there; --overwrite deletes nothing that lacks it.
+        overwrite: Delete what is there and start anew.
+        resume: Keep what is there; None for a command that has no --resume.
+
+    Raises:
+        UserError: OUT exists and neither is given, or it is not ours to delete.
+    """
+    place = Location.of(out)
+    if place.is_dir() and not place.is_empty():
+        ours = (place / marker).exists()
+        if resume:
+            if not ours:
+                raise UserError(f"{out} has no {marker}: nothing to resume there; give another OUT")
+        elif overwrite:
+            if not ours:
+                raise UserError(
+                    f"{out} has no {marker}: it was not made by this command and is not deleted; "
+                    "give another OUT, or remove it yourself"
+                )
+            place.remove_tree()
+        else:
+            way_out = "" if resume is None else "--resume continues it, "
+            raise UserError(f"{out} exists; {way_out}--overwrite deletes it first")
+    elif place.exists() and not place.is_dir():
+        raise UserError(f"{out} is a file; OUT must be a directory")
+    try:
+        place.mkdir()
+    except OSError as error:
+        raise UserError(f"{out} cannot be made: {error.strerror}") from error
+    return place

@@ -1,0 +1,46 @@
+"""A real S3 API on loopback, for tests: moto's server in a process of its own."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+
+@contextlib.contextmanager
+def s3_server() -> Iterator[str]:
+    """Yields the part of a URI that leads there: s3://BUCKET/PATH?QUERY, with one bucket called `lab`."""
+    pytest.importorskip("moto", reason="needs moto, an S3 server for tests")
+    pytest.importorskip("flask_cors", reason="needs moto's server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
+    os.environ.update(keys)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while True:
+            assert process.poll() is None, "moto's server does not start"
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            time.sleep(0.05)
+        query = f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
+        from pyarrow import fs
+
+        filesystem, _ = fs.FileSystem.from_uri(f"s3://lab/?{query}")
+        filesystem.create_dir("lab")
+        yield query
+    finally:
+        process.kill()
+        process.wait()
+        for key in keys:
+            os.environ.pop(key, None)
