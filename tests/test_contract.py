@@ -120,6 +120,31 @@ def test_rows_are_taken_in_any_order_and_those_left_out_get_no_gradient(dtype):
         assert_close(gradient, twin, torch.float64, "gradient")
 
 
+@pytest.mark.parametrize("counts", [[40], [1, 39], [13, 0, 20, 7], [0, 40, 0], [1] * 40], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.uint8], ids=str)
+def test_rows_in_several_tensors_give_what_they_give_in_one(dtype, counts):
+    shape, cores, x = make("paper-like", rows=40)
+    x = (x * 50).to(dtype)
+    if dtype.is_floating_point:
+        x.requires_grad_()
+    inputs = [part for part in (x, *cores) if part.requires_grad]
+    y, expected = tt_product(x.split(counts), cores, shape), tt_product(x, cores, shape)
+    assert torch.equal(y, expected)
+    gradients = torch.autograd.grad(y.square().sum(), inputs)
+    for gradient, twin in zip(gradients, torch.autograd.grad(expected.square().sum(), inputs), strict=True):
+        assert torch.equal(gradient, twin)
+
+
+def test_only_the_parts_that_want_a_gradient_get_one():
+    shape, cores, x = make("paper-like", rows=40)
+    first, second = x[:15].clone(), x[15:].clone().requires_grad_()
+    tt_product([first, second], cores, shape).square().sum().backward()
+    twin = x.clone().requires_grad_()
+    tt_product(twin, cores, shape).square().sum().backward()
+    assert first.grad is None
+    assert_close(second.grad, twin.grad[15:], torch.float64, "gradient")
+
+
 @pytest.mark.parametrize("name", ["paper-like", "one mode", "modes of 1"])
 def test_gradcheck(name):
     shape, cores, x = make(name, rows=2)

@@ -42,6 +42,15 @@ def test_any_number_of_leading_axes(leading):
     assert layer(torch.zeros(*leading, 72, dtype=torch.float64)).shape == (*leading, 12)
 
 
+def test_several_inputs_give_the_rows_of_all_one_after_the_other():
+    layer = make(mean=100.0, scale=0.02)
+    inputs = [torch.randint(0, 256, (*leading, 72), dtype=torch.uint8) for leading in ((3,), (2, 2), (1,))]
+    expected = torch.cat([layer(part).view(-1, 12) for part in inputs])
+    torch.testing.assert_close(layer(inputs), expected)
+    with pytest.raises(ValueError, match=r"got shape \(5, 71\)"):
+        layer([inputs[0], torch.zeros(5, 71, dtype=torch.uint8)])
+
+
 def test_uint8_frames_are_normalised_by_the_layer():
     layer = make(mean=[90.0, 120.0, 100.0], scale=1 / 55)
     frames = torch.randint(0, 256, (7, 72), dtype=torch.uint8)

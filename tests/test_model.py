@@ -168,13 +168,15 @@ def test_impossible_models_are_refused_with_their_values(change, words):
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 @pytest.mark.parametrize("name", ["defaults", "lstm", "bidirectional", "two layers, bidirectional", "dense"])
-def test_clips_get_the_same_logits_padded_packed_and_alone(name, pooling):
+def test_clips_get_the_same_logits_padded_packed_listed_and_alone(name, pooling):
     model, frames, lengths = make(**CONFIGS[name], pooling=pooling), clips(), [3, 5, 1, 5]
     logits = model(frames, lengths=lengths)
     assert logits.shape == (4, 3)
     torch.testing.assert_close(model(frames, lengths=torch.tensor(lengths)), logits)
     packed = pack_padded_sequence(frames, torch.tensor(lengths), batch_first=True, enforce_sorted=False)
     torch.testing.assert_close(model(packed), logits)
+    listed = [clip[:length] for clip, length in zip(frames, lengths, strict=True)]
+    torch.testing.assert_close(model(listed), logits)
     alone = torch.cat([model(frames[number : number + 1, :length]) for number, length in enumerate(lengths)])
     torch.testing.assert_close(alone, logits)
     flat = model(frames.flatten(2).double(), lengths=lengths)

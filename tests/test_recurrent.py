@@ -3,7 +3,8 @@ import pickle
 
 import pytest
 import torch
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence, pad_sequence
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ttrnn import reference
 from ttrnn.recurrent import TTGRU, TTLSTM, TTRNN
@@ -144,6 +145,90 @@ def test_layouts_agree(cell):
             torch.testing.assert_close(one[:, number], two)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.uint8], ids=str)
+@pytest.mark.parametrize("lengths", [[3, 5, 1, 5], [2, 2, 2], [1, 1], [4], [1]], ids=str)
+@pytest.mark.parametrize("variant", ["plain", "two layers, bidirectional", "normalised"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_list_of_clips_gives_what_the_same_clips_give_packed_and_padded(cell, variant, lengths, dtype):
+    layer = make(cell, batch_first=True, **VARIANTS[variant])
+    generator = torch.Generator().manual_seed(5)
+    whole = [(50 * torch.rand(length, 3, 4, generator=generator)).to(dtype) for length in lengths]
+    leaves = [clip.requires_grad_() for clip in whole if dtype.is_floating_point]
+    states = 2 if cell == "lstm" else 1
+    shape = (layer.num_layers * layer.num_directions, len(lengths), 6)
+    hx = tuple(torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True) for _ in range(states))
+    results = {}
+    for form in ("list", "packed", "padded"):
+        frames = {
+            "list": whole,
+            "packed": pack_sequence(whole, enforce_sorted=False),
+            "padded": pad_sequence(whole, batch_first=True),
+        }
+        output, h_n = layer(frames[form], hx if states == 2 else hx[0], lengths=lengths if form == "padded" else None)
+        assert isinstance(output, PackedSequence) == (form != "padded")
+        if isinstance(output, PackedSequence):
+            output, counts = pad_packed_sequence(output, batch_first=True)
+            assert counts.tolist() == lengths
+        loss = output.sin().sum() + sum(part.cos().sum() for part in parts(h_n))
+        named = {**dict(layer.named_parameters()), "hx": hx[0]}
+        gradients = torch.autograd.grad(loss, [*named.values(), *leaves])
+        names = ["output", "h_n", *(f"gradient of {name}" for name in [*named, *map(str, range(len(leaves)))])]
+        results[form] = dict(zip(names, [output, parts(h_n)[0], *gradients], strict=True))
+    for form in ("packed", "padded"):
+        for name, expected in results[form].items():
+            torch.testing.assert_close(
+                results["list"][name], expected, rtol=1e-10, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+class LargestNewTensor(TorchDispatchMode):
+    """Notes the bytes of the largest storage that comes to be."""
+
+    def __init__(self, known):
+        super().__init__()
+        self.known, self.num_bytes = {tensor.untyped_storage().data_ptr() for tensor in known}, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, (list, tuple)) else [made]:
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in self.known:
+                self.num_bytes = max(self.num_bytes, tensor.untyped_storage().nbytes())
+        return made
+
+
+@pytest.mark.parametrize("form", ["list", "packed while watched"])
+def test_frames_of_a_list_are_never_copied_together(form, monkeypatch):
+    monkeypatch.setattr("ttrnn.planner._BLOCK_BYTES", {"cpu": 1 << 15, "cuda": 1 << 15})
+    layer = make("gru", in_modes=(64, 64), hidden_modes=(2, 2), dtype=torch.float32)
+    whole = [torch.randint(0, 256, (length, 4096), dtype=torch.uint8) for length in (300, 500, 200)]
+    frames_bytes = 1000 * 4096
+    with LargestNewTensor(whole) as watched:
+        output, _ = layer(whole if form == "list" else pack_sequence(whole, enforce_sorted=False))
+        output.data.sum().backward()
+    if form == "list":
+        # A block of converted frames, or the gates of all; the largest clip alone would be half of the frames.
+        assert 0 < watched.num_bytes < frames_bytes / 4
+    else:
+        assert watched.num_bytes >= frames_bytes
+
+
+@pytest.mark.parametrize(
+    ("frames", "lengths", "words"),
+    [
+        ([], None, "at least one clip"),
+        ([torch.zeros(2, 12), torch.zeros(0, 12)], None, r"\(0, 12\)"),
+        ([torch.zeros(12)], None, r"\(12,\)"),
+        ([torch.zeros(2, 12), torch.zeros(2, 11)], None, "12 values, got frames of 11"),
+        ([torch.zeros(2, 12), torch.zeros(2, 12, dtype=torch.uint8)], None, "float32 on cpu, torch.uint8 on cpu"),
+        ([torch.zeros(2, 12)], [2], "lengths must be None"),
+    ],
+    ids=["no clip", "no frame", "no time", "frame size", "unlike clips", "lengths"],
+)
+def test_lists_that_do_not_fit_are_refused_with_their_values(frames, lengths, words):
+    with pytest.raises(ValueError, match=words):
+        make("gru", dtype=torch.float32)(frames, lengths=lengths)
+
+
 def test_padding_is_never_computed():
     layer, x = make("gru", batch_first=True), clips()
     x[1, 2:] = float("nan")
@@ -253,6 +338,8 @@ def test_cuda_gives_what_the_cpu_gives(cell):
     expected, _ = layer(frames, lengths=[5, 2, 4, 1])
     output, _ = layer.cuda()(frames.cuda(), lengths=[5, 2, 4, 1])
     torch.testing.assert_close(output.cpu(), expected)
+    packed, _ = layer([clip[:length].cuda() for clip, length in zip(frames, [5, 2, 4, 1], strict=True)])
+    torch.testing.assert_close(pad_packed_sequence(packed, batch_first=True)[0].cpu(), expected)
 
 
 @pytest.mark.parametrize("input_gain", [1.0, 0.3])

@@ -16,10 +16,13 @@ products of the same sizes: dG = d_products z and dz = d_products^T G.
 
 Rows are taken block by block: a block of uint8 frames is converted, multiplied and dropped while it is in cache, so no
 float copy of all frames ever exists; the backward pass converts again. The gradient with respect to the rows is
-computed only when it is asked for.
+computed only when it is asked for. Rows may lie in several tensors, the clips of a batch: none is copied but into a
+block.
 """
 
+import bisect
 import functools
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -69,7 +72,7 @@ def _warn_of_emulation(device_type: str) -> None:
 
 
 def tt_product(
-    x_FM: Tensor,
+    x_FM: Tensor | Sequence[Tensor],
     cores: Sequence[Tensor],
     shape: TTShape,
     bias: Tensor | None = None,
@@ -82,12 +85,13 @@ def tt_product(
 
     Args:
         x_FM: (F, M) rows, or more of them than `order` takes; uint8 or floating point. Rows need not be contiguous with
-            each other.
+            each other: they may also come in several tensors (F_b, M), one after the other.
         cores: Gk of shape (R_{k-1}, M_k, N_k, R_k), one dtype and device.
         shape: Modes and ranks of the cores.
         bias: (N,) added to every row.
         mean: (M,) subtracted from every row, at the cost of one row.
-        order: (F,) which rows to take, none twice; None for all as they come. They are gathered block by block.
+        order: (F,) which rows of a single tensor to take, none twice; None for all as they come. They are gathered
+            block by block.
         dtype: Of the matrix products; None for autocast's where that is on, else the cores'. bfloat16 holds uint8
             exactly; merged cores, what lies between groups, results and gradients are then rounded to its 8 bits, while
             the sums in a product, and those of gradients over the blocks, are not.
@@ -95,7 +99,9 @@ def tt_product(
     Returns:
         (F, N) in autocast's dtype where that is on, else in the cores'. Double backward is refused.
     """
-    device_type, out_dtype = x_FM.device.type, cores[0].dtype
+    parts = (x_FM,) if isinstance(x_FM, Tensor) else tuple(x_FM)
+    assert order is None or len(parts) == 1
+    device_type, out_dtype = parts[0].device.type, cores[0].dtype
     if torch.is_autocast_enabled(device_type):
         out_dtype = torch.get_autocast_dtype(device_type)
         dtype = dtype or out_dtype
@@ -103,14 +109,14 @@ def tt_product(
     if dtype == torch.bfloat16 and not supports_bfloat16(device_type):
         _warn_of_emulation(device_type)
     with torch.autocast(device_type, enabled=False):
-        num_rows = len(x_FM if order is None else order)
+        num_rows = len(_Rows(parts, order))
         chosen = plan(
             shape,
             # A power of two, so that batches of all sizes make few plans.
             1 << max(num_rows - 1, 0).bit_length(),
             itemsize=dtype.itemsize,
-            row_itemsize=x_FM.element_size(),
-            input_gradient=x_FM.requires_grad,
+            row_itemsize=parts[0].element_size(),
+            input_gradient=any(part.requires_grad for part in parts),
         )
         matrices = [
             # (R, m, n, S) -> (n R, S m)
@@ -121,21 +127,44 @@ def tt_product(
             # In full precision, but by the matrices as they are rounded for the rows: equal rows then cancel.
             rounded = [matrix.to(dtype).to(matrix.dtype) for matrix in matrices]
             full = matrices[0].dtype
-            bias = _Product.apply(-mean.unsqueeze(0), None, bias, chosen.groups, False, full, full, *rounded).squeeze(0)
-        learning = torch.is_grad_enabled() and any(part.requires_grad for part in (x_FM, *cores))
+            bias = _Product.apply(None, bias, chosen.groups, False, full, full, *rounded, -mean.unsqueeze(0)).squeeze(0)
+        learning = torch.is_grad_enabled() and any(part.requires_grad for part in (*parts, *cores))
         y: Tensor = _Product.apply(
-            x_FM, order, bias, chosen.groups, chosen.keep and learning, dtype, out_dtype, *matrices
+            order, bias, chosen.groups, chosen.keep and learning, dtype, out_dtype, *matrices, *parts
         )
         return y
 
 
-def _blocks(x: Tensor, order: Tensor | None, size: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Converted rows, block by block, in one buffer."""
-    num_rows = len(x if order is None else order)
-    buffer = x.new_empty(size, x.shape[1], dtype=dtype)
-    for start in range(0, num_rows, max(size, 1)):
-        rows = slice(start, min(start + size, num_rows))
-        yield rows, buffer[: rows.stop - start].copy_(x[rows if order is None else order[rows]])
+class _Rows:
+    """The rows that are multiplied: those of several tensors one after the other, or of one in the order given."""
+
+    def __init__(self, parts: Sequence[Tensor], order: Tensor | None) -> None:
+        self.parts, self.order = parts, order
+        self.starts = [0, *itertools.accumulate(map(len, parts))]
+
+    def __len__(self) -> int:
+        return self.starts[-1] if self.order is None else len(self.order)
+
+    def blocks(self, size: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+        """Converted rows, block by block, in one buffer."""
+        buffer = self.parts[0].new_empty(size, self.parts[0].shape[1], dtype=dtype)
+        for start in range(0, len(self), max(size, 1)):
+            rows = slice(start, min(start + size, len(self)))
+            for part, there, here in self.pieces(rows):
+                buffer[here].copy_(self.parts[part][there])
+            yield rows, buffer[: rows.stop - start]
+
+    def pieces(self, rows: slice) -> Iterator[tuple[int, slice | Tensor, slice]]:
+        """Which part some of the rows of a block lie in, where there, and where in the block."""
+        if self.order is not None:
+            yield 0, self.order[rows], slice(rows.stop - rows.start)
+            return
+        at, part = rows.start, bisect.bisect_right(self.starts, rows.start) - 1
+        while at < rows.stop:
+            stop = min(rows.stop, self.starts[part + 1])
+            first = self.starts[part]
+            yield part, slice(at - first, stop - first), slice(at - rows.start, stop - rows.start)
+            at, part = stop, part + 1
 
 
 def _shaped(flat: Tensor, *sizes: int) -> Tensor:
@@ -167,22 +196,22 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        x: Tensor,
         order: Tensor | None,
         bias: Tensor | None,
         groups: tuple[Group, ...],
         keep: bool,
         dtype: torch.dtype,
         out_dtype: torch.dtype,
-        *matrices: Tensor,
+        *matrices_and_parts: Tensor,
     ) -> Tensor:
-        factors = [matrix.to(dtype) for matrix in matrices]
-        num_rows = len(x if order is None else order)
-        block = min(num_rows, block_rows(groups, dtype.itemsize, x.device.type))
+        matrices, parts = matrices_and_parts[: len(groups)], matrices_and_parts[len(groups) :]
+        factors, x = [matrix.to(dtype) for matrix in matrices], _Rows(parts, order)
+        num_rows = len(x)
+        block = min(num_rows, block_rows(groups, dtype.itemsize, parts[0].device.type))
         flat = factors[0].new_empty(block * max(group.out_values for group in groups))
         between = [flat.new_empty(num_rows if keep else block, group.out_values) for group in groups[:-1]]
-        y = x.new_empty(num_rows, groups[-1].out_values, dtype=out_dtype)
-        for rows, z in _blocks(x, order, block, dtype):
+        y = flat.new_empty(num_rows, groups[-1].out_values, dtype=out_dtype)
+        for rows, z in x.blocks(block, dtype):
             part = rows if keep else slice(len(z))
             outs = [*(values[part] for values in between), y[rows]]
             for group, factor, out in zip(groups, factors, outs, strict=True):
@@ -191,37 +220,38 @@ class _Product(torch.autograd.Function):
             if bias is not None:
                 z.add_(bias)
         kept = between if keep else []
-        ctx.save_for_backward(x, order, *factors, *kept)
-        ctx.groups, ctx.block, ctx.sum_dtype = groups, block, matrices[0].dtype
+        ctx.save_for_backward(order, *factors, *parts, *kept)
+        ctx.groups, ctx.block, ctx.sum_dtype, ctx.num_parts = groups, block, matrices[0].dtype, len(parts)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         with torch.autocast(grad.device.type, enabled=False):
-            needs_x, _, needs_bias, *_ = ctx.needs_input_grad
-            grad_x, sums = _gradients(ctx, grad, needs_x, ctx.needs_input_grad[-len(ctx.groups) :])
-            return grad_x, None, grad.sum(0) if needs_bias else None, None, None, None, None, *sums
+            _, needs_bias, *_ = ctx.needs_input_grad
+            gradients = _gradients(ctx, grad, ctx.needs_input_grad[6:])
+            return None, grad.sum(0) if needs_bias else None, None, None, None, None, *gradients
 
 
-def _gradients(
-    ctx: Any, grad: Tensor, needs_x: bool, needs: Sequence[bool]
-) -> tuple[Tensor | None, list[Tensor | None]]:
-    """Gradients of the rows and of every G (the sum over rows of dz' z^T), where wanted."""
-    x, order, *rest = ctx.saved_tensors
+def _gradients(ctx: Any, grad: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:
+    """Gradients of every G (the sum over rows of dz' z^T) and of every part of the rows, where wanted."""
+    order, *rest = ctx.saved_tensors
     groups: tuple[Group, ...] = ctx.groups
-    factors, kept = rest[: len(groups)], rest[len(groups) :]
-    grad_x = torch.zeros_like(x) if needs_x else None
+    factors, kept = rest[: len(groups)], rest[len(groups) + ctx.num_parts :]
+    x = _Rows(rest[len(groups) : len(groups) + ctx.num_parts], order)
+    needs, needs_parts = needs[: len(groups)], needs[len(groups) :]
+    needs_x = any(needs_parts)
     sums = [torch.zeros_like(f, dtype=ctx.sum_dtype) if need else None for f, need in zip(factors, needs, strict=True)]
+    grad_parts = [torch.zeros_like(part) if need else None for part, need in zip(x.parts, needs_parts, strict=True)]
     if not needs_x and not any(needs):
-        return grad_x, sums
+        return [*sums, *grad_parts]
     # Groups that rows pass before the first that learns have nothing to be told.
     lowest = 0 if needs_x else list(needs).index(True)
     flat = factors[0].new_empty(ctx.block * max(group.out_values for group in groups))
     told = groups[0 if needs_x else lowest + 1 :]
     flat_dz = factors[0].new_empty(ctx.block * max((group.in_values for group in told), default=0))
     between = [] if kept else [flat.new_empty(ctx.block, group.out_values) for group in groups[:-1]]
-    for rows, z in _blocks(x, order, ctx.block, factors[0].dtype):
+    for rows, z in x.blocks(ctx.block, factors[0].dtype):
         inputs = [z, *(values[rows] for values in kept), *(values[: len(z)] for values in between)]
         for group, factor, z, out in zip(groups, factors, inputs, inputs[1:] if between else [], strict=False):
             _through(z, group, factor, flat, out)
@@ -242,6 +272,7 @@ def _gradients(
                 total += d_products @ z
             if group in told:
                 dz = torch.mm(d_products.t(), factor, out=_shaped(flat_dz, *z.shape))
-        if grad_x is not None:
-            grad_x[rows if order is None else order[rows]] = dz.view(-1, x.shape[1]).to(x.dtype)
-    return grad_x, sums
+        for part, there, here in x.pieces(rows) if needs_x else ():
+            if (grad_part := grad_parts[part]) is not None:
+                grad_part[there] = dz.view(-1, grad_part.shape[1])[here].to(grad_part.dtype)
+    return [*sums, *grad_parts]

@@ -101,23 +101,25 @@ class TTLinear(nn.Module):
         """Parameters of this layer, bias included."""
         return self.shape.num_params + (self.out_features if self.bias is not None else 0)
 
-    def forward(self, input: Tensor, order: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor | Sequence[Tensor], order: Tensor | None = None) -> Tensor:
         """The product, for any number of leading axes; streams uint8 frames without a float copy of them all.
 
         Args:
-            input: (*, M).
+            input: (*, M). Or several of these: the output is then that of all their rows, one after the other, (F, N).
             order: (F,) which rows of an input (rows, M) to take, none twice, for an output (F, N); None for all.
         """
-        if input.shape[-1] != self.in_features:
-            raise ValueError(
-                f"the last axis of the input must be {self.in_features:,} "
-                f"({format_modes(self.shape.in_modes)}), got shape {tuple(input.shape)}"
-            )
+        tensors = (input,) if isinstance(input, Tensor) else tuple(input)
+        for tensor in tensors:
+            if tensor.shape[-1] != self.in_features:
+                raise ValueError(
+                    f"the last axis of the input must be {self.in_features:,} "
+                    f"({format_modes(self.shape.in_modes)}), got shape {tuple(tensor.shape)}"
+                )
         first, *rest = self.cores
         cores, mean = [first * self.scale, *rest], self.mean if self.centred else None
-        rows = input.reshape(-1, self.in_features)
+        rows = [tensor.reshape(-1, self.in_features) for tensor in tensors]
         y = tt_product(rows, cores, self.shape, self.bias, mean=mean, order=order, dtype=self.compute_dtype)
-        return y if order is not None else y.view(*input.shape[:-1], self.out_features)
+        return y.view(*input.shape[:-1], self.out_features) if isinstance(input, Tensor) and order is None else y
 
     def plan(self, num_rows: int = 256, dtype: torch.dtype = torch.uint8, *, input_gradient: bool = False) -> Plan:
         """How `num_rows` rows of `dtype` are multiplied: which cores are merged first, and the multiply-adds."""

@@ -237,8 +237,11 @@ class VideoClassifier(nn.Module):
         """All parameters, classifier included."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def forward(self, frames: Tensor | PackedSequence, lengths: Tensor | Sequence[int] | None = None) -> Tensor:
-        """Logits (B, C) of clips (B, T, *frame), of which clip b has lengths[b] frames, or of a PackedSequence."""
+    def forward(
+        self, frames: Tensor | PackedSequence | Sequence[Tensor], lengths: Tensor | Sequence[int] | None = None
+    ) -> Tensor:
+        """Logits (B, C) of clips (B, T, *frame), of which clip b has lengths[b] frames, or of a PackedSequence, or of a
+        list of clips (T_b, *frame), which are read where they lie."""
         output, h_n = self.rnn(frames, lengths=lengths)
         if self.config.pooling == "mean":
             if isinstance(output, PackedSequence):

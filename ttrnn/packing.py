@@ -8,6 +8,7 @@ Packed means as in torch's PackedSequence: time by time, longest clip first.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +23,9 @@ __all__ = ["Frames"]
 class Frames:
     """All frames of a batch as rows, and what it takes to give results the caller's own layout."""
 
-    rows: Tensor
-    """(rows, D) the frames as they are stored, padding and all; a view of the input wherever there is one."""
+    rows: Tensor | tuple[Tensor, ...]
+    """(rows, D) the frames as they are stored, padding and all, or (T_b, D) for each clip b of a list; views of the
+    input wherever there are any."""
     batch_sizes: list[int]
     """Clips still running at each time; sums to F."""
     taken: Tensor | None = None
@@ -35,11 +37,15 @@ class Frames:
     unsorted_indices: Tensor | None = None
     """The way back."""
     leading: tuple[int, ...] | None = None
-    """Leading axes of a padded input; None for a PackedSequence."""
+    """Leading axes of a padded input; None for a PackedSequence or a list of clips."""
 
     @classmethod
     def of(
-        cls, frames: Tensor | PackedSequence, lengths: Tensor | Sequence[int] | None, batch_first: bool, size: int
+        cls,
+        frames: Tensor | PackedSequence | Sequence[Tensor],
+        lengths: Tensor | Sequence[int] | None,
+        batch_first: bool,
+        size: int,
     ) -> "Frames":
         """Reads any input that the layers take; `size` is D. Raises ValueError with the shapes that do not fit."""
         if isinstance(frames, PackedSequence):
@@ -51,6 +57,8 @@ class Frames:
                 sorted_indices=frames.sorted_indices,
                 unsorted_indices=frames.unsorted_indices,
             )
+        if not isinstance(frames, Tensor):
+            return cls._of_clips(frames, lengths, size)
         if frames.dim() == 2:
             if len(frames) == 0:
                 raise ValueError(f"there must be at least one frame, got input of shape {tuple(frames.shape)}")
@@ -73,19 +81,26 @@ class Frames:
         if all(count == num_times for count in counts):
             order = stored_TB.reshape(-1) if batch_first else None
             return cls(rows=rows, batch_sizes=[num_clips] * num_times, row_order=order, leading=leading)
-        lengths_B = torch.tensor(counts, device=rows.device)
-        sorted_lengths, sorted_indices = lengths_B.sort(descending=True, stable=True)
-        running_TB = torch.arange(num_times, device=rows.device).unsqueeze(1) < sorted_lengths
-        order = stored_TB[:, sorted_indices][running_TB]
-        batch_sizes = [size for size in running_TB.sum(dim=1).tolist() if size]
-        return cls(
-            rows=rows,
-            taken=order,
-            batch_sizes=batch_sizes,
-            sorted_indices=sorted_indices,
-            unsorted_indices=sorted_indices.argsort(),
-            leading=leading,
-        )
+        taken, ragged = _longest_first(stored_TB, torch.tensor(counts, device=rows.device))
+        return cls(rows=rows, taken=taken, leading=leading, **ragged)
+
+    @classmethod
+    def _of_clips(cls, clips: Sequence[Tensor], lengths: Tensor | Sequence[int] | None, size: int) -> "Frames":
+        if lengths is not None:
+            raise ValueError("a list of clips knows their lengths; lengths must be None")
+        if not clips or any(clip.dim() < 2 or len(clip) == 0 for clip in clips):
+            raise ValueError(
+                "a list must hold at least one clip (T, *frame) and each clip at least one frame, "
+                f"got shapes {[tuple(clip.shape) for clip in clips]}"
+            )
+        if len({(clip.dtype, clip.device) for clip in clips}) > 1:
+            kinds = ", ".join(sorted({f"{clip.dtype} on {clip.device}" for clip in clips}))
+            raise ValueError(f"the clips of a list must be of one dtype and on one device, got {kinds}")
+        rows = tuple(_as_rows(clip, 1, size) for clip in clips)
+        lengths_B = torch.tensor([len(clip) for clip in clips], device=rows[0].device)
+        times_T1 = torch.arange(int(lengths_B.max()), device=rows[0].device).unsqueeze(1)
+        row_order, ragged = _longest_first(lengths_B.cumsum(0) - lengths_B + times_T1, lengths_B)
+        return cls(rows=rows, row_order=row_order, **ragged)
 
     @property
     def stored_order(self) -> Tensor | None:
@@ -123,6 +138,17 @@ class Frames:
             return packed.view(*self.leading, -1)
         stored = packed.new_zeros(math.prod(self.leading), packed.shape[1])
         return stored.index_copy(0, self.stored_order, packed).view(*self.leading, -1)
+
+
+def _longest_first(stored_TB: Tensor, lengths_B: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """Places of the rows that count, in packed order, and what else `Frames` keeps of clips of unequal length."""
+    sorted_lengths, sorted_indices = lengths_B.sort(descending=True, stable=True)
+    running_TB = torch.arange(len(stored_TB), device=stored_TB.device).unsqueeze(1) < sorted_lengths
+    return stored_TB[:, sorted_indices][running_TB], {
+        "batch_sizes": [size for size in running_TB.sum(dim=1).tolist() if size],
+        "sorted_indices": sorted_indices,
+        "unsorted_indices": sorted_indices.argsort(),
+    }
 
 
 def _as_rows(frames: Tensor, num_leading: int, size: int) -> Tensor:

@@ -150,7 +150,7 @@ class _TTRecurrent(nn.Module):
 
     def forward(
         self,
-        input: Tensor | PackedSequence,
+        input: Tensor | PackedSequence | Sequence[Tensor],
         hx: Tensor | tuple[Tensor, Tensor] | None = None,
         lengths: Tensor | Sequence[int] | None = None,
     ) -> tuple[Tensor | PackedSequence, Tensor | tuple[Tensor, Tensor]]:
@@ -158,21 +158,23 @@ class _TTRecurrent(nn.Module):
 
         Args:
             input: (T, B, *frame), or (B, T, *frame) if batch_first, or (T, D) without a batch, where the axes of a
-                frame multiply to D; floating point, or uint8 as stored. Or a PackedSequence of (F, *frame).
+                frame multiply to D; floating point, or uint8 as stored. Or a PackedSequence of (F, *frame). Or a list
+                of clips (T_b, *frame), in any order, as `torch.nn.utils.rnn.pack_sequence` takes: read where they lie,
+                in a memory-mapped file say, and never copied together.
             hx: Initial state (L, B, H), zero if None; a pair (h, c) for an LSTM. Without the axis B for (T, D).
             lengths: (B,) number of frames of each clip, at least 1; what lies behind is padding: never computed, zero
                 in the output.
 
         Returns:
-            output, the top layer's states, shaped as the input with the frame's axes replaced by directions times H;
-            and the final state h_n (L, B, H), or (h_n, c_n).
+            output, the top layer's states, shaped as the input with the frame's axes replaced by directions times H, a
+            PackedSequence for a list; and the final state h_n (L, B, H), or (h_n, c_n), clips in the caller's order.
 
         Raises:
-            ValueError: frames of the wrong size, lengths outside 1..T.
+            ValueError: frames of the wrong size, lengths outside 1..T, a list without clips or with unlike ones.
         """
         frames = Frames.of(input, lengths, self.batch_first, self.input_size)
         state = self._initial_state(hx, frames)
-        x = frames.rows
+        x: Tensor | tuple[Tensor, ...] = frames.rows
         finals: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
             outputs = []
@@ -192,11 +194,10 @@ class _TTRecurrent(nn.Module):
                 )
                 outputs.append(output)
                 finals.append(final)
-            x = torch.cat(outputs, dim=1) if self.bidirectional else outputs[0]
-            if layer < self.num_layers - 1:
-                x = nn.functional.dropout(x, self.dropout, self.training)
+            top = torch.cat(outputs, dim=1) if self.bidirectional else outputs[0]
+            x = nn.functional.dropout(top, self.dropout, self.training) if layer < self.num_layers - 1 else top
         h_n = tuple(frames.unsort(torch.stack(parts)) for parts in zip(*finals, strict=True))
-        return frames.unpack(x), h_n if len(h_n) > 1 else h_n[0]  # type: ignore[return-value]
+        return frames.unpack(top), h_n if len(h_n) > 1 else h_n[0]  # type: ignore[return-value]
 
     def _initial_state(self, hx: Tensor | tuple[Tensor, Tensor] | None, frames: Frames) -> tuple[Tensor, ...]:
         """(L, B, H) parts of the state, clips in packed order."""
