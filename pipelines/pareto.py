@@ -31,6 +31,7 @@ from pipelines import cli
 from pipelines.cli import UserError
 from pipelines.evaluate import evaluate_model
 from pipelines.report import marks, percent, texts, write_page, write_picture
+from pipelines.storage import Location
 from ttrnn.files import atomic_directory, atomic_write
 
 __all__ = [
@@ -259,7 +260,7 @@ def _model_dir(sweep_dir: Path, trial: Trial) -> Path:
 def _tested(sweep_dir: Path, sweep: Mapping[str, Any], points: Sequence[Trial], evaluate: Evaluate) -> list[Trial]:
     """The frontier's points with test_metric (None if the test split can't be had) and model_sha256."""
     known = known_test_metrics(sweep_dir / "pareto.json")
-    shards = Path(sweep["shards"])
+    shards = Location.of(sweep["shards"])
     can_test = sweep["num_test_clips"] > 0 and (shards / "dataset.json").exists()
     tested = []
     for point in cli.progress(points, len(points), "test split"):
@@ -274,7 +275,7 @@ def _tested(sweep_dir: Path, sweep: Mapping[str, Any], points: Sequence[Trial], 
             ) from error
         value = known.get((point.trial, digest))
         if value is None and can_test:
-            value = evaluate(weights.parent, shards, split="test")["value"]
+            value = evaluate(weights.parent, str(shards), split="test")["value"]
         tested.append(dataclasses.replace(point, test_metric=value, model_sha256=digest))
     if any(point.test_metric is None for point in tested) and not can_test:
         log.warning(

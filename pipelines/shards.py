@@ -3,20 +3,26 @@
     SHARDS/dataset.json         what is there; written last, so without it the directory is unfinished
     SHARDS/<split>-NNNNN.arrow  uncompressed Arrow IPC file; a row is a clip, and so is a record batch
 
+SHARDS is a local directory, or a URI that pyarrow opens; remote shards are read by way of this node's disk (cache.py).
+
 Legend: T time, H W frame height and width in pixels, C channels (3: RGB, 1: grey).
 """
 
 import hashlib
+import io
 import json
+import mmap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 
+from pipelines.cache import Remote, cached
 from pipelines.cli import UserError, user_errors
+from pipelines.storage import Location
 
 __all__ = [
     "DATASET_JSON",
@@ -78,7 +84,7 @@ class Clip:
     """uint8 [T, H, W, C]"""
 
 
-def write_shard(path: str | Path, clips: Iterable[Clip]) -> dict[str, Any]:
+def write_shard(place: str | Path | Location, clips: Iterable[Clip]) -> dict[str, Any]:
     """Writes one shard, whole or not at all, holding no more than one clip in memory.
 
     A clip is a record batch of its own: that lets a shard grow beyond the memory, and a row be read without a copy.
@@ -86,23 +92,37 @@ def write_shard(path: str | Path, clips: Iterable[Clip]) -> dict[str, Any]:
     Returns:
         The shard's entry in dataset.json: file, num_clips, num_frames, num_bytes, sha256.
     """
-    # Here, because ttrnn loads torch, which readers of shards and decoding processes can do without.
-    from ttrnn.files import atomic_write
-
-    path = Path(path)
+    place = Location.of(place)
     num_clips = num_frames = 0
-    with atomic_write(path, "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
-        for clip in clips:
-            writer.write_batch(_to_batch(clip))
-            num_clips += 1
-            num_frames += len(clip.frames)
+    with place.writing() as file:
+        hashing = _Hashing(file)
+        with pa.ipc.new_file(hashing, SCHEMA) as writer:
+            for clip in clips:
+                writer.write_batch(_to_batch(clip))
+                num_clips += 1
+                num_frames += len(clip.frames)
     return {
-        "file": path.name,
+        "file": place.name,
         "num_clips": num_clips,
         "num_frames": num_frames,
-        "num_bytes": path.stat().st_size,
-        "sha256": _sha256(path),
+        "num_bytes": hashing.num_bytes,
+        "sha256": hashing.digest.hexdigest(),
     }
+
+
+class _Hashing(io.RawIOBase):
+    """Takes the SHA-256 of what is written while it is in the cache: reading it again would cost as much as writing."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.digest, self.num_bytes = file, hashlib.sha256(), 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        self.num_bytes += self.file.write(data)
+        return memoryview(data).nbytes
 
 
 def _to_batch(clip: Clip) -> pa.RecordBatch:
@@ -118,13 +138,16 @@ def _to_batch(clip: Clip) -> pa.RecordBatch:
     return pa.record_batch([*columns, frames], schema=SCHEMA)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(place: Location) -> str:
+    digest = hashlib.sha256()
+    with place.open() as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def write_dataset_json(
-    path: str | Path,
+    place: str | Path | Location,
     *,
     classes: Sequence[str],
     task: str,
@@ -138,7 +161,7 @@ def write_dataset_json(
     """Writes dataset.json, which says that the shards are complete: call it last.
 
     Args:
-        path: The directory of the shards.
+        place: The directory of the shards.
         classes: Names of the classes; a clip's labels are indices into them.
         task: "single_label" or "multi_label".
         frame: The size of every frame.
@@ -148,8 +171,6 @@ def write_dataset_json(
         splits: For each split what `write_shard` returned, in order.
         options: What the shards were made with, for a reader; nothing here is read back.
     """
-    from ttrnn.files import atomic_write
-
     totals = {
         name: {
             "num_clips": sum(shard["num_clips"] for shard in shards),
@@ -170,9 +191,7 @@ def write_dataset_json(
         "splits": totals,
         "options": dict(options),
     }
-    with atomic_write(Path(path) / DATASET_JSON) as file:
-        json.dump(document, file, indent=2, allow_nan=False)
-        file.write("\n")
+    (Location.of(place) / DATASET_JSON).write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)
@@ -185,7 +204,7 @@ class ShardDataset:
         clip = train[0]           # clip.frames: uint8 [T, H, W, C], a view of the file
     """
 
-    path: Path
+    place: Location
     classes: tuple[str, ...]
     task: str
     """single_label or multi_label"""
@@ -199,17 +218,17 @@ class ShardDataset:
     """by name: num_clips, num_frames, shards (each file, num_clips, num_frames, num_bytes, sha256)"""
 
     @classmethod
-    def open(cls, path: str | Path) -> "ShardDataset":
-        """Reads dataset.json and checks that every shard is there in its full size; `verify` checks the bytes.
+    def open(cls, place: str | Path | Location) -> "ShardDataset":
+        """Reads dataset.json and checks that every local shard is there in its full size; `verify` checks the bytes.
 
         Raises:
             UserError: no such directory, unfinished, of another version, or a shard is missing or cut short.
         """
-        path = Path(path)
-        document = _read_dataset_json(path)
+        place = Location.of(place)
+        document = _read_dataset_json(place)
         try:
             dataset = cls(
-                path,
+                place,
                 tuple(document["classes"]),
                 document["task"],
                 Frame(**document["frame"]),
@@ -219,20 +238,32 @@ class ShardDataset:
                 document["splits"],
             )
             for file, shard in dataset._shards():
-                _check_size(file, shard["num_bytes"])
+                if place.is_local:
+                    _check_size(file.local, shard["num_bytes"])
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path / DATASET_JSON} is damaged ({error}); run preprocess again") from error
+            raise UserError(f"{place / DATASET_JSON} is damaged ({error}); run preprocess again") from error
         return dataset
 
     def split(self, name: str) -> "Split":
-        """Opens one split.
+        """Opens one split; remote shards are fetched to this node's disk, where they are not there yet.
 
         Raises:
             UserError: no split of this name, or a shard that is no Arrow file.
+            StepError: a remote shard can't be fetched, or is damaged.
         """
         if name not in self.splits:
-            raise UserError(f"{self.path} has no split {name!r}; it has {', '.join(self.splits)}")
-        return Split([self.path / shard["file"] for shard in self.splits[name]["shards"]], self.frame)
+            raise UserError(f"{self.place} has no split {name!r}; it has {', '.join(self.splits)}")
+        shards = self.splits[name]["shards"]
+        places = [self.place / shard["file"] for shard in shards]
+        if self.place.is_local:
+            return Split([file.local for file in places], self.frame)
+        remote = [Remote(file, shard["sha256"], shard["num_bytes"]) for file, shard in zip(places, shards, strict=True)]
+        return Split(cached(remote), self.frame)
+
+    def damaged(self) -> Iterator[tuple[str, bool]]:
+        """Reads every shard; yields its name, and whether its SHA-256 differs from dataset.json's."""
+        for file, shard in self._shards():
+            yield shard["file"], _sha256(file) != shard["sha256"]
 
     def verify(self) -> None:
         """Reads every shard and compares its SHA-256 with dataset.json.
@@ -240,27 +271,35 @@ class ShardDataset:
         Raises:
             UserError: naming the first shard that differs.
         """
-        for file, shard in self._shards():
-            if _sha256(file) != shard["sha256"]:
-                raise UserError(f"{file} is damaged: its SHA-256 differs from {DATASET_JSON}; run preprocess again")
+        for file, is_damaged in self.damaged():
+            if is_damaged:
+                raise UserError(
+                    f"{self.place / file} is damaged: its SHA-256 differs from {DATASET_JSON}; run preprocess again"
+                )
 
-    def _shards(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+    def _shards(self) -> Iterator[tuple[Location, dict[str, Any]]]:
         for split in self.splits.values():
             for shard in split["shards"]:
-                yield self.path / shard["file"], shard
+                yield self.place / shard["file"], shard
 
 
-def _read_dataset_json(path: Path) -> dict[str, Any]:
-    file = path / DATASET_JSON
-    if not path.is_dir():
-        raise UserError(f"{path} is no directory; make shards there with: python -m pipelines.preprocess VIDEOS {path}")
-    if not file.exists():
-        raise UserError(
-            f"{path} has no {DATASET_JSON}: it is unfinished or no directory of shards; finish it with "
-            "preprocess --resume"
-        )
+def _read_dataset_json(place: Location) -> dict[str, Any]:
+    file = place / DATASET_JSON
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text()
+    except (FileNotFoundError, NotADirectoryError):
+        if not place.is_dir():
+            raise UserError(
+                f"{place} is no directory; make shards there with: python -m pipelines.preprocess VIDEOS {place}"
+            ) from None
+        raise UserError(
+            f"{place} has no {DATASET_JSON}: it is unfinished or no directory of shards; finish it with "
+            "preprocess --resume"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is damaged ({error}); run preprocess again") from error
+    try:
+        document = json.loads(text)
         found = document["format"], document["version"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error}); run preprocess again") from error
@@ -280,7 +319,7 @@ def _check_size(file: Path, num_bytes: int) -> None:
 
 
 class Split(Sequence[Clip]):
-    """The clips of one split, as read-only views of memory-mapped files: reading one copies nothing.
+    """The clips of one split, as views of memory-mapped files: reading one copies nothing.
 
     Opening reads the columns beside the frames, once. A split may be read by many threads; pickled (for a spawned
     worker process) it opens its files anew.
@@ -299,32 +338,71 @@ class Split(Sequence[Clip]):
         self.labels: list[tuple[int, ...]] = []
         self.groups: list[str] = []
         self._fps: list[float] = []
-        self._frames: list[np.ndarray] = []
+        # Of each clip: the map of its shard, and where in it its frames begin.
+        self._places: list[tuple[mmap.mmap, int]] = []
+        lengths: list[int] = []
         for file in self._files:
             # ArrowInvalid is a ValueError.
             with user_errors(f"{file} is damaged; run preprocess again"):
-                self._map(file)
-        self.lengths = np.array([len(frames) for frames in self._frames], np.int32)
+                lengths += self._map(file)
+        self.lengths = np.array(lengths, np.int32)
 
-    def _map(self, file: Path) -> None:
-        reader = pa.ipc.open_file(pa.memory_map(str(file)))
-        for number in range(reader.num_record_batches):
-            batch = reader.get_batch(number)
-            clip_id, labels, group, num_frames, fps = (batch.column(field)[0].as_py() for field in SCHEMA.names[:-1])
-            self.clip_ids.append(clip_id)
-            self.labels.append(tuple(labels))
-            self.groups.append(group)
-            self._fps.append(fps)
-            _, offsets, data = batch.column("frames").buffers()
-            start, stop = np.frombuffer(offsets, np.int64, count=2)
-            frames = np.frombuffer(data, np.uint8)[start:stop]
-            self._frames.append(frames.reshape(num_frames, *self.frame.shape))
+    def _map(self, file: Path) -> list[int]:
+        """Adds the clips of a shard; returns their lengths."""
+        with file.open("rb") as opened:
+            # Private and writable, so that torch takes views of it without a warning. What somebody wrote into one
+            # would stay in this process. No swap is set aside for that.
+            flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
+            shard = mmap.mmap(opened.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        whole = pa.py_buffer(shard)
+        table = pa.ipc.open_file(whole).read_all()
+        self.clip_ids += table["clip_id"].to_pylist()
+        self.labels += map(tuple, table["labels"].to_pylist())
+        self.groups += table["group"].to_pylist()
+        self._fps += table["fps"].to_pylist()
+        lengths: list[int] = table["num_frames"].to_pylist()
+        for length, column in zip(lengths, table["frames"].chunks, strict=True):
+            _, offsets, data = column.buffers()
+            start, stop = np.frombuffer(offsets, np.int64, count=2).tolist()
+            if stop - start != length * self.frame.size:
+                raise ValueError(f"a clip has {stop - start:,} bytes instead of {length * self.frame.size:,}")
+            self._places.append((shard, data.address - whole.address + start))
+        return lengths
 
     def __len__(self) -> int:
-        return len(self._frames)
+        return len(self.lengths)
 
     def __getitem__(self, index: int) -> Clip:  # type: ignore[override]
-        return Clip(self.clip_ids[index], self.labels[index], self.groups[index], self._fps[index], self._frames[index])
+        return Clip(self.clip_ids[index], self.labels[index], self.groups[index], self._fps[index], self._frames(index))
+
+    def _frames(self, index: int) -> np.ndarray:
+        shard, start = self._places[index]
+        length = int(self.lengths[index])
+        frames = np.frombuffer(shard, np.uint8, length * self.frame.size, start)
+        return frames.reshape(length, *self.frame.shape)
+
+    def prefetch(self, indices: Iterable[int]) -> None:
+        """Brings clips from the disk into memory, and into this process's page tables; other threads run meanwhile."""
+        indices = list(indices)
+        for index in indices:
+            shard, start = self._places[index]
+            page = start - start % mmap.PAGESIZE
+            shard.madvise(mmap.MADV_WILLNEED, page, start - page + self._num_bytes(index))
+        for index in indices:
+            # Sums by numpy, which lets go of the interpreter; madvise holds it.
+            self._frames(index).reshape(-1)[:: mmap.PAGESIZE].sum()
+
+    def release(self, indices: Iterable[int]) -> None:
+        """Takes clips out of this process's resident memory; the system's cache keeps them while it has room."""
+        for index in indices:
+            shard, start = self._places[index]
+            first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+            last = (start + self._num_bytes(index)) // mmap.PAGESIZE * mmap.PAGESIZE
+            if last > first:
+                shard.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+    def _num_bytes(self, index: int) -> int:
+        return int(self.lengths[index]) * self.frame.size
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Split, (self._files, self.frame)

@@ -36,6 +36,7 @@ from pipelines.cluster import devices, start_ray
 from pipelines.metrics import METRICS, chance_level
 from pipelines.preprocess import PREPROCESS_JSON, PreprocessOptions, preprocess
 from pipelines.shards import DATASET_JSON, ShardDataset
+from pipelines.storage import Location
 from pipelines.train import (
     DivergedError,
     TrainOptions,
@@ -95,13 +96,13 @@ class SweepOptions:
 
     def settings(self) -> dict[str, Any]:
         """What decides the result, and where it goes."""
-        values = dataclasses.asdict(self) | {"data": None if self.data is None else os.path.abspath(self.data)}
+        values = dataclasses.asdict(self) | {"data": None if self.data is None else str(Location.of(self.data).absolute())}
         return {name: value for name, value in values.items() if name not in ("resume", "overwrite")}
 
 
 def sweep(options: SweepOptions) -> dict[str, Any]:
     """The whole job: data, trials, frontier, report, best model; for the demo, one held-out video classified too."""
-    if options.data is not None and not Path(options.data).exists():
+    if options.data is not None and not Location.of(options.data).exists():
         raise UserError(f"there is no {options.data}; give a folder of videos, a CSV or shards as --data")
     if options.overwrite and options.data is not None and _lies_in(options.data, options.out):
         raise UserError(f"--overwrite deletes {options.out}, in which --data {options.data} lies; give another --out")
@@ -153,20 +154,20 @@ def _claim(out: Path, options: SweepOptions) -> None:
             )
 
 
-def _shards(options: SweepOptions, out: Path) -> Path:
+def _shards(options: SweepOptions, out: Path) -> Location:
     """The directory of shards: what was given, or what is made of the videos that were given or rendered."""
-    shards = out / "shards"
+    shards = Location.of(out / "shards")
     frame: dict[str, Any] = {}
     if options.data is None:
-        videos = out / "videos"
+        videos = Location.of(out / "videos")
         if not (videos / demo.MARKER).exists():
             log.info("rendering the demo data set to %s", videos)
             demo.demo(demo.DemoOptions(out=str(videos), seed=options.seed))
         frame = {"width": demo.WIDTH, "height": demo.HEIGHT, "channels": demo.CHANNELS}
-    elif any(Path(options.data, name).exists() for name in (DATASET_JSON, PREPROCESS_JSON)):
-        return Path(options.data).absolute()
+    elif any((Location.of(options.data) / name).exists() for name in (DATASET_JSON, PREPROCESS_JSON)):
+        return Location.of(options.data).absolute()
     else:
-        videos = Path(options.data).absolute()
+        videos = Location.of(options.data).absolute()
     if not (shards / DATASET_JSON).exists():
         preprocess(
             PreprocessOptions(videos=str(videos), out=str(shards), resume=shards.exists(), seed=options.seed, **frame)
@@ -181,8 +182,8 @@ def _write_facts(out: Path, options: SweepOptions, data: ShardDataset) -> None:
         "format": "ttrnn-sweep",
         "version": 1,
         "options": options.settings(),
-        "shards": str(data.path),
-        "dataset": "demo" if options.data is None else Path(options.data).resolve().stem,
+        "shards": str(data.place),
+        "dataset": "demo" if options.data is None else Path(Location.of(options.data).absolute().name).stem,
         "metric": METRICS[data.task],
         "classes": data.classes,
         "num_classes": len(data.classes),
@@ -200,7 +201,7 @@ class _Suggest:
 
     options: SweepOptions
     out: Path
-    shards: Path
+    shards: Location
 
     def __call__(self, trial: optuna.Trial) -> dict[str, Any]:
         point = trial.user_attrs.get("baseline")
@@ -285,7 +286,7 @@ def _run_trials(options: SweepOptions, out: Path, data: ShardDataset, device: st
         (out / "study.journal").unlink(missing_ok=True)
         _create_study(options, data, storage)
         search = OptunaSearch(
-            _Suggest(options, out, data.path),
+            _Suggest(options, out, data.place),
             metric=list(_OBJECTIVES),
             mode=list(_OBJECTIVES.values()),
             storage=JournalStorage(JournalFileBackend(str(out / "study.journal"))),

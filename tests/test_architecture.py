@@ -29,6 +29,7 @@ LIBRARY = (
 PIPELINES = (
     ("cli", "metrics"),
     ("storage",),
+    ("cache",),
     ("shards", "splits", "cluster", "demo", "report"),
     ("catalog", "decode", "augment"),
     ("batches", "inspection"),
