@@ -1,56 +1,64 @@
-"""Layouts of labelled videos (class folders, CSV, UCF11, Hollywood2, YouTube Celebrities) -> one table of clips.
+"""Layouts of labelled videos (class folders, CSV, the well-known data sets) -> one table of clips.
 
-A layout is a function that lists clips. What all have in common comes after it: splits, and what makes no sense.
+A layout is a function that lists clips. What all have in common comes after it: classes, splits, and what makes no
+sense. Everything works on names relative to a folder, so a bucket reads as a local folder does.
 """
 
 import csv
+import io
 import logging
 import os
+import posixpath
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
+from urllib.parse import urlsplit, urlunsplit
 
 from pipelines.cli import UserError
+from pipelines.splits import DEFAULT_SPLITS, SPLITS, Row, SplitOptions, assign_splits
+from pipelines.storage import Location
 
 __all__ = ["LAYOUTS", "SPLITS", "Catalog", "Entry", "read_catalog"]
 
 log = logging.getLogger(__name__)
 
-SPLITS = {"train": 0.70, "val": 0.15, "test": 0.15}
-"""The splits, and the share of the groups (of the clips, where no groups are known) that each gets."""
-
-_VIDEO_SUFFIXES = (
-    ".3gp",
-    ".avi",
-    ".flv",
-    ".m4v",
-    ".mkv",
-    ".mov",
-    ".mp4",
-    ".mpeg",
-    ".mpg",
-    ".ogv",
-    ".ts",
-    ".webm",
-    ".wmv",
-)
+_VIDEOS = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
 _CSV_COLUMNS = ("path", "label", "group", "split")
-_UCF11_CLIP = re.compile(r"[^/]+/(v_[^/]+)/\1_\d+\.\w+")
-_CELEBRITY_CLIP = re.compile(r"\d+_(\d+)_\d+_([^/]+)\.\w+")
+_CSV = f"a CSV file {','.join(_CSV_COLUMNS)}"
+
+LAYOUTS = {
+    "csv": _CSV,
+    "folders": "CLASS/.../clip.avi",
+    "ucf11": "CLASS/GROUP/GROUP_NN.mpg (basketball/v_shooting_01/v_shooting_01_02.mpg)",
+    "ucf101": "CLASS/v_CLASS_gNN_cNN.avi (Archery/v_Archery_g01_c02.avi), and ucfTrainTestlist/ inside or beside it",
+    "hollywood2": "ClipSets/LABEL_train.txt, ClipSets/LABEL_test.txt and AVIClips/",
+    "youtube-celebrities": "NUMBER_VIDEO_NUMBER_person.avi (0185_03_008_adam_sandler.avi)",
+}
+"""What each layout reads, by name."""
+
+# "above" is what the archive or its reader has put around the data set. Annotations (UCF11) are no videos.
+_UCF11_CLIP = re.compile(r"(?P<above>(?:[^/]+/)*)(?P<label>(?!v_)[^/]+)/(?:v_[^/]+/)?(?P<group>v_[^/]+_\d+)_\d+\.\w+")
+_UCF101_CLIP = re.compile(r"(?P<above>(?:[^/]+/)*)(?P<label>[^/]+)/(?P<group>v_[^/]+_g\d+)_c\d+\.\w+")
+_UCF101_FOLDERS = ("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist")
+# actions_train.txt and actions_test.txt only say which clips there are, *_autotrain.txt have noisy labels.
+_HOLLYWOOD2_LIST = re.compile(r"(?P<above>(?:[^/]+/)*)ClipSets/(?!actions_)(?P<label>[^/]+)_(?P<split>train|test)\.txt")
+# 0002_01_002_adam_sandler.avi is the second clip out of the first video of him; there are three videos of everybody.
+_CELEBRITY_CLIP = re.compile(r"(?P<above>(?:[^/]+/)*)\d+_(?P<group>\d+)_\d+_(?P<label>[^/]+)\.\w+")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """A clip to be. `clip_id` is its path relative to the catalogue; `labels` are indices into the classes."""
+    """A clip to be."""
 
-    path: Path
+    path: str
+    """local, or a URI"""
     clip_id: str
+    """its path relative to the catalogue"""
     labels: tuple[int, ...]
+    """indices into the classes"""
     group: str
     """"" where unknown"""
     split: str
@@ -58,277 +66,321 @@ class Entry:
 
 @dataclass(frozen=True)
 class Catalog:
-    """All clips, ordered by clip_id; the classes, ordered by name; the task, single_label or multi_label."""
+    """All clips, ordered by clip_id; the classes; the task, single_label or multi_label."""
 
     entries: tuple[Entry, ...]
     classes: tuple[str, ...]
+    """ordered by name, new ones after those that were known before"""
     task: str
+    left_out: tuple[str, ...] = ()
+    """video files that do not fit the layout, or whose names are not UTF-8 (what is not is escaped)"""
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A clip as its layout tells of it."""
+class _Tree(NamedTuple):
+    """What lies below a folder, by relative name."""
 
-    clip_id: str
-    labels: frozenset[str]
-    group: str = ""
-    split: str = ""
+    root: Location
+    files: list[str]
+    videos: list[str]
 
 
-def read_catalog(path: str | Path, layout: str = "auto", allow_group_leak: bool = False, seed: int = 0) -> Catalog:
+class _Listing(NamedTuple):
+    """What a layout found: the folder in the tree that holds the data set ("" or "UCF-101"), clips relative to it."""
+
+    below: str
+    rows: list[Row]
+
+
+def read_catalog(
+    videos: str | Path,
+    layout: str = "auto",
+    splits: SplitOptions = DEFAULT_SPLITS,
+    *,
+    split_list: int = 1,
+    kept_splits: Mapping[str, str] | None = None,
+    kept_classes: Sequence[str] = (),
+) -> Catalog:
     """Lists the clips and gives each a split.
 
-    Splits that the catalogue gives are kept. Those that it lacks are cut from its train split (from all clips if it
-    gives none): 70/15/15, by group where groups are known, balanced over the classes, the same for the same seed.
+    Splits that the catalogue gives (a column, or the data set's own lists) are kept. Those that it lacks are cut from
+    its train split, from all clips if it gives none: see `splits.assign_splits`.
 
     Args:
-        path: A folder of videos, or a CSV file `path,label,group,split` whose paths are relative to it.
+        videos: A folder of videos, or a CSV file `path,label,group,split` whose paths are relative to it or URIs. Or
+            the URI of either.
         layout: "auto", or a name in `LAYOUTS`.
-        allow_group_leak: Let a group lie in two splits, and cut splits by clip whatever its group.
-        seed: Of the cut.
+        splits: How to cut.
+        split_list: Which of UCF101's three pairs of lists to take.
+        kept_splits: Splits of the clips, by clip_id, that are in a data set already: they stay there.
+        kept_classes: Classes of that data set: they keep their indices.
 
     Raises:
         UserError: there is nothing that a classifier could be trained and tested on.
     """
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"there is no {path}; give a folder of videos, or a CSV file {','.join(_CSV_COLUMNS)}")
-    name = _recognise(path) if layout == "auto" else layout
-    if name not in LAYOUTS:
-        raise UserError(f"layout {name!r} is unknown; the layouts are auto, {', '.join(LAYOUTS)}")
-    if (name == "csv") == path.is_dir():
-        raise UserError(
-            f"{path} is a {'folder' if path.is_dir() else 'file'}; layout {name} reads {LAYOUTS[name].what}"
-        )
-    rows = sorted(LAYOUTS[name].read(path), key=lambda row: row.clip_id)
-    if not rows:
-        raise UserError(f"{path} has no videos; layout {name} reads {LAYOUTS[name].what}")
-    classes = sorted(set().union(*(row.labels for row in rows)))
+    given = Location.of(videos)
+    name, base, rows, left_out = _list_clips(given, layout, split_list)
+    classes = list(kept_classes)
+    classes += sorted(set().union(*(row.labels for row in rows)) - set(classes))
     if len(classes) < 2:
         raise UserError(
-            f"{path} has fewer than two classes ({', '.join(classes) or 'none'}); give it another (layout "
-            f"{name} reads {LAYOUTS[name].what})"
+            f"{given} has fewer than two classes ({', '.join(classes) or 'none'}); give it another (layout {name} "
+            f"reads {LAYOUTS[name]})"
         )
-    rows = _give_splits(rows, by_group=not allow_group_leak, seed=seed)
-    if not allow_group_leak:
-        _refuse_group_leak(rows)
-    _refuse_rare_classes(rows, classes, allow_group_leak)
-    sizes = Counter(row.split for row in rows)
-    log.info(
-        "%s: layout %s, %s clips of %d classes (%s)",
-        path,
-        name,
-        f"{len(rows):,}",
-        len(classes),
-        ", ".join(f"{split} {sizes[split]:,}" for split in SPLITS),
+    assigned = assign_splits(rows, splits, kept_splits, kept_classes)
+    sizes = ", ".join(f"{split} {count:,}" for split, count in _count(assigned).items())
+    log.info("%s: layout %s, %s clips of %d classes (%s)", given, name, f"{len(rows):,}", len(classes), sizes)
+    index = {label: number for number, label in enumerate(classes)}
+    labels = {names: tuple(sorted(index[label] for label in names)) for names in {row.labels for row in rows}}
+    entries = tuple(
+        Entry(_path(base, row.clip_id), row.clip_id, labels[row.labels], row.group, split)
+        for row, split in zip(rows, assigned, strict=True)
     )
-    base = path if path.is_dir() else path.parent
-    task = "single_label" if all(len(row.labels) == 1 for row in rows) else "multi_label"
-    entries = [
-        Entry(base / row.clip_id, row.clip_id, tuple(sorted(map(classes.index, row.labels))), row.group, row.split)
-        for row in rows
-    ]
-    return Catalog(tuple(entries), tuple(classes), task)
+    task = "single_label" if all(len(names) == 1 for names in labels) else "multi_label"
+    return Catalog(entries, tuple(classes), task, tuple(left_out))
 
 
-def _recognise(path: Path) -> str:
-    if not path.is_dir():
-        return "csv"
-    if (path / "ClipSets").is_dir() and (path / "AVIClips").is_dir():
-        return "hollywood2"
-    videos = _videos(path)
-    for name, pattern in {"ucf11": _UCF11_CLIP, "youtube-celebrities": _CELEBRITY_CLIP}.items():
-        # Not all: one stray file should not cost the groups.
-        if 2 * sum(pattern.fullmatch(video) is not None for video in videos) > len(videos):
-            return name
-    return "folders"
+def _count(splits: Sequence[str]) -> dict[str, int]:
+    return {split: splits.count(split) for split in SPLITS}
 
 
-def _videos(path: Path) -> list[str]:
-    """Video files at any depth, relative, but nothing hidden."""
-    found = []
-    for folder, folders, files in os.walk(path, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(folder, name).relative_to(path).as_posix()
-            for name in files
-            if not name.startswith(".") and PurePath(name).suffix.lower() in _VIDEO_SUFFIXES
-        ]
-    for video in found:
-        if video != video.encode(errors="replace").decode():
-            raise UserError(f"the name of {video!r} in {path} is not UTF-8; rename it")
-    return sorted(found)
+def _list_clips(place: Location, layout: str, split_list: int) -> tuple[str, Location, list[Row], list[str]]:
+    """(name of the layout, what clip_ids are relative to, rows ordered by clip_id, videos that are left out)."""
+    if layout not in ("auto", *LAYOUTS):
+        raise UserError(f"layout {layout!r} is unknown; the layouts are auto, {', '.join(LAYOUTS)}")
+    if split_list not in (1, 2, 3):
+        raise UserError(f"split_list must be 1, 2 or 3, as UCF101's lists are numbered, got {split_list}")
+    if not place.exists():
+        raise UserError(f"there is no {place}; give a folder of videos, or {_CSV}")
+    is_folder = place.is_dir()
+    if layout != "auto" and (layout == "csv") == is_folder:
+        what = "folder" if is_folder else "file"
+        raise UserError(f"{place} is a {what}; layout {layout} reads {LAYOUTS[layout]}")
+    left_out: list[str] = []
+    if is_folder:
+        tree, left_out = _look(place)
+        name = _recognise(tree) if layout == "auto" else layout
+        below, rows = _READERS[name](tree, split_list)
+        base = place / below if below else place
+        # Its lists leave out on purpose: scenes, and clips with noisy labels.
+        if name != "hollywood2":
+            found = {posixpath.join(below, row.clip_id) for row in rows}
+            left_out += [video for video in tree.videos if video not in found]
+    else:
+        name, base, rows = "csv", _parent(place), _read_csv(place)
+    if not rows:
+        raise UserError(f"{place} has no videos for layout {name}, which reads {LAYOUTS[name]}")
+    if left_out:
+        some = ", ".join(map(repr, left_out[:3])) + (", ..." if len(left_out) > 3 else "")
+        log.warning("%s: %s videos do not fit layout %s and are left out: %s", place, f"{len(left_out):,}", name, some)
+    return name, base, sorted(rows), left_out
 
 
-def _read_csv(path: Path) -> list[_Row]:
+def _look(place: Location) -> tuple[_Tree, list[str]]:
+    """The tree, and the videos whose names are not UTF-8 and could be written nowhere."""
+    files = place.files()
+    videos, left_out = [], []
+    for name in files:
+        if name.lower().endswith(_VIDEOS):
+            if name.isascii() or _is_utf8(name):
+                videos.append(name)
+            else:
+                left_out.append(name.encode("utf-8", "backslashreplace").decode())
+    return _Tree(place, files, videos), left_out
+
+
+def _is_utf8(name: str) -> bool:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="")
-            columns = [column for column in _CSV_COLUMNS if column not in (reader.fieldnames or [])]
-            if columns:
-                raise UserError(
-                    f"{path} lacks the column {', '.join(columns)}; its first line must be "
-                    f"{','.join(_CSV_COLUMNS)}, got {','.join(reader.fieldnames or ['nothing'])}"
-                )
-            lines = [(reader.line_num, {column: line[column].strip() for column in _CSV_COLUMNS}) for line in reader]
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _parent(place: Location) -> Location:
+    if place.is_local:
+        return Location(os.path.dirname(os.path.abspath(place.text)))
+    url = urlsplit(place.text)
+    return Location(urlunsplit(url._replace(path=posixpath.dirname(url.path))))
+
+
+def _path(base: Location, clip_id: str) -> str:
+    return clip_id if "://" in clip_id or clip_id.startswith("/") else str(base / clip_id)
+
+
+def _recognise(tree: _Tree) -> str:
+    """The layout of a folder; logs what tells it."""
+    name, why = "folders", "as neither names nor lists are those of a known data set"
+    lists = sum(_HOLLYWOOD2_LIST.fullmatch(file) is not None for file in tree.files)
+    if lists and any("AVIClips/" in video for video in tree.videos):
+        name, why = "hollywood2", f"as {lists} lists lie in ClipSets, beside AVIClips"
+    else:
+        patterns = {"ucf101": _UCF101_CLIP, "ucf11": _UCF11_CLIP, "youtube-celebrities": _CELEBRITY_CLIP}
+        for candidate, pattern in patterns.items():
+            matches = [video for video in tree.videos if pattern.fullmatch(video)]
+            # Not all: one stray file should not cost the groups.
+            if 2 * len(matches) > len(tree.videos):
+                name = candidate
+                why = f"as {len(matches):,} of {len(tree.videos):,} videos are named like {matches[0]}"
+                break
+    log.info("%s: recognised layout %s, %s", tree.root, name, why)
+    return name
+
+
+def _read_csv(place: Location) -> list[Row]:
+    if place.name.lower().endswith(_VIDEOS):
+        raise UserError(f"{place} is a video; give the folder of all videos, or {_CSV}")
+    try:
+        # Spreadsheets begin with a byte order mark.
+        reader = csv.reader(io.StringIO(place.read_text().removeprefix("\ufeff"), newline=""))
+        header = next(reader, [])
+        lines = [(reader.line_num, line) for line in reader if line]
     except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{place} is no CSV file ({error}); give a folder of videos, or {_CSV}") from error
+    if missing := [column for column in _CSV_COLUMNS if column not in header]:
         raise UserError(
-            f"{path} is no CSV file ({error}); give a folder of videos, or a CSV file {','.join(_CSV_COLUMNS)}"
-        ) from error
-    rows: dict[str, _Row] = {}
+            f"{place} lacks the column {', '.join(missing)}; its first line must be {','.join(_CSV_COLUMNS)}, got "
+            f"{','.join(header) or 'nothing'}"
+        )
+    columns = [header.index(column) for column in _CSV_COLUMNS]
+    width, folder = max(columns) + 1, _parent(place)
+    labels: dict[str, frozenset[str]] = {}
+    rows: dict[str, Row] = {}
     for number, line in lines:
-        labels = [label.strip() for label in line["label"].split("|")]
-        if not line["path"] or not all(labels):
-            raise UserError(f"{path}, line {number}: the {'label' if line['path'] else 'path'} is empty")
-        if line["split"] not in ("", *SPLITS):
+        line += [""] * (width - len(line))
+        path, label, group, split = (line[column] for column in columns)
+        if label not in labels:
+            labels[label] = frozenset(part.strip() for part in label.split("|"))
+        row = Row(_clip_id(path, folder), labels[label], group.strip(), split.strip())
+        if not path.strip() or "" in row.labels:
+            raise UserError(f"{place}, line {number}: the {'label' if path.strip() else 'path'} is empty")
+        if row.split and row.split not in SPLITS:
             raise UserError(
-                f"{path}, line {number}: split {line['split']!r} is unknown; the splits are "
-                f"{', '.join(SPLITS)}, or empty"
+                f"{place}, line {number}: split {row.split!r} is unknown; the splits are {', '.join(SPLITS)}, or empty"
             )
-        clip_id = PurePath(os.path.relpath(path.parent / line["path"], path.parent)).as_posix()
-        if clip_id in rows:
-            raise UserError(f"{path}, line {number}: {clip_id} is listed twice; join its labels by | in one line")
-        rows[clip_id] = _Row(clip_id, frozenset(labels), line["group"], line["split"])
+        if row.clip_id in rows:
+            raise UserError(f"{place}, line {number}: {row.clip_id} is listed twice; join its labels by | in one line")
+        rows[row.clip_id] = row
     return list(rows.values())
 
 
-def _read_folders(path: Path) -> list[_Row]:
-    videos = _videos(path)
-    for video in videos:
-        if "/" not in video:
-            raise UserError(f"{path / video} lies in no class folder; move it into one named after its class")
-    if videos and {video.split("/")[0] for video in videos} <= set(SPLITS):
-        raise UserError(
-            f"the folders in {path} are splits, not classes; list the videos in a CSV file {','.join(_CSV_COLUMNS)}"
-        )
-    return [_Row(video, frozenset([video.split("/")[0]])) for video in videos]
+def _clip_id(path: str, folder: Location) -> str:
+    if "://" in path:
+        return path
+    if path.startswith("/"):
+        return os.path.relpath(path, folder.text) if folder.is_local else path
+    return posixpath.normpath(path)
 
 
-def _read_ucf11(path: Path) -> list[_Row]:
-    rows = []
-    for video in _videos(path):
-        label, *groups = video.split("/")[:-1] or [""]
-        if not groups:
-            raise _misfit(path / video, "ucf11")
-        rows.append(_Row(video, frozenset([label]), "/".join([label, *groups])))
-    return rows
+def _read_folders(tree: _Tree, _: int) -> _Listing:
+    videos = [video.split("/") for video in tree.videos if "/" in video]
+    # The folder that an archive was unpacked into: there is but one, and classes lie in it.
+    depth = int(
+        len(videos) == len(tree.videos)
+        and len({parts[0] for parts in videos}) == 1
+        and all(len(parts) > 2 for parts in videos)
+        and len({parts[1] for parts in videos}) > 1
+    )
+    labels = {parts[depth]: frozenset([parts[depth]]) for parts in videos}
+    if labels and {label.lower() for label in labels} <= {*SPLITS, "valid", "validation", "training", "testing"}:
+        raise UserError(f"the folders in {tree.root} are splits, not classes; list the videos in {_CSV}")
+    rows = [Row("/".join(parts[depth:]), labels[parts[depth]]) for parts in videos]
+    return _Listing(videos[0][0] if depth else "", rows)
 
 
-def _read_hollywood2(path: Path) -> list[_Row]:
-    labels: dict[tuple[str, str], set[str]] = defaultdict(set)
+def _matches(tree: _Tree, pattern: re.Pattern[str], names: Sequence[str]) -> tuple[str, list[re.Match[str]]]:
+    """The one folder in which all names lie that fit a pattern, and these names."""
+    matches = [match for name in names if (match := pattern.fullmatch(name))]
+    above = sorted({match["above"] for match in matches})
+    if len(above) > 1:
+        some = ", ".join(folder or "./" for folder in above[:3]) + (", ..." if len(above) > 3 else "")
+        raise UserError(f"{tree.root} holds {len(above)} data sets ({some}); give one of them, or {_CSV}")
+    return above[0].rstrip("/") if above else "", matches
+
+
+def _rows(matches: Sequence[re.Match[str]], below: str, group: str) -> list[Row]:
+    """The clips that fit a pattern; `group` is a template for their groups."""
+    labels = {match["label"]: frozenset([match["label"]]) for match in matches}
+    start = len(below) + bool(below)
+    return [Row(match.string[start:], labels[match["label"]], match.expand(group)) for match in matches]
+
+
+def _read_ucf11(tree: _Tree, _: int) -> _Listing:
+    below, matches = _matches(tree, _UCF11_CLIP, tree.videos)
+    return _Listing(below, _rows(matches, below, r"\g<label>/\g<group>"))
+
+
+def _read_youtube_celebrities(tree: _Tree, _: int) -> _Listing:
+    matches = [match for video in tree.videos if (match := _CELEBRITY_CLIP.fullmatch(video))]
+    # All that counts is in the file's name, so everybody may have a folder.
+    below = posixpath.commonpath({match["above"] for match in matches} or {""})
+    return _Listing(below, _rows(matches, below, r"\g<label>/\g<group>"))
+
+
+def _read_ucf101(tree: _Tree, split_list: int) -> _Listing:
+    below, matches = _matches(tree, _UCF101_CLIP, tree.videos)
+    rows = _rows(matches, below, r"\g<group>")
+    splits = _read_ucf101_lists(tree, split_list)
+    if splits:
+        rows = [row._replace(split=splits[stem]) for row in rows if (stem := _stem(row.clip_id)) in splits]
+    return _Listing(below, rows)
+
+
+def _stem(path: str) -> str:
+    """Folder and files of UCF101's HandstandPushups differ in case, and some re-encode the clips."""
+    return posixpath.splitext(posixpath.basename(path))[0].lower()
+
+
+def _read_ucf101_lists(tree: _Tree, split_list: int) -> dict[str, str]:
+    """Splits by stem, from the lists inside VIDEOS, or beside it. Empty where there are none."""
+    file = f"trainlist{split_list:02}.txt"
+    parent = _parent(tree.root)
+    inside = [tree.root / posixpath.dirname(name) for name in tree.files if posixpath.basename(name) == file]
+    beside = [parent, *(parent / folder for folder in _UCF101_FOLDERS)]
+    folder = next(iter(inside), None) or next((folder for folder in beside if (folder / file).exists()), None)
+    if folder is None:
+        if split_list != 1:
+            raise UserError(f"there is no {file} in {tree.root} or in ucfTrainTestlist/ beside it; put it there")
+        return {}
+    splits = {}
     for split in ("train", "test"):
-        # Not the noisy lists *_autotrain.txt.
-        for file in sorted((path / "ClipSets").glob(f"*_{split}.txt")):
-            for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-                name, _, sign = line.strip().partition(" ")
-                if sign.strip() not in ("1", "+1", "-1"):
-                    raise UserError(f"{file}, line {number}: {line!r} is not CLIP +1 or CLIP -1")
-                clip = labels[f"AVIClips/{name}.avi", split]
-                if sign.strip() != "-1":
-                    clip.add(file.stem.removesuffix(f"_{split}"))
-    return [_Row(clip_id, frozenset(names), split=split) for (clip_id, split), names in labels.items()]
+        for _, line in _list_lines(folder / f"{split}list{split_list:02}.txt"):
+            splits[_stem(line.split()[0])] = split
+    return splits
 
 
-def _read_youtube_celebrities(path: Path) -> list[_Row]:
-    rows = []
-    for video in _videos(path):
-        match = _CELEBRITY_CLIP.fullmatch(PurePath(video).name)
-        if match is None:
-            raise _misfit(path / video, "youtube-celebrities")
-        video_number, person = match.groups()
-        rows.append(_Row(video, frozenset([person]), f"{person}/{video_number}"))
-    return rows
+def _list_lines(file: Location) -> list[tuple[int, str]]:
+    """The lines of a data set's list, numbered from 1, without empty ones."""
+    try:
+        text = file.read_text()
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} can't be read ({error}); unpack the data set's lists anew") from error
+    return [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
-def _misfit(file: Path, layout: str) -> UserError:
-    return UserError(f"{file} does not fit layout {layout}, which reads {LAYOUTS[layout].what}")
+def _read_hollywood2(tree: _Tree, _: int) -> _Listing:
+    below, lists = _matches(tree, _HOLLYWOOD2_LIST, tree.files)
+    labels: dict[str, set[str]] = defaultdict(set)
+    splits: dict[str, str] = {}
+    for match in lists:
+        file = tree.root / match.string
+        for number, line in _list_lines(file):
+            name, sign = line.split()[0], line.split()[-1]
+            if sign not in ("1", "+1", "-1"):
+                raise UserError(f"{file}, line {number}: {line!r} is not CLIP 1 or CLIP -1")
+            clip_id = f"AVIClips/{name}.avi"
+            if splits.setdefault(clip_id, match["split"]) != match["split"]:
+                raise UserError(
+                    f"{file}, line {number}: {name} is in the lists of train and of test; take it out of one"
+                )
+            labels[clip_id] |= {match["label"]} if sign != "-1" else set()
+    # A clip may show none of the actions.
+    return _Listing(below, [Row(clip_id, frozenset(names), "", splits[clip_id]) for clip_id, names in labels.items()])
 
 
-class _Layout(NamedTuple):
-    read: Callable[[Path], list[_Row]]
-    what: str
-
-
-LAYOUTS = {
-    "csv": _Layout(_read_csv, f"a CSV file {','.join(_CSV_COLUMNS)}"),
-    "folders": _Layout(_read_folders, "CLASS/.../clip.avi"),
-    "ucf11": _Layout(_read_ucf11, "CLASS/GROUP/clip.mpg (basketball/v_shooting_01/v_shooting_01_02.mpg)"),
-    "hollywood2": _Layout(_read_hollywood2, "ClipSets/LABEL_train.txt, ClipSets/LABEL_test.txt and AVIClips/"),
-    "youtube-celebrities": _Layout(
-        _read_youtube_celebrities, "NUMBER_VIDEO_NUMBER_person.avi (0185_03_008_adam_sandler.avi)"
-    ),
+_READERS: dict[str, Callable[[_Tree, int], _Listing]] = {
+    "folders": _read_folders,
+    "ucf11": _read_ucf11,
+    "ucf101": _read_ucf101,
+    "hollywood2": _read_hollywood2,
+    "youtube-celebrities": _read_youtube_celebrities,
 }
-"""By name, each with what it reads."""
-
-
-def _give_splits(rows: Sequence[_Row], by_group: bool, seed: int) -> list[_Row]:
-    given = {row.split for row in rows}
-    if "" in given and len(given) > 1:
-        example = next(row for row in rows if not row.split)
-        raise UserError(f"{example.clip_id} has no split, others have one; give every clip a split, or none")
-    source = "" if "" in given else "train"
-    missing = [split for split in SPLITS if split not in given]
-    if source not in given:
-        raise UserError("no clip has split train; give it to the clips to learn from")
-    pool = [row for row in rows if row.split == source]
-    cut = _cut(pool, list(dict.fromkeys(["train", *missing])), by_group, seed)
-    return [replace(row, split=cut[_unit(row, by_group)]) if row.split == source else row for row in rows]
-
-
-def _unit(row: _Row, by_group: bool) -> tuple[str, str]:
-    """What a cut must not tear apart."""
-    return ("group", row.group) if by_group and row.group else ("clip", row.clip_id)
-
-
-def _cut(rows: Sequence[_Row], splits: Sequence[str], by_group: bool, seed: int) -> dict[tuple[str, str], str]:
-    """Deals the units out so that each class has its share of units in every split, and one at least if it has three.
-
-    Rare classes first, each unit to the split that needs its class most (iterative stratification, Sechidis et al.
-    2011, with whole groups in place of samples).
-    """
-    # The label "" stands for any: it balances the splits as a whole, and takes in clips without a label.
-    labels: dict[tuple[str, str], set[str]] = defaultdict(lambda: {""})
-    for row in rows:
-        labels[_unit(row, by_group)] |= row.labels
-    num_units = Counter(label for unit_labels in labels.values() for label in unit_labels)
-    total = sum(SPLITS[split] for split in splits)
-    need: dict[str, dict[str, int]] = {}
-    for label, count in num_units.items():
-        need[label] = {split: max(1, round(count * SPLITS[split] / total)) for split in splits}
-        need[label]["train"] += count - sum(need[label].values())
-    units = sorted(labels)
-    order = [units[i] for i in np.random.default_rng(seed).permutation(len(units))]
-    cut: dict[tuple[str, str], str] = {}
-    for label in sorted(num_units, key=lambda label: (num_units[label], label)):
-        for unit in order:
-            if label in labels[unit] and unit not in cut:
-                cut[unit] = max(splits, key=lambda split: (need[label][split], need[""][split]))
-                for unit_label in labels[unit]:
-                    need[unit_label][cut[unit]] -= 1
-    return cut
-
-
-def _refuse_group_leak(rows: Sequence[_Row]) -> None:
-    splits: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        if row.group:
-            splits[row.group].add(row.split)
-    leaks = [f"{group} ({', '.join(sorted(splits[group]))})" for group in sorted(splits) if len(splits[group]) > 1]
-    if leaks:
-        raise UserError(
-            f"groups lie in several splits: {', '.join(leaks[:3])}{', ...' if len(leaks) > 3 else ''}; "
-            "keep each in one, or allow it with --allow-group-leak"
-        )
-
-
-def _refuse_rare_classes(rows: Sequence[_Row], classes: Sequence[str], allow_group_leak: bool) -> None:
-    for label in classes:
-        own = [row for row in rows if label in row.labels]
-        lacking = [split for split in SPLITS if split not in {row.split for row in own}]
-        if lacking:
-            groups = {_unit(row, by_group=True) for row in own}
-            counts = f"{len(own)} clip{'s' * (len(own) > 1)} in {len(groups)} group{'s' * (len(groups) > 1)}"
-            way_out = "give it more clips, or leave it out"
-            if len(groups) < 3 <= len(own) and not allow_group_leak:
-                way_out += ", or let its groups lie in several splits with --allow-group-leak"
-            raise UserError(f"label {label!r} has {counts} and so none in {', '.join(lacking)}; {way_out}")
