@@ -2,95 +2,134 @@
 
     python -m pipelines.preprocess videos/ shards/
     python -m pipelines.preprocess clips.csv shards/ --width 64 --height 32 --channels 1 --num-frames 24
-    python -m pipelines.preprocess videos/ shards/ --resume
+    python -m pipelines.preprocess videos/ shards/ --resume       what was interrupted, or new clips in videos/
+    python -m pipelines.preprocess videos/ s3://bucket/shards
+    python -m pipelines.preprocess --inspect shards/
+    python -m pipelines.preprocess --verify shards/
 
-One row of the Ray data set is one shard, which its task writes under a name of its own, whole or not at all; beside
-it lies a hidden file with what else came of these clips (the rejected ones, pixel sums), and it says that the shard is
-done. So any process may die at any time, the job is resumed, and the bytes are the same. On a cluster of several nodes
-the videos and OUT must lie where every node finds them under the same path.
+The plan (plan.py) says which clip goes into which shard. One row of the Ray data set is one shard, which its task
+writes under a name of its own, whole or not at all, and then its report, which says that the shard is done. So any
+process may die at any time, the job is resumed, and the bytes are the same. On a cluster of several nodes the videos
+and OUT must lie where every node finds them: on storage that all of them share, or in a bucket.
 """
 
 import contextlib
 import csv
 import errno
 import functools
-import hashlib
+import io
+import itertools
 import json
 import logging
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 
 from pipelines import cli
-from pipelines.catalog import SPLITS, Catalog, read_catalog
-from pipelines.cli import UserError
+from pipelines.catalog import SPLITS, Catalog, Entry, read_catalog
+from pipelines.cli import StepError, UserError
 from pipelines.cluster import start_ray
 from pipelines.decode import IsolatedDecoder, RejectedError, Sampling
+from pipelines.plan import PREPROCESS_JSON, Plan, Shard, clips_per_shard, read_reports, report_location
 from pipelines.shards import Clip, Frame, write_dataset_json, write_shard
-from ttrnn.files import atomic_write, remove_leftovers
+from pipelines.splits import SplitOptions
+from pipelines.storage import Location, StorageError, prepare_out
+from ttrnn.files import remove_leftovers
 
-__all__ = ["PreprocessOptions", "preprocess", "summary"]
+__all__ = ["PREPROCESS_JSON", "REJECTED_CSV", "PreprocessOptions", "preprocess", "summary"]
 
 log = logging.getLogger(__name__)
 
-PREPROCESS_JSON = "preprocess.json"
 REJECTED_CSV = "rejected.csv"
+MISPLACED = "misplaced"
+"""In rejected.csv, beside decode.REASONS: a video whose place or name does not fit the layout."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreprocessOptions:
-    """Decodes labelled videos into shards: frames of one size, ready to be mapped into memory."""
+    """Decodes labelled videos into shards: frames of one size, ready to be mapped into memory.
 
-    videos: str = cli.positional()
+    VIDEOS and OUT are paths, or URIs such as s3://bucket/shards. With --inspect or --verify they are not given.
+    """
+
+    videos: str = cli.positional(default="")
     """folder of videos, or CSV file path,label,group,split"""
-    out: str = cli.positional()
+    out: str = cli.positional(default="")
     """directory of shards to make"""
     layout: str = "auto"
-    """how the folder is arranged: auto, csv, folders (CLASS/.../clip.avi), ucf11, hollywood2, youtube-celebrities"""
+    """how the folder is arranged: auto, csv, folders (CLASS/.../clip.avi), ucf11, ucf101, hollywood2,
+    youtube-celebrities"""
     width: int = 160
     """of every frame, pixels"""
     height: int = 120
     """of every frame, pixels"""
     channels: int = 3
     """3 for RGB, 1 for grey"""
+    fit: str = "stretch"
+    """how a picture of another shape becomes a frame: stretch, crop (centre) or letterbox (black bars)"""
     max_frames: int | None = None
     """take no more than this many frames of a video; without --num-frames, the first ones"""
     num_frames: int | None = None
     """take this many frames of a video, evenly spaced"""
+    every: int | None = None
+    """take every n-th frame"""
     fps: float | None = None
-    """take this many frames per second"""
+    """take this many frames per second, by their time stamps"""
     allow_group_leak: bool = False
     """let a group (speaker, source video) lie in several splits; splits made here are then by clip"""
+    folds: int | None = None
+    """cross-validation: of so many equal parts one is the test split; sets aside other splits"""
+    fold: int = 0
+    """which of the parts, from 0"""
+    leave_group_out: str | None = None
+    """this group is the test split (a pattern such as *_01: several); sets aside other splits"""
+    split_list: int = 1
+    """which of UCF101's official lists: 1, 2 or 3"""
     seed: int = 0
     """of the splits made here"""
-    shard_clips: int = 32
-    """clips in a shard; a shard is the unit of work"""
+    shard_mb: float = 64
+    """size of a shard, about; a shard is the unit of work"""
     time_limit_s: float = 300
     """a clip that takes longer to decode is rejected; s"""
     resume: bool = False
-    """continue what was interrupted in OUT"""
+    """continue in OUT: what was interrupted, and clips that are new in VIDEOS"""
+    retry_rejected: bool = False
+    """with --resume: try the rejected clips again"""
     overwrite: bool = False
     """delete OUT first"""
+    inspect: str | None = None
+    """show what is in this directory of shards, and draw a few clips of each class"""
+    sheet: str | None = None
+    """with --inspect: the PNG file to draw; default: contact-sheet.png in the directory"""
+    verify: str | None = None
+    """compare every shard in this directory with its SHA-256"""
 
     def __post_init__(self) -> None:
-        for name in ("width", "height", "shard_clips", "time_limit_s"):
+        if not self.inspect and not self.verify:
+            for name in ("videos", "out"):
+                if not getattr(self, name):
+                    raise ValueError(f"{name.upper()} is missing (see --help)")
+        for name in ("width", "height", "shard_mb", "time_limit_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {self.seed}")
         if self.channels not in (1, 3):
             raise ValueError(f"channels must be 3 (RGB) or 1 (grey), got {self.channels}")
+        if self.split_list not in (1, 2, 3):
+            raise ValueError(f"split_list must be 1, 2 or 3, got {self.split_list}")
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite exclude each other; give one of them")
-        _ = self.sampling  # has checks of its own
+        if self.retry_rejected and not self.resume:
+            raise ValueError("retry_rejected goes with resume; give both")
+        _ = self.sampling, self.splits  # have checks of their own
 
     @property
     def frame(self) -> Frame:
@@ -99,98 +138,116 @@ class PreprocessOptions:
 
     @property
     def sampling(self) -> Sampling:
-        """Which frames of a video to take."""
-        return Sampling(max_frames=self.max_frames, num_frames=self.num_frames, fps=self.fps)
+        """Which frames of a video to take, and how a picture becomes one."""
+        return Sampling(
+            max_frames=self.max_frames, num_frames=self.num_frames, every=self.every, fps=self.fps, fit=self.fit
+        )
+
+    @property
+    def splits(self) -> SplitOptions:
+        """How clips are dealt out to the splits."""
+        return SplitOptions(
+            seed=self.seed,
+            allow_group_leak=self.allow_group_leak,
+            folds=self.folds,
+            fold=self.fold,
+            leave_group_out=self.leave_group_out,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the result: everything but where it goes, and how the command was started."""
+        others = ("out", "resume", "retry_rejected", "overwrite", "inspect", "sheet", "verify")
+        return {name: value for name, value in asdict(self).items() if name not in others}
 
 
 def preprocess(options: PreprocessOptions) -> dict[str, Any]:
     """Makes the shards, or what is missing of them. Uses the Ray that runs, or starts one.
 
-    The same videos and options give the same bytes, whatever the number of workers and interruptions.
+    The same videos and options give the same bytes, whatever the number of workers and interruptions. Clips that are
+    added later go into shards of their own; those that are there stay as they are, splits and all.
 
     Returns:
         out, classes, task, num_clips, num_frames, num_bytes, num_rejected, rejected {reason: number}, splits {name:
-        num_clips, num_frames, num_bytes}.
+        num_clips, num_frames, num_bytes}. What `inspect_shards` or `verify_shards` returns, where that is asked for.
 
     Raises:
         UserError: there is nothing to train on, before decoding or after it.
+        StepError: remote storage does not answer.
         OSError: the disk is full.
     """
-    catalog = read_catalog(options.videos, options.layout, options.allow_group_leak, options.seed)
-    out = cli.prepare_out(options.out, marker=PREPROCESS_JSON, overwrite=options.overwrite, resume=options.resume)
-    out = out.absolute()
-    _write_or_compare_marker(out, options, catalog)
-    units = list(_units(catalog, options.shard_clips))
+    if options.inspect or options.verify:
+        # Here, because it draws, with what the workers need not load.
+        from pipelines.inspection import inspect_shards, verify_shards
+
+        return inspect_shards(options.inspect, options.sheet) if options.inspect else verify_shards(options.verify)
+    out = Location.of(options.out).absolute()
+    plan = Plan(options.settings())
+    if options.resume and (earlier := Plan.read(out)) is not None:
+        earlier.check_options(out, plan.options)
+        plan = replace(earlier, options=plan.options)
+    catalog = read_catalog(
+        options.videos,
+        options.layout,
+        options.splits,
+        split_list=options.split_list,
+        kept_splits=plan.splits(),
+        kept_classes=plan.classes,
+    )
+    prepare_out(out, marker=PREPROCESS_JSON, overwrite=options.overwrite, resume=options.resume)
+    plan.check_clips(out, catalog)
+    reports = read_reports(out, plan.shards)
+    plan = _grow(plan, catalog, out, options, plan.rejected(reports) if options.retry_rejected else {})
+    todo = [shard for shard in plan.shards if shard.file not in reports]
+    if reports:
+        log.info("%d of %d shards are there already", len(reports), len(plan.shards))
     try:
-        reports = {unit["file"]: report for unit in units if (report := _read_report(out, unit["file"])) is not None}
-        todo = [unit for unit in units if unit["file"] not in reports]
-        if reports:
-            log.info("%d of %d shards are there already", len(reports), len(units))
         if todo:
-            log.info("decoding %s clips into %d shards", f"{sum(len(unit['entries']) for unit in todo):,}", len(todo))
-            reports |= _run(todo, out, options)
+            log.info("decoding %s clips into %d shards", f"{sum(len(shard.clips) for shard in todo):,}", len(todo))
+            reports |= _run([_unit(shard, catalog) for shard in todo], out, options)
     finally:
-        remove_leftovers(out)
-    return _finish(out, options, catalog, {unit["file"]: reports[unit["file"]] for unit in units})
+        if out.is_local:
+            remove_leftovers(out.local)
+    return _finish(out, options, catalog, plan, reports)
 
 
-def _write_or_compare_marker(out: Path, options: PreprocessOptions, catalog: Catalog) -> None:
-    """Refuses to mix shards of different options or clips in one directory."""
-    made_with = _made_with(options)
-    clips = [[entry.clip_id, entry.labels, entry.group, entry.split] for entry in catalog.entries]
-    clips_sha256 = hashlib.sha256(json.dumps([catalog.classes, clips]).encode()).hexdigest()
-    if (out / PREPROCESS_JSON).exists():
-        before = json.loads((out / PREPROCESS_JSON).read_text(encoding="utf-8"))
-        for name, value in made_with.items():
-            # The videos may have moved.
-            if name != "videos" and before["options"].get(name) != value:
-                raise UserError(
-                    f"{out} was started with {name}={before['options'].get(name)}, not {value}; resume it "
-                    "with the same options, or start anew with --overwrite"
-                )
-        if before["clips_sha256"] != clips_sha256:
-            raise UserError(
-                f"the clips in {options.videos} are not those that {out} was started with; start anew with --overwrite"
-            )
-        return
-    with atomic_write(out / PREPROCESS_JSON) as file:
-        json.dump({"options": made_with, "clips_sha256": clips_sha256}, file, indent=2)
+def _grow(plan: Plan, catalog: Catalog, out: Location, options: PreprocessOptions, again: Iterable[str]) -> Plan:
+    """The plan with the clips that are not in it yet, and those that are to be tried `again`; kept in OUT."""
+    old = plan.splits().keys() - set(again)
+    new = [entry for entry in catalog.entries if entry.clip_id not in old]
+    if new:
+        if plan.shards:
+            log.info("%s clips are new, or tried again", f"{len(new):,}")
+        clip_bytes = _expected_frames(new, options) * options.frame.size
+        number = clips_per_shard(len(new), clip_bytes, options.shard_mb * 1e6)
+        plan = plan.grown(new, number, catalog.classes)
+        plan.write(out)
+    return plan
 
 
-def _made_with(options: PreprocessOptions) -> dict[str, Any]:
-    return {name: value for name, value in asdict(options).items() if name not in ("out", "resume", "overwrite")}
+def _expected_frames(entries: Sequence[Entry], options: PreprocessOptions) -> float:
+    """Frames of a clip, about: by what the headers of some say; 0 if they say nothing."""
+    if options.num_frames is not None:
+        return min(options.num_frames, options.max_frames or options.num_frames)
+    some = entries[:: -(-len(entries) // 16)]
+    with IsolatedDecoder(10) as decoder, contextlib.closing(_local_copies(entry.path for entry in some)) as paths:
+        counts = [decoder.count_frames(path) for path in paths]
+    announced = [min(count / (options.every or 1), options.max_frames or count) for count in counts if count]
+    return sum(announced) / len(announced) if announced else 0
 
 
-def _units(catalog: Catalog, shard_clips: int) -> Iterator[dict[str, Any]]:
-    """The shards to be: JSON values, so that one is a row of a Ray data set."""
-    for split in SPLITS:
-        entries = [entry for entry in catalog.entries if entry.split == split]
-        for index, start in enumerate(range(0, len(entries), shard_clips)):
-            yield {
-                "file": f"{split}-{index:05}.arrow",
-                "split": split,
-                "entries": [
-                    {**asdict(entry), "path": str(entry.path.absolute())}
-                    for entry in entries[start : start + shard_clips]
-                ],
-            }
+def _unit(shard: Shard, catalog: Catalog) -> dict[str, Any]:
+    """A shard to be as JSON values, so that it is a row of a Ray data set."""
+    paths = _paths(catalog)
+    clips = [(*clip, paths[clip[0]]) for clip in shard.clips]
+    return {"file": shard.file, "split": shard.split, "clips": clips}
 
 
-def _report_path(out: Path, file: str) -> Path:
-    return out / f".{file}.json"
+@functools.lru_cache(maxsize=1)
+def _paths(catalog: Catalog) -> dict[str, str]:
+    return {entry.clip_id: str(Location(entry.path).absolute()) for entry in catalog.entries}
 
 
-def _read_report(out: Path, file: str) -> dict[str, Any] | None:
-    """What became of a shard that is complete, else None."""
-    try:
-        report = json.loads(_report_path(out, file).read_text(encoding="utf-8"))
-        complete = (out / file).stat().st_size == report["shard"]["num_bytes"]
-    except FileNotFoundError:
-        return None
-    return report if complete else None
-
-
-def _run(units: Sequence[dict[str, Any]], out: Path, options: PreprocessOptions) -> dict[str, dict[str, Any]]:
+def _run(units: Sequence[dict[str, Any]], out: Location, options: PreprocessOptions) -> dict[str, dict[str, Any]]:
     with start_ray():
         import ray.data
 
@@ -209,13 +266,15 @@ def _run(units: Sequence[dict[str, Any]], out: Path, options: PreprocessOptions)
             for row in cli.progress(results, len(units), "shards"):
                 if row["errno"]:
                     raise OSError(row["errno"], row["error"])
+                if row["error"]:
+                    raise StepError(f"{row['error']}; run the same command with --resume")
                 report = json.loads(row["report"])
                 reports[report["shard"]["file"]] = report
         return reports
 
 
 def _make_shard(
-    row: dict[str, Any], *, out: Path, frame: Frame, sampling: Sampling, time_limit_s: float
+    row: dict[str, Any], *, out: Location, frame: Frame, sampling: Sampling, time_limit_s: float
 ) -> dict[str, Any]:
     """The Ray task: decodes the clips of one shard and writes it, then its report."""
     unit = json.loads(row["unit"])
@@ -224,25 +283,49 @@ def _make_shard(
 
     def clips() -> Iterator[Clip]:
         nonlocal pixel_sums
-        for entry in unit["entries"]:
-            try:
-                frames, fps = _decoder(time_limit_s).decode(entry["path"], frame, sampling)
-            except RejectedError as error:
-                rejected.append((entry["clip_id"], error.reason))
-                continue
-            if unit["split"] == "train":
-                pixel_sums += _pixel_sums(frames)
-            yield Clip(entry["clip_id"], tuple(entry["labels"]), entry["group"], fps, frames)
+        with contextlib.closing(_local_copies(path for *_, path in unit["clips"])) as paths:
+            results = _decoder(time_limit_s).decode_many(paths, frame, sampling)
+            with contextlib.closing(results):  # type: ignore[type-var]
+                for (clip_id, labels, group, _), result in zip(unit["clips"], results, strict=True):
+                    if isinstance(result, RejectedError):
+                        rejected.append((clip_id, result.reason))
+                        continue
+                    if unit["split"] == "train":
+                        pixel_sums += _pixel_sums(result.frames)
+                    yield Clip(clip_id, tuple(labels), group, result.fps, result.frames)
 
     try:
-        shard = write_shard(out / unit["file"], clips())
+        shard = _write_unless_empty(out / unit["file"], clips())
         report = {"shard": shard, "split": unit["split"], "rejected": rejected, "pixel_sums": pixel_sums.tolist()}
-        with atomic_write(_report_path(out, unit["file"])) as file:
-            json.dump(report, file)
+        report_location(out, unit["file"]).write_text(json.dumps(report))
+    except StorageError as error:
+        return {"errno": 0, "error": str(error), "report": ""}
     except OSError as error:
         # As a row: Ray would wrap it up, and the driver has to tell a full disk from other troubles.
         return {"errno": error.errno or errno.EIO, "error": f"{out / unit['file']}: {error.strerror}", "report": ""}
     return {"errno": 0, "error": "", "report": json.dumps(report)}
+
+
+def _write_unless_empty(place: Location, clips: Iterator[Clip]) -> dict[str, Any]:
+    first = next(clips, None)
+    if first is None:
+        return {"file": place.name, "num_clips": 0, "num_frames": 0, "num_bytes": 0, "sha256": ""}
+    return write_shard(place, itertools.chain([first], clips))
+
+
+def _local_copies(paths: Iterable[str]) -> Generator[Path]:
+    """Paths that a decoder can open. A copy of a remote video lasts until the one after the next is asked for."""
+    with tempfile.TemporaryDirectory(prefix="ttrnn-") as directory:
+        for number, path in enumerate(paths):
+            place = Location.of(path)
+            if place.is_local:
+                yield place.local
+                continue
+            copy = Path(directory, str(number))
+            with contextlib.suppress(FileNotFoundError):
+                place.download(copy)
+            yield copy
+            Path(directory, str(number - 1)).unlink(missing_ok=True)
 
 
 @functools.cache
@@ -264,18 +347,23 @@ def _pixel_sums(frames: np.ndarray) -> np.ndarray:
 
 
 def _finish(
-    out: Path, options: PreprocessOptions, catalog: Catalog, reports: dict[str, dict[str, Any]]
+    out: Location, options: PreprocessOptions, catalog: Catalog, plan: Plan, reports: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """rejected.csv, then dataset.json, which makes the shards whole."""
-    rejected = {clip_id: reason for report in reports.values() for clip_id, reason in report["rejected"]}
-    with atomic_write(out / REJECTED_CSV) as file:
-        csv.writer(file, lineterminator="\n").writerows([("path", "reason"), *sorted(rejected.items())])
+    rejected = plan.rejected(reports) | dict.fromkeys(catalog.left_out, MISPLACED)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("path", "reason"), *sorted(rejected.items())])
+    (out / REJECTED_CSV).write_text(text.getvalue())
     _refuse_lost_classes(out, catalog, rejected)
-    number, total, squares = np.sum([report["pixel_sums"] for report in reports.values()], axis=0)
+    done = [reports[shard.file] for shard in plan.shards]
+    number, total, squares = np.sum([report["pixel_sums"] for report in done], axis=0)
     mean = total / number
     # A channel without any contrast would be divided by zero.
     std = [float(value) or 1.0 for value in np.sqrt(squares / number - mean**2)]
-    shards = {split: [report["shard"] for report in reports.values() if report["split"] == split] for split in SPLITS}
+    shards = {
+        split: [report["shard"] for report in done if report["split"] == split and report["shard"]["num_clips"]]
+        for split in SPLITS
+    }
     write_dataset_json(
         out,
         classes=catalog.classes,
@@ -285,7 +373,7 @@ def _finish(
         mean=mean.tolist(),
         std=std,
         splits=shards,
-        options=_made_with(options),
+        options=options.settings(),
     )
     splits = {
         split: {name: sum(shard[name] for shard in shards[split]) for name in ("num_clips", "num_frames", "num_bytes")}
@@ -303,7 +391,7 @@ def _finish(
     }
 
 
-def _refuse_lost_classes(out: Path, catalog: Catalog, rejected: dict[str, str]) -> None:
+def _refuse_lost_classes(out: Location, catalog: Catalog, rejected: dict[str, str]) -> None:
     kept = [entry for entry in catalog.entries if entry.clip_id not in rejected]
     if not kept:
         raise UserError(f"all {len(rejected):,} clips were rejected; {out / REJECTED_CSV} says why")
@@ -320,8 +408,12 @@ def _refuse_lost_classes(out: Path, catalog: Catalog, rejected: dict[str, str]) 
         )
 
 
-def summary(result: dict[str, Any]) -> Group:
+def summary(result: dict[str, Any]) -> RenderableType:
     """A table of the splits, what was rejected, and what to do next."""
+    if "damaged" in result or "sheet" in result:
+        from pipelines.inspection import inspection_summary, verify_summary
+
+        return verify_summary(result) if "damaged" in result else inspection_summary(result)
     table = Table(
         "split",
         "clips",
@@ -337,7 +429,9 @@ def summary(result: dict[str, Any]) -> Group:
     lines = [f"shards in {result['out']}"]
     if result["num_rejected"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(result["rejected"].items()))
-        lines.append(f"{result['num_rejected']:,} clips rejected ({reasons}); see {result['out']}/{REJECTED_CSV}")
+        lines.append(
+            f"{result['num_rejected']:,} clips rejected ({reasons}); see {Location.of(result['out']) / REJECTED_CSV}"
+        )
     return Group(table, *lines, f"next: {cli.python()} -m pipelines.train {result['out']} runs/first")
 
 

@@ -17,6 +17,7 @@ from typing import IO, Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from pipelines.cli import StepError, UserError
+from ttrnn.files import atomic_write
 
 __all__ = ["Location", "StorageError", "prepare_out"]
 
@@ -142,12 +143,14 @@ class Location:
         """All of it, as UTF-8. Raises FileNotFoundError, UnicodeDecodeError."""
         return self.read_bytes().decode("utf-8")
 
+    def download(self, target: Path) -> None:
+        """Copies this file to a path. Raises FileNotFoundError."""
+        with self.open() as source, target.open("wb") as copy, _one_line(self):
+            shutil.copyfileobj(source, copy, 1 << 22)
+
     @contextlib.contextmanager
     def writing(self) -> Iterator[IO[bytes]]:
         """A binary file that becomes this one, whole, when the block ends well; its directory must exist."""
-        # Here, because ttrnn loads torch, which decoding processes can do without.
-        from ttrnn.files import atomic_write
-
         if self.is_local:
             with atomic_write(self.text, "wb") as file:
                 yield file
@@ -270,7 +273,9 @@ def _one_line(location: Location) -> Iterator[None]:
         raise StorageError(f"{location}: {' '.join(str(error).split())}") from error
 
 
-def prepare_out(out: str | Path, *, marker: str, overwrite: bool = False, resume: bool | None = None) -> Location:
+def prepare_out(
+    out: "str | Path | Location", *, marker: str, overwrite: bool = False, resume: bool | None = None
+) -> Location:
     """Makes the directory OUT, or refuses one that exists.
 
     Args:

@@ -96,7 +96,8 @@ class SweepOptions:
 
     def settings(self) -> dict[str, Any]:
         """What decides the result, and where it goes."""
-        values = dataclasses.asdict(self) | {"data": None if self.data is None else str(Location.of(self.data).absolute())}
+        data = None if self.data is None else str(Location.of(self.data).absolute())
+        values = dataclasses.asdict(self) | {"data": data}
         return {name: value for name, value in values.items() if name not in ("resume", "overwrite")}
 
 

@@ -32,7 +32,7 @@ PIPELINES = (
     ("cache",),
     ("shards", "splits", "cluster", "demo", "report"),
     ("catalog", "decode", "augment"),
-    ("batches", "inspection"),
+    ("batches", "inspection", "plan"),
     ("preprocess", "train"),
     ("evaluate",),
     ("predict", "pareto"),
