@@ -31,10 +31,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 import ttrnn
 from pipelines import cli
+from pipelines.augment import Augmentation
 from pipelines.batches import Batch, batches, epoch_seed, num_steps
 from pipelines.cli import StepError, UserError
 from pipelines.cluster import devices, start_ray
@@ -61,7 +61,10 @@ OnEpoch = Callable[[dict[str, Any]], None]
 
 
 # Options of runs from before they had them.
-_ABSENT = {"precision": "float32"}
+_ABSENT = {
+    "precision": "float32",
+    **{field.name: field.default for field in dataclasses.fields(Augmentation)},
+}
 
 
 class DivergedError(StepError):
@@ -117,8 +120,19 @@ class TrainOptions:
     precision: str = "auto"
     """of the products with the frames in training: float32, bfloat16, or auto for the one that is fast here; metrics
     are always measured in float32"""
+    flip: bool = False
+    """mirror half of the clips, left to right, anew in each epoch; not for what has a left and a right: letters,
+    gestures"""
+    shift: int = 0
+    """move each clip by up to this many pixels in x and y; edges are repeated"""
+    temporal_crop: float = 1.0
+    """keep a random piece of each clip, of at least this share of its frames; 1: all"""
+    speed: float = 1.0
+    """replay each clip at a random speed from 1/SPEED to SPEED; 1: as it is"""
+    brightness: float = 0.0
+    """multiply the pixels of each clip by a random factor from 1-BRIGHTNESS to 1+BRIGHTNESS"""
     seed: int = 0
-    """of initial weights, order of clips and dropout"""
+    """of initial weights, order and alteration of clips, and dropout"""
     num_workers: int = 1
     """processes (GPUs) that share the work; two and more run on Ray"""
     resume: bool = False
@@ -140,6 +154,11 @@ class TrainOptions:
             raise ValueError(f"precision must be auto, float32 or bfloat16, got {self.precision!r}")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be at least 1 epoch, got {self.patience}")
+        self.augmentation()
+
+    def augmentation(self) -> Augmentation:
+        """What is done to clips of the train split. Raises ValueError by name for a number out of its range."""
+        return Augmentation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Augmentation)})
 
     def settings(self) -> dict[str, Any]:
         """What decides the result: everything but where it goes and how it was started."""
@@ -161,13 +180,18 @@ def resolve_precision(options: TrainOptions) -> TrainOptions:
         return options
     run = Path(options.out, "config.json")
     if run.exists() and not options.overwrite:
-        return dataclasses.replace(options, precision=_read_options(run).get("precision", _ABSENT["precision"]))
+        return dataclasses.replace(options, precision=_read_options(run)["precision"])
     fast = "bfloat16" if supports_bfloat16(local_device().type) else "float32"
     return dataclasses.replace(options, precision=fast)
 
 
 def model_config(options: TrainOptions, data: ShardDataset) -> ModelConfig:
-    """The model that the options ask for on these shards. Raises UserError where shapes do not fit the frames."""
+    """The model that the options ask for on these shards. Raises UserError where shapes or shift do not fit frames."""
+    if options.shift >= min(data.frame.width, data.frame.height):
+        raise UserError(
+            f"shift {options.shift} moves frames of {data.frame.width}x{data.frame.height} pixels out of sight; give "
+            f"less than {min(data.frame.width, data.frame.height)}"
+        )
     names = {field.name for field in dataclasses.fields(ModelConfig)} & set(options.settings())
     with cli.user_errors():
         return ModelConfig(
@@ -197,29 +221,25 @@ def predict_split(
     model: VideoClassifier, split: Split, batch_size: int = 16, *, rank: int = 0, world_size: int = 1
 ) -> tuple[np.ndarray, list[int], float]:
     """Probabilities (B, C) of this worker's clips, their indices in the split, and the sum of their losses."""
-    device = next(model.parameters()).device
     model.eval()
     rows, indices, loss = [], [], 0.0
-    with torch.inference_mode():
-        for batch in batches(
-            split,
-            batch_size,
-            len(model.config.classes),
-            model.config.task == "multi_label",
-            rank=rank,
-            world_size=world_size,
-        ):
+    epoch = batches(
+        split,
+        batch_size,
+        len(model.config.classes),
+        model.config.task == "multi_label",
+        rank=rank,
+        world_size=world_size,
+        device=next(model.parameters()).device,
+    )
+    with torch.inference_mode(), contextlib.closing(epoch):
+        for batch in epoch:
             if batch.share:
-                logits = model(_to(batch.frames, device))
-                loss += float(_losses(logits, batch.labels.to(device)).sum())
+                logits = model(batch.frames)
+                loss += float(_losses(logits, batch.labels).sum())
                 rows.append(model.probabilities(logits).float().cpu().numpy())
                 indices += batch.indices
     return np.concatenate(rows) if rows else np.empty((0, len(model.config.classes)), np.float32), indices, loss
-
-
-def _to(frames: PackedSequence, device: torch.device) -> PackedSequence:
-    # torch's own stub takes the first argument for a dtype.
-    return frames.to(device)  # type: ignore[arg-type]
 
 
 def _losses(logits_BC: Tensor, labels: Tensor) -> Tensor:
@@ -265,16 +285,20 @@ class _Run:
         self.model.train()
         self.model.rnn.compute_dtype = self.compute_dtype
         loss_sum = torch.zeros(2, device=self.device)
-        for batch in batches(
+        steps = batches(
             self.train,
             self.options.batch_size,
             len(self.model.config.classes),
             self.model.config.task == "multi_label",
+            seed=epoch_seed(self.options.seed, epoch),
+            augmentation=self.options.augmentation(),
             rank=self.rank,
             world_size=self.world_size,
-            shuffle_seed=epoch_seed(self.options.seed, epoch),
-        ):
-            loss_sum += torch.stack(self._step(batch))
+            device=self.device,
+        )
+        with contextlib.closing(steps):
+            for batch in steps:
+                loss_sum += torch.stack(self._step(batch))
         if self.world_size > 1:
             dist.all_reduce(loss_sum)
         train_s = time.monotonic() - start
@@ -291,7 +315,7 @@ class _Run:
         }
 
     def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        losses = _losses(self.replica(_to(batch.frames, self.device)), batch.labels.to(self.device))
+        losses = _losses(self.replica(batch.frames), batch.labels)
         # Workers' gradients are averaged: weighted so, the average is the mean over all clips of the step.
         loss = losses.mean() * batch.share * self.world_size
         self.optimizer.zero_grad()
@@ -466,7 +490,7 @@ def claim_run(out: Path, options: TrainOptions, config: ModelConfig) -> None:
     if path.exists():
         earlier = _read_options(path)
         for name, value in options.settings().items():
-            if earlier.get(name, _ABSENT.get(name)) != value:
+            if earlier.get(name) != value:
                 raise UserError(
                     f"{out} was started with {name} {earlier.get(name)!r}, not {value!r}; resume it with the "
                     "same options, or give another OUT"
@@ -486,7 +510,7 @@ def _read_options(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != "ttrnn-run":
             raise KeyError("format")
-        options: dict[str, Any] = content["options"]
+        options = {**_ABSENT, **content["options"]}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} does not describe a run of train; it is left alone: give another OUT") from error
     return options

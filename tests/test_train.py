@@ -17,6 +17,7 @@ from pipelines.train import DivergedError, TrainOptions, fit, train
 from tests.shards import make_shards
 
 FAST = {"hidden_modes": "2x2x2x2", "ranks": "2", "epochs": 4, "batch_size": 8, "lr": 0.02}
+ALTERED = {"flip": True, "shift": 1, "temporal_crop": 0.7, "speed": 1.5, "brightness": 0.2}
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,44 @@ def test_a_run_is_resumed_with_the_precision_that_it_was_started_with(shards, tm
         train(options(shards, tmp_path / "run", epochs=1, resume=True, precision=other))
 
 
+@pytest.mark.parametrize("kwargs", [{name: value} for name, value in ALTERED.items()], ids=str)
+def test_clips_are_altered_in_training_only_and_the_run_says_so(shards, tmp_path, monkeypatch, kwargs):
+    seen = []
+    forward = training.VideoClassifier.forward
+
+    def noted(model, frames, *args):
+        seen.append((model.training, [clip.tolist() for clip in frames]))
+        return forward(model, frames, *args)
+
+    monkeypatch.setattr(training.VideoClassifier, "forward", noted)
+    clips = {}
+    for name, chosen in (("plain", {}), ("altered", kwargs)):
+        seen.clear()
+        result = train(options(shards, tmp_path / name, epochs=2, **chosen))
+        clips[name] = {
+            learning: [clip for at, batch in seen if at == learning for clip in batch] for learning in (0, 1)
+        }
+    assert clips["altered"][False] == clips["plain"][False]
+    changed = [clip not in clips["plain"][True] for clip in clips["altered"][True]]
+    # Of 2 epochs of 36 clips; half of them at least, but for those that are drawn as they are.
+    assert sum(changed) > 20
+    ((name, value),) = kwargs.items()
+    assert json.loads((tmp_path / "altered" / "config.json").read_text())["options"][name] == value
+    assert result["config"][name] == value
+
+
+def test_a_run_from_before_the_options_was_not_altered(shards, tmp_path):
+    train(options(shards, tmp_path / "run", epochs=1))
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    for name in ALTERED:
+        del config["options"][name]
+    path.write_text(json.dumps(config))
+    assert train(options(shards, tmp_path / "run", epochs=1, resume=True))["state"] == "complete"
+    with pytest.raises(UserError, match="was started with shift 0, not 1"):
+        train(options(shards, tmp_path / "run", epochs=1, resume=True, shift=1))
+
+
 def test_what_a_killed_run_left_half_written_is_gone_after_resuming(shards, tmp_path):
     train(options(shards, tmp_path / "run", epochs=1))
     expected = set((tmp_path / "run").iterdir())
@@ -150,9 +189,13 @@ class StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize("killed_in", ["run_epoch", "keep", "write_summary"])
-def test_resumed_run_equals_an_undisturbed_one_to_the_bit(shards, tmp_path, monkeypatch, killed_in):
-    train(options(shards, tmp_path / "whole"))
+@pytest.mark.parametrize(
+    ("killed_in", "kwargs"),
+    [("run_epoch", {}), ("keep", {}), ("write_summary", {}), ("run_epoch", ALTERED)],
+    ids=["run_epoch", "keep", "write_summary", "run_epoch, altered clips"],
+)
+def test_resumed_run_equals_an_undisturbed_one_to_the_bit(shards, tmp_path, monkeypatch, killed_in, kwargs):
+    train(options(shards, tmp_path / "whole", **kwargs))
     method, calls = getattr(training._Run, killed_in), []
 
     def dies_in_epoch_3(self, *args):
@@ -164,8 +207,8 @@ def test_resumed_run_equals_an_undisturbed_one_to_the_bit(shards, tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(training._Run, killed_in, dies_in_epoch_3)
         with pytest.raises(StopError):
-            train(options(shards, tmp_path / "cut"))
-    result = train(options(shards, tmp_path / "cut", resume=True))
+            train(options(shards, tmp_path / "cut", **kwargs))
+    result = train(options(shards, tmp_path / "cut", resume=True, **kwargs))
     assert result["state"] == "complete"
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
     one, other = weights(tmp_path / "cut"), weights(tmp_path / "whole")
@@ -227,6 +270,7 @@ def test_divergence_stops_the_run_with_its_numbers_and_keeps_the_best_model(shar
         ({"cell": "cnn"}, "rnn, gru, lstm"),
         ({"input": "dense", "recurrent_ranks": "2"}, "recurrent_ranks"),
         ({"hidden_modes": "4*4"}, "'4\\*4'"),
+        ({"shift": 4}, "shift 4 moves frames of 8x4 pixels out of sight; give less than 4"),
     ],
     ids=str,
 )
@@ -249,6 +293,10 @@ def test_shapes_that_do_not_fit_are_refused_before_anything_is_made(shards, tmp_
         {"weight_decay": -0.1},
         {"input_gain": 0.0},
         {"precision": "float16"},
+        {"shift": -1},
+        {"temporal_crop": 0.0},
+        {"speed": 0.5},
+        {"brightness": 2.0},
     ],
     ids=str,
 )
@@ -328,7 +376,7 @@ def test_shards_cut_in_half_are_refused_with_2(shards, tmp_path):
 
 def test_two_workers_train_as_one_with_twice_the_batch(shards, tmp_path):
     """Ray Train with two gloo workers; ragged clips, a last batch of fewer clips, no dropout."""
-    exact = {"dropout": 0.0, "recurrent_dropout": 0.0, "epochs": 2, "precision": "float32"}
+    exact = {"dropout": 0.0, "recurrent_dropout": 0.0, "epochs": 2, "precision": "float32", **ALTERED}
     train(options(shards, tmp_path / "one", batch_size=10, **exact))
     result = train(options(shards, tmp_path / "two", batch_size=5, num_workers=2, **exact))
     assert result["state"] == "complete"
