@@ -24,7 +24,7 @@ import logging
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -175,11 +175,15 @@ def preprocess(options: PreprocessOptions) -> dict[str, Any]:
         StepError: remote storage does not answer.
         OSError: the disk is full.
     """
-    if options.inspect or options.verify:
-        # Here, because it draws, with what the workers need not load.
-        from pipelines.inspection import inspect_shards, verify_shards
+    # Inspection is loaded here only, because it draws, with what the workers need not load.
+    if options.inspect:
+        from pipelines.inspection import inspect_shards
 
-        return inspect_shards(options.inspect, options.sheet) if options.inspect else verify_shards(options.verify)
+        return inspect_shards(options.inspect, options.sheet)
+    if options.verify:
+        from pipelines.inspection import verify_shards
+
+        return verify_shards(options.verify)
     out = Location.of(options.out).absolute()
     plan = Plan(options.settings())
     if options.resume and (earlier := Plan.read(out)) is not None:
@@ -229,8 +233,8 @@ def _expected_frames(entries: Sequence[Entry], options: PreprocessOptions) -> fl
     if options.num_frames is not None:
         return min(options.num_frames, options.max_frames or options.num_frames)
     some = entries[:: -(-len(entries) // 16)]
-    with IsolatedDecoder(10) as decoder, contextlib.closing(_local_copies(entry.path for entry in some)) as paths:
-        counts = [decoder.count_frames(path) for path in paths]
+    with IsolatedDecoder(10) as decoder, _room_for_copies() as directory:
+        counts = [decoder.count_frames(path) for path in _local_copies((entry.path for entry in some), directory)]
     announced = [min(count / (options.every or 1), options.max_frames or count) for count in counts if count]
     return sum(announced) / len(announced) if announced else 0
 
@@ -283,9 +287,9 @@ def _make_shard(
 
     def clips() -> Iterator[Clip]:
         nonlocal pixel_sums
-        with contextlib.closing(_local_copies(path for *_, path in unit["clips"])) as paths:
-            results = _decoder(time_limit_s).decode_many(paths, frame, sampling)
-            with contextlib.closing(results):  # type: ignore[type-var]
+        with _room_for_copies() as directory:
+            paths = _local_copies((path for *_, path in unit["clips"]), directory)
+            with contextlib.closing(_decoder(time_limit_s).decode_many(paths, frame, sampling)) as results:
                 for (clip_id, labels, group, _), result in zip(unit["clips"], results, strict=True):
                     if isinstance(result, RejectedError):
                         rejected.append((clip_id, result.reason))
@@ -313,19 +317,20 @@ def _write_unless_empty(place: Location, clips: Iterator[Clip]) -> dict[str, Any
     return write_shard(place, itertools.chain([first], clips))
 
 
-def _local_copies(paths: Iterable[str]) -> Generator[Path]:
-    """Paths that a decoder can open. A copy of a remote video lasts until the one after the next is asked for."""
-    with tempfile.TemporaryDirectory(prefix="ttrnn-") as directory:
-        for number, path in enumerate(paths):
-            place = Location.of(path)
-            if place.is_local:
-                yield place.local
-                continue
-            copy = Path(directory, str(number))
-            with contextlib.suppress(FileNotFoundError):
-                place.download(copy)
-            yield copy
-            Path(directory, str(number - 1)).unlink(missing_ok=True)
+_room_for_copies = functools.partial(tempfile.TemporaryDirectory, prefix="ttrnn-")
+
+
+def _local_copies(paths: Iterable[str], directory: str) -> Iterator[Path]:
+    """Paths that a decoder can open. A copy of a remote video lasts until the next path but one is asked for."""
+    for number, path in enumerate(paths):
+        place, copy = Location.of(path), Path(directory, str(number))
+        if place.is_local:
+            yield place.local
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            place.download(copy)
+        yield copy
+        Path(directory, str(number - 1)).unlink(missing_ok=True)
 
 
 @functools.cache
