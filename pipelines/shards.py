@@ -146,6 +146,16 @@ def _sha256(place: Location) -> str:
     return digest.hexdigest()
 
 
+def _is_damaged(file: Location, sha256: str) -> bool:
+    try:
+        return _sha256(file) != sha256
+    except OSError as error:
+        # A disk that can't read a file has damaged it; a network that fails says nothing of the file.
+        if file.is_local or isinstance(error, FileNotFoundError):
+            return True
+        raise
+
+
 def write_dataset_json(
     place: str | Path | Location,
     *,
@@ -218,8 +228,12 @@ class ShardDataset:
     """by name: num_clips, num_frames, shards (each file, num_clips, num_frames, num_bytes, sha256)"""
 
     @classmethod
-    def open(cls, place: str | Path | Location) -> "ShardDataset":
+    def open(cls, place: str | Path | Location, *, check_sizes: bool = True) -> "ShardDataset":
         """Reads dataset.json and checks that every local shard is there in its full size; `verify` checks the bytes.
+
+        Args:
+            place: The directory.
+            check_sizes: False leaves the shards alone, for somebody who wants to know of each one (`damaged`).
 
         Raises:
             UserError: no such directory, unfinished, of another version, or a shard is missing or cut short.
@@ -238,7 +252,7 @@ class ShardDataset:
                 document["splits"],
             )
             for file, shard in dataset._shards():
-                if place.is_local:
+                if check_sizes and place.is_local:
                     _check_size(file.local, shard["num_bytes"])
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{place / DATASET_JSON} is damaged ({error}); run preprocess again") from error
@@ -261,9 +275,9 @@ class ShardDataset:
         return Split(cached(remote), self.frame)
 
     def damaged(self) -> Iterator[tuple[str, bool]]:
-        """Reads every shard; yields its name, and whether its SHA-256 differs from dataset.json's."""
+        """Reads every shard; yields its name, and whether its SHA-256 is not dataset.json's, or it can't be read."""
         for file, shard in self._shards():
-            yield shard["file"], _sha256(file) != shard["sha256"]
+            yield shard["file"], _is_damaged(file, shard["sha256"])
 
     def verify(self) -> None:
         """Reads every shard and compares its SHA-256 with dataset.json.
