@@ -20,12 +20,11 @@ from rich.table import Table
 from pipelines import cli
 from pipelines.contact_sheet import write_contact_sheet
 from pipelines.metrics import chance_level
-from pipelines.shards import ShardDataset, Split
+from pipelines.shards import REJECTED_CSV, ShardDataset, Split
 from pipelines.storage import Location
 
 __all__ = ["SHEET_PNG", "inspect_shards", "inspection_summary", "verify_shards", "verify_summary"]
 
-REJECTED_CSV = "rejected.csv"
 SHEET_PNG = "contact-sheet.png"
 _NUM_EXAMPLES = 5
 

@@ -40,16 +40,15 @@ from pipelines.cli import StepError, UserError
 from pipelines.cluster import start_ray
 from pipelines.decode import IsolatedDecoder, RejectedError, Sampling
 from pipelines.plan import PREPROCESS_JSON, Plan, Shard, clips_per_shard, read_reports, report_location
-from pipelines.shards import Clip, Frame, write_dataset_json, write_shard
+from pipelines.shards import REJECTED_CSV, Clip, Frame, write_dataset_json, write_shard
 from pipelines.splits import SplitOptions
 from pipelines.storage import Location, StorageError, prepare_out
 from ttrnn.files import remove_leftovers
 
-__all__ = ["PREPROCESS_JSON", "REJECTED_CSV", "PreprocessOptions", "preprocess", "summary"]
+__all__ = ["PREPROCESS_JSON", "PreprocessOptions", "preprocess", "summary"]
 
 log = logging.getLogger(__name__)
 
-REJECTED_CSV = "rejected.csv"
 MISPLACED = "misplaced"
 """In rejected.csv, beside decode.REASONS: a video whose place or name does not fit the layout."""
 

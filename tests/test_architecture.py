@@ -31,7 +31,7 @@ PIPELINES = (
     ("storage",),
     ("cache",),
     ("shards", "splits", "cluster", "demo", "report"),
-    ("catalog", "decode", "augment"),
+    ("catalog", "decode", "augment", "contact_sheet"),
     ("batches", "inspection", "plan"),
     ("preprocess", "train"),
     ("evaluate",),
