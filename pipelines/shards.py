@@ -28,6 +28,7 @@ __all__ = [
     "DATASET_JSON",
     "FORMAT",
     "FORMAT_VERSION",
+    "REJECTED_CSV",
     "SCHEMA",
     "Clip",
     "Frame",
@@ -40,6 +41,7 @@ __all__ = [
 FORMAT = "ttrnn-shards"
 FORMAT_VERSION = 1
 DATASET_JSON = "dataset.json"
+REJECTED_CSV = "rejected.csv"
 SCHEMA = pa.schema(
     [
         ("clip_id", pa.string()),
