@@ -8,13 +8,14 @@ import contextlib
 import functools
 import logging
 import os
+import posixpath
 import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from pipelines.cli import StepError, UserError
 from ttrnn.files import atomic_write
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 
 # An object appears when its upload is complete, so it needs no temporary name (and a rename would copy it).
 _OBJECT_STORES = ("s3", "gcs", "abfs")
+_CHUNK_BYTES = 1 << 22
+# No key of an object store is cut off at a #, but urlsplit does, and drops the others.
+_NOT_IN_URLS = str.maketrans({char: quote(char) for char in "#\t\n\r"})
 
 
 class StorageError(StepError):
@@ -57,11 +61,13 @@ class Location:
         text = os.fspath(place)
         if "://" not in text:
             return cls(text)
-        url = urlsplit(text)
+        url = urlsplit(text.translate(_NOT_IN_URLS))
         if url.scheme == "file":
+            if url.netloc not in ("", "localhost"):
+                raise UserError(f"{text} names a machine, {url.netloc}; give file:///DIRECTORY, or a path")
             return cls(unquote(url.path))
         _filesystem(url.scheme, url.netloc, url.query)
-        return cls(text.rstrip("/"))
+        return cls(_join_url(url.scheme, url.netloc, url.path.rstrip("/"), url.query))
 
     def __str__(self) -> str:
         return self.text
@@ -70,12 +76,13 @@ class Location:
         if self.is_local:
             return Location(os.path.join(self.text, name))
         url = urlsplit(self.text)
-        return Location(urlunsplit(url._replace(path=f"{url.path.rstrip('/')}/{quote(name)}")))
+        return Location(_join_url(url.scheme, url.netloc, f"{url.path.rstrip('/')}/{quote(name)}", url.query))
 
     @property
     def name(self) -> str:
         """The last part."""
-        return os.path.basename(self.text) if self.is_local else unquote(os.path.basename(urlsplit(self.text).path))
+        path = self.text if self.is_local else unquote(urlsplit(self.text).path)
+        return posixpath.basename(path.rstrip("/"))
 
     @property
     def is_local(self) -> bool:
@@ -136,17 +143,26 @@ class Location:
 
     def read_bytes(self) -> bytes:
         """All of it. Raises FileNotFoundError."""
+        return b"".join(self.chunks())
+
+    def chunks(self) -> Iterator[bytes]:
+        """All of it, piece by piece. Raises FileNotFoundError."""
         with self.open() as file, _one_line(self):
-            return file.read()
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
 
     def read_text(self) -> str:
         """All of it, as UTF-8. Raises FileNotFoundError, UnicodeDecodeError."""
         return self.read_bytes().decode("utf-8")
 
     def download(self, target: Path) -> None:
-        """Copies this file to a path. Raises FileNotFoundError."""
-        with self.open() as source, target.open("wb") as copy, _one_line(self):
-            shutil.copyfileobj(source, copy, 1 << 22)
+        """Copies this file to a path, or leaves nothing there. Raises FileNotFoundError."""
+        try:
+            with target.open("wb") as copy:
+                copy.writelines(self.chunks())
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[IO[bytes]]:
@@ -169,12 +185,11 @@ class Location:
         from pyarrow import fs
 
         filesystem, path = self._remote()
-        target = path if filesystem.type_name in _OBJECT_STORES else f"{path}.tmp"
+        folder, name = posixpath.split(path)
+        target = path if filesystem.type_name in _OBJECT_STORES else f"{folder}/.{name}.tmp"
         with _one_line(self):
             fs.copy_files(source, target, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
             if target != path:
-                with contextlib.suppress(FileNotFoundError):
-                    filesystem.delete_file(path)
                 filesystem.move(target, path)
 
     def mkdir(self) -> None:
@@ -197,14 +212,18 @@ class Location:
         with _one_line(self):
             return not filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
 
-    def remove_tree(self) -> None:
-        """Deletes the directory and what lies in it."""
+    def clear(self) -> None:
+        """Deletes what lies in this directory, which may be a link, a mount or a bucket and stays."""
         if self.is_local:
-            shutil.rmtree(self.text)
+            for entry in os.scandir(self.text):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry)
+                else:
+                    os.unlink(entry)
             return
         filesystem, path = self._remote()
         with _one_line(self):
-            filesystem.delete_dir(path)
+            filesystem.delete_dir_contents(path)
 
     def files(self) -> list[str]:
         """All files below, by relative name with "/", sorted; nothing hidden.
@@ -243,16 +262,19 @@ def _local_files(top: str) -> list[str]:
     return names
 
 
+def _join_url(scheme: str, netloc: str, path: str, query: str) -> str:
+    # Not by urlunsplit, which makes hdfs:/shards of hdfs:///shards.
+    return f"{scheme}://{netloc}{path}" + (f"?{query}" if query else "")
+
+
 @functools.cache
 def _filesystem(scheme: str, netloc: str, query: str) -> tuple[Any, str]:
     """A pyarrow file system, and the path of its root (in an object store: the bucket)."""
-    import pyarrow as pa
     from pyarrow import fs
 
-    uri = urlunsplit((scheme, netloc, "/", query, ""))
     try:
-        filesystem, root = fs.FileSystem.from_uri(uri)
-    except (pa.ArrowInvalid, OSError) as error:
+        filesystem, root = fs.FileSystem.from_uri(_join_url(scheme, netloc, "/", query))
+    except (OSError, ValueError, ImportError, NotImplementedError) as error:
         reason = str(error).split("\n")[0]
         raise UserError(
             f"{scheme}://{netloc} can't be opened ({reason}); give a path, or a URI that pyarrow knows (s3, gs, hdfs)"
@@ -267,7 +289,7 @@ def _one_line(location: Location) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    except OSError as error:
+    except (OSError, ValueError, NotImplementedError) as error:
         if location.is_local:
             raise
         raise StorageError(f"{location}: {' '.join(str(error).split())}") from error
@@ -299,7 +321,7 @@ def prepare_out(
                     f"{out} has no {marker}: it was not made by this command and is not deleted; "
                     "give another OUT, or remove it yourself"
                 )
-            place.remove_tree()
+            place.clear()
         else:
             way_out = "" if resume is None else "--resume continues it, "
             raise UserError(f"{out} exists; {way_out}--overwrite deletes it first")
