@@ -6,25 +6,26 @@ Two variables of the environment, because they belong to a node and not to a job
     TTRNN_CACHE_GB   the limit in GB [default: half of the disk that the directory is on]
 """
 
-import contextlib
 import fcntl
 import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.cli import StepError, UserError
 from pipelines.storage import Location
+from ttrnn.files import atomic_write, remove_leftovers
 
 __all__ = ["Remote", "cached"]
 
 log = logging.getLogger(__name__)
 
-_CHUNK_BYTES = 1 << 22
+# Whatever else lies in the directory is not ours to delete.
+_OURS = "[0-9a-f]" * 64 + ".arrow"
 
 
 class Remote(NamedTuple):
@@ -38,32 +39,35 @@ class Remote(NamedTuple):
 def cached(files: Sequence[Remote]) -> list[Path]:
     """Local copies of the files, in order; fetched and checked where they are not there yet.
 
-    Any number of processes may ask at the same time: each file is fetched once. A file that goes to make room stays
+    Any number of processes may ask at the same time: one fetches, the others wait. A file that goes to make room stays
     readable for those who have it open.
 
     Raises:
-        UserError: together they are larger than the limit.
-        StepError: a file differs from its SHA-256, or can't be fetched.
+        UserError: together they are larger than the limit, or the directory can't be written.
+        StepError: a file is missing, differs from its SHA-256, or can't be fetched.
     """
-    directory = Path(os.environ.get("TTRNN_CACHE") or Path.home() / ".cache" / "ttrnn")
-    directory.mkdir(parents=True, exist_ok=True)
-    limit, needed = _limit_bytes(directory), sum(file.num_bytes for file in files)
-    if needed > limit:
+    directory = Path(os.environ.get("TTRNN_CACHE") or Path.home() / ".cache" / "ttrnn").absolute()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / ".lock").open("w")
+    except OSError as error:
         raise UserError(
-            f"the shards take {needed / 1e9:.1f} GB, the cache in {directory} may hold {limit / 1e9:.1f} GB; set "
-            "TTRNN_CACHE_GB higher, TTRNN_CACHE to a larger disk, or make smaller shards"
-        )
-    wanted = {file.sha256 for file in files}
-    paths = [directory / f"{file.sha256}.arrow" for file in files]
-    missing = [(file, path) for file, path in zip(files, paths, strict=True) if not _is_there(file, path)]
-    if missing:
-        log.info("fetching %d shards into %s", len(missing), directory)
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda both: _fetch(both[0], both[1], limit, wanted), missing))
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(path)
-    return paths
+            f"the cache {directory} can't be written ({error.strerror}); set TTRNN_CACHE to another directory"
+        ) from error
+    by_path = {directory / f"{file.sha256}.arrow": file for file in files}
+    limit, needed = _limit_bytes(directory), sum(file.num_bytes for file in by_path.values())
+    with lock:
+        if needed > limit:
+            raise UserError(
+                f"the shards take {needed / 1e9:,.3f} GB, the cache in {directory} may hold {limit / 1e9:,.3f} GB; set "
+                "TTRNN_CACHE_GB higher, TTRNN_CACHE to a larger disk, or make smaller shards"
+            )
+        if _missing(by_path):
+            # The system releases it when its holder dies.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            remove_leftovers(directory)
+            _fetch_all(_missing(by_path), directory, limit, by_path)
+    return [directory / f"{file.sha256}.arrow" for file in files]
 
 
 def _limit_bytes(directory: Path) -> int:
@@ -71,50 +75,60 @@ def _limit_bytes(directory: Path) -> int:
     if not text:
         return shutil.disk_usage(directory).total // 2
     try:
-        return int(float(text) * 1e9)
-    except (ValueError, OverflowError) as error:
-        raise UserError(f"TTRNN_CACHE_GB must be a number of GB, got {text!r}") from error
+        limit = int(float(text) * 1e9)
+    except (ValueError, OverflowError):
+        limit = 0
+    if limit <= 0:
+        raise UserError(f"TTRNN_CACHE_GB must be a number of GB above 0, got {text!r}")
+    return limit
 
 
-def _is_there(file: Remote, path: Path) -> bool:
-    return path.exists() and path.stat().st_size == file.num_bytes
+def _missing(files: dict[Path, Remote]) -> dict[Path, Remote]:
+    """Those that are not there; the others count as used just now."""
+    missing = {}
+    for path, file in files.items():
+        try:
+            os.utime(path)
+            is_whole = path.stat().st_size == file.num_bytes
+        except FileNotFoundError:
+            is_whole = False
+        if not is_whole:
+            missing[path] = file
+    return missing
 
 
-def _fetch(file: Remote, path: Path, limit: int, wanted: set[str]) -> None:
-    with _lock(path.with_suffix(".lock")):
-        if _is_there(file, path):
-            return
-        with _lock(path.parent / ".room.lock"):
-            _make_room(path.parent, limit - file.num_bytes, wanted)
-        # Under the lock its name is ours: what a killed process left there is written over.
-        temporary, digest = path.with_suffix(".tmp"), hashlib.sha256()
-        with file.location.open() as source, temporary.open("wb") as target:
-            while chunk := source.read(_CHUNK_BYTES):
+def _fetch_all(files: dict[Path, Remote], directory: Path, limit: int, wanted: Collection[Path]) -> None:
+    if not files:
+        return
+    num_bytes = sum(file.num_bytes for file in files.values())
+    log.info("fetching %d shards, %s MB, into %s", len(files), f"{num_bytes / 1e6:,.0f}", directory)
+    _make_room(directory, limit - num_bytes, wanted)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(_fetch, files.values(), files))
+
+
+def _fetch(file: Remote, path: Path) -> None:
+    digest = hashlib.sha256()
+    with atomic_write(path, "wb") as target:
+        try:
+            for chunk in file.location.chunks():
                 digest.update(chunk)
                 target.write(chunk)
+        except FileNotFoundError as error:
+            raise StepError(f"{file.location} is missing; run preprocess again") from error
         if digest.hexdigest() != file.sha256:
-            temporary.unlink()
             raise StepError(
                 f"{file.location} is damaged: its SHA-256 is not that of dataset.json; run preprocess again"
             )
-        os.replace(temporary, path)
 
 
-def _make_room(directory: Path, limit: int, wanted: set[str]) -> None:
+def _make_room(directory: Path, limit: int, wanted: Collection[Path]) -> None:
     """Removes the least recently used until `limit` bytes are left, but nothing that is wanted now."""
-    kept = sorted(((path.stat(), path) for path in directory.glob("*.arrow")), key=lambda both: both[0].st_mtime_ns)
+    kept = sorted(((path.stat(), path) for path in directory.glob(_OURS)), key=lambda both: both[0].st_mtime_ns)
     total = sum(status.st_size for status, _ in kept)
     for status, path in kept:
         if total <= limit:
             return
-        if path.stem not in wanted:
+        if path not in wanted:
             path.unlink(missing_ok=True)
             total -= status.st_size
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Between processes and threads; the system releases it when its holder dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
