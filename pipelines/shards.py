@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.cache import Remote, cached
-from pipelines.cli import UserError, user_errors
+from pipelines.cli import UserError
 from pipelines.storage import Location
 
 __all__ = [
@@ -142,20 +142,17 @@ def _to_batch(clip: Clip) -> pa.RecordBatch:
 
 def _sha256(place: Location) -> str:
     digest = hashlib.sha256()
-    with place.open() as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
+    for chunk in place.chunks():
+        digest.update(chunk)
     return digest.hexdigest()
 
 
 def _is_damaged(file: Location, sha256: str) -> bool:
     try:
         return _sha256(file) != sha256
-    except OSError as error:
-        # A disk that can't read a file has damaged it; a network that fails says nothing of the file.
-        if file.is_local or isinstance(error, FileNotFoundError):
-            return True
-        raise
+    except OSError:
+        # A disk that can't read a file has damaged it. A network that fails says nothing of the file: StorageError.
+        return True
 
 
 def write_dataset_json(
@@ -312,6 +309,8 @@ def _read_dataset_json(place: Location) -> dict[str, Any]:
             f"{place} has no {DATASET_JSON}: it is unfinished or no directory of shards; finish it with "
             "preprocess --resume"
         ) from None
+    except OSError as error:
+        raise UserError(f"{file} can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is damaged ({error}); run preprocess again") from error
     try:
@@ -358,9 +357,14 @@ class Split(Sequence[Clip]):
         self._places: list[tuple[mmap.mmap, int]] = []
         lengths: list[int] = []
         for file in self._files:
-            # ArrowInvalid is a ValueError.
-            with user_errors(f"{file} is damaged; run preprocess again"):
+            try:
                 lengths += self._map(file)
+            except (OSError, ValueError, pa.ArrowException) as error:
+                if isinstance(error, OSError) and error.strerror:
+                    raise UserError(f"{file} can't be read: {error.strerror}") from error
+                raise UserError(
+                    f"{file} is damaged ({' '.join(str(error).split())}); delete it and run preprocess --resume"
+                ) from error
         self.lengths = np.array(lengths, np.int32)
 
     def _map(self, file: Path) -> list[int]:
@@ -372,6 +376,10 @@ class Split(Sequence[Clip]):
             shard = mmap.mmap(opened.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
         whole = pa.py_buffer(shard)
         table = pa.ipc.open_file(whole).read_all()
+        if not table.schema.equals(SCHEMA):
+            raise ValueError(f"its columns are {', '.join(table.schema.names)}")
+        # Otherwise a changed byte may lead anywhere in memory.
+        table.validate(full=True)
         self.clip_ids += table["clip_id"].to_pylist()
         self.labels += map(tuple, table["labels"].to_pylist())
         self.groups += table["group"].to_pylist()
