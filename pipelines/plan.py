@@ -59,7 +59,7 @@ class Plan:
             document = json.loads(path.read_text())
             if (document["format"], document["version"]) != (_FORMAT, _VERSION):
                 raise ValueError(f"format {document['format']} version {document['version']}")
-            shards = tuple(Shard(**shard) for shard in document["shards"])
+            shards = tuple(_shard(**shard) for shard in document["shards"])
             return cls(document["options"], tuple(document["classes"]), shards)
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -127,6 +127,10 @@ class Plan:
         return reasons
 
 
+def _shard(file: str, split: str, clips: list[list[Any]]) -> Shard:
+    return Shard(file, split, [(clip_id, labels, group) for clip_id, labels, group in clips])
+
+
 def clips_per_shard(num_clips: int, clip_bytes: float, shard_bytes: float) -> int:
     """So many that a shard has about its target size, and that there are shards for many workers.
 
@@ -145,7 +149,7 @@ def report_location(out: Location, file: str) -> Location:
 
 
 def read_reports(out: Location, shards: Sequence[Shard]) -> dict[str, dict[str, Any]]:
-    """The reports on the shards that are done, by file."""
+    """The reports on the shards that are done, by file; one that is damaged, or whose shard is, counts as not done."""
     with ThreadPoolExecutor(16) as pool:
         reports = pool.map(lambda shard: _read_report(out, shard.file), shards)
         return {shard.file: report for shard, report in zip(shards, reports, strict=True) if report is not None}
@@ -156,6 +160,6 @@ def _read_report(out: Location, file: str) -> dict[str, Any] | None:
         report: dict[str, Any] = json.loads(report_location(out, file).read_text())
         # A shard of which every clip was rejected is not written.
         whole = not report["shard"]["num_clips"] or (out / file).size() == report["shard"]["num_bytes"]
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return report if whole else None
