@@ -55,8 +55,8 @@ def cached(files: Sequence[Remote]) -> list[Path]:
             f"the cache {directory} can't be written ({error.strerror}); set TTRNN_CACHE to another directory"
         ) from error
     by_path = {directory / f"{file.sha256}.arrow": file for file in files}
-    limit, needed = _limit_bytes(directory), sum(file.num_bytes for file in by_path.values())
     with lock:
+        limit, needed = _limit_bytes(directory), sum(file.num_bytes for file in by_path.values())
         if needed > limit:
             raise UserError(
                 f"the shards take {needed / 1e9:,.3f} GB, the cache in {directory} may hold {limit / 1e9:,.3f} GB; set "
