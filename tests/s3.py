@@ -7,8 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from pipelines.storage import Location
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -53,3 +56,11 @@ def s3_server() -> Iterator[str]:
         process.wait()
         os.environ.clear()
         os.environ.update(before)
+
+
+def upload(folder: Path, place: Location) -> Location:
+    """Copies a folder to a place, and returns this."""
+    for name in Location.of(folder).files():
+        with (place / name).writing() as file:
+            file.write((folder / name).read_bytes())
+    return place
