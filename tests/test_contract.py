@@ -241,6 +241,45 @@ def test_bfloat16_products_give_full_precision_results_near_the_full_ones():
         assert (gradient - twin).norm() < 0.02 * twin.norm()
 
 
+@pytest.fixture
+def poisoned():
+    """Memory that nobody has written to is NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("counts", [[1], [15], [16], [17], [9, 24], [70, 30]], ids=str)
+@pytest.mark.parametrize("keep", [True, False], ids=["kept", "computed again"])
+def test_rows_that_do_not_fill_a_tile_of_half_precision_leave_no_trace(counts, keep, monkeypatch, poisoned):
+    shape, cores, x = make("paper-like", torch.float32, sum(counts))
+    (groups,) = [groups for groups in groupings(shape) if len(groups) == 4]
+    monkeypatch.setattr("ttrnn.contract.plan", lambda *_, **__: Plan(groups, keep, 0))
+    parts = [part.requires_grad_() for part in x.split(counts)]
+    weights = torch.randn(sum(counts), shape.out_features)
+    results = []
+    for dtype in (torch.bfloat16, torch.float32):
+        y = tt_product(parts, cores, shape, dtype=dtype)
+        assert y.shape == weights.shape
+        results.append([y, *torch.autograd.grad((y * weights).sum(), [*parts, *cores])])
+    for one, other in zip(*results, strict=True):
+        assert (one - other).norm() < 0.03 * other.norm()
+
+
+def test_half_precision_meets_few_numbers_of_rows(monkeypatch):
+    """Kernels are compiled for each: clips of unequal length would pay for that in every step."""
+    shape, cores, x = make("paper-like", torch.float32, rows=200)
+    monkeypatch.setattr("ttrnn.planner._BLOCK_BYTES", {"cpu": 1 << 20, "cuda": 1 << 20})
+    sizes, mm = set(), torch.mm
+    monkeypatch.setattr("torch.mm", lambda a, b, **out: sizes.add((*a.shape, *b.shape)) or mm(a, b, **out))
+    counts = {}
+    for rows in range(1, 201):
+        tt_product(x[:rows], cores, shape, dtype=torch.bfloat16).sum().backward()
+        counts[rows] = len(sizes)
+    assert counts[200] == 13 * counts[16]
+    assert counts[16] == counts[1]
+
+
 def test_autocast_gives_half_precision_near_the_full_one():
     shape, cores, x = make("paper-like", torch.float32, rows=200)
     expected = tt_product(x, cores, shape)

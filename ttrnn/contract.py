@@ -39,6 +39,10 @@ __all__ = ["dense_weight", "supports_bfloat16", "tt_product"]
 
 log = logging.getLogger(__name__)
 
+# For each number of rows that it has not met, oneDNN compiles kernels of half precision: some MB and ms each. Its tiles
+# have 16 rows, so that rows of zeros up to a multiple of them cost little.
+_HALF_ROWS = 16
+
 
 def _merge(cores: Sequence[Tensor]) -> Tensor:
     """Neighbouring cores as one of shape (R, m, n, S)."""
@@ -109,7 +113,7 @@ def tt_product(
     if dtype == torch.bfloat16 and not supports_bfloat16(device_type):
         _warn_of_emulation(device_type)
     with torch.autocast(device_type, enabled=False):
-        num_rows = len(_Rows(parts, order))
+        num_rows = len(_Rows(parts, order, dtype))
         chosen = plan(
             shape,
             # A power of two, so that batches of all sizes make few plans.
@@ -138,31 +142,47 @@ def tt_product(
 class _Rows:
     """The rows that are multiplied: those of several tensors one after the other, or of one in the order given."""
 
-    def __init__(self, parts: Sequence[Tensor], order: Tensor | None) -> None:
-        self.parts, self.order = parts, order
+    def __init__(self, parts: Sequence[Tensor], order: Tensor | None, dtype: torch.dtype) -> None:
+        self.parts, self.order, self.dtype = parts, order, dtype
         self.starts = [0, *itertools.accumulate(map(len, parts))]
 
     def __len__(self) -> int:
         return self.starts[-1] if self.order is None else len(self.order)
 
-    def blocks(self, size: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    def block(self, most: int) -> int:
+        """Rows of a block, where it should have no more than `most`."""
+        return min(self._full(len(self)), most)
+
+    def num_padded(self, block: int) -> int:
+        """Rows of all blocks; more than there are where the last block ends with zeros."""
+        whole = len(self) // block * block if block else 0
+        return whole + min(self._full(len(self) - whole), block)
+
+    def _full(self, num_rows: int) -> int:
+        multiple = _HALF_ROWS if self.dtype.itemsize == 2 else 1
+        return -(-num_rows // multiple) * multiple
+
+    def blocks(self, block: int) -> Iterator[tuple[slice, Tensor]]:
         """Converted rows, block by block, in one buffer."""
-        buffer = self.parts[0].new_empty(size, self.parts[0].shape[1], dtype=dtype)
-        for start in range(0, len(self), max(size, 1)):
-            rows = slice(start, min(start + size, len(self)))
+        buffer = self.parts[0].new_empty(block, self.parts[0].shape[1], dtype=self.dtype)
+        num_padded = self.num_padded(block)
+        for start in range(0, num_padded, max(block, 1)):
+            rows = slice(start, min(start + block, num_padded))
             for part, there, here in self.pieces(rows):
                 buffer[here].copy_(self.parts[part][there])
+            if rows.stop > len(self):
+                buffer[len(self) - start :].zero_()
             yield rows, buffer[: rows.stop - start]
 
     def pieces(self, rows: slice) -> Iterator[tuple[int, slice | Tensor, slice]]:
         """Which part some of the rows of a block lie in, where there, and where in the block."""
         if self.order is not None:
-            yield 0, self.order[rows], slice(rows.stop - rows.start)
+            taken = self.order[rows]
+            yield 0, taken, slice(len(taken))
             return
         at, part = rows.start, bisect.bisect_right(self.starts, rows.start) - 1
-        while at < rows.stop:
-            stop = min(rows.stop, self.starts[part + 1])
-            first = self.starts[part]
+        while at < min(rows.stop, len(self)):
+            first, stop = self.starts[part], min(rows.stop, self.starts[part + 1])
             yield part, slice(at - first, stop - first), slice(at - rows.start, stop - rows.start)
             at, part = stop, part + 1
 
@@ -205,13 +225,13 @@ class _Product(torch.autograd.Function):
         *matrices_and_parts: Tensor,
     ) -> Tensor:
         matrices, parts = matrices_and_parts[: len(groups)], matrices_and_parts[len(groups) :]
-        factors, x = [matrix.to(dtype) for matrix in matrices], _Rows(parts, order)
-        num_rows = len(x)
-        block = min(num_rows, block_rows(groups, dtype.itemsize, parts[0].device.type))
+        factors, x = [matrix.to(dtype) for matrix in matrices], _Rows(parts, order, dtype)
+        block = x.block(block_rows(groups, dtype.itemsize, parts[0].device.type))
+        num_rows = x.num_padded(block)
         flat = factors[0].new_empty(block * max(group.out_values for group in groups))
         between = [flat.new_empty(num_rows if keep else block, group.out_values) for group in groups[:-1]]
         y = flat.new_empty(num_rows, groups[-1].out_values, dtype=out_dtype)
-        for rows, z in x.blocks(block, dtype):
+        for rows, z in x.blocks(block):
             part = rows if keep else slice(len(z))
             outs = [*(values[part] for values in between), y[rows]]
             for group, factor, out in zip(groups, factors, outs, strict=True):
@@ -222,7 +242,8 @@ class _Product(torch.autograd.Function):
         kept = between if keep else []
         ctx.save_for_backward(order, *factors, *parts, *kept)
         ctx.groups, ctx.block, ctx.sum_dtype, ctx.num_parts = groups, block, matrices[0].dtype, len(parts)
-        return y
+        # No view of what was made here: that may not be changed in place.
+        return y.resize_(len(x), y.shape[1])
 
     @staticmethod
     @once_differentiable
@@ -238,7 +259,7 @@ def _gradients(ctx: Any, grad: Tensor, needs: Sequence[bool]) -> list[Tensor | N
     order, *rest = ctx.saved_tensors
     groups: tuple[Group, ...] = ctx.groups
     factors, kept = rest[: len(groups)], rest[len(groups) + ctx.num_parts :]
-    x = _Rows(rest[len(groups) : len(groups) + ctx.num_parts], order)
+    x = _Rows(rest[len(groups) : len(groups) + ctx.num_parts], order, factors[0].dtype)
     needs, needs_parts = needs[: len(groups)], needs[len(groups) :]
     needs_x = any(needs_parts)
     sums = [torch.zeros_like(f, dtype=ctx.sum_dtype) if need else None for f, need in zip(factors, needs, strict=True)]
@@ -251,12 +272,14 @@ def _gradients(ctx: Any, grad: Tensor, needs: Sequence[bool]) -> list[Tensor | N
     told = groups[0 if needs_x else lowest + 1 :]
     flat_dz = factors[0].new_empty(ctx.block * max((group.in_values for group in told), default=0))
     between = [] if kept else [flat.new_empty(ctx.block, group.out_values) for group in groups[:-1]]
-    for rows, z in x.blocks(ctx.block, factors[0].dtype):
+    for rows, z in x.blocks(ctx.block):
         inputs = [z, *(values[rows] for values in kept), *(values[: len(z)] for values in between)]
         for group, factor, z, out in zip(groups, factors, inputs, inputs[1:] if between else [], strict=False):
             _through(z, group, factor, flat, out)
         # What has vanished over a long clip is denormal: of no use, and hundreds of times slower to multiply.
         dz = torch.nn.functional.hardshrink(grad[rows], 1e8 * torch.finfo(grad.dtype).tiny)
+        if len(dz) < len(z):
+            dz = torch.nn.functional.pad(dz, (0, 0, 0, len(z) - len(dz)))
         for at in reversed(range(lowest, len(groups))):
             group, factor, total = groups[at], factors[at], sums[at]
             z = inputs[at].view(-1, factor.shape[1])
