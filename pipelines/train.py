@@ -40,6 +40,7 @@ from pipelines.cli import StepError, UserError
 from pipelines.cluster import devices, start_ray
 from pipelines.metrics import METRICS, score
 from pipelines.shards import ShardDataset, Split
+from pipelines.storage import Location
 from ttrnn.contract import supports_bfloat16
 from ttrnn.files import atomic_write, remove_leftovers
 from ttrnn.model import ModelConfig, VideoClassifier
@@ -459,7 +460,8 @@ def fit(options: TrainOptions, on_epoch: OnEpoch | None = None) -> dict[str, Any
 def train(options: TrainOptions) -> dict[str, Any]:
     """Makes or resumes the run in OUT, on this process or on Ray workers; gives summary.json with where it lies."""
     # Absolute, since Ray's workers have a working directory of their own.
-    options = dataclasses.replace(options, shards=os.path.abspath(options.shards), out=os.path.abspath(options.out))
+    shards = str(Location.of(options.shards).absolute())
+    options = dataclasses.replace(options, shards=shards, out=os.path.abspath(options.out))
     options = resolve_precision(options)
     config = model_config(options, ShardDataset.open(options.shards))
     if Path(options.out, "config.json").exists():

@@ -13,7 +13,9 @@ import ttrnn
 from pipelines import train as training
 from pipelines.cli import UserError
 from pipelines.evaluate import evaluate_model
+from pipelines.storage import Location
 from pipelines.train import DivergedError, TrainOptions, fit, train
+from tests.s3 import s3_server, upload
 from tests.shards import make_shards
 
 FAST = {"hidden_modes": "2x2x2x2", "ranks": "2", "epochs": 4, "batch_size": 8, "lr": 0.02}
@@ -103,6 +105,17 @@ def test_a_run_is_resumed_with_the_precision_that_it_was_started_with(shards, tm
     other = "float32" if earlier == "bfloat16" else "bfloat16"
     with pytest.raises(UserError, match="was started with precision"):
         train(options(shards, tmp_path / "run", epochs=1, resume=True, precision=other))
+
+
+def test_shards_in_a_bucket_train_the_same_model(shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("TTRNN_CACHE", str(tmp_path / "cache"))
+    with s3_server() as query:
+        place = upload(shards, Location.of(f"s3://lab/shards?{query}"))
+        result = train(options(place, tmp_path / "remote", epochs=2))
+        assert evaluate_model(result["model"], str(place), "val")["value"] == pytest.approx(result["val_metric"])
+        assert result["shards"] == str(place)
+    train(options(shards, tmp_path / "local", epochs=2))
+    assert metrics(tmp_path / "remote") == metrics(tmp_path / "local")
 
 
 @pytest.mark.parametrize("kwargs", [{name: value} for name, value in ALTERED.items()], ids=str)
