@@ -20,10 +20,12 @@ from typing import Any
 import torch
 
 from pipelines import cli
-from tests.benchmarks import peers, report
-from tests.benchmarks.sections import SECTIONS
+from tests.benchmarks import peers, report, sections
+from tests.benchmarks.loading import loading
 
 log = logging.getLogger("tests.benchmarks")
+
+SECTIONS = {**sections.SECTIONS, "loading": loading}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tests.benchmarks import peers
 from tests.benchmarks.peers import Problem
 
-__all__ = ["Row", "interleaved", "peak_bytes", "row", "training_step"]
+__all__ = ["Row", "interleaved", "peak_bytes", "row", "status_bytes", "training_step"]
 
 Key = TypeVar("Key", bound=Hashable)
 # A contender that wants more than this share of the machine's memory is stopped before the machine is.
@@ -102,7 +102,8 @@ def peak_bytes(name: str, problem: Problem, precision: str) -> int | None:
     return int(done.stdout) if done.returncode == 0 else None
 
 
-def _status_bytes(field: str) -> int:
+def status_bytes(field: str) -> int:
+    """A line of /proc/self/status: VmRSS, VmHWM, RssAnon, RssFile."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
 
@@ -113,13 +114,13 @@ def _peak_of_two_steps(name: str, cell: str, precision: str, batch: str, time_: 
     # What importing and the first use of everything costs is no contender's memory.
     small = Problem(cell=cell, batch=1, time=1)
     training_step(peers.build(name, small, precision), small.frames())()
-    before = _status_bytes("VmRSS")
+    before = status_bytes("VmRSS")
     problem = Problem(cell=cell, batch=int(batch), time=int(time_))
     step = training_step(peers.build(name, problem, precision), problem.frames())
     # The optimiser has its state only after the first.
     step()
     step()
-    return _status_bytes("VmHWM") - before
+    return status_bytes("VmHWM") - before
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def markdown(rows: list[Row], about: About) -> str:
         f"Median of {about.rounds} interleaved rounds (lowest to highest).",
         *([f"Not installed, hence not measured: {', '.join(about.not_installed)}."] if about.not_installed else []),
     ]
-    for table in (_step_tables, _product_table, _plans_table, _recurrence_table, _memory_table):
+    for table in (_step_tables, _product_table, _plans_table, _recurrence_table, _memory_table, _loading_table):
         lines += table(rows)
     return "\n".join(lines) + "\n"
 
@@ -157,6 +157,16 @@ def _memory_table(rows: list[Row]) -> list[str]:
         body.append([row.shape, row.name, row.precision, f"{row.median / 1e9:,.2f}", f"{ratio.median:,.1f}"])
     header = ["", "", "precision", "GB", "times the frames' bytes"]
     return _table("Peak memory of a training step, frames, weights and optimiser included", header, body)
+
+
+def _loading_table(rows: list[Row]) -> list[str]:
+    styles = {"us/frame": ".2f", "times": ".3f", "bytes": ",.0f"}
+    body = [
+        [row.name, row.shape, row.precision, f"{_spread(row, styles[row.unit])} {row.unit}"]
+        for row in rows
+        if row.section == "loading"
+    ]
+    return _table("Reading: clips from shards", ["", "", "precision", ""], body)
 
 
 def _figure(rows: list[Row], about: About) -> Figure:
