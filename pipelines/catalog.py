@@ -54,7 +54,7 @@ class Entry:
     """A clip to be."""
 
     path: str
-    """local, or a URI"""
+    """local and absolute, or a URI"""
     clip_id: str
     """its path relative to the catalogue"""
     labels: tuple[int, ...]
@@ -117,7 +117,7 @@ def read_catalog(
     Raises:
         UserError: there is nothing that a classifier could be trained and tested on.
     """
-    given = Location.of(videos)
+    given = Location.of(videos).absolute()
     name, base, rows, left_out = _list_clips(given, layout, split_list)
     classes = list(kept_classes)
     classes += sorted(set().union(*(row.labels for row in rows)) - set(classes))
@@ -264,11 +264,17 @@ def _read_csv(place: Location) -> list[Row]:
 
 
 def _clip_id(path: str, folder: Location) -> str:
+    if path.startswith("file://"):
+        path = Location.of(path).text
     if "://" in path:
         return path
-    if path.startswith("/"):
-        return os.path.relpath(path, folder.text) if folder.is_local else path
-    return posixpath.normpath(path)
+    if not path.startswith("/"):
+        return posixpath.normpath(path)
+    if not folder.is_local:
+        return path
+    clip_id = os.path.relpath(path, folder.text)
+    # Out of a link the way up is another one.
+    return os.path.relpath(path, os.path.realpath(folder.text)) if clip_id.startswith("../") else clip_id
 
 
 def _read_folders(tree: _Tree, _: int) -> _Listing:

@@ -9,7 +9,7 @@ So a job that was killed knows what is done, and clips that come later go into s
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -114,6 +114,15 @@ class Plan:
                 shards.append(Shard(file, split, clips[start : start + clips_per_shard]))
                 numbers[split] += 1
         return dataclasses.replace(self, classes=classes, shards=tuple(shards))
+
+    def missing(self, reports: Collection[str]) -> list[Shard]:
+        """The shards without a report; each without the clips that have been tried again in a later one."""
+        last = {clip[0]: shard.file for shard in self.shards for clip in shard.clips}
+        return [
+            dataclasses.replace(shard, clips=[clip for clip in shard.clips if last[clip[0]] == shard.file])
+            for shard in self.shards
+            if shard.file not in reports
+        ]
 
     def rejected(self, reports: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         """Reasons by clip_id, as of the last time that each clip was tried."""

@@ -21,10 +21,11 @@ import io
 import itertools
 import json
 import logging
+import posixpath
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from pipelines.decode import IsolatedDecoder, RejectedError, Sampling
 from pipelines.plan import PREPROCESS_JSON, Plan, Shard, clips_per_shard, read_reports, report_location
 from pipelines.shards import REJECTED_CSV, Clip, Frame, write_dataset_json, write_shard
 from pipelines.splits import SplitOptions
-from pipelines.storage import Location, StorageError, prepare_out
+from pipelines.storage import Location, StorageError, only_writer, prepare_out
 from ttrnn.files import remove_leftovers
 
 __all__ = ["PREPROCESS_JSON", "PreprocessOptions", "preprocess", "summary"]
@@ -184,6 +185,11 @@ def preprocess(options: PreprocessOptions) -> dict[str, Any]:
 
         return verify_shards(options.verify)
     out = Location.of(options.out).absolute()
+    with only_writer(out):
+        return _preprocess(options, out)
+
+
+def _preprocess(options: PreprocessOptions, out: Location) -> dict[str, Any]:
     plan = Plan(options.settings())
     if options.resume and (earlier := Plan.read(out)) is not None:
         earlier.check_options(out, plan.options)
@@ -196,21 +202,30 @@ def preprocess(options: PreprocessOptions) -> dict[str, Any]:
         kept_splits=plan.splits(),
         kept_classes=plan.classes,
     )
+    if options.overwrite:
+        _refuse_to_delete_videos(out, options.videos, catalog)
     prepare_out(out, marker=PREPROCESS_JSON, overwrite=options.overwrite, resume=options.resume)
     plan.check_clips(out, catalog)
     reports = read_reports(out, plan.shards)
     plan = _grow(plan, catalog, out, options, plan.rejected(reports) if options.retry_rejected else {})
-    todo = [shard for shard in plan.shards if shard.file not in reports]
+    todo = plan.missing(reports)
     if reports:
         log.info("%d of %d shards are there already", len(reports), len(plan.shards))
     try:
         if todo:
             log.info("decoding %s clips into %d shards", f"{sum(len(shard.clips) for shard in todo):,}", len(todo))
-            reports |= _run([_unit(shard, catalog) for shard in todo], out, options)
+            paths = {entry.clip_id: entry.path for entry in catalog.entries}
+            reports |= _run([_unit(shard, paths) for shard in todo], out, options)
     finally:
         if out.is_local:
             remove_leftovers(out.local)
     return _finish(out, options, catalog, plan, reports)
+
+
+def _refuse_to_delete_videos(out: Location, videos: str, catalog: Catalog) -> None:
+    folders = {posixpath.dirname(entry.path) for entry in catalog.entries}
+    if any(place.lies_in(out) for place in (Location.of(videos), *map(Location, folders))):
+        raise UserError(f"--overwrite deletes {out}, in which videos lie that {videos} names; give another OUT")
 
 
 def _grow(plan: Plan, catalog: Catalog, out: Location, options: PreprocessOptions, again: Iterable[str]) -> Plan:
@@ -220,6 +235,9 @@ def _grow(plan: Plan, catalog: Catalog, out: Location, options: PreprocessOption
     if new:
         if plan.shards:
             log.info("%s clips are new, or tried again", f"{len(new):,}")
+        for entry in new:
+            # Refuses a URI that nothing opens: what is in a plan stays there.
+            Location.of(entry.path)
         clip_bytes = _expected_frames(new, options) * options.frame.size
         number = clips_per_shard(len(new), clip_bytes, options.shard_mb * 1e6)
         plan = plan.grown(new, number, catalog.classes)
@@ -238,16 +256,10 @@ def _expected_frames(entries: Sequence[Entry], options: PreprocessOptions) -> fl
     return sum(announced) / len(announced) if announced else 0
 
 
-def _unit(shard: Shard, catalog: Catalog) -> dict[str, Any]:
+def _unit(shard: Shard, paths: Mapping[str, str]) -> dict[str, Any]:
     """A shard to be as JSON values, so that it is a row of a Ray data set."""
-    paths = _paths(catalog)
     clips = [(*clip, paths[clip[0]]) for clip in shard.clips]
     return {"file": shard.file, "split": shard.split, "clips": clips}
-
-
-@functools.lru_cache(maxsize=1)
-def _paths(catalog: Catalog) -> dict[str, str]:
-    return {entry.clip_id: str(Location(entry.path).absolute()) for entry in catalog.entries}
 
 
 def _run(units: Sequence[dict[str, Any]], out: Location, options: PreprocessOptions) -> dict[str, dict[str, Any]]:
@@ -355,9 +367,7 @@ def _finish(
 ) -> dict[str, Any]:
     """rejected.csv, then dataset.json, which makes the shards whole."""
     rejected = plan.rejected(reports) | dict.fromkeys(catalog.left_out, MISPLACED)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("path", "reason"), *sorted(rejected.items())])
-    (out / REJECTED_CSV).write_text(text.getvalue())
+    (out / REJECTED_CSV).write_text(_to_csv([("path", "reason"), *sorted(rejected.items())]))
     _refuse_lost_classes(out, catalog, rejected)
     done = [reports[shard.file] for shard in plan.shards]
     number, total, squares = np.sum([report["pixel_sums"] for report in done], axis=0)
@@ -395,6 +405,17 @@ def _finish(
     }
 
 
+def _to_csv(rows: Iterable[tuple[str, str]]) -> str:
+    text = io.StringIO()
+    plain, quoting = (
+        csv.writer(text, lineterminator="\n", quoting=kind) for kind in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+    )
+    for row in rows:
+        # A carriage return would end the line for a reader, but not for this writer.
+        (quoting if "\r" in row[0] else plain).writerow(row)
+    return text.getvalue()
+
+
 def _refuse_lost_classes(out: Location, catalog: Catalog, rejected: dict[str, str]) -> None:
     kept = [entry for entry in catalog.entries if entry.clip_id not in rejected]
     if not kept:
@@ -403,12 +424,13 @@ def _refuse_lost_classes(out: Location, catalog: Catalog, rejected: dict[str, st
     for label, name in enumerate(catalog.classes):
         if label not in found:
             raise UserError(
-                f"every clip of {name!r} in train was rejected; {out / REJECTED_CSV} says why; mend them or "
-                "leave the label out, and start anew with --overwrite"
+                f"every clip of {name!r} in train was rejected; {out / REJECTED_CSV} says why; mend some and go on "
+                "with --resume --retry-rejected, or leave the label out and start anew with --overwrite"
             )
     if not any(entry.split == "val" for entry in kept):
         raise UserError(
-            f"every clip of val was rejected; {out / REJECTED_CSV} says why; mend them, and start anew with --overwrite"
+            f"every clip of val was rejected; {out / REJECTED_CSV} says why; mend some and go on with --resume "
+            "--retry-rejected"
         )
 
 

@@ -5,6 +5,7 @@ counts only when it is complete, elsewhere by a temporary name.
 """
 
 import contextlib
+import fcntl
 import functools
 import logging
 import os
@@ -13,14 +14,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from pipelines.cli import StepError, UserError
 from ttrnn.files import atomic_write
 
-__all__ = ["Location", "StorageError", "prepare_out"]
+__all__ = ["Location", "StorageError", "only_writer", "prepare_out"]
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,18 @@ class Location:
 
     def absolute(self) -> "Location":
         """The same, whatever the working directory."""
-        return Location(os.path.abspath(self.text)) if self.is_local else self
+        if not self.is_local:
+            return self
+        # `link/..` is not where the link lies.
+        follow = os.path.realpath if ".." in self.text.split("/") else os.path.abspath
+        return Location(follow(self.text))
+
+    def lies_in(self, outer: "Location") -> bool:
+        """Whether it is this directory, or below it."""
+        if self.is_local and outer.is_local:
+            return self.local.resolve().is_relative_to(outer.local.resolve())
+        url, above = urlsplit(self.text), urlsplit(outer.text)
+        return url[:2] == above[:2] and PurePosixPath(url.path).is_relative_to(above.path)
 
     def _remote(self) -> tuple[Any, str]:
         """(pyarrow file system, path in it)."""
@@ -203,19 +215,26 @@ class Location:
                 filesystem.create_dir(path)
 
     def is_empty(self) -> bool:
-        """Whether nothing lies in this directory."""
+        """Whether nothing lies in this directory, but what a writer that was killed has left."""
         if self.is_local:
-            return not os.listdir(self.text)
-        from pyarrow import fs
+            names = os.listdir(self.text)
+        else:
+            from pyarrow import fs
 
-        filesystem, path = self._remote()
-        with _one_line(self):
-            return not filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+            filesystem, path = self._remote()
+            with _one_line(self):
+                names = [
+                    info.base_name for info in filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+                ]
+        return all(name.startswith(".") and name.endswith(".tmp") for name in names)
 
-    def clear(self) -> None:
-        """Deletes what lies in this directory, which may be a link, a mount or a bucket and stays."""
+    def clear(self, last: str = "") -> None:
+        """Deletes what lies in this directory, which may be a link, a mount or a bucket and stays.
+
+        Locally the file `last` goes last: whoever is killed on the way leaves it there.
+        """
         if self.is_local:
-            for entry in os.scandir(self.text):
+            for entry in sorted(os.scandir(self.text), key=lambda entry: entry.name == last):
                 if entry.is_dir(follow_symlinks=False):
                     shutil.rmtree(entry)
                 else:
@@ -321,14 +340,57 @@ def prepare_out(
                     f"{out} has no {marker}: it was not made by this command and is not deleted; "
                     "give another OUT, or remove it yourself"
                 )
-            place.clear()
+            place.clear(last=marker)
         else:
             way_out = "" if resume is None else "--resume continues it, "
             raise UserError(f"{out} exists; {way_out}--overwrite deletes it first")
-    elif place.exists() and not place.is_dir():
-        raise UserError(f"{out} is a file; OUT must be a directory")
+    _make(place)
+    return place
+
+
+def _make(place: Location) -> None:
+    if place.exists() and not place.is_dir():
+        raise UserError(f"{place} is a file; OUT must be a directory")
     try:
         place.mkdir()
     except OSError as error:
-        raise UserError(f"{out} cannot be made: {error.strerror}") from error
-    return place
+        raise UserError(f"{place} cannot be made: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def only_writer(place: Location) -> Iterator[None]:
+    """Keeps other processes of this machine, which ask too, out of a directory while the block runs.
+
+    A local directory is made for it, and removed if nothing comes to lie there. Remote ones are not guarded.
+
+    Raises:
+        UserError: another process is in it, or it can't be made, or not be written to.
+    """
+    if not place.is_local:
+        yield
+        return
+    is_new = not place.exists()
+    _make(place)
+    if not os.access(place.local, os.W_OK | os.X_OK):
+        raise UserError(f"{place} can't be written to; give another OUT")
+    # The directory, not a file in it: nothing is left behind, and --overwrite deletes no lock.
+    descriptor = os.open(place.text, os.O_RDONLY)
+    try:
+        _lock(descriptor, place)
+        try:
+            yield
+        finally:
+            if is_new:
+                with contextlib.suppress(OSError):
+                    os.rmdir(place.text)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, place: Location) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(f"another command is writing to {place}; wait until it is done, or give another OUT") from error
+    except OSError:
+        log.info("%s: its file system has no locks; see to it that no other command writes there", place)

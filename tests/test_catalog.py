@@ -238,6 +238,27 @@ def test_a_csv_is_read_as_it_stands(tmp_path: Path) -> None:
     assert found["s3://lab/a%20b//z.avi"].path == "s3://lab/a%20b//z.avi"
 
 
+def test_a_csv_behind_a_link_finds_its_videos(tmp_path: Path) -> None:
+    """`..` of a link is where it leads to."""
+    videos = touch(tmp_path / "far/videos", *(f"{label}/{i}.avi" for label in "ab" for i in range(4)))
+    (tmp_path / "far/lists").mkdir()
+    (tmp_path / "lists").symlink_to("far/lists")
+    files = sorted(videos.glob("*/*"))
+    relative = [f"../videos/{file.relative_to(videos)},{file.parent.name},," for file in files[::2]]
+    absolute = [f"{file},{file.parent.name},," for file in files[1::2]]
+    catalog = read_catalog(write_csv(tmp_path / "lists", *relative, *absolute))
+    assert [Path(entry.path).resolve() for entry in catalog.entries] == files
+    assert {entry.clip_id for entry in catalog.entries} == {f"../videos/{file.relative_to(videos)}" for file in files}
+
+
+def test_a_file_uri_is_the_path_that_it_names(tmp_path: Path) -> None:
+    lines = [f"{name}.avi,{name[0]},," for name in ("a1", "a2", "a3", "b1", "b2", "b3")]
+    uris = [f"file://{tmp_path}/{line}" for line in lines]
+    assert read_catalog(write_csv(tmp_path, *uris)) == read_catalog(write_csv(tmp_path, *lines))
+    with pytest.raises(UserError, match=r"a1.avi is listed twice"):
+        read_catalog(write_csv(tmp_path, *lines, uris[0]))
+
+
 NAMES = [" b c .avi", "l1\nl2.avi", 'comma, "quote".avi', "кот-猫.avi", "semi;colon|bar.avi", "100%.avi", "#?&=.avi"]
 
 

@@ -173,6 +173,16 @@ def test_clips_are_rejected_as_of_the_last_time_that_they_were_tried() -> None:
     assert Plan(OPTIONS).rejected({}) == {}
 
 
+def test_a_clip_that_was_tried_again_is_left_to_the_later_shard() -> None:
+    plan = Plan(OPTIONS).grown(entries(*"abc"), 3, ("one",)).grown(entries("a", "d"), 3, ("one",))
+    assert {shard.file: [clip[0] for clip in shard.clips] for shard in plan.missing([])} == {
+        "train-00000.arrow": ["b", "c"],
+        "train-00001.arrow": ["a", "d"],
+    }
+    assert plan.missing(["train-00000.arrow"]) == [plan.shards[1]]
+    assert plan.missing(layout(plan)) == []
+
+
 @pytest.mark.parametrize(
     ("num_clips", "clip_bytes", "shard_bytes", "number"),
     [

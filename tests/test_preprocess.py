@@ -23,7 +23,7 @@ from pipelines.cluster import start_ray
 from pipelines.decode import Sampling, decode
 from pipelines.preprocess import PreprocessOptions, preprocess, summary
 from pipelines.shards import Frame, ShardDataset
-from pipelines.storage import Location
+from pipelines.storage import Location, only_writer
 from tests.s3 import ENVIRONMENT, s3_server
 from tests.videos import DyingDecoder, cut_in_half, moving_square, write_class_folders, write_video
 
@@ -261,6 +261,80 @@ def test_rejected_clips_are_tried_again_when_that_is_asked_for(ray_up: None, tmp
         assert (result["num_clips"], rejected(out)) == (13, {"right/never.avi": "unreadable"})
     ids = [clip_id for name in ("train", "val", "test") for clip_id in ShardDataset.open(out).split(name).clip_ids]
     assert len(ids) == len(set(ids)) == 13
+
+
+def test_a_clip_that_was_tried_again_is_not_there_twice_when_its_first_shard_is_made_anew(
+    ray_up: None, tmp_path: Path
+) -> None:
+    videos, out = write_class_folders(tmp_path / "videos", num_clips=6), tmp_path / "out"
+    (videos / "left/late.avi").touch()
+    preprocess(options(videos, out, shard_mb=1e-3))
+    write_video(videos / "left/late.avi", moving_square())
+    preprocess(options(videos, out, resume=True, retry_rejected=True))
+    before = digests(out)
+    for file in out.glob("*.arrow"):
+        file.unlink()
+    for file in out.glob(".*.arrow.json"):
+        file.unlink()
+    assert preprocess(options(videos, out, resume=True))["num_clips"] == 13
+    assert {name: digest for name, digest in digests(out).items() if name.endswith(".arrow")} == {
+        name: digest for name, digest in before.items() if name.endswith(".arrow")
+    }
+
+
+def test_a_class_that_was_lost_comes_back_with_clips_that_were_mended(ray_up: None, tmp_path: Path) -> None:
+    videos, out = write_class_folders(tmp_path / "videos", num_clips=6), tmp_path / "out"
+    preprocess(options(videos, out))
+    for clip in range(4):
+        write_video(videos / f"back/{clip}.avi", moving_square(3)).write_bytes(b"")
+    with pytest.raises(UserError, match=r"every clip of 'back' .* mend some and go on with --resume --retry-rejected"):
+        preprocess(options(videos, out, resume=True))
+    for clip in range(4):
+        write_video(videos / f"back/{clip}.avi", moving_square(3))
+    result = preprocess(options(videos, out, resume=True, retry_rejected=True))
+    assert (result["num_clips"], result["classes"], rejected(out)) == (16, ["left", "right", "back"], {})
+
+
+@pytest.mark.parametrize("where", ["folder", "CSV", "videos of a CSV"])
+def test_overwrite_deletes_no_videos(shards: Path, videos: Path, tmp_path: Path, where: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "preprocess.json").write_bytes((shards / "preprocess.json").read_bytes())
+    inside = write_class_folders(out / "videos", num_clips=3)
+    catalogue = (out if where == "CSV" else tmp_path) / "clips.csv"
+    lines = [f"{path},{path.parent.name},," for path in (inside if "of" in where else videos).glob("*/clip_0[012].avi")]
+    catalogue.write_text("\n".join(["path,label,group,split", *lines]))
+    before = sorted(path for path in out.rglob("*"))
+    with pytest.raises(UserError, match=r"--overwrite deletes .*out, in which videos lie that .* names; give another"):
+        preprocess(options(inside if where == "folder" else catalogue, out, overwrite=True))
+    assert sorted(path for path in out.rglob("*")) == before
+
+
+def test_a_second_command_is_refused_while_the_first_writes(shards: Path, videos: Path) -> None:
+    before = digests(shards)
+    for how in ({"resume": True}, {"overwrite": True}):
+        with only_writer(Location.of(shards)), pytest.raises(UserError, match="another command is writing to"):
+            preprocess(options(videos, shards, **how))
+    assert digests(shards) == before
+
+
+def test_a_uri_that_nothing_opens_gets_into_no_plan(videos: Path, tmp_path: Path) -> None:
+    lines = [f"{path},{path.parent.name},," for path in sorted(videos.glob("*/*"))]
+    (tmp_path / "clips.csv").write_text("\n".join(["path,label,group,split", *lines, "nosuch://host/a.avi,left,,"]))
+    with pytest.raises(UserError, match="nosuch://host can't be opened"):
+        preprocess(options(tmp_path / "clips.csv", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_with_line_ends_come_back_from_the_list_of_rejected_clips(ray_up: None, tmp_path: Path) -> None:
+    videos, names = (
+        write_class_folders(tmp_path / "videos", num_clips=3),
+        ["a\rb.avi", "a\nb.avi", 'a, "b".avi', "a\r\nb.avi"],
+    )
+    for name in names:
+        (videos / "left" / name).touch()
+    preprocess(options(videos, tmp_path / "out"))
+    assert rejected(tmp_path / "out") == {f"left/{name}": "unreadable" for name in names}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """pipelines/storage.py: every place behaves like a local directory, and nothing is ever seen half-written."""
 
+import errno
+import fcntl
 import os
 import pickle
 import uuid
@@ -13,7 +15,7 @@ from pyarrow import fs
 
 from pipelines import storage
 from pipelines.cli import UserError
-from pipelines.storage import Location, StorageError, prepare_out
+from pipelines.storage import Location, StorageError, only_writer, prepare_out
 from tests.s3 import s3_server
 
 KINDS = ("path", "file URI", "object store", "other file system")
@@ -388,6 +390,7 @@ def test_an_upload_that_fails_keeps_the_old_file_and_shows_no_other(
         pytest.param([], {}, [], id="none"),
         pytest.param([], {"resume": True}, [], id="none, resume"),
         pytest.param([], {"overwrite": True}, [], id="none, overwrite"),
+        pytest.param([".m.abc.tmp"], {}, [], id="killed while it wrote the first file"),
         pytest.param(["m", "a/b"], {"resume": True}, ["a/b", "m"], id="resume"),
         pytest.param(["m", "a/b", ".a"], {"overwrite": True}, [], id="overwrite"),
     ],
@@ -425,6 +428,96 @@ def test_an_out_that_is_not_to_be_touched_is_refused(
     with pytest.raises(UserError, match=message):
         prepare_out(out, marker="m", **given)
     assert file.read_text() == "precious"
+
+
+def test_who_is_killed_while_emptying_out_can_do_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "m", "z"):
+        (tmp_path / name).touch()
+    left = []
+
+    def unlink(entry: Any) -> None:
+        left.append(sorted(os.listdir(tmp_path)))
+        os.remove(entry)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    prepare_out(tmp_path, marker="m", overwrite=True)
+    assert len(left) == 3
+    assert all("m" in names for names in left)
+    assert os.listdir(tmp_path) == []
+
+
+def test_one_command_at_a_time_writes_to_a_directory(tmp_path: Path) -> None:
+    out, other = Location.of(tmp_path / "new" / "out"), Location.of(tmp_path / "other")
+    with only_writer(out):
+        with (
+            pytest.raises(UserError, match=r"another command is writing to .*out; wait until it is done"),
+            only_writer(out),
+        ):
+            pass
+        with only_writer(other):
+            (out / "file").write_text("1")
+    with only_writer(out):
+        assert (out / "file").read_text() == "1"
+
+
+def test_a_directory_that_stays_empty_was_made_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    for name in ("new", "old"):
+        with pytest.raises(UserError, match="trouble"), only_writer(Location.of(tmp_path / name)):
+            raise UserError("trouble")
+    assert os.listdir(tmp_path) == ["old"]
+
+
+def test_who_writes_alone_is_told_where_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match="file is a file; OUT must be a directory"),
+        only_writer(Location.of(tmp_path / "file")),
+    ):
+        pass
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match="can't be written to; give another OUT"), only_writer(Location.of(tmp_path)):
+        pass
+
+
+def test_without_locks_on_the_file_system_work_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flock(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with caplog.at_level("INFO"), only_writer(Location.of(tmp_path)):
+        pass
+    assert "has no locks; see to it that no other command writes there" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "lies_in"),
+    [
+        pytest.param("{}/a/b", "{}/a", True, id="below"),
+        pytest.param("{}/a/", "{}/a", True, id="the same"),
+        pytest.param("{}/ab", "{}/a", False, id="like names"),
+        pytest.param("{}/a", "{}/a/b", False, id="above"),
+        pytest.param("{}/link/b", "{}/a", True, id="by way of a link"),
+        pytest.param("{}/a/../c", "{}/a", False, id="out again"),
+        pytest.param("mock://lab/a/b", "mock://lab/a?x=1", True, id="remote"),
+        pytest.param("mock://lab/ab", "mock://lab/a", False, id="remote, like names"),
+        pytest.param("mock://other/a/b", "mock://lab/a", False, id="another bucket"),
+        pytest.param("mock://lab/a", "{}/a", False, id="remote and local"),
+    ],
+)
+def test_what_lies_in_what(tmp_path: Path, inner: str, outer: str, lies_in: bool) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to("a")
+    assert Location(inner.format(tmp_path)).lies_in(Location(outer.format(tmp_path))) is lies_in
+
+
+def test_above_a_link_is_not_where_the_link_lies(tmp_path: Path) -> None:
+    (tmp_path / "far" / "folder").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("far/folder")
+    assert str(Location(f"{tmp_path}/link/../x").absolute()) == f"{tmp_path}/far/x"
+    assert str(Location(f"{tmp_path}/link/x").absolute()) == f"{tmp_path}/link/x"
 
 
 def test_an_out_below_a_file_is_refused(tmp_path: Path) -> None:
