@@ -1,15 +1,30 @@
 """pipelines/decode.py: the right frames at the right size; bad files cost themselves and nothing else."""
 
+import contextlib
 import os
+import resource
+import struct
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from pipelines.decode import REASONS, IsolatedDecoder, RejectedError, Sampling, decode
+import pipelines.decode as module
+from pipelines.decode import REASONS, Decoded, IsolatedDecoder, RejectedError, Sampling, decode
 from pipelines.shards import Frame
-from tests.videos import DyingDecoder, cut_in_half, moving_square, numbered, read_numbers, write_video
+from tests.videos import (
+    DyingDecoder,
+    cut_in_half,
+    haunt_children,
+    moving_square,
+    numbered,
+    read_numbers,
+    write_video,
+)
 
 RGB, GREY = Frame(24, 16, 3), Frame(24, 16, 1)
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -35,6 +50,10 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param(Sampling(fps=10), [0, 3, 5, 8, 10, 13, 15, 18, 20, 23, 25, 28, 30, 33, 35, 38], 10, id="2 of 5"),
         pytest.param(Sampling(fps=100), list(range(40)), 25, id="fps above the file's"),
         pytest.param(Sampling(fps=12.5, max_frames=3), [0, 2, 4], 12.5, id="fps and max_frames"),
+        pytest.param(Sampling(every=1), list(range(40)), 25, id="every one"),
+        pytest.param(Sampling(every=4), list(range(0, 40, 4)), 6.25, id="every fourth"),
+        pytest.param(Sampling(every=10, max_frames=3), [0, 10, 20], 2.5, id="every tenth and max_frames"),
+        pytest.param(Sampling(every=99), [0], 25 / 99, id="every beyond the end"),
     ],
 )
 def test_sampling_takes_these_frames(video: Path, sampling: Sampling, wanted: list[int], fps: float) -> None:
@@ -56,10 +75,89 @@ def test_frames_are_averaged_over_area_in_rgb_order(tmp_path: Path, frame: Frame
     assert np.abs(decoded - wanted).mean() < 6
 
 
+def gradient(height: int, width: int) -> np.ndarray:
+    """uint8 [2, H, W, 3]: two frames, brighter to the right and downwards, a colour each; nowhere black."""
+    across, down = np.linspace(60, 250, width), np.linspace(60, 250, height)
+    picture = np.stack(np.broadcast_arrays(across, down[:, None], 150), axis=2)
+    return np.stack([picture, picture[..., ::-1]]).astype(np.uint8)
+
+
+def halved(frames: np.ndarray) -> np.ndarray:
+    """[T, H / 2, W / 2, C]: means of 2 x 2 pixels."""
+    return (frames.reshape(len(frames), frames.shape[1] // 2, 2, frames.shape[2] // 2, 2, -1)).mean(axis=(2, 4))
+
+
+@pytest.mark.parametrize("channels", [3, 1], ids=["RGB", "grey"])
+@pytest.mark.parametrize(
+    ("fit", "width", "height", "rows", "columns", "bars"),
+    [
+        pytest.param("stretch", 24, 16, slice(None), slice(None), (0, 0), id="stretch, same proportions"),
+        pytest.param("crop", 24, 16, slice(None), slice(None), (0, 0), id="crop, same proportions"),
+        pytest.param("letterbox", 24, 16, slice(None), slice(None), (0, 0), id="letterbox, same proportions"),
+        pytest.param("crop", 16, 16, slice(None), slice(8, 40), (0, 0), id="crop left and right"),
+        pytest.param("crop", 24, 8, slice(8, 24), slice(None), (0, 0), id="crop above and below"),
+        pytest.param("letterbox", 24, 28, slice(None), slice(None), (6, 0), id="bars above and below"),
+        pytest.param("letterbox", 40, 16, slice(None), slice(None), (0, 8), id="bars left and right"),
+    ],
+)
+def test_pictures_of_other_proportions_are_fitted(
+    tmp_path: Path, fit: str, width: int, height: int, rows: slice, columns: slice, bars: tuple[int, int], channels: int
+) -> None:
+    source = gradient(32, 48)
+    file = write_video(tmp_path / "a.mkv", source, codec="FFV1")
+    wanted = np.pad(halved(source[:, rows, columns]), ((0, 0), (bars[0],) * 2, (bars[1],) * 2, (0, 0)))
+    if channels == 1:
+        wanted = (wanted @ [0.299, 0.587, 0.114])[..., None]
+    frames = decode(file, Frame(width, height, channels), Sampling(fit=fit)).frames
+    assert frames.shape == wanted.shape == (2, height, width, channels)
+    assert np.abs(frames - wanted).max() < 3
+    assert not frames[wanted == 0].any()
+
+
+def test_stretched_pictures_fill_the_frame(tmp_path: Path) -> None:
+    source = gradient(32, 48)
+    frames = decode(write_video(tmp_path / "a.mkv", source, codec="FFV1"), Frame(12, 16, 3), Sampling()).frames
+    wanted = source.reshape(2, 16, 2, 12, 4, 3).mean(axis=(2, 4))
+    assert np.abs(frames - wanted).max() < 3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2000), (2000, 1)], ids=str)
+@pytest.mark.parametrize("fit", ["stretch", "crop", "letterbox"])
+def test_a_picture_of_any_size_is_fitted(tmp_path: Path, size: tuple[int, int], fit: str) -> None:
+    file = write_video(tmp_path / "a.avi", np.full((1, *size, 3), 200, np.uint8))
+    frames = decode(file, RGB, Sampling(fit=fit)).frames
+    assert frames.shape == (1, 16, 24, 3)
+    assert 190 < frames.max() < 210
+
+
+# The upper left 3 x 3 of the matrix in the track header, in 16.16 fixed point (the last column in 2.30).
+MATRICES = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
+
+
+@pytest.mark.parametrize("degrees", MATRICES)
+def test_rotation_metadata_is_honoured(tmp_path: Path, degrees: int) -> None:
+    source = gradient(32, 48)
+    file = write_video(tmp_path / "a.mp4", source, codec="mp4v")
+    content = bytearray(file.read_bytes())
+    a, b, c, d = (value << 16 for value in MATRICES[degrees])
+    struct.pack_into(">9i", content, content.index(b"tkhd") + 44, a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    file.write_bytes(content)
+    # Clockwise; numpy turns the other way.
+    wanted = np.rot90(source, -degrees // 90, axes=(1, 2))
+    frames = decode(file, Frame(wanted.shape[2], wanted.shape[1], 3), Sampling()).frames
+    assert np.abs(frames.astype(int) - wanted).mean() < 6
+
+
 def test_sampling_travels_as_json_values() -> None:
-    sampling = Sampling(max_frames=5, fps=2.5)
-    assert sampling.to_dict() == {"max_frames": 5, "num_frames": None, "fps": 2.5}
-    assert Sampling.from_dict(sampling.to_dict()) == sampling
+    sampling = Sampling(max_frames=5, every=2, fit="crop")
+    values = {"max_frames": 5, "num_frames": None, "fps": None, "every": 2, "fit": "crop"}
+    assert sampling.to_dict() == values
+    assert Sampling.from_dict(values) == sampling
+
+
+def test_sampling_of_older_data_sets_reads() -> None:
+    older = {"max_frames": 5, "num_frames": None, "fps": 2.5}
+    assert Sampling.from_dict(older) == Sampling(max_frames=5, fps=2.5, every=None, fit="stretch")
 
 
 @pytest.mark.parametrize(
@@ -67,8 +165,12 @@ def test_sampling_travels_as_json_values() -> None:
     [
         ({"max_frames": 0}, "max_frames must be above 0, got 0"),
         ({"num_frames": -1}, "num_frames must be above 0, got -1"),
+        ({"every": 0}, "every must be above 0, got 0"),
         ({"fps": float("nan")}, "fps must be above 0, got nan"),
         ({"fps": 2.0, "num_frames": 3}, "num_frames=3 and fps=2.0 exclude each other"),
+        ({"every": 2, "num_frames": 3}, "num_frames=3 and every=2 exclude each other"),
+        ({"every": 2, "fps": 2.0}, "fps=2.0 and every=2 exclude each other"),
+        ({"fit": "pad"}, "fit must be stretch, crop or letterbox, got 'pad'"),
     ],
     ids=str,
 )
@@ -111,10 +213,99 @@ def test_a_bad_file_is_rejected_with_its_reason(tmp_path: Path, kind: str, sampl
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_named_like_a_video_is_unreadable(tmp_path: Path) -> None:
-    (tmp_path / "a.avi").mkdir()
-    with pytest.raises(RejectedError, match="unreadable"):
-        decode(tmp_path / "a.avi", RGB, Sampling())
+@contextlib.contextmanager
+def without_privileges() -> Iterator[None]:
+    """Root may read everything: for a while, not root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("forbidden", ["clips/a.avi", "clips"], ids=["file", "folder"])
+def test_a_file_that_may_not_be_read_is_unreadable(forbidden: str) -> None:
+    # Not tmp_path, which lies in a folder that only its owner may enter.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        file = write_video(folder / "clips" / "a.avi", moving_square())
+        mode = (folder / forbidden).stat().st_mode
+        with without_privileges():
+            assert len(decode(file, RGB, Sampling()).frames) == 12
+        (folder / forbidden).chmod(0)
+        with without_privileges(), pytest.raises(RejectedError) as error:
+            decode(file, RGB, Sampling())
+        (folder / forbidden).chmod(mode)
+    assert error.value.reason == "unreadable"
+
+
+@pytest.mark.parametrize(
+    ("file", "wanted"),
+    [
+        pytest.param("picture.png", None, id="PNG"),
+        pytest.param("picture.jpg", None, id="JPEG"),
+        pytest.param("picture.gif", None, id="still GIF"),
+        pytest.param("animation.gif", 5, id="animated GIF"),
+    ],
+)
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(max_frames=1)], ids=["all", "one"])
+def test_a_still_picture_is_no_video(tmp_path: Path, file: str, wanted: int | None, sampling: Sampling) -> None:
+    if wanted is None:
+        assert cv2.imwrite(str(tmp_path / file), gradient(32, 48)[0])
+    else:
+        animation = cv2.Animation()
+        animation.frames = [np.full((32, 48, 4), 50 * t, np.uint8) for t in range(wanted)]
+        animation.durations = np.full(wanted, 100)
+        assert cv2.imwriteanimation(str(tmp_path / file), animation)
+    clip = (tmp_path / file).rename(tmp_path / "clip.avi")
+    if wanted is None:
+        with pytest.raises(RejectedError, match="unreadable"):
+            decode(clip, RGB, sampling)
+    else:
+        assert len(decode(clip, RGB, sampling).frames) == (sampling.max_frames or wanted)
+
+
+def test_a_header_that_announces_more_than_the_file_can_hold_is_not_believed(tmp_path: Path) -> None:
+    file = write_video(tmp_path / "a.avi", numbered(40))
+    content = bytearray(file.read_bytes())
+    for place in (content.index(b"avih") + 24, content.index(b"strh") + 40):
+        struct.pack_into("<I", content, place, 2**31 - 1)
+    file.write_bytes(content)
+    assert read_numbers(decode(file, RGB, Sampling()).frames) == list(range(40))
+    assert read_numbers(decode(file, RGB, Sampling(num_frames=4)).frames) == [5, 15, 25, 35]
+    with IsolatedDecoder(60) as decoder:
+        assert decoder.count_frames(file) == 0
+
+
+def test_a_header_at_twice_the_true_rate_cuts_nothing_but_a_hole_does(tmp_path: Path) -> None:
+    file = write_video(tmp_path / "a.ts", numbered(40), codec="MPG1")
+    assert cv2.VideoCapture(str(file), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FRAME_COUNT) > 70
+    assert len(decode(file, RGB, Sampling()).frames) == 40
+    content = file.read_bytes()
+    quarter = len(content) // 188 // 4 * 188
+    file.write_bytes(content[:quarter] + content[-quarter:])
+    with pytest.raises(RejectedError, match="truncated"):
+        decode(file, RGB, Sampling())
+
+
+def test_a_clip_beyond_the_limit_is_too_large(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_CLIP_BYTES", 40 * RGB.size)
+    assert len(decode(video, RGB, Sampling()).frames) == 40
+    monkeypatch.setattr(module, "MAX_CLIP_BYTES", 40 * RGB.size - 1)
+    with pytest.raises(RejectedError, match="too_large"):
+        decode(video, RGB, Sampling())
+    assert len(decode(video, RGB, Sampling(every=2)).frames) == 20
+
+
+def test_a_frame_beyond_the_limit_is_too_large(video: Path) -> None:
+    with IsolatedDecoder(60) as decoder:
+        with pytest.raises(RejectedError, match="too_large"):
+            decoder.decode(video, Frame(30000, 30000, 3), Sampling())
+        assert len(decoder.decode(video, RGB, Sampling()).frames) == 40
 
 
 def test_a_cut_file_counts_only_as_far_as_it_is_needed(tmp_path: Path) -> None:
@@ -161,22 +352,134 @@ def test_a_decoder_that_dies_twice_costs_its_clip_only(video: Path, deaths: int,
         assert len(decoder.decode(video, RGB, Sampling()).frames) == 40
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_a_decoder_that_hangs_costs_its_clip_only(tmp_path: Path, video: Path) -> None:
-    pipe = tmp_path / "pipe.avi"
-    os.mkfifo(pipe)  # nobody writes to it
-    with IsolatedDecoder(0.5) as decoder:
-        with pytest.raises(RejectedError) as error:
-            decoder.decode(pipe, RGB, Sampling())
-        assert error.value.reason == "timed_out"
-        decoder.time_limit_s = 60
+@pytest.fixture
+def haunted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of files named after what decoding processes make of them: crash, hang, once (die of it, once)."""
+    haunt_children(tmp_path, monkeypatch)
+    for word in ("crash", "hang", "once"):
+        (tmp_path / word).write_text(f"{word} " * 9)
+    return tmp_path
+
+
+def outcome(result: Decoded | RejectedError) -> str | int:
+    return result.reason if isinstance(result, RejectedError) else len(result.frames)
+
+
+@pytest.mark.parametrize("word", ["crash", "hang"])
+def test_a_decoder_that_dies_or_hangs_costs_its_clip_only(haunted: Path, video: Path, word: str) -> None:
+    reason = {"crash": "crashed", "hang": "timed_out"}[word]
+    with IsolatedDecoder(1) as decoder:
+        results = decoder.decode_many([video, haunted / word, video, video, haunted / word], RGB, Sampling())
+        assert list(map(outcome, results)) == [40, reason, 40, 40, reason]
         assert len(decoder.decode(video, RGB, Sampling()).frames) == 40
+
+
+def test_a_clip_that_a_decoder_dies_of_once_is_tried_again(haunted: Path, video: Path) -> None:
+    with IsolatedDecoder(60) as decoder:
+        results = decoder.decode_many([video, haunted / "once", video], RGB, Sampling())
+        # It is no video.
+        assert list(map(outcome, results)) == [40, "unreadable", 40]
+
+
+def test_many_clips_come_in_order_and_equal_those_decoded_here(tmp_path: Path, video: Path) -> None:
+    files = [write_video(tmp_path / f"{n}.avi", moving_square(n)) for n in (5, 30, 3)]
+    files = [files[0], tmp_path / "missing.avi", *files[1:], write_bad(tmp_path, "text"), video]
+    with IsolatedDecoder(60) as decoder:
+        for number, result in enumerate(decoder.decode_many(files, RGB, Sampling())):
+            if isinstance(result, RejectedError):
+                assert result.reason == {1: "missing", 4: "unreadable"}[number]
+            else:
+                np.testing.assert_array_equal(result.frames, decode(files[number], RGB, Sampling()).frames)
+        assert list(decoder.decode_many([], RGB, Sampling())) == []
+
+
+def test_paths_are_drawn_one_ahead(video: Path) -> None:
+    drawn = []
+
+    def paths() -> Iterator[Path]:
+        for number in range(5):
+            drawn.append(number)
+            yield video
+
+    with IsolatedDecoder(60) as decoder:
+        results = decoder.decode_many(paths(), RGB, Sampling())
+        assert len(drawn) == 0
+        for number, _ in enumerate(results):
+            assert len(drawn) == min(number + 2, 5)
+
+
+def test_frames_last_while_the_next_clip_is_decoded(tmp_path: Path, video: Path) -> None:
+    other = write_video(tmp_path / "other.avi", moving_square(40))
+    wanted = decode(video, RGB, Sampling()).frames
+    with IsolatedDecoder(60) as decoder:
+        results = decoder.decode_many([video, other, video, tmp_path / "none", video, other], RGB, Sampling())
+        for _ in range(3):
+            result = next(results)
+            assert isinstance(result, Decoded)
+            # There is an answer for the clip ahead: it has been decoded.
+            assert decoder._connection.poll(60)
+            np.testing.assert_array_equal(result.frames, wanted)
+            next(results)
+    np.testing.assert_array_equal(result.frames, wanted)
+
+
+def test_who_stops_early_or_asks_in_between_hears_no_answer_to_another_question(tmp_path: Path, video: Path) -> None:
+    other = write_video(tmp_path / "other.avi", moving_square(7))
+    with IsolatedDecoder(60) as decoder:
+        results = decoder.decode_many([other, other, other, other], RGB, Sampling())
+        assert outcome(next(results)) == 7
+        assert len(decoder.decode(video, RGB, Sampling()).frames) == 40
+        assert outcome(next(results)) == 7
+        more = decoder.decode_many([video, video, video], RGB, Sampling())
+        assert outcome(next(more)) == 40
+        assert outcome(next(results)) == 7
+        assert outcome(next(more)) == 40
+        assert decoder.count_frames(other) == 7
+        results.close()
+        assert outcome(next(more)) == 40
+        assert list(more) == []
+
+
+def test_what_an_uncommonly_long_clip_took_is_given_back(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bytes_taken() -> int:
+        return sum(os.fstat(memory.file.fileno()).st_blocks * 512 for memory in decoder._memories)
+
+    with IsolatedDecoder(60) as decoder:
+        for _ in range(4):
+            decoder.decode(video, RGB, Sampling())
+        assert 2 * 40 * RGB.size <= bytes_taken() < 4 * 40 * RGB.size
+        monkeypatch.setattr(module, "_KEPT_BYTES", 40 * RGB.size - 1)
+        wanted = decode(video, RGB, Sampling(max_frames=1)).frames
+        for _ in range(2):
+            np.testing.assert_array_equal(decoder.decode(video, RGB, Sampling(max_frames=1)).frames, wanted)
+        assert bytes_taken() < 40 * RGB.size
+
+
+def test_frames_are_counted_as_the_header_has_it(haunted: Path, video: Path) -> None:
+    cut = cut_in_half(write_video(haunted / "cut.avi", numbered(60)))
+    with IsolatedDecoder(60) as decoder:
+        assert decoder.count_frames(video) == 40
+        assert decoder.count_frames(cut) == 60
+        for bad in (haunted / "nothing", haunted, haunted / "crash", write_bad(haunted, "text")):
+            assert decoder.count_frames(bad) == 0
+        assert decoder.count_frames(haunted / "hang", time_limit_s=0.5) == 0
+        assert decoder.count_frames(video) == 40
 
 
 def test_a_decoder_that_cannot_start_is_no_fault_of_the_clip(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with IsolatedDecoder(60) as decoder, pytest.raises(RuntimeError, match="does not start"):
         decoder.decode(video, RGB, Sampling())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
+def test_a_child_may_not_take_all_the_memory(video: Path) -> None:
+    with IsolatedDecoder(60) as decoder:
+        decoder.decode(video, RGB, Sampling())
+        assert decoder._process is not None
+        limit, _ = resource.prlimit(decoder._process.pid, resource.RLIMIT_AS)
+        assert 2**33 < limit < 2**34
+        assert resource.prlimit(decoder._process.pid, resource.RLIMIT_CORE) == (0, 0)
 
 
 def test_the_child_ends_with_its_decoder(video: Path) -> None:
@@ -189,7 +492,7 @@ def test_the_child_ends_with_its_decoder(video: Path) -> None:
 
 
 def test_every_reason_is_explained() -> None:
-    assert set(REASONS) == {"missing", "unreadable", "no_frames", "truncated", "crashed", "timed_out"}
+    assert set(REASONS) == {"missing", "unreadable", "no_frames", "truncated", "too_large", "crashed", "timed_out"}
 
 
 @pytest.mark.skipif(not DATA.exists(), reason=f"no real videos in {DATA}")

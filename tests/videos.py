@@ -4,6 +4,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 from pipelines.decode import IsolatedDecoder
 
@@ -29,11 +30,11 @@ def read_numbers(frames: np.ndarray) -> list[int]:
     return ((bars > 127) << np.arange(8)).sum(axis=1).tolist()
 
 
-def write_video(path: str | Path, frames: np.ndarray, fps: float = 25.0) -> Path:
-    """Writes RGB frames, uint8 [T, H, W, 3], as Motion JPEG in AVI; makes the folders on the way."""
+def write_video(path: str | Path, frames: np.ndarray, fps: float = 25.0, codec: str = "MJPG") -> Path:
+    """Writes RGB frames, uint8 [T, H, W, 3], in the container that the extension names; makes folders on the way."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), fps, (frames.shape[2], frames.shape[1]))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), fps, (frames.shape[2], frames.shape[1]))
     assert writer.isOpened(), path
     for frame in frames:
         writer.write(cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR))
@@ -57,6 +58,31 @@ def cut_in_half(path: Path) -> Path:
     """Leaves the first half of the file's bytes: of a video, about half of its frames still decode."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     return path
+
+
+def haunt_children(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on, decoding processes die of files that say `crash`, hang at `hang`, and die once of `once`."""
+    (folder / "sitecustomize.py").write_text(
+        """
+import os, pathlib, time, cv2
+
+original = cv2.VideoCapture
+
+def capture(name, *arguments):
+    with open(name, "rb") as file:
+        word = file.read(5)
+    marker = pathlib.Path(__file__).with_name("marker")
+    if word == b"crash" or (word == b"once " and not marker.exists()):
+        marker.touch()
+        os._exit(1)
+    if word == b"hang ":
+        time.sleep(600)
+    return original(name, *arguments)
+
+cv2.VideoCapture = capture
+"""
+    )
+    monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
 class DyingDecoder(IsolatedDecoder):
