@@ -35,7 +35,6 @@ __all__ = [
     "UserError",
     "field_help",
     "positional",
-    "prepare_out",
     "progress",
     "python",
     "run",
@@ -292,42 +291,6 @@ def python() -> str:
     if shutil.which("python") == sys.executable:
         return "python"
     return shlex.quote(min(os.path.relpath(sys.executable), sys.executable, key=len))
-
-
-def prepare_out(out: str | Path, *, marker: str, overwrite: bool = False, resume: bool | None = None) -> Path:
-    """Makes the directory OUT, or refuses one that exists.
-
-    Args:
-        out: The directory.
-        marker: A file that only this command writes there; --overwrite deletes nothing that lacks it.
-        overwrite: Delete what is there and start anew.
-        resume: Keep what is there; None for a command that has no --resume.
-
-    Raises:
-        UserError: OUT exists and neither is given, or it is not ours to delete.
-    """
-    out = Path(out)
-    if out.is_dir() and any(out.iterdir()):
-        if resume:
-            if not (out / marker).exists():
-                raise UserError(f"{out} has no {marker}: nothing to resume there; give another OUT")
-        elif overwrite:
-            if not (out / marker).exists():
-                raise UserError(
-                    f"{out} has no {marker}: it was not made by this command and is not deleted; "
-                    "give another OUT, or remove it yourself"
-                )
-            shutil.rmtree(out)
-        else:
-            way_out = "" if resume is None else "--resume continues it, "
-            raise UserError(f"{out} exists; {way_out}--overwrite deletes it first")
-    elif out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; OUT must be a directory")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out} cannot be made: {error.strerror}") from error
-    return out
 
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:

@@ -26,6 +26,7 @@ import cv2
 import numpy as np
 
 from pipelines import cli
+from pipelines.storage import Location, prepare_out
 from ttrnn.files import atomic_directory
 
 __all__ = [
@@ -179,7 +180,7 @@ def _write_video(path: Path, clip_THWC: np.ndarray) -> None:
 
 def demo(options: DemoOptions) -> dict[str, Any]:
     """Renders the data set that the options ask for; returns where it lies and what is in it."""
-    out = cli.prepare_out(options.out, marker=MARKER, overwrite=options.overwrite)
+    out = prepare_out(Location.of(options.out).local, marker=MARKER, overwrite=options.overwrite).local
     render_demo(out, options.num_clips, options.seed)
     return {
         "out": str(out),

@@ -22,6 +22,7 @@ import itertools
 import json
 import logging
 import posixpath
+import shlex
 import sys
 import tempfile
 from collections import Counter
@@ -118,6 +119,10 @@ class PreprocessOptions:
             for name in ("videos", "out"):
                 if not getattr(self, name):
                     raise ValueError(f"{name.upper()} is missing (see --help)")
+        if self.inspect and self.verify:
+            raise ValueError("inspect and verify exclude each other; give one of them")
+        if self.sheet and not self.inspect:
+            raise ValueError("sheet goes with inspect; give both")
         for name in ("width", "height", "shard_mb", "time_limit_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
@@ -458,7 +463,7 @@ def summary(result: dict[str, Any]) -> RenderableType:
         lines.append(
             f"{result['num_rejected']:,} clips rejected ({reasons}); see {Location.of(result['out']) / REJECTED_CSV}"
         )
-    return Group(table, *lines, f"next: {cli.python()} -m pipelines.train {result['out']} runs/first")
+    return Group(table, *lines, f"next: {cli.python()} -m pipelines.train {shlex.quote(result['out'])} runs/first")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -63,6 +63,11 @@ class Location:
         if "://" not in text:
             return cls(text)
         url = urlsplit(text.translate(_NOT_IN_URLS))
+        if url.password:
+            raise UserError(
+                f"{url.scheme}://...@{url.hostname} holds a password, which would stand in every file that "
+                "names it; give it by environment or configuration file (AWS_SECRET_ACCESS_KEY, ~/.aws/credentials)"
+            )
         if url.scheme == "file":
             if url.netloc not in ("", "localhost"):
                 raise UserError(f"{text} names a machine, {url.netloc}; give file:///DIRECTORY, or a path")

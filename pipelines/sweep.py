@@ -36,7 +36,7 @@ from pipelines.cluster import devices, start_ray
 from pipelines.metrics import METRICS, chance_level
 from pipelines.preprocess import PREPROCESS_JSON, PreprocessOptions, preprocess
 from pipelines.shards import DATASET_JSON, ShardDataset
-from pipelines.storage import Location
+from pipelines.storage import Location, prepare_out
 from pipelines.train import (
     DivergedError,
     TrainOptions,
@@ -107,9 +107,8 @@ def sweep(options: SweepOptions) -> dict[str, Any]:
         raise UserError(f"there is no {options.data}; give a folder of videos, a CSV or shards as --data")
     if options.overwrite and options.data is not None and _lies_in(options.data, options.out):
         raise UserError(f"--overwrite deletes {options.out}, in which --data {options.data} lies; give another --out")
-    out = cli.prepare_out(
-        options.out, marker="sweep.json", overwrite=options.overwrite, resume=options.resume
-    ).absolute()
+    out = Location.of(options.out).local.absolute()
+    prepare_out(out, marker="sweep.json", overwrite=options.overwrite, resume=options.resume)
     _claim(out, options)
     start = time.monotonic()
     try:

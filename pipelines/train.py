@@ -17,6 +17,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import shutil
 import sys
 import threading
@@ -40,7 +41,7 @@ from pipelines.cli import StepError, UserError
 from pipelines.cluster import devices, start_ray
 from pipelines.metrics import METRICS, score
 from pipelines.shards import ShardDataset, Split
-from pipelines.storage import Location
+from pipelines.storage import Location, prepare_out
 from ttrnn.contract import supports_bfloat16
 from ttrnn.files import atomic_write, remove_leftovers
 from ttrnn.model import ModelConfig, VideoClassifier
@@ -467,7 +468,8 @@ def train(options: TrainOptions) -> dict[str, Any]:
     if Path(options.out, "config.json").exists():
         # Other things have a config.json too: --overwrite must not delete them.
         _read_options(Path(options.out, "config.json"))
-    out = cli.prepare_out(options.out, marker="config.json", overwrite=options.overwrite, resume=options.resume)
+    out = Location.of(options.out).local
+    prepare_out(out, marker="config.json", overwrite=options.overwrite, resume=options.resume)
     claim_run(out, options, config)
     log.info(
         "%s, %s parameters, %s of them input-to-hidden (%s)",
@@ -595,13 +597,14 @@ def _log_epoch(record: dict[str, Any]) -> None:
 
 def summary(result: dict[str, Any]) -> str:
     """What a person reads at the end."""
+    model, shards = shlex.quote(result["model"]), shlex.quote(result["shards"])
     return (
         f"{result['metric'].replace('_', ' ')} {100 * result['val_metric']:.1f}% on {result['num_val_clips']} "
         f"validation clips "
         f"(best epoch {result['best_epoch']} of {result['epochs']}), {result['num_params']:,} parameters, "
         f"{result['train_s']:.0f} s\n"
         f"model: {result['model']}\n"
-        f"next:  {cli.python()} -m pipelines.evaluate {result['model']} {result['shards']} --split test"
+        f"next:  {cli.python()} -m pipelines.evaluate {model} {shards} --split test"
     )
 
 

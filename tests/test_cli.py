@@ -271,54 +271,6 @@ def test_errors_of_the_library_become_mistakes_of_the_user_s() -> None:
         raise KeyError("a bug stays one")
 
 
-OURS, FOREIGN = {"config.json": "1", "more": "2"}, {"thesis.tex": "years of work"}
-
-
-@pytest.mark.parametrize(
-    ("before", "flags", "after"),
-    [
-        (None, {}, {}),
-        ({}, {}, {}),
-        ({}, {"resume": True}, {}),
-        (None, {"overwrite": True}, {}),
-        (OURS, {"resume": True}, OURS),
-        (OURS, {"overwrite": True}, {}),
-        (OURS, {"resume": False}, "out exists; --resume continues it, --overwrite deletes it first"),
-        (OURS, {}, "out exists; --overwrite deletes it first"),
-        (FOREIGN, {}, "out exists"),
-        (FOREIGN, {"resume": True}, "has no config.json: nothing to resume there"),
-        (FOREIGN, {"overwrite": True}, "not made by this command and is not deleted"),
-        ("a file", {"overwrite": True}, "out is a file"),
-    ],
-    ids=str,
-)
-def test_out_is_made_or_refused_and_nothing_of_others_is_deleted(
-    tmp_path: Path, before: Any, flags: Any, after: Any
-) -> None:
-    out = tmp_path / "deep" / "out"
-    if before is not None:
-        out.parent.mkdir()
-    if isinstance(before, str):
-        out.write_text(before)
-    elif before is not None:
-        out.mkdir()
-        for name, content in before.items():
-            (out / name).write_text(content)
-    if isinstance(after, str):
-        with pytest.raises(UserError, match=after):
-            cli.prepare_out(out, marker="config.json", **flags)
-        after = before
-    else:
-        assert cli.prepare_out(str(out), marker="config.json", **flags) == out
-    assert (out.read_text() if out.is_file() else {path.name: path.read_text() for path in out.iterdir()}) == after
-
-
-def test_out_below_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="cannot be made: Not a directory"):
-        cli.prepare_out(tmp_path / "file" / "out", marker="config.json")
-
-
 @pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "log"])
 def test_progress_passes_everything_on_as_it_comes(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)

@@ -234,7 +234,7 @@ def test_remote_shards_are_looked_at_and_verified_alike(tmp_path, monkeypatch):
     assert verify_shards(place)["damaged"] == []
     (Location.of(place) / "train-00001.arrow").write_text("no shard")
     assert verify_shards(place)["damaged"] == ["train-00001.arrow"]
-    Location.of(place).remove_tree()
+    Location.of(place).clear()
 
 
 def change_a_byte(file: Path) -> None:
@@ -287,3 +287,8 @@ def test_what_is_no_data_set_is_refused(tmp_path, step):
     shutil.rmtree(path)
     with pytest.raises(UserError, match=r"is no directory"):
         step(path)
+
+
+def test_a_data_set_without_splits_is_told_of(tmp_path):
+    with pytest.raises(UserError, match="has no splits: there is nothing to look at"):
+        inspect_shards(make(tmp_path / "shards", clips={}))

@@ -524,3 +524,9 @@ def test_an_out_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="out cannot be made: Not a directory"):
         prepare_out(tmp_path / "file" / "out", marker="m")
+
+
+def test_a_password_in_a_uri_is_refused_without_repeating_it() -> None:
+    with pytest.raises(UserError, match=r"holds a password, .* give it by environment") as error:
+        Location.of("s3://key:hush@bucket/shards")
+    assert "hush" not in str(error.value)
