@@ -18,6 +18,7 @@ from rich.console import Group
 from rich.table import Table
 
 from pipelines import cli
+from pipelines.cli import UserError
 from pipelines.contact_sheet import write_contact_sheet
 from pipelines.metrics import chance_level
 from pipelines.shards import REJECTED_CSV, ShardDataset, Split
@@ -46,9 +47,11 @@ def inspect_shards(place: str | Path | Location, sheet: str | Path | None = None
         empty or, the last two, where clips have several labels); sheet (its file).
 
     Raises:
-        UserError: the shards are not whole, or the sheet can't be written.
+        UserError: the shards are not whole, there are none, or the sheet can't be written.
     """
     data = ShardDataset.open(place)
+    if not data.splits:
+        raise UserError(f"{data.place} has no splits: there is nothing to look at")
     splits = {name: data.split(name) for name in data.splits}
     num_bytes = {name: sum(shard["num_bytes"] for shard in data.splits[name]["shards"]) for name in splits}
     rejected = _read_rejected(data.place)

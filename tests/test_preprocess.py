@@ -431,6 +431,8 @@ def test_what_makes_no_sense_is_refused_before_out_is_made(tmp_path: Path) -> No
         ({"max_frames": 0}, "max_frames must be above 0, got 0"),
         ({"num_frames": 3, "fps": 2.0}, "num_frames=3 and fps=2.0 exclude each other"),
         ({"resume": True, "overwrite": True}, "resume and overwrite exclude each other"),
+        ({"inspect": "a", "verify": "b"}, "inspect and verify exclude each other"),
+        ({"sheet": "a.png"}, "sheet goes with inspect"),
     ],
     ids=str,
 )
