@@ -115,10 +115,11 @@ def _fetch(file: Remote, path: Path) -> None:
                 digest.update(chunk)
                 target.write(chunk)
         except FileNotFoundError as error:
-            raise StepError(f"{file.location} is missing; run preprocess again") from error
+            raise StepError(f"{file.location} is missing; run preprocess again, with --resume") from error
         if digest.hexdigest() != file.sha256:
             raise StepError(
-                f"{file.location} is damaged: its SHA-256 is not that of dataset.json; run preprocess again"
+                f"{file.location} is damaged: its SHA-256 is not that of dataset.json; delete it and run preprocess "
+                "--resume"
             )
 
 

@@ -31,13 +31,23 @@ _CSV = f"a CSV file {','.join(_CSV_COLUMNS)}"
 
 LAYOUTS = {
     "csv": _CSV,
-    "folders": "CLASS/.../clip.avi",
+    "folders": "CLASS/.../clip.avi, or train/CLASS/.../clip.avi",
     "ucf11": "CLASS/GROUP/GROUP_NN.mpg (basketball/v_shooting_01/v_shooting_01_02.mpg)",
     "ucf101": "CLASS/v_CLASS_gNN_cNN.avi (Archery/v_Archery_g01_c02.avi), and ucfTrainTestlist/ inside or beside it",
     "hollywood2": "ClipSets/LABEL_train.txt, ClipSets/LABEL_test.txt and AVIClips/",
     "youtube-celebrities": "NUMBER_VIDEO_NUMBER_person.avi (0185_03_008_adam_sandler.avi)",
 }
 """What each layout reads, by name."""
+
+_SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
 
 # "above" is what the archive or its reader has put around the data set. Annotations (UCF11) are no videos.
 _UCF11_CLIP = re.compile(r"(?P<above>(?:[^/]+/)*)(?P<label>(?!v_)[^/]+)/(?:v_[^/]+/)?(?P<group>v_[^/]+_\d+)_\d+\.\w+")
@@ -286,11 +296,16 @@ def _read_folders(tree: _Tree, _: int) -> _Listing:
         and all(len(parts) > 2 for parts in videos)
         and len({parts[1] for parts in videos}) > 1
     )
-    labels = {parts[depth]: frozenset([parts[depth]]) for parts in videos}
-    if labels and {label.lower() for label in labels} <= {*SPLITS, "valid", "validation", "training", "testing"}:
-        raise UserError(f"the folders in {tree.root} are splits, not classes; list the videos in {_CSV}")
-    rows = [Row("/".join(parts[depth:]), labels[parts[depth]]) for parts in videos]
-    return _Listing(videos[0][0] if depth else "", rows)
+    # train/CLASS/clip.avi: what is above the classes says the split.
+    by_split = bool(videos) and all(parts[depth].lower() in _SPLIT_FOLDERS for parts in videos)
+    at = depth + by_split
+    videos = [parts for parts in videos if len(parts) > at + 1]
+    labels = {parts[at]: frozenset([parts[at]]) for parts in videos}
+    rows = [
+        Row("/".join(parts[depth:]), labels[parts[at]], split=_SPLIT_FOLDERS[parts[depth].lower()] if by_split else "")
+        for parts in videos
+    ]
+    return _Listing(videos[0][0] if depth and videos else "", rows)
 
 
 def _matches(tree: _Tree, pattern: re.Pattern[str], names: Sequence[str]) -> tuple[str, list[re.Match[str]]]:

@@ -147,7 +147,7 @@ def _read_rejected(place: Location) -> list[tuple[str, str]]:
         text = file.read_bytes().decode("utf-8", "replace")
     except FileNotFoundError:
         return []
-    with cli.user_errors(f"{file} is damaged; run preprocess again"):
+    with cli.user_errors(f"{file} is damaged; run preprocess --resume"):
         return [(path, reason) for path, reason in list(csv.reader(io.StringIO(text, newline="")))[1:]]
 
 

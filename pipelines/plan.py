@@ -93,7 +93,11 @@ class Plan:
                 )
 
     def check_clips(self, out: Location, catalog: Catalog) -> None:
-        """Refuses a catalogue in which a planned clip is missing or has another label or group. Raises UserError."""
+        """Refuses a catalogue in which planned clips are missing or changed, or new ones change the task.
+
+        Raises:
+            UserError: naming the first such clip.
+        """
         found = {entry.clip_id: (list(entry.labels), entry.group) for entry in catalog.entries}
         for shard in self.shards:
             for clip_id, labels, group in shard.clips:
@@ -103,6 +107,14 @@ class Plan:
                         f"{clip_id} {what} the clips that {out} was made of; a data set only grows: put it back as it "
                         "was, or start anew with --overwrite"
                     )
+
+        if self.shards and all(len(clip[1]) == 1 for shard in self.shards for clip in shard.clips):
+            several = next((entry.clip_id for entry in catalog.entries if len(entry.labels) != 1), None)
+            if several is not None:
+                raise UserError(
+                    f"{several} has not one label, but all clips of {out} have: the task would become {catalog.task}; "
+                    "mend its label, or start anew with --overwrite"
+                )
 
     def grown(self, entries: Iterable[Entry], clips_per_shard: int, classes: tuple[str, ...]) -> "Plan":
         """With more shards, for clips that are not in it yet (or tried again)."""

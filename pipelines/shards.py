@@ -254,7 +254,9 @@ class ShardDataset:
                 if check_sizes and place.is_local:
                     _check_size(file.local, shard["num_bytes"])
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{place / DATASET_JSON} is damaged ({error}); run preprocess again") from error
+            raise UserError(
+                f"{place / DATASET_JSON} is damaged ({error}); delete it and run preprocess --resume"
+            ) from error
         return dataset
 
     def split(self, name: str) -> "Split":
@@ -287,7 +289,8 @@ class ShardDataset:
         for file, is_damaged in self.damaged():
             if is_damaged:
                 raise UserError(
-                    f"{self.place / file} is damaged: its SHA-256 differs from {DATASET_JSON}; run preprocess again"
+                    f"{self.place / file} is damaged: its SHA-256 differs from {DATASET_JSON}; delete it and run "
+                    "preprocess --resume"
                 )
 
     def _shards(self) -> Iterator[tuple[Location, dict[str, Any]]]:
@@ -312,12 +315,12 @@ def _read_dataset_json(place: Location) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{file} can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is damaged ({error}); run preprocess again") from error
+        raise UserError(f"{file} is damaged ({error}); delete it and run preprocess --resume") from error
     try:
         document = json.loads(text)
         found = document["format"], document["version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({error}); run preprocess again") from error
+        raise UserError(f"{file} is damaged ({error}); delete it and run preprocess --resume") from error
     if found != (FORMAT, FORMAT_VERSION):
         raise UserError(
             f"{file} has format {found[0]} version {found[1]}, this program reads {FORMAT} version "
@@ -328,9 +331,11 @@ def _read_dataset_json(place: Location) -> dict[str, Any]:
 
 def _check_size(file: Path, num_bytes: int) -> None:
     if not file.exists():
-        raise UserError(f"{file} is missing; run preprocess again")
+        raise UserError(f"{file} is missing; run preprocess again, with --resume")
     if (size := file.stat().st_size) != num_bytes:
-        raise UserError(f"{file} is damaged: it has {size:,} bytes instead of {num_bytes:,}; run preprocess again")
+        raise UserError(
+            f"{file} is damaged: it has {size:,} bytes instead of {num_bytes:,}; delete it and run preprocess --resume"
+        )
 
 
 class Split(Sequence[Clip]):

@@ -97,7 +97,9 @@ def test_the_same_bytes_of_another_place_are_there_already(put: Callable[[str], 
 
 def test_a_damaged_object_is_refused_by_name_and_leaves_nothing(put: Callable[[str], Remote], directory: Path) -> None:
     a, b = put("a"), put("b")
-    with pytest.raises(StepError, match=r"s3://lab/.*/a\?.* is damaged: its SHA-256 is not .*; run preprocess again"):
+    with pytest.raises(
+        StepError, match=r"s3://lab/.*/a\?.* is damaged: its SHA-256 is not .*; delete it and run preprocess --resume"
+    ):
         cached([a._replace(sha256=b.sha256)])
     assert kept(directory) == []
     assert cached([b])[0].read_text()[0] == "b"

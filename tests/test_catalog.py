@@ -271,6 +271,20 @@ def test_names_are_kept_verbatim(tmp_path: Path) -> None:
     assert splits_of(read_catalog(write_csv(tmp_path, *quoted))) == splits_of(catalog)
 
 
+@pytest.mark.parametrize("above", ["", "archive/"])
+def test_folders_of_splits_say_the_split(tmp_path: Path, above: str) -> None:
+    names = [
+        f"{split}/{label}/{i}.avi" for split in ("train", "Validation", "test") for label in "ab" for i in range(2)
+    ]
+    touch(tmp_path, *(above + name for name in names), f"{above}train/loose.avi")
+    catalog = read_catalog(tmp_path)
+    assert catalog.classes == ("a", "b")
+    assert {entry.clip_id: entry.split for entry in catalog.entries} == {
+        name: {"V": "val"}.get(name[0], name.split("/")[0]) for name in names
+    }
+    assert catalog.left_out == (f"{above}train/loose.avi",)
+
+
 def test_folders_take_videos_at_any_depth_and_nothing_else(tmp_path: Path) -> None:
     before = set(splits_of(read_catalog(class_folders(tmp_path))))
     touch(tmp_path, "a/deep/er/x.MP4", "a/notes.txt", "a/.hidden.avi", ".cache/a/y.avi", "b/folder.avi/z.avi")
@@ -395,12 +409,6 @@ def test_a_senseless_csv_is_refused_in_one_line(
         pytest.param([], "auto", "has no videos for layout folders, which reads CLASS", id="empty folder"),
         pytest.param(["a/x.txt", "b/y.jpg"], "auto", "has no videos", id="no videos"),
         pytest.param(["1.avi", "2.avi"], "auto", "has no videos for layout folders", id="no class folders"),
-        pytest.param(
-            ["train/a/1.avi", "Validation/a/2.avi"],
-            "auto",
-            "are splits, not classes; list the videos in a CSV",
-            id="folders of splits",
-        ),
         pytest.param(
             ["train/a/v_a_01_01.avi", "test/a/v_a_02_01.avi"],
             "auto",

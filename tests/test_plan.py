@@ -147,6 +147,11 @@ def test_only_what_has_no_say_in_the_bytes_may_change(changes: dict[str, Any], m
         pytest.param(
             [*entries("a"), Entry("/videos/b", "b", (0, 1), "g", "train")], "^b has another label", id="more labels"
         ),
+        pytest.param(
+            [*entries("a", "b"), Entry("/videos/c", "c", (0, 1), "g", "train")],
+            "^c has not one label, but all clips of OUT have: the task would become",
+            id="new clip, other task",
+        ),
     ],
 )
 def test_a_data_set_only_grows(tmp_path: Path, found: list[Entry], message: str | None) -> None:
