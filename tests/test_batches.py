@@ -8,11 +8,13 @@ import torch
 
 from pipelines.augment import Augmentation
 from pipelines.batches import ahead, batches, epoch_seed, epoch_steps, num_steps
-from pipelines.shards import Clip
+from pipelines.shards import Clip, Frame
 
 
 class Clips(list):
     """Clips in memory that read like a split of shards, and note who asked for what."""
+
+    frame = Frame(width=3, height=4, channels=1)
 
     def __init__(self, clips):
         super().__init__(clips)
@@ -193,7 +195,17 @@ def test_clips_are_altered_alike_whoever_reads_them_and_anew_in_each_epoch():
     assert sum(other[index].tolist() != alone[index].tolist() for index in range(5)) >= 4
 
 
-def test_pages_are_asked_for_one_batch_ahead_and_let_go_after_use():
+def test_a_split_that_fits_stays_in_memory(monkeypatch):
+    clips = make_clips([6, 5, 4])
+    for limit, released in ((12 * 15, []), (12 * 15 - 1, [[0, 1], [2]])):
+        clips.events.clear()
+        monkeypatch.setattr("pipelines.batches._MAPPED_BYTES", limit)
+        list(batches(clips, 2, 3, False))
+        assert [indices for kind, indices in clips.events if kind == "release"] == released
+
+
+def test_pages_are_asked_for_one_batch_ahead_and_let_go_after_use(monkeypatch):
+    monkeypatch.setattr("pipelines.batches._MAPPED_BYTES", 0)
     clips = make_clips([6, 5, 4, 3, 2, 1])
     used = []
     for batch in batches(clips, 2, 3, False):

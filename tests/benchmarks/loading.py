@@ -155,12 +155,13 @@ def _altered(split: Split, shape: str, rounds: int) -> Iterator[Row]:
 
 
 def _resident(files: list[Path]) -> Iterator[Row]:
-    """Memory of this process beyond what it has anyway, in every step of an epoch on some of the shards, and on all."""
+    """Memory of this process beyond what it has anyway, in every step of an epoch: on the shards, and on three times as
+    many."""
     step = _training_step("bfloat16")
     for frames in _epoch(Split(files, _FRAME)):
         step(frames)
-    for share in (4, 1):
-        split = Split(files[: len(files) // share], _FRAME)
+    for times in (1, 3):
+        split = Split(files * times, _FRAME)
         start = {kind: status_bytes(kind) for kind in ("RssAnon", "RssFile")}
         held: dict[str, list[float]] = {kind: [] for kind in start}
         for frames in _epoch(split):
