@@ -18,8 +18,9 @@ from rich.table import Table
 
 from pipelines import cli
 from pipelines.cli import UserError
-from pipelines.decode import IsolatedDecoder, RejectedError, Sampling
+from pipelines.decode import RejectedError, Sampling
 from pipelines.evaluate import load_model
+from pipelines.isolation import IsolatedDecoder
 from pipelines.shards import Frame
 from ttrnn.model import VideoClassifier
 

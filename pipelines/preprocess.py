@@ -15,23 +15,18 @@ and OUT must lie where every node finds them: on storage that all of them share,
 
 import contextlib
 import csv
-import errno
 import functools
 import io
-import itertools
 import json
 import logging
 import posixpath
 import shlex
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -40,11 +35,13 @@ from pipelines import cli
 from pipelines.catalog import SPLITS, Catalog, Entry, read_catalog
 from pipelines.cli import StepError, UserError
 from pipelines.cluster import start_ray
-from pipelines.decode import IsolatedDecoder, RejectedError, Sampling
-from pipelines.plan import PREPROCESS_JSON, Plan, Shard, clips_per_shard, read_reports, report_location
-from pipelines.shards import REJECTED_CSV, Clip, Frame, write_dataset_json, write_shard
+from pipelines.decode import Sampling
+from pipelines.isolation import IsolatedDecoder
+from pipelines.plan import PREPROCESS_JSON, Plan, Shard, clips_per_shard, read_reports
+from pipelines.shards import REJECTED_CSV, Frame, write_dataset_json
 from pipelines.splits import SplitOptions
-from pipelines.storage import Location, StorageError, only_writer, prepare_out
+from pipelines.storage import Location, only_writer, prepare_out
+from pipelines.task import local_copies, make_shard, room_for_copies
 from ttrnn.files import remove_leftovers
 
 __all__ = ["PREPROCESS_JSON", "PreprocessOptions", "preprocess", "summary"]
@@ -255,8 +252,8 @@ def _expected_frames(entries: Sequence[Entry], options: PreprocessOptions) -> fl
     if options.num_frames is not None:
         return min(options.num_frames, options.max_frames or options.num_frames)
     some = entries[:: -(-len(entries) // 16)]
-    with IsolatedDecoder(10) as decoder, _room_for_copies() as directory:
-        counts = [decoder.count_frames(path) for path in _local_copies((entry.path for entry in some), directory)]
+    with IsolatedDecoder(10) as decoder, room_for_copies() as directory:
+        counts = [decoder.count_frames(path) for path in local_copies((entry.path for entry in some), directory)]
     announced = [min(count / (options.every or 1), options.max_frames or count) for count in counts if count]
     return sum(announced) / len(announced) if announced else 0
 
@@ -277,7 +274,7 @@ def _run(units: Sequence[dict[str, Any]], out: Location, options: PreprocessOpti
             if isinstance(handler, logging.StreamHandler):
                 handler.setLevel(logging.ERROR)
         task = functools.partial(
-            _make_shard, out=out, frame=options.frame, sampling=options.sampling, time_limit_s=options.time_limit_s
+            make_shard, out=out, frame=options.frame, sampling=options.sampling, time_limit_s=options.time_limit_s
         )
         rows = ray.data.from_items([{"unit": json.dumps(unit)} for unit in units], override_num_blocks=len(units))
         reports = {}
@@ -291,80 +288,6 @@ def _run(units: Sequence[dict[str, Any]], out: Location, options: PreprocessOpti
                 report = json.loads(row["report"])
                 reports[report["shard"]["file"]] = report
         return reports
-
-
-def _make_shard(
-    row: dict[str, Any], *, out: Location, frame: Frame, sampling: Sampling, time_limit_s: float
-) -> dict[str, Any]:
-    """The Ray task: decodes the clips of one shard and writes it, then its report."""
-    unit = json.loads(row["unit"])
-    rejected: list[tuple[str, str]] = []
-    pixel_sums = np.zeros((3, frame.channels), np.int64)
-
-    def clips() -> Iterator[Clip]:
-        nonlocal pixel_sums
-        with _room_for_copies() as directory:
-            paths = _local_copies((path for *_, path in unit["clips"]), directory)
-            with contextlib.closing(_decoder(time_limit_s).decode_many(paths, frame, sampling)) as results:
-                for (clip_id, labels, group, _), result in zip(unit["clips"], results, strict=True):
-                    if isinstance(result, RejectedError):
-                        rejected.append((clip_id, result.reason))
-                        continue
-                    if unit["split"] == "train":
-                        pixel_sums += _pixel_sums(result.frames)
-                    yield Clip(clip_id, tuple(labels), group, result.fps, result.frames)
-
-    try:
-        shard = _write_unless_empty(out / unit["file"], clips())
-        report = {"shard": shard, "split": unit["split"], "rejected": rejected, "pixel_sums": pixel_sums.tolist()}
-        report_location(out, unit["file"]).write_text(json.dumps(report))
-    except StorageError as error:
-        return {"errno": 0, "error": str(error), "report": ""}
-    except OSError as error:
-        # As a row: Ray would wrap it up, and the driver has to tell a full disk from other troubles.
-        return {"errno": error.errno or errno.EIO, "error": f"{out / unit['file']}: {error.strerror}", "report": ""}
-    return {"errno": 0, "error": "", "report": json.dumps(report)}
-
-
-def _write_unless_empty(place: Location, clips: Iterator[Clip]) -> dict[str, Any]:
-    first = next(clips, None)
-    if first is None:
-        return {"file": place.name, "num_clips": 0, "num_frames": 0, "num_bytes": 0, "sha256": ""}
-    return write_shard(place, itertools.chain([first], clips))
-
-
-_room_for_copies = functools.partial(tempfile.TemporaryDirectory, prefix="ttrnn-")
-
-
-def _local_copies(paths: Iterable[str], directory: str) -> Iterator[Path]:
-    """Paths that a decoder can open. A copy of a remote video lasts until the next path but one is asked for."""
-    for number, path in enumerate(paths):
-        place, copy = Location.of(path), Path(directory, str(number))
-        if place.is_local:
-            yield place.local
-            continue
-        with contextlib.suppress(FileNotFoundError):
-            place.download(copy)
-        yield copy
-        Path(directory, str(number - 1)).unlink(missing_ok=True)
-
-
-@functools.cache
-def _decoder(time_limit_s: float) -> IsolatedDecoder:
-    """One for the life of the worker process: its child takes longer to start than many a clip to decode."""
-    return IsolatedDecoder(time_limit_s)
-
-
-def _pixel_sums(frames: np.ndarray) -> np.ndarray:
-    """int64 [3, C]: number of pixels, their sum, the sum of their squares; integers, so that order does not matter.
-
-    Of a long clip every n-th frame is enough; no more than 31 count.
-    """
-    some = frames[:: max(1, len(frames) // 16)]
-    number = some[..., 0].size
-    mean, std = cv2.meanStdDev(some.reshape(-1, *some.shape[2:]))
-    moments = np.stack([np.ones_like(mean), mean, std**2 + mean**2])[..., 0]
-    return np.rint(number * moments).astype(np.int64)
 
 
 def _finish(

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.decode import IsolatedDecoder, RejectedError, Sampling, decode
+from pipelines.decode import RejectedError, Sampling, decode
+from pipelines.isolation import IsolatedDecoder
 from pipelines.shards import Frame
 from tests.damaged import Case, corpus, sound_videos
 

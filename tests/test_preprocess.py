@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipelines import preprocess as module
+from pipelines import task
 from pipelines.cli import UserError
 from pipelines.cluster import start_ray
 from pipelines.decode import Sampling, decode
@@ -167,8 +167,8 @@ def test_a_decoder_that_crashes_costs_its_clip_only(
     clips = [[path.name, [0], "", str(path)] for path in sorted(videos.glob("left/*"))[:4]]
     with DyingDecoder(60) as decoder:
         decoder.deaths = 2
-        monkeypatch.setattr(module, "_decoder", lambda time_limit_s: decoder)
-        row = module._make_shard(
+        monkeypatch.setattr(task, "_decoder", lambda time_limit_s: decoder)
+        row = task.make_shard(
             {"unit": json.dumps({"file": "val-00000.arrow", "split": "val", "clips": clips})},
             out=Location.of(tmp_path),
             frame=Frame(24, 16, 3),

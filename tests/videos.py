@@ -1,12 +1,13 @@
 """Small video files for tests, rendered by OpenCV; and what may go wrong with videos."""
 
+import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from pipelines.decode import IsolatedDecoder
+from pipelines.isolation import IsolatedDecoder
 
 
 def moving_square(num_frames: int = 12, step: int = 2, level: int = 220) -> np.ndarray:
@@ -58,6 +59,19 @@ def cut_in_half(path: Path) -> Path:
     """Leaves the first half of the file's bytes: of a video, about half of its frames still decode."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     return path
+
+
+def write_bad(path: Path, kind: str) -> Path:
+    """A file that is no whole video: missing, empty, text, garbage, headers only, half."""
+    file = path / f"{kind.replace(' ', '_')}.avi"
+    if kind in ("half", "headers only"):
+        write_video(file, moving_square(44))
+        if kind == "half":
+            return cut_in_half(file)
+        file.write_bytes(file.read_bytes()[: file.read_bytes().index(b"movi") + 4])
+    elif kind != "missing":
+        file.write_bytes({"empty": b"", "text": b"not a video\n" * 99, "garbage": os.urandom(5000)}[kind])
+    return file
 
 
 def haunt_children(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
