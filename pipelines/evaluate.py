@@ -14,6 +14,7 @@ from pipelines import cli
 from pipelines.cli import UserError
 from pipelines.metrics import METRICS, chance_level, score
 from pipelines.shards import ShardDataset
+from pipelines.storage import Location
 from pipelines.train import local_device, predict_split
 from ttrnn.model import VideoClassifier
 
@@ -42,7 +43,7 @@ def load_model(path: str | Path) -> VideoClassifier:
     return model.to(local_device())
 
 
-def evaluate_model(model_dir: str | Path, shards_dir: str | Path, split: str = "test") -> dict[str, Any]:
+def evaluate_model(model_dir: str | Path, shards_dir: str | Path | Location, split: str = "test") -> dict[str, Any]:
     """The metric of a model on a split, with what it takes to judge it.
 
     Returns:

@@ -275,7 +275,7 @@ def _tested(sweep_dir: Path, sweep: Mapping[str, Any], points: Sequence[Trial], 
             ) from error
         value = known.get((point.trial, digest))
         if value is None and can_test:
-            value = evaluate(weights.parent, str(shards), split="test")["value"]
+            value = evaluate(weights.parent, shards, split="test")["value"]
         tested.append(dataclasses.replace(point, test_metric=value, model_sha256=digest))
     if any(point.test_metric is None for point in tested) and not can_test:
         log.warning(
