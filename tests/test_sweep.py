@@ -121,13 +121,13 @@ def test_overwrite_never_deletes_the_data_it_was_told_to_read(swept):
 def test_demo_videos_whose_rendering_broke_off_are_rendered_again(tmp_path, monkeypatch):
     (tmp_path / "videos").mkdir()
     monkeypatch.setattr(sweeping, "preprocess", lambda options: None)
-    assert sweeping._shards(SweepOptions(), tmp_path) == tmp_path / "shards"
+    assert sweeping._shards(SweepOptions(), tmp_path).local == tmp_path / "shards"
     assert len(list((tmp_path / "videos").glob("*/*.avi"))) == 600
 
 
 def test_unfinished_shards_are_called_unfinished(tmp_path):
     (tmp_path / "preprocess.json").write_text("{}")
-    assert sweeping._shards(SweepOptions(data=str(tmp_path)), tmp_path / "out") == tmp_path
+    assert sweeping._shards(SweepOptions(data=str(tmp_path)), tmp_path / "out").local == tmp_path
 
 
 def command(shards, out, *words):
