@@ -4,7 +4,9 @@ Legend: B batch, T time, H W frame height and width in pixels, C channels.
 """
 
 import logging
+import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -116,25 +118,38 @@ def _training_step(precision: str) -> Callable[[list[Tensor]], None]:
 
 
 def _steps(split: Split, shape: str, rounds: int) -> Iterator[Row]:
-    """An epoch of training steps of a TT-GRU: from shards, from memory, and with every clip altered."""
+    """Training steps of a TT-GRU on batches from the loader, each followed by one on the same clips in memory.
+
+    In such pairs both sides meet the same disturbances; the spread is that of the epochs, each the median of its steps.
+    """
     in_memory = [[clip.clone() for clip in frames] for frames in _epoch(split)]
     for precision in _PRECISIONS:
         step = _training_step(precision)
+        for name, augmentation in (("loader", None), ("loader, altered", _SAME_LENGTH)):
+            _paired(split, in_memory, step, augmentation)
+            pairs = [_paired(split, in_memory, step, augmentation) for _ in range(rounds)]
+            for which, seconds in zip((name, "in memory"), zip(*pairs, strict=True), strict=True):
+                yield row("loading", f"step: {which}", shape, precision, [1e6 * s for s in seconds], "us/frame")
+            ratios = [a / b for a, b in pairs]
+            yield row("loading", f"step: {name} / in memory", shape, precision, ratios, "times")
 
-        def train(epoch: Iterable[list[Tensor]], step: Callable[[list[Tensor]], None] = step) -> None:
-            for frames in epoch:
-                step(frames)
 
-        work = {
-            "in memory": lambda train=train: train(in_memory),
-            "loader": lambda train=train: train(_epoch(split)),
-            "loader, altered": lambda train=train: train(_epoch(split, _SAME_LENGTH)),
-        }
-        times = interleaved(work, rounds)
-        for name, seconds in times.items():
-            yield _per_frame(split, f"training: {name}", shape, precision, seconds)
-        for name in ("loader", "loader, altered"):
-            yield _ratio(f"training: {name} / in memory", shape, precision, times[name], times["in memory"])
+def _paired(
+    split: Split, in_memory: list[list[Tensor]], step: Callable[[list[Tensor]], None], augmentation: Augmentation | None
+) -> tuple[float, float]:
+    """Seconds per frame with the loader and without."""
+    seconds: list[tuple[float, float]] = []
+    epoch = _epoch(split, augmentation)
+    for kept in in_memory:
+        start = time.perf_counter()
+        step(next(epoch))
+        middle = time.perf_counter()
+        step(kept)
+        num_frames = sum(map(len, kept))
+        seconds.append(((middle - start) / num_frames, (time.perf_counter() - middle) / num_frames))
+    # The first batch of an epoch is waited for.
+    from_loader, from_memory = zip(*seconds[1:], strict=True)
+    return statistics.median(from_loader), statistics.median(from_memory)
 
 
 def _altered(split: Split, shape: str, rounds: int) -> Iterator[Row]:
@@ -155,12 +170,11 @@ def _altered(split: Split, shape: str, rounds: int) -> Iterator[Row]:
 
 
 def _resident(files: list[Path]) -> Iterator[Row]:
-    """Memory of this process beyond what it has anyway, in every step of an epoch: on the shards, and on three times as
-    many."""
+    """Memory of this process beyond what it has anyway, in each step of an epoch: on twice the shards, and four times."""
     step = _training_step("bfloat16")
     for frames in _epoch(Split(files, _FRAME)):
         step(frames)
-    for times in (1, 3):
+    for times in (2, 4):
         split = Split(files * times, _FRAME)
         start = {kind: status_bytes(kind) for kind in ("RssAnon", "RssFile")}
         held: dict[str, list[float]] = {kind: [] for kind in start}
