@@ -170,7 +170,7 @@ def _altered(split: Split, shape: str, rounds: int) -> Iterator[Row]:
 
 
 def _resident(files: list[Path]) -> Iterator[Row]:
-    """Memory of this process beyond what it has anyway, in each step of an epoch: on twice the shards, and four times."""
+    """Memory of this process beyond what it has anyway, in each step of an epoch: the shards twice, and four times."""
     step = _training_step("bfloat16")
     for frames in _epoch(Split(files, _FRAME)):
         step(frames)
