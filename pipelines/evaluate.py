@@ -12,10 +12,11 @@ from typing import Any
 import ttrnn
 from pipelines import cli
 from pipelines.cli import UserError
+from pipelines.fit import predict_split
 from pipelines.metrics import METRICS, chance_level, score
+from pipelines.recipe import local_device
 from pipelines.shards import ShardDataset
 from pipelines.storage import Location
-from pipelines.train import local_device, predict_split
 from ttrnn.model import VideoClassifier
 
 __all__ = ["EvaluateOptions", "evaluate", "evaluate_model", "load_model"]

@@ -33,20 +33,13 @@ from pipelines import cli, demo, pareto, report
 from pipelines import predict as prediction
 from pipelines.cli import UserError
 from pipelines.cluster import devices, start_ray
+from pipelines.fit import DivergedError, fit
 from pipelines.metrics import METRICS, chance_level
 from pipelines.preprocess import PREPROCESS_JSON, PreprocessOptions, preprocess
+from pipelines.recipe import TrainOptions, claim_run, flat_config, model_config, resolve_precision
 from pipelines.shards import DATASET_JSON, ShardDataset
 from pipelines.storage import Location, prepare_out
-from pipelines.train import (
-    DivergedError,
-    TrainOptions,
-    claim_run,
-    fit,
-    fit_on_ray,
-    flat_config,
-    model_config,
-    resolve_precision,
-)
+from pipelines.train import fit_on_ray
 from ttrnn.files import atomic_write
 
 if TYPE_CHECKING:

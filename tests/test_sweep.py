@@ -18,9 +18,9 @@ import ttrnn
 from pipelines import sweep as sweeping
 from pipelines.cli import UserError
 from pipelines.pareto import COLUMNS
+from pipelines.recipe import TrainOptions, model_config
 from pipelines.shards import Frame
 from pipelines.sweep import SweepOptions, sweep
-from pipelines.train import TrainOptions, model_config
 from tests.shards import make_shards
 
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import ttrnn
+from pipelines import fit as fitting
+from pipelines import recipe
 from pipelines import train as training
 from pipelines.cli import UserError
 from pipelines.evaluate import evaluate_model
@@ -74,15 +76,15 @@ def test_every_kind_of_model_learns(shards, tmp_path, kwargs):
 def test_training_is_as_precise_as_asked_and_metrics_are_always_in_full(
     shards, tmp_path, monkeypatch, precision, supported, used
 ):
-    monkeypatch.setattr(training, "supports_bfloat16", lambda device_type: supported)
+    monkeypatch.setattr(recipe, "supports_bfloat16", lambda device_type: supported)
     seen = []
-    forward = training.VideoClassifier.forward
+    forward = fitting.VideoClassifier.forward
 
     def noted(model, *args, **kwargs):
         seen.append((model.training, model.rnn.compute_dtype))
         return forward(model, *args, **kwargs)
 
-    monkeypatch.setattr(training.VideoClassifier, "forward", noted)
+    monkeypatch.setattr(fitting.VideoClassifier, "forward", noted)
     result = train(options(shards, tmp_path / "run", epochs=2, precision=precision))
     assert set(seen) == {(True, used), (False, None)}
     assert result["config"]["precision"] == ("float32" if used is None else "bfloat16")
@@ -92,14 +94,14 @@ def test_training_is_as_precise_as_asked_and_metrics_are_always_in_full(
     "earlier", ["bfloat16", "float32", None], ids=["bfloat16", "float32", "from before the option"]
 )
 def test_a_run_is_resumed_with_the_precision_that_it_was_started_with(shards, tmp_path, monkeypatch, earlier):
-    monkeypatch.setattr(training, "supports_bfloat16", lambda device_type: earlier == "bfloat16")
+    monkeypatch.setattr(recipe, "supports_bfloat16", lambda device_type: earlier == "bfloat16")
     train(options(shards, tmp_path / "run", epochs=1))
     path = tmp_path / "run" / "config.json"
     if earlier is None:
         config = json.loads(path.read_text())
         del config["options"]["precision"]
         path.write_text(json.dumps(config))
-    monkeypatch.setattr(training, "supports_bfloat16", lambda device_type: earlier != "bfloat16")
+    monkeypatch.setattr(recipe, "supports_bfloat16", lambda device_type: earlier != "bfloat16")
     result = train(options(shards, tmp_path / "run", epochs=1, resume=True))
     assert result["config"]["precision"] == (earlier or "float32")
     other = "float32" if earlier == "bfloat16" else "bfloat16"
@@ -121,13 +123,13 @@ def test_shards_in_a_bucket_train_the_same_model(shards, tmp_path, monkeypatch):
 @pytest.mark.parametrize("kwargs", [{name: value} for name, value in ALTERED.items()], ids=str)
 def test_clips_are_altered_in_training_only_and_the_run_says_so(shards, tmp_path, monkeypatch, kwargs):
     seen = []
-    forward = training.VideoClassifier.forward
+    forward = fitting.VideoClassifier.forward
 
     def noted(model, frames, *args):
         seen.append((model.training, [clip.tolist() for clip in frames]))
         return forward(model, frames, *args)
 
-    monkeypatch.setattr(training.VideoClassifier, "forward", noted)
+    monkeypatch.setattr(fitting.VideoClassifier, "forward", noted)
     clips = {}
     for name, chosen in (("plain", {}), ("altered", kwargs)):
         seen.clear()
@@ -209,7 +211,7 @@ class StopError(Exception):
 )
 def test_resumed_run_equals_an_undisturbed_one_to_the_bit(shards, tmp_path, monkeypatch, killed_in, kwargs):
     train(options(shards, tmp_path / "whole", **kwargs))
-    method, calls = getattr(training._Run, killed_in), []
+    method, calls = getattr(fitting._Run, killed_in), []
 
     def dies_in_epoch_3(self, *args):
         calls.append(1)
@@ -218,7 +220,7 @@ def test_resumed_run_equals_an_undisturbed_one_to_the_bit(shards, tmp_path, monk
         return method(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Run, killed_in, dies_in_epoch_3)
+        patch.setattr(fitting._Run, killed_in, dies_in_epoch_3)
         with pytest.raises(StopError):
             train(options(shards, tmp_path / "cut", **kwargs))
     result = train(options(shards, tmp_path / "cut", resume=True, **kwargs))
@@ -258,7 +260,7 @@ def test_patience_stops_early(shards, tmp_path):
 
 
 def test_divergence_stops_the_run_with_its_numbers_and_keeps_the_best_model(shards, tmp_path, monkeypatch):
-    run, losses, calls = tmp_path / "run", training._losses, []
+    run, losses, calls = tmp_path / "run", fitting._losses, []
     run.mkdir()
 
     def breaks(logits, labels):
@@ -266,7 +268,7 @@ def test_divergence_stops_the_run_with_its_numbers_and_keeps_the_best_model(shar
         # 5 steps and 2 validation batches an epoch: in the second epoch.
         return losses(logits, labels) * (float("nan") if len(calls) == 9 else 1.0)
 
-    monkeypatch.setattr(training, "_losses", breaks)
+    monkeypatch.setattr(fitting, "_losses", breaks)
     with pytest.raises(DivergedError, match=r"epoch 2.*gradient norm nan.*learning rate"):
         fit(options(shards, run))
     summary = json.loads((run / "summary.json").read_text())

@@ -1,0 +1,210 @@
+"""What a training is made of: its options, the model that they ask for on given shards, and RUN/config.json."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines import cli
+from pipelines.augment import Augmentation
+from pipelines.cli import UserError
+from pipelines.shards import ShardDataset
+from ttrnn.contract import supports_bfloat16
+from ttrnn.files import atomic_write
+from ttrnn.model import ModelConfig
+
+__all__ = [
+    "TrainOptions",
+    "claim_run",
+    "flat_config",
+    "local_device",
+    "model_config",
+    "read_options",
+    "resolve_precision",
+]
+
+# Options of runs from before they had them.
+_ABSENT = {
+    "precision": "float32",
+    **{field.name: field.default for field in dataclasses.fields(Augmentation)},
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainOptions:
+    """Train one recurrent classifier on shards of video frames."""
+
+    shards: str = cli.positional()
+    """directory that preprocess wrote"""
+    out: str = cli.positional()
+    """directory of the run: metrics, checkpoint, best model"""
+    cell: str = "gru"
+    """rnn, gru or lstm"""
+    input: str = "tt"
+    """input matrix: tt, or dense for the twin without a tensor train"""
+    in_modes: str = "auto"
+    """input modes such as 8x20x20x18; they multiply to the values of a frame; auto follows its axes"""
+    hidden_modes: str = "4x4x4x4"
+    """hidden modes; they multiply to the hidden size"""
+    ranks: str = "4"
+    """one rank, or the inner ranks such as 4x4x4"""
+    recurrent_ranks: str = "none"
+    """none for a dense recurrent matrix, or its ranks as a tensor train"""
+    num_layers: int = 1
+    """recurrent layers"""
+    bidirectional: bool = False
+    """read clips backwards too"""
+    pooling: str = "last"
+    """of the states over time: last or mean"""
+    dropout: float = 0.25
+    """before the classifier and between layers, 0 to 1"""
+    recurrent_dropout: float = 0.0
+    """on the hidden state in the recurrent product, 0 to 1"""
+    input_gain: float = 0.3
+    """standard deviation of the gates' input part at start; with 1, clips are learnt by heart sooner"""
+    epochs: int = 24
+    """passes over the train split"""
+    batch_size: int = 16
+    """clips per step and worker"""
+    lr: float = 3e-3
+    """peak learning rate of AdamW in a one-cycle schedule"""
+    weight_decay: float = 0.01
+    """of AdamW"""
+    max_grad_norm: float = 1.0
+    """gradients of a larger norm are scaled down to it"""
+    patience: int | None = None
+    """stop after this many epochs without a better validation metric; default: never"""
+    precision: str = "auto"
+    """of the products with the frames in training: float32, bfloat16, or auto for the one that is fast here; metrics
+    are always measured in float32"""
+    flip: bool = False
+    """mirror half of the clips, left to right, anew in each epoch; not for what has a left and a right: letters,
+    gestures"""
+    shift: int = 0
+    """move each clip by up to this many pixels in x and y; edges are repeated"""
+    temporal_crop: float = 1.0
+    """keep a random piece of each clip, of at least this share of its frames; 1: all"""
+    speed: float = 1.0
+    """replay each clip at a random speed from 1/SPEED to SPEED; 1: as it is"""
+    brightness: float = 0.0
+    """multiply the pixels of each clip by a random factor from 1-BRIGHTNESS to 1+BRIGHTNESS"""
+    seed: int = 0
+    """of initial weights, order and alteration of clips, and dropout"""
+    num_workers: int = 1
+    """processes (GPUs) that share the work; two and more run on Ray"""
+    resume: bool = False
+    """continue a run that was interrupted"""
+    overwrite: bool = False
+    """delete an older run first"""
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        for name in ("epochs", "batch_size", "num_workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "max_grad_norm", "input_gain"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"precision must be auto, float32 or bfloat16, got {self.precision!r}")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be at least 1 epoch, got {self.patience}")
+        self.augmentation()
+
+    def augmentation(self) -> Augmentation:
+        """What is done to clips of the train split. Raises ValueError by name for a number out of its range."""
+        return Augmentation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Augmentation)})
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the result: everything but where it goes and how it was started."""
+        return {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name not in ("out", "resume", "overwrite")
+        }
+
+
+def local_device() -> torch.device:
+    """Where this process computes: its GPU if it has one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def resolve_precision(options: TrainOptions) -> TrainOptions:
+    """With what precision auto stands for: that of the run that is resumed, else what is fast on this machine."""
+    if options.precision != "auto":
+        return options
+    run = Path(options.out, "config.json")
+    if run.exists() and not options.overwrite:
+        return dataclasses.replace(options, precision=read_options(run)["precision"])
+    fast = "bfloat16" if supports_bfloat16(local_device().type) else "float32"
+    return dataclasses.replace(options, precision=fast)
+
+
+def model_config(options: TrainOptions, data: ShardDataset) -> ModelConfig:
+    """The model that the options ask for on these shards. Raises UserError where shapes or shift do not fit frames."""
+    if options.shift >= min(data.frame.width, data.frame.height):
+        raise UserError(
+            f"shift {options.shift} moves frames of {data.frame.width}x{data.frame.height} pixels out of sight; give "
+            f"less than {min(data.frame.width, data.frame.height)}"
+        )
+    names = {field.name for field in dataclasses.fields(ModelConfig)} & set(options.settings())
+    with cli.user_errors():
+        return ModelConfig(
+            width=data.frame.width,
+            height=data.frame.height,
+            channels=data.frame.channels,
+            classes=data.classes,
+            task=data.task,
+            mean=data.mean,
+            std=data.std,
+            sampling=data.sampling,
+            **{name: getattr(options, name) for name in names},
+        )
+
+
+def flat_config(options: TrainOptions, config: ModelConfig) -> dict[str, Any]:
+    """Every configured name of a run but those of its data set and budget: the last columns of trials.csv."""
+    known = config.to_dict()
+    return {
+        name: known.get(name, value)
+        for name, value in options.settings().items()
+        if name not in ("shards", "epochs", "seed", "num_workers")
+    }
+
+
+def claim_run(out: Path, options: TrainOptions, config: ModelConfig) -> None:
+    """Writes RUN/config.json, or refuses to resume a run that was started with other options."""
+    path = out / "config.json"
+    if path.exists():
+        earlier = read_options(path)
+        for name, value in options.settings().items():
+            if earlier.get(name) != value:
+                raise UserError(
+                    f"{out} was started with {name} {earlier.get(name)!r}, not {value!r}; resume it with the "
+                    "same options, or give another OUT"
+                )
+        return
+    with atomic_write(path) as file:
+        json.dump(
+            {"format": "ttrnn-run", "version": 1, "options": options.settings(), "model": config.to_dict()},
+            file,
+            indent=1,
+        )
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """The options in RUN/config.json. Raises UserError if it is something else's."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != "ttrnn-run":
+            raise KeyError("format")
+        options = {**_ABSENT, **content["options"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} does not describe a run of train; it is left alone: give another OUT") from error
+    return options
