@@ -122,7 +122,7 @@ def build_parser(options_class: type, prog: str | None = None) -> argparse.Argum
                 _flag(field.name),
                 dest=field.name,
                 help=text,
-                type=kind,
+                type=_or_none(kind) if field.default is not None and _is_optional(hints[field.name]) else kind,
                 nargs="+" if many else None,
                 metavar=kind.__name__.upper(),
             )
@@ -172,7 +172,7 @@ def _read_config(options_class: type, path: str) -> dict[str, Any]:
         if many and not isinstance(value, list):
             raise UserError(f"--config {path}: {name} must be a list, got {json.dumps(value)}")
         for item in value if many else [value]:
-            optional = item is None and type(None) in get_args(hints[name])
+            optional = item is None and _is_optional(hints[name])
             right_type = isinstance(item, int | float if kind is float else kind)
             if not optional and (not right_type or (kind is not bool and isinstance(item, bool))):
                 raise UserError(f"--config {path}: {name} must be {kind.__name__}, got {json.dumps(item)}")
@@ -186,6 +186,21 @@ def _scalar_type(hint: Any) -> tuple[Any, bool]:
     if get_origin(hint) is types.UnionType:
         return next(arg for arg in get_args(hint) if arg is not type(None)), False
     return hint, False
+
+
+def _is_optional(hint: Any) -> bool:
+    return type(None) in get_args(hint)
+
+
+def _or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Reads the word none too: nothing else stands for it where it is not the default."""
+
+    def read(text: str) -> Any:
+        return None if text == "none" else kind(text)
+
+    # argparse names it where a value is wrong.
+    read.__name__ = kind.__name__
+    return read
 
 
 def _flag(name: str) -> str:

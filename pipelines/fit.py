@@ -21,6 +21,7 @@ import ttrnn
 from pipelines.batches import Batch, batches, epoch_seed, num_steps
 from pipelines.cli import StepError
 from pipelines.metrics import METRICS, score
+from pipelines.optim import make_average, make_optimizer, make_schedule
 from pipelines.recipe import TrainOptions, flat_config, local_device, model_config
 from pipelines.shards import ShardDataset, Split
 from ttrnn.files import atomic_write, remove_leftovers
@@ -62,10 +63,12 @@ def predict_split(
     return np.concatenate(rows) if rows else np.empty((0, len(model.config.classes)), np.float32), indices, loss
 
 
-def _losses(logits_BC: Tensor, labels: Tensor) -> Tensor:
-    """(B,) one loss per clip."""
+def _losses(logits_BC: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """(B,) one loss per clip, against labels of which a share `smoothing` is spread over all classes."""
     if labels.dim() == 1:
-        return nn.functional.cross_entropy(logits_BC, labels, reduction="none")
+        return nn.functional.cross_entropy(logits_BC, labels, reduction="none", label_smoothing=smoothing)
+    # Each class is a question of its own, with two answers.
+    labels = labels * (1 - smoothing) + smoothing / 2
     return nn.functional.binary_cross_entropy_with_logits(logits_BC, labels, reduction="none").mean(dim=1)
 
 
@@ -84,11 +87,19 @@ class _Run:
         self.replica: nn.Module = self.model
         if self.world_size > 1:
             self.replica = nn.parallel.DistributedDataParallel(self.model)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
+        self.average = make_average(options, self.model)
+        self.optimizer = make_optimizer(options, self.model)
         self.steps = num_steps(len(self.train), options.batch_size, self.world_size)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, options.lr, options.epochs * self.steps)
+        self.schedule = make_schedule(options, self.optimizer, options.epochs * self.steps)
         self.epoch, self.train_s = 0, 0.0
         self.best: dict[str, Any] = {"epoch": 0, "val_metric": -1.0, "val_loss": math.inf}
+
+    @property
+    def result(self) -> VideoClassifier:
+        """The model that is measured and kept."""
+        model = self.model if self.average is None else self.average.module
+        assert isinstance(model, VideoClassifier)
+        return model
 
     @property
     def done(self) -> bool:
@@ -135,12 +146,12 @@ class _Run:
         }
 
     def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        losses = _losses(self.replica(batch.frames), batch.labels)
+        losses = _losses(self.replica(batch.frames), batch.labels, self.options.label_smoothing)
         # Workers' gradients are averaged: weighted so, the average is the mean over all clips of the step.
         loss = losses.mean() * batch.share * self.world_size
         self.optimizer.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm or math.inf)
         if not torch.isfinite(norm):
             raise DivergedError(
                 f"diverged in epoch {self.epoch + 1}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}, "
@@ -148,14 +159,16 @@ class _Run:
             )
         self.optimizer.step()
         self.schedule.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         count = torch.full((), len(losses) if batch.share else 0.0, device=self.device)
         return losses.detach().mean() * count, count
 
     def _validate(self) -> tuple[float, float]:
         """(metric, mean loss), the same on every worker; each clip counted once."""
         # In full, as every other command measures it and on every machine.
-        self.model.rnn.compute_dtype = None
-        part = predict_split(self.model, self.val, self.options.batch_size, rank=self.rank, world_size=self.world_size)
+        self.result.rnn.compute_dtype = None
+        part = predict_split(self.result, self.val, self.options.batch_size, rank=self.rank, world_size=self.world_size)
         parts: list[Any] = [part]
         if self.world_size > 1:
             parts = [None] * self.world_size
@@ -168,7 +181,7 @@ class _Run:
     def keep(self, record: dict[str, Any]) -> None:
         """Writes the best model, the metrics and then the checkpoint: a run killed in between repeats the epoch."""
         value = (record["val_metric"], -record["val_loss"])
-        if value > (self.best["val_metric"], -self.best["val_loss"]):
+        if self.options.keep == "last" or value > (self.best["val_metric"], -self.best["val_loss"]):
             self.best = {name: record[name] for name in ("epoch", "val_metric", "val_loss")}
             if self.rank == 0:
                 results = {
@@ -180,12 +193,13 @@ class _Run:
                     "seed": self.options.seed,
                     "shards": self.options.shards,
                 }
-                ttrnn.save(self.model, self.out / "model", results)
+                ttrnn.save(self.result, self.out / "model", results)
         if self.rank == 0:
             with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
             state = {
                 "model": self.model.state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
                 "epoch": self.epoch,
@@ -205,6 +219,8 @@ class _Run:
         if path.exists():
             state = torch.load(path, map_location=self.device, weights_only=True)
             self.model.load_state_dict(state["model"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
             self.epoch, self.train_s, self.best = state["epoch"], state["train_s"], state["best"]

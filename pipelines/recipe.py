@@ -27,9 +27,31 @@ __all__ = [
     "resolve_precision",
 ]
 
+# How a run goes, not what comes of it: another one may be given to resume.
+_OF_THE_COMMAND = ("out", "resume", "overwrite", "checkpoint_minutes", "track")
+_CHOICES = {
+    "precision": ("auto", "float32", "bfloat16"),
+    "optimizer": ("adamw", "adam"),
+    "schedule": ("one_cycle", "constant"),
+    "decayed": ("all", "head"),
+    "keep": ("best", "last"),
+    "pixels": ("standardised", "centred"),
+    "split_by": ("group", "clip"),
+    "track": ("none", "mlflow", "wandb"),
+}
 # Options of runs from before they had them.
 _ABSENT = {
     "precision": "float32",
+    "label_smoothing": 0.0,
+    "weight_averaging": 0.0,
+    "optimizer": "adamw",
+    "schedule": "one_cycle",
+    "decayed": "all",
+    "keep": "best",
+    "pixels": "standardised",
+    "folds": None,
+    "fold": None,
+    "split_by": "group",
     **{field.name: field.default for field in dataclasses.fields(Augmentation)},
 }
 
@@ -71,16 +93,31 @@ class TrainOptions:
     batch_size: int = 16
     """clips per step and worker"""
     lr: float = 3e-3
-    """peak learning rate of AdamW in a one-cycle schedule"""
+    """learning rate; the highest one of a one-cycle schedule"""
+    optimizer: str = "adamw"
+    """adamw or adam"""
+    schedule: str = "one_cycle"
+    """of the learning rate: one_cycle or constant"""
     weight_decay: float = 0.01
-    """of AdamW"""
-    max_grad_norm: float = 1.0
-    """gradients of a larger norm are scaled down to it"""
+    """of adamw; for adam an L2 penalty, added to the gradient as WEIGHT_DECAY times the weights"""
+    decayed: str = "all"
+    """what decays: all weights, or the classifier's (head)"""
+    max_grad_norm: float | None = 1.0
+    """gradients of a larger norm are scaled down to it; none: as they are"""
+    label_smoothing: float = 0.0
+    """share of each label in training that is spread over all classes, 0 to 1"""
+    weight_averaging: float = 0.0
+    """decay per step of a moving average of the weights, which is the model that is measured and kept; 0: no average"""
+    keep: str = "best"
+    """the model that is kept: of the best epoch on the validation split, or of the last"""
     patience: int | None = None
     """stop after this many epochs without a better validation metric; default: never"""
     precision: str = "auto"
     """of the products with the frames in training: float32, bfloat16, or auto for the one that is fast here; metrics
     are always measured in float32"""
+    pixels: str = "standardised"
+    """what the model makes of a pixel: standardised by the mean and deviation of the train split, or centred (pixel -
+    128, not divided)"""
     flip: bool = False
     """mirror half of the clips, left to right, anew in each epoch; not for what has a left and a right: letters,
     gestures"""
@@ -96,26 +133,51 @@ class TrainOptions:
     """of initial weights, order and alteration of clips, and dropout"""
     num_workers: int = 1
     """processes (GPUs) that share the work; two and more run on Ray"""
+    folds: int | None = None
+    """deal the clips of all splits anew into this many parts; default: splits as they are in SHARDS"""
+    fold: int | None = None
+    """with --folds: the part that is the test split, from 0"""
+    split_by: str = "group"
+    """with --folds: deal whole groups, or each clip by itself (clip), which lets groups leak"""
+    checkpoint_minutes: float = 10.0
+    """a run that is killed loses no more than this, also in the middle of an epoch"""
+    track: str = "none"
+    """report to mlflow or wandb too"""
     resume: bool = False
     """continue a run that was interrupted"""
     overwrite: bool = False
     """delete an older run first"""
 
     def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         for name in ("seed", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        for name in ("epochs", "batch_size", "num_workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "max_grad_norm", "input_gain"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise ValueError(f"precision must be auto, float32 or bfloat16, got {self.precision!r}")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience must be at least 1 epoch, got {self.patience}")
+        for name in ("label_smoothing", "weight_averaging"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"0 <= {name} < 1 must hold, got {getattr(self, name)}")
+        for name in ("epochs", "batch_size", "num_workers", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name in ("lr", "max_grad_norm", "input_gain", "checkpoint_minutes"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if self.patience is not None and self.keep == "last":
+            raise ValueError(
+                f"patience {self.patience} waits for a better epoch, but keep is last; give one of the two"
+            )
+        self._check_folds()
         self.augmentation()
+
+    def _check_folds(self) -> None:
+        if self.folds is None and (self.fold is not None or self.split_by != "group"):
+            raise ValueError(f"fold {self.fold} and split_by {self.split_by} need folds: into how many parts?")
+        if self.folds is not None and (self.folds < 2 or self.fold is None or not 0 <= self.fold < self.folds):
+            raise ValueError(f"folds >= 2 and 0 <= fold < folds must hold, got folds {self.folds}, fold {self.fold}")
 
     def augmentation(self) -> Augmentation:
         """What is done to clips of the train split. Raises ValueError by name for a number out of its range."""
@@ -123,11 +185,7 @@ class TrainOptions:
 
     def settings(self) -> dict[str, Any]:
         """What decides the result: everything but where it goes and how it was started."""
-        return {
-            name: value
-            for name, value in dataclasses.asdict(self).items()
-            if name not in ("out", "resume", "overwrite")
-        }
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in _OF_THE_COMMAND}
 
 
 def local_device() -> torch.device:
@@ -154,6 +212,7 @@ def model_config(options: TrainOptions, data: ShardDataset) -> ModelConfig:
             f"less than {min(data.frame.width, data.frame.height)}"
         )
     names = {field.name for field in dataclasses.fields(ModelConfig)} & set(options.settings())
+    mean, std = (data.mean, data.std) if options.pixels == "standardised" else ((128.0,), (1.0,))
     with cli.user_errors():
         return ModelConfig(
             width=data.frame.width,
@@ -161,8 +220,8 @@ def model_config(options: TrainOptions, data: ShardDataset) -> ModelConfig:
             channels=data.frame.channels,
             classes=data.classes,
             task=data.task,
-            mean=data.mean,
-            std=data.std,
+            mean=mean,
+            std=std,
             sampling=data.sampling,
             **{name: getattr(options, name) for name in names},
         )
@@ -174,7 +233,7 @@ def flat_config(options: TrainOptions, config: ModelConfig) -> dict[str, Any]:
     return {
         name: known.get(name, value)
         for name, value in options.settings().items()
-        if name not in ("shards", "epochs", "seed", "num_workers")
+        if name not in ("shards", "folds", "fold", "split_by", "epochs", "seed", "num_workers")
     }
 
 
