@@ -225,6 +225,8 @@ class ShardDataset:
     """likewise"""
     splits: dict[str, dict[str, Any]]
     """by name: num_clips, num_frames, shards (each file, num_clips, num_frames, num_bytes, sha256)"""
+    dealt: dict[str, tuple[int, ...]] | None = None
+    """of a view (resplit.py): by split, which of all clips are in it; None: the splits as they were made"""
 
     @classmethod
     def open(cls, place: str | Path | Location, *, check_sizes: bool = True) -> "ShardDataset":
@@ -266,14 +268,23 @@ class ShardDataset:
             UserError: no split of this name, or a shard that is no Arrow file.
             StepError: a remote shard can't be fetched, or is damaged.
         """
-        if name not in self.splits:
-            raise UserError(f"{self.place} has no split {name!r}; it has {', '.join(self.splits)}")
-        shards = self.splits[name]["shards"]
-        places = [self.place / shard["file"] for shard in shards]
+        names = self.splits if self.dealt is None else self.dealt
+        if name not in names:
+            raise UserError(f"{self.place} has no split {name!r}; it has {', '.join(names)}")
+        if self.dealt is None:
+            return self._read([(self.place / shard["file"], shard) for shard in self.splits[name]["shards"]])
+        return self._read(self._shards(), self.dealt[name])
+
+    def clips(self) -> "Split":
+        """All clips of all splits, in the order of the shards; the same errors as `split`."""
+        return self._read(self._shards())
+
+    def _read(self, shards: Iterable[tuple[Location, dict[str, Any]]], rows: Sequence[int] | None = None) -> "Split":
+        shards = list(shards)
         if self.place.is_local:
-            return Split([file.local for file in places], self.frame)
-        remote = [Remote(file, shard["sha256"], shard["num_bytes"]) for file, shard in zip(places, shards, strict=True)]
-        return Split(cached(remote), self.frame)
+            return Split([file.local for file, _ in shards], self.frame, rows)
+        remote = [Remote(file, shard["sha256"], shard["num_bytes"]) for file, shard in shards]
+        return Split(cached(remote), self.frame, rows)
 
     def damaged(self) -> Iterator[tuple[str, bool]]:
         """Reads every shard; yields its name, and whether its SHA-256 is not dataset.json's, or it can't be read."""
@@ -339,7 +350,7 @@ def _check_size(file: Path, num_bytes: int) -> None:
 
 
 class Split(Sequence[Clip]):
-    """The clips of one split, as views of memory-mapped files: reading one copies nothing.
+    """The clips of some shards, or the given rows of them, as views of memory-mapped files: reading one copies nothing.
 
     Opening reads the columns beside the frames, once. A split may be read by many threads; pickled (for a spawned
     worker process) it opens its files anew.
@@ -352,8 +363,8 @@ class Split(Sequence[Clip]):
         frame: The size of every frame.
     """
 
-    def __init__(self, files: Sequence[Path], frame: Frame) -> None:
-        self._files, self.frame = tuple(files), frame
+    def __init__(self, files: Sequence[Path], frame: Frame, rows: Sequence[int] | None = None) -> None:
+        self._files, self.frame, self._rows = tuple(files), frame, rows
         self.clip_ids: list[str] = []
         self.labels: list[tuple[int, ...]] = []
         self.groups: list[str] = []
@@ -371,6 +382,16 @@ class Split(Sequence[Clip]):
                     f"{file} is damaged ({' '.join(str(error).split())}); delete it and run preprocess --resume"
                 ) from error
         self.lengths = np.array(lengths, np.int32)
+        if rows is not None:
+            self._take(rows)
+
+    def _take(self, rows: Sequence[int]) -> None:
+        self.clip_ids = [self.clip_ids[row] for row in rows]
+        self.labels = [self.labels[row] for row in rows]
+        self.groups = [self.groups[row] for row in rows]
+        self._fps = [self._fps[row] for row in rows]
+        self._places = [self._places[row] for row in rows]
+        self.lengths = self.lengths[list(rows)]
 
     def _map(self, file: Path) -> list[int]:
         """Adds the clips of a shard; returns their lengths."""
@@ -434,4 +455,4 @@ class Split(Sequence[Clip]):
         return int(self.lengths[index]) * self.frame.size
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Split, (self._files, self.frame)
+        return Split, (self._files, self.frame, self._rows)

@@ -9,8 +9,13 @@ from pipelines.shards import Clip, Frame, write_dataset_json, write_shard
 FRAME = Frame(width=8, height=4, channels=1)
 
 
-def make_shards(path, *, num_clips=36, num_classes=3, multi_label=False, seed=0, num_frames=6, frame=FRAME) -> Path:
-    """Writes train (num_clips), val and test (a third each, all if fewer than 3) and returns the directory."""
+def make_shards(
+    path, *, num_clips=36, num_classes=3, multi_label=False, seed=0, num_frames=6, frame=FRAME, num_groups=0
+) -> Path:
+    """Writes train (num_clips), val and test (a third each, all if fewer than 3) and returns the directory.
+
+    With num_groups, each class has so many groups, which lie in all splits.
+    """
     rng, path = np.random.default_rng(seed), Path(path)
     path.mkdir(parents=True)
     splits, pixels = {}, []
@@ -32,7 +37,8 @@ def make_shards(path, *, num_clips=36, num_classes=3, multi_label=False, seed=0,
                 frames[:, :, 2 * label : 2 * label + 2] += np.linspace(0, 120, length).astype(np.uint8)[
                     :, None, None, None
                 ]
-            clips.append(Clip(f"{name}/{index}", tuple(sorted(labels)), "", 10.0, frames))
+            group = f"{labels[0]}/{index // num_classes % num_groups}" if num_groups else ""
+            clips.append(Clip(f"{name}/{index}", tuple(sorted(labels)), group, 10.0, frames))
             pixels.append(frames.reshape(-1, frame.channels))
         splits[name] = [write_shard(path / f"{name}-00000.arrow", clips)]
     stacked = np.concatenate(pixels)

@@ -444,6 +444,25 @@ def test_a_remote_directory_that_is_unfinished_or_not_there_is_refused(query: st
         ShardDataset.open(remote)
 
 
+@pytest.mark.parametrize("rows", [[5, 0, 2], []], ids=["some", "none"])
+def test_a_split_of_some_rows_has_these_clips_in_this_order_also_when_pickled(dataset: Path, rows: list[int]) -> None:
+    files = [dataset / f"train-{number:05}.arrow" for number in (0, 1)]
+    everything, some = Split(files, FRAME), Split(files, FRAME, rows)
+    assert some.lengths.dtype == np.int32
+    for split in (some, pickle.loads(pickle.dumps(some))):
+        assert split.clip_ids == [everything.clip_ids[row] for row in rows]
+        assert split.lengths.tolist() == [everything.lengths[row] for row in rows]
+        for got, row in zip(split, rows, strict=True):
+            assert_same(got, everything[row])
+
+
+def test_all_clips_are_those_of_every_split_in_the_order_of_the_shards(dataset: Path, remote: Location) -> None:
+    for place in (dataset, remote):
+        clips = ShardDataset.open(place).clips()
+        for got, wanted in zip(clips, [*make_clips(3), *make_clips(4, seed=1), *make_clips(2)], strict=True):
+            assert_same(got, wanted)
+
+
 def test_an_unknown_split_is_refused_with_those_there_are(dataset: Path) -> None:
     with pytest.raises(UserError, match=r"no split 'test'; it has train, val"):
         ShardDataset.open(dataset).split("test")
