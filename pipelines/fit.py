@@ -1,29 +1,29 @@
-"""The training itself, in plain PyTorch: epochs, validation, checkpoints. It knows nothing of Ray.
-
-Legend: B clips, C classes.
-"""
+"""The training itself, in plain PyTorch: steps, validation, checkpoints. It knows nothing of Ray."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import math
+import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 import ttrnn
 from pipelines.batches import Batch, batches, epoch_seed, num_steps
 from pipelines.cli import StepError
-from pipelines.metrics import METRICS, score
+from pipelines.measure import losses, predict_split, validate
+from pipelines.metrics import METRICS
 from pipelines.optim import make_average, make_optimizer, make_schedule
-from pipelines.recipe import TrainOptions, flat_config, local_device, model_config
-from pipelines.shards import ShardDataset, Split
+from pipelines.recipe import TrainOptions, flat_config, local_device, model_config, open_data
+from pipelines.shards import ShardDataset
 from ttrnn.files import atomic_write, remove_leftovers
 from ttrnn.model import VideoClassifier
 
@@ -33,43 +33,36 @@ OnEpoch = Callable[[dict[str, Any]], None]
 
 
 class DivergedError(StepError):
-    """Loss or gradients are no longer finite; `summary` is what RUN/summary.json says."""
+    """Loss, gradients or weights are no longer finite; `summary` is what RUN/summary.json says."""
 
     summary: dict[str, Any]
 
 
-def predict_split(
-    model: VideoClassifier, split: Split, batch_size: int = 16, *, rank: int = 0, world_size: int = 1
-) -> tuple[np.ndarray, list[int], float]:
-    """Probabilities (B, C) of this worker's clips, their indices in the split, and the sum of their losses."""
-    model.eval()
-    rows, indices, loss = [], [], 0.0
-    epoch = batches(
-        split,
-        batch_size,
-        len(model.config.classes),
-        model.config.task == "multi_label",
-        rank=rank,
-        world_size=world_size,
-        device=next(model.parameters()).device,
-    )
-    with torch.inference_mode(), contextlib.closing(epoch):
-        for batch in epoch:
-            if batch.share:
-                logits = model(batch.frames)
-                loss += float(_losses(logits, batch.labels).sum())
-                rows.append(model.probabilities(logits).float().cpu().numpy())
-                indices += batch.indices
-    return np.concatenate(rows) if rows else np.empty((0, len(model.config.classes)), np.float32), indices, loss
+@dataclass(kw_only=True, slots=True)
+class _Progress:
+    """How far a training has come: beside weights and optimizer, all that a checkpoint holds.
 
+    No random state: each step seeds the generators by the run's seed, the epoch, the step and the rank.
+    """
 
-def _losses(logits_BC: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """(B,) one loss per clip, against labels of which a share `smoothing` is spread over all classes."""
-    if labels.dim() == 1:
-        return nn.functional.cross_entropy(logits_BC, labels, reduction="none", label_smoothing=smoothing)
-    # Each class is a question of its own, with two answers.
-    labels = labels * (1 - smoothing) + smoothing / 2
-    return nn.functional.binary_cross_entropy_with_logits(logits_BC, labels, reduction="none").mean(dim=1)
+    epoch: int = 0
+    """Epochs that are done, validation included."""
+    step: int = 0
+    """Steps of the next epoch that are done."""
+    loss_sum: float = 0.0
+    """Over the clips of these steps, on all workers."""
+    num_clips: int = 0
+    """Of these steps."""
+    epoch_s: float = 0.0
+    """What these steps took."""
+    train_s: float = 0.0
+    """What the epochs that are done took."""
+    grad_norm: float = 0.0
+    """Of the last step, before clipping."""
+    best: dict[str, Any] = field(default_factory=lambda: {"epoch": 0, "val_metric": -1.0, "val_loss": math.inf})
+    """Of the epoch whose model is kept: epoch, val_metric, val_loss."""
+    record: dict[str, Any] | None = None
+    """The line of metrics.jsonl of the last epoch that is done."""
 
 
 class _Run:
@@ -83,16 +76,14 @@ class _Run:
         torch.manual_seed(options.seed)
         self.model = VideoClassifier(model_config(options, data)).to(self.device)
         self.model.rnn.reset_parameters(options.input_gain)
-        self.compute_dtype = torch.bfloat16 if options.precision == "bfloat16" else None
+        self.average = make_average(options, self.model)
         self.replica: nn.Module = self.model
         if self.world_size > 1:
             self.replica = nn.parallel.DistributedDataParallel(self.model)
-        self.average = make_average(options, self.model)
         self.optimizer = make_optimizer(options, self.model)
-        self.steps = num_steps(len(self.train), options.batch_size, self.world_size)
-        self.schedule = make_schedule(options, self.optimizer, options.epochs * self.steps)
-        self.epoch, self.train_s = 0, 0.0
-        self.best: dict[str, Any] = {"epoch": 0, "val_metric": -1.0, "val_loss": math.inf}
+        self.num_steps = num_steps(len(self.train), options.batch_size, self.world_size)
+        self.schedule = make_schedule(options, self.optimizer, options.epochs * self.num_steps)
+        self.progress, self.saved_at = _Progress(), time.monotonic()
 
     @property
     def result(self) -> VideoClassifier:
@@ -103,25 +94,23 @@ class _Run:
 
     @property
     def done(self) -> bool:
-        patience = self.options.patience
-        return self.epoch >= self.options.epochs or (
-            patience is not None and self.epoch - self.best["epoch"] >= patience
+        patience, progress = self.options.patience, self.progress
+        return progress.epoch >= self.options.epochs or (
+            patience is not None and progress.epoch - progress.best["epoch"] >= patience
         )
 
     def run_epoch(self) -> dict[str, Any]:
-        """One pass over the train split and one over the validation split."""
-        start, epoch = time.monotonic(), self.epoch + 1
-        # Drawn anew each epoch, so that a resumed run needs no random state to go on as if nothing had happened.
-        torch.manual_seed(epoch_seed(self.options.seed, epoch, self.rank))
+        """What is left of a pass over the train split, one over the validation split, and a checkpoint."""
+        start, progress = time.monotonic(), self.progress
         self.model.train()
-        self.model.rnn.compute_dtype = self.compute_dtype
-        loss_sum = torch.zeros(2, device=self.device)
+        self.model.rnn.compute_dtype = torch.bfloat16 if self.options.precision == "bfloat16" else None
         steps = batches(
             self.train,
             self.options.batch_size,
             len(self.model.config.classes),
             self.model.config.task == "multi_label",
-            seed=epoch_seed(self.options.seed, epoch),
+            seed=epoch_seed(self.options.seed, progress.epoch + 1),
+            first_step=progress.step,
             augmentation=self.options.augmentation(),
             rank=self.rank,
             world_size=self.world_size,
@@ -129,126 +118,165 @@ class _Run:
         )
         with contextlib.closing(steps):
             for batch in steps:
-                loss_sum += torch.stack(self._step(batch))
-        if self.world_size > 1:
-            dist.all_reduce(loss_sum)
-        train_s = time.monotonic() - start
-        val_metric, val_loss = self._validate()
-        self.epoch, self.train_s = epoch, self.train_s + time.monotonic() - start
-        return {
-            "epoch": epoch,
-            "train_loss": float(loss_sum[0] / loss_sum[1]),
-            "val_loss": val_loss,
-            "val_metric": val_metric,
-            "lr": self.schedule.get_last_lr()[0],
-            "frames_per_s": float(self.train.lengths.sum() / train_s),
-            "time_s": time.monotonic() - start,
-        }
+                self._step(batch)
+                now = time.monotonic()
+                start, progress.epoch_s = now, progress.epoch_s + now - start
+                # Weights that are not finite end the run in the next step, on all workers together.
+                if now - self.saved_at > 60 * self.options.checkpoint_minutes and self._is_finite():
+                    self.save()
+        # In full, as every other command measures it and on every machine.
+        self.result.rnn.compute_dtype = None
+        val_metric, val_loss = validate(
+            self.result, self.val, self.options.batch_size, rank=self.rank, world_size=self.world_size
+        )
+        if not (math.isfinite(val_loss) and self._is_finite()):
+            raise self._diverged(val_loss)
+        return self._finish_epoch(val_metric, val_loss, time.monotonic() - start)
 
-    def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        losses = _losses(self.replica(batch.frames), batch.labels, self.options.label_smoothing)
+    def _step(self, batch: Batch) -> None:
+        progress, share = self.progress, batch.share
+        torch.manual_seed(epoch_seed(self.options.seed, progress.epoch + 1, progress.step, self.rank))
+        clip_losses = losses(self.replica(batch.frames), batch.labels, self.options.label_smoothing)
         # Workers' gradients are averaged: weighted so, the average is the mean over all clips of the step.
-        loss = losses.mean() * batch.share * self.world_size
+        loss = clip_losses.mean() * share * self.world_size
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm or math.inf)
-        if not torch.isfinite(norm):
-            raise DivergedError(
-                f"diverged in epoch {self.epoch + 1}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}, "
-                f"learning rate {self.schedule.get_last_lr()[0]:.3g}; try a smaller --lr"
-            )
+        sums = torch.stack([clip_losses.detach().sum(), torch.full_like(loss, len(clip_losses))]) * float(share > 0)
+        if self.world_size > 1:
+            dist.all_reduce(sums)
+        loss_sum, count = sums.tolist()
+        progress.step, progress.grad_norm = progress.step + 1, float(norm)
+        # Both are the same on all workers, which so stop together.
+        if not (math.isfinite(progress.grad_norm) and math.isfinite(loss_sum)):
+            raise self._diverged(loss_sum / count)
         self.optimizer.step()
         self.schedule.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
-        count = torch.full((), len(losses) if batch.share else 0.0, device=self.device)
-        return losses.detach().mean() * count, count
+        progress.loss_sum, progress.num_clips = progress.loss_sum + loss_sum, progress.num_clips + int(count)
 
-    def _validate(self) -> tuple[float, float]:
-        """(metric, mean loss), the same on every worker; each clip counted once."""
-        # In full, as every other command measures it and on every machine.
-        self.result.rnn.compute_dtype = None
-        part = predict_split(self.result, self.val, self.options.batch_size, rank=self.rank, world_size=self.world_size)
-        parts: list[Any] = [part]
-        if self.world_size > 1:
-            parts = [None] * self.world_size
-            dist.all_gather_object(parts, part)
-        scores = np.empty((len(self.val), len(self.model.config.classes)), np.float32)
-        for rows, indices, _ in parts:
-            scores[indices] = rows
-        return score(self.model.config.task, scores, self.val.labels), sum(loss for *_, loss in parts) / len(self.val)
+    def _diverged(self, loss: float) -> DivergedError:
+        progress = self.progress
+        error = DivergedError(
+            f"diverged in epoch {progress.epoch + 1}, step {progress.step} of {self.num_steps}: loss {loss:.4g}, "
+            f"gradient norm {progress.grad_norm:.4g}, learning rate {self.schedule.get_last_lr()[0]:.3g}; the last "
+            "good checkpoint is kept; try a smaller --lr"
+        )
+        error.summary = self.write_summary({**self.summary("failed"), "error": str(error)})
+        return error
 
-    def keep(self, record: dict[str, Any]) -> None:
-        """Writes the best model, the metrics and then the checkpoint: a run killed in between repeats the epoch."""
-        value = (record["val_metric"], -record["val_loss"])
-        if self.options.keep == "last" or value > (self.best["val_metric"], -self.best["val_loss"]):
-            self.best = {name: record[name] for name in ("epoch", "val_metric", "val_loss")}
-            if self.rank == 0:
-                results = {
-                    "val_metric": record["val_metric"],
-                    "metric": METRICS[self.model.config.task],
-                    "num_val_clips": len(self.val),
-                    "num_train_clips": len(self.train),
-                    "best_epoch": record["epoch"],
-                    "seed": self.options.seed,
-                    "shards": self.options.shards,
-                }
-                ttrnn.save(self.result, self.out / "model", results)
-        if self.rank == 0:
-            with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-            state = {
-                "model": self.model.state_dict(),
-                "average": None if self.average is None else self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "epoch": self.epoch,
-                "train_s": self.train_s,
-                "best": self.best,
-            }
-            (self.out / "checkpoint").mkdir(exist_ok=True)
-            # By way of memory: torch's own writer does not say when the disk is full.
-            buffer = io.BytesIO()
-            torch.save(state, buffer)
-            with atomic_write(self.out / "checkpoint" / "state.pt", "wb") as file:
-                file.write(buffer.getbuffer())
+    def _is_finite(self) -> bool:
+        moments = [value for state in self.optimizer.state.values() for value in state.values()]
+        return all(bool(torch.isfinite(tensor).all()) for tensor in (*self.model.parameters(), *moments))
+
+    def _finish_epoch(self, val_metric: float, val_loss: float, validation_s: float) -> dict[str, Any]:
+        """The checkpoint makes the epoch count; a run killed after it writes the rest again, one killed before repeats
+        what it did since the checkpoint before."""
+        progress = self.progress
+        time_s = progress.epoch_s + validation_s
+        record: dict[str, Any] = {
+            "epoch": progress.epoch + 1,
+            "train_loss": progress.loss_sum / progress.num_clips,
+            "val_loss": val_loss,
+            "val_metric": val_metric,
+            "lr": self.schedule.get_last_lr()[0],
+            "frames_per_s": float(self.train.lengths.sum() / progress.epoch_s),
+            "time_s": time_s,
+        }
+        best = progress.best
+        if self.options.keep == "last" or (val_metric, -val_loss) > (best["val_metric"], -best["val_loss"]):
+            best = {name: record[name] for name in ("epoch", "val_metric", "val_loss")}
+        self.progress = _Progress(epoch=progress.epoch + 1, train_s=progress.train_s + time_s, best=best, record=record)
+        self.save()
+        self._publish()
+        return record
+
+    def save(self) -> None:
+        """Writes the checkpoint, whole or not at all."""
+        self.saved_at = time.monotonic()
+        if self.rank > 0:
+            return
+        state = {
+            "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            **dataclasses.asdict(self.progress),
+        }
+        (self.out / "checkpoint").mkdir(exist_ok=True)
+        # By way of memory: torch's own writer does not say when the disk is full.
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        with atomic_write(self.out / "checkpoint" / "state.pt", "wb") as file:
+            file.write(buffer.getbuffer())
+
+    def _publish(self) -> None:
+        """What a reader sees of the epoch that the checkpoint has just closed; maybe once more after a kill."""
+        record = self.progress.record
+        if self.rank > 0 or record is None:
+            return
+        if self.progress.best["epoch"] == record["epoch"]:
+            ttrnn.save(self.result, self.out / "model", self._results(record))
+        with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _results(self, record: dict[str, Any]) -> dict[str, Any]:
+        """What the model directory says of where it comes from."""
+        options = self.options
+        splits = {name: getattr(options, name) for name in ("folds", "fold", "split_by")} if options.folds else {}
+        return {
+            "val_metric": record["val_metric"],
+            "metric": METRICS[self.model.config.task],
+            "num_val_clips": len(self.val),
+            "num_train_clips": len(self.train),
+            "best_epoch": record["epoch"],
+            "seed": options.seed,
+            "shards": options.shards,
+            **splits,
+        }
 
     def restore(self) -> None:
         """Goes on from the checkpoint, if there is one."""
         path = self.out / "checkpoint" / "state.pt"
         if path.exists():
             state = torch.load(path, map_location=self.device, weights_only=True)
-            self.model.load_state_dict(state["model"])
-            if self.average is not None:
-                self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
-            self.epoch, self.train_s, self.best = state["epoch"], state["train_s"], state["best"]
+            for name in ("model", "average", "optimizer", "schedule"):
+                if (part := getattr(self, name)) is not None:
+                    part.load_state_dict(state[name])
+            # Checkpoints from before they were written in the middle of an epoch have fewer names.
+            names = {field.name for field in dataclasses.fields(_Progress)}
+            self.progress = _Progress(**{name: value for name, value in state.items() if name in names})
         if self.rank == 0:
             remove_leftovers(self.out)
-            self._trim_metrics()
+            # The last epoch's line may be there or not.
+            unsure = self.progress.step == 0 and self.progress.record is not None
+            self._trim_metrics(self.progress.epoch - unsure)
+            if unsure:
+                self._publish()
 
-    def _trim_metrics(self) -> None:
-        """Drops the lines of epochs that the checkpoint does not hold."""
+    def _trim_metrics(self, num_lines: int) -> None:
         path = self.out / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         with atomic_write(path) as file:
-            file.writelines(lines[: self.epoch])
+            file.writelines(lines[:num_lines])
 
     def summary(self, state: str) -> dict[str, Any]:
         """What RUN/summary.json says."""
-        config = self.model.config
+        config, best = self.model.config, self.progress.best
         return {
             "state": state,
             "num_params": config.num_params,
             "input_params": config.input_params,
             "metric": METRICS[config.task],
-            "val_metric": max(self.best["val_metric"], 0.0),
-            "best_epoch": self.best["epoch"],
+            "val_metric": max(best["val_metric"], 0.0),
+            "best_epoch": best["epoch"],
             "num_val_clips": len(self.val),
-            "epochs": self.epoch,
+            "epochs": self.progress.epoch,
             "epochs_planned": self.options.epochs,
-            "train_s": round(self.train_s, 3),
+            "train_s": round(self.progress.train_s, 3),
             "seed": self.options.seed,
             "config": flat_config(self.options, config),
         }
@@ -275,18 +303,13 @@ def fit(options: TrainOptions, on_epoch: OnEpoch | None = None) -> dict[str, Any
 
     Raises:
         UserError: shards or shapes that do not fit.
-        DivergedError: a loss or gradient that is not finite; the best model so far stays.
+        DivergedError: a loss, gradient or weight that is not finite; the last good checkpoint and the model stay.
     """
-    run = _Run(options, ShardDataset.open(options.shards))
+    run = _Run(options, open_data(options.shards, options))
     run.restore()
     while not run.done:
-        try:
-            record = run.run_epoch()
-        except DivergedError as error:
-            error.summary = run.write_summary({**run.summary("failed"), "error": str(error)})
-            raise
-        run.keep(record)
-        run.write_summary(run.summary("running"))
+        record = run.run_epoch()
+        summary = run.write_summary(run.summary("running"))
         if on_epoch is not None:
-            on_epoch({**record, **run.summary("running")})
+            on_epoch({**record, **summary})
     return run.write_summary(run.summary("complete"))

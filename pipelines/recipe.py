@@ -12,7 +12,10 @@ import torch
 from pipelines import cli
 from pipelines.augment import Augmentation
 from pipelines.cli import UserError
+from pipelines.resplit import resplit, without_val
 from pipelines.shards import ShardDataset
+from pipelines.splits import SplitOptions
+from pipelines.storage import Location
 from ttrnn.contract import supports_bfloat16
 from ttrnn.files import atomic_write
 from ttrnn.model import ModelConfig
@@ -23,6 +26,7 @@ __all__ = [
     "flat_config",
     "local_device",
     "model_config",
+    "open_data",
     "read_options",
     "resolve_precision",
 ]
@@ -52,6 +56,7 @@ _ABSENT = {
     "folds": None,
     "fold": None,
     "split_by": "group",
+    "watch_test": False,
     **{field.name: field.default for field in dataclasses.fields(Augmentation)},
 }
 
@@ -139,6 +144,8 @@ class TrainOptions:
     """with --folds: the part that is the test split, from 0"""
     split_by: str = "group"
     """with --folds: deal whole groups, or each clip by itself (clip), which lets groups leak"""
+    watch_test: bool = False
+    """as papers do that have no validation split: learn from val too, and watch the test split after each epoch"""
     checkpoint_minutes: float = 10.0
     """a run that is killed loses no more than this, also in the middle of an epoch"""
     track: str = "none"
@@ -170,10 +177,12 @@ class TrainOptions:
             raise ValueError(
                 f"patience {self.patience} waits for a better epoch, but keep is last; give one of the two"
             )
-        self._check_folds()
+        self._check_splits()
         self.augmentation()
 
-    def _check_folds(self) -> None:
+    def _check_splits(self) -> None:
+        if self.watch_test and self.keep == "best":
+            raise ValueError("keep best would choose the model by the test split that watch_test watches; keep last")
         if self.folds is None and (self.fold is not None or self.split_by != "group"):
             raise ValueError(f"fold {self.fold} and split_by {self.split_by} need folds: into how many parts?")
         if self.folds is not None and (self.folds < 2 or self.fold is None or not 0 <= self.fold < self.folds):
@@ -202,6 +211,27 @@ def resolve_precision(options: TrainOptions) -> TrainOptions:
         return dataclasses.replace(options, precision=read_options(run)["precision"])
     fast = "bfloat16" if supports_bfloat16(local_device().type) else "float32"
     return dataclasses.replace(options, precision=fast)
+
+
+def open_data(shards: str | Path | Location, options: TrainOptions) -> ShardDataset:
+    """The data set with its splits as the options have them: as they were made, or folds dealt anew.
+
+    The folds depend on the names of clips and groups alone, not on the seed of the run: they are those of all models.
+
+    Raises:
+        UserError: damaged shards, or groups or classes that can't be split so.
+    """
+    data = ShardDataset.open(shards)
+    if options.folds is not None:
+        assert options.fold is not None
+        leak = options.split_by == "clip"
+        try:
+            data = resplit(data, SplitOptions(folds=options.folds, fold=options.fold, allow_group_leak=leak))
+        except UserError as error:
+            # Those are the words of preprocess, which splits are named after.
+            text = str(error).replace("--allow-group-leak", "--split-by clip").replace("--seed", "number of --folds")
+            raise UserError(text) from error
+    return without_val(data) if options.watch_test else data
 
 
 def model_config(options: TrainOptions, data: ShardDataset) -> ModelConfig:
@@ -233,7 +263,7 @@ def flat_config(options: TrainOptions, config: ModelConfig) -> dict[str, Any]:
     return {
         name: known.get(name, value)
         for name, value in options.settings().items()
-        if name not in ("shards", "folds", "fold", "split_by", "epochs", "seed", "num_workers")
+        if name not in ("shards", "folds", "fold", "split_by", "watch_test", "epochs", "seed", "num_workers")
     }
 
 

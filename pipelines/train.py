@@ -27,8 +27,7 @@ from typing import Any
 from pipelines import cli
 from pipelines.cluster import devices, start_ray
 from pipelines.fit import DivergedError, fit
-from pipelines.recipe import TrainOptions, claim_run, model_config, read_options, resolve_precision
-from pipelines.shards import ShardDataset
+from pipelines.recipe import TrainOptions, claim_run, model_config, open_data, read_options, resolve_precision
 from pipelines.storage import Location, prepare_out
 
 __all__ = ["DivergedError", "TrainOptions", "fit", "fit_on_ray", "train"]
@@ -42,7 +41,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
     shards = str(Location.of(options.shards).absolute())
     options = dataclasses.replace(options, shards=shards, out=os.path.abspath(options.out))
     options = resolve_precision(options)
-    config = model_config(options, ShardDataset.open(options.shards))
+    config = model_config(options, open_data(options.shards, options))
     if Path(options.out, "config.json").exists():
         # Other things have a config.json too: --overwrite must not delete them.
         read_options(Path(options.out, "config.json"))
