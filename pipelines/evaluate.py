@@ -14,8 +14,7 @@ from pipelines import cli
 from pipelines.cli import UserError
 from pipelines.fit import predict_split
 from pipelines.metrics import METRICS, chance_level, score
-from pipelines.recipe import local_device
-from pipelines.shards import ShardDataset
+from pipelines.recipe import TrainOptions, local_device, open_data, splits_of_run
 from pipelines.storage import Location
 from ttrnn.model import VideoClassifier
 
@@ -32,6 +31,13 @@ class EvaluateOptions:
     """directory that preprocess wrote"""
     split: str = "test"
     """train, val or test"""
+    folds: int | None = None
+    """measure on folds that are dealt anew, as train has them; default: as the run learnt that the model lies in, else
+    the splits as they are in SHARDS"""
+    fold: int | None = None
+    """with --folds: the part that is the test split, from 0"""
+    split_by: str = "group"
+    """with --folds: group or clip"""
 
 
 def load_model(path: str | Path) -> VideoClassifier:
@@ -44,8 +50,17 @@ def load_model(path: str | Path) -> VideoClassifier:
     return model.to(local_device())
 
 
-def evaluate_model(model_dir: str | Path, shards_dir: str | Path | Location, split: str = "test") -> dict[str, Any]:
+def evaluate_model(
+    model_dir: str | Path, shards_dir: str | Path | Location, split: str = "test", **splits: Any
+) -> dict[str, Any]:
     """The metric of a model on a split, with what it takes to judge it.
+
+    Args:
+        model_dir: A model directory, or a run.
+        shards_dir: The data.
+        split: train, val or test.
+        **splits: folds, fold and split_by as train has them; without them, those of the run that the model lies in if
+            it learnt from these shards, else the splits as they were made.
 
     Returns:
         metric (its name), value (0 to 1), num_clips, chance (0 to 1), num_params, input_params, split, model, shards.
@@ -53,7 +68,10 @@ def evaluate_model(model_dir: str | Path, shards_dir: str | Path | Location, spl
     Raises:
         UserError: damaged model or shards, or a data set whose frames or classes are not the model's.
     """
-    model, data = load_model(model_dir), ShardDataset.open(shards_dir)
+    splits = splits or splits_of_run(model_dir, shards_dir)
+    with cli.user_errors():
+        data = open_data(shards_dir, TrainOptions(shards=str(shards_dir), out=str(model_dir), **splits))
+    model = load_model(model_dir)
     config = model.config
     frames = [(part.width, part.height, part.channels) for part in (config, data.frame)]
     if frames[0] != frames[1]:
@@ -82,6 +100,7 @@ def evaluate_model(model_dir: str | Path, shards_dir: str | Path | Location, spl
         "num_params": config.num_params,
         "input_params": config.input_params,
         "split": split,
+        **splits,
         "model": str(model_dir),
         "shards": str(shards_dir),
     }
@@ -89,7 +108,9 @@ def evaluate_model(model_dir: str | Path, shards_dir: str | Path | Location, spl
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     """The command as a function."""
-    return evaluate_model(options.model, options.shards, options.split)
+    splits = {"folds": options.folds, "fold": options.fold, "split_by": options.split_by}
+    given = splits != {"folds": None, "fold": None, "split_by": "group"}
+    return evaluate_model(options.model, options.shards, options.split, **(splits if given else {}))
 
 
 def summary(result: dict[str, Any]) -> str:

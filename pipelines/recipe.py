@@ -1,5 +1,6 @@
 """What a training is made of: its options, the model that they ask for on given shards, and RUN/config.json."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -29,6 +30,7 @@ __all__ = [
     "open_data",
     "read_options",
     "resolve_precision",
+    "splits_of_run",
 ]
 
 # How a run goes, not what comes of it: another one may be given to resume.
@@ -232,6 +234,16 @@ def open_data(shards: str | Path | Location, options: TrainOptions) -> ShardData
             text = str(error).replace("--allow-group-leak", "--split-by clip").replace("--seed", "number of --folds")
             raise UserError(text) from error
     return without_val(data) if options.watch_test else data
+
+
+def splits_of_run(model_dir: str | Path, shards: str | Path | Location) -> dict[str, Any]:
+    """The options of splits of the run that a model lies in, if it learnt from folds of these very shards; else {}."""
+    for run in (Path(model_dir), Path(model_dir).parent):
+        with contextlib.suppress(OSError, UserError):
+            options = read_options(run / "config.json")
+            if options["folds"] is not None and options["shards"] == str(Location.of(shards).absolute()):
+                return {name: options[name] for name in ("folds", "fold", "split_by")}
+    return {}
 
 
 def model_config(options: TrainOptions, data: ShardDataset) -> ModelConfig:

@@ -5,6 +5,7 @@ import pytest
 
 from pipelines.cli import UserError
 from pipelines.evaluate import evaluate_model, main
+from pipelines.recipe import open_data
 from pipelines.shards import Frame
 from pipelines.train import TrainOptions, train
 from tests.shards import make_shards
@@ -65,3 +66,22 @@ def test_data_of_another_kind_is_refused(trained, tmp_path, kwargs, words):
 def test_unknown_split_is_refused_with_those_there_are(trained):
     with pytest.raises(UserError, match="train, val, test"):
         evaluate_model(trained[0], trained[1], "dev")
+
+
+def test_a_run_on_a_fold_is_measured_on_the_test_split_of_that_fold(tmp_path, capsys):
+    shards, run = make_shards(tmp_path / "shards"), str(tmp_path / "run")
+    folds = {"folds": 4, "fold": 1, "split_by": "clip"}
+    options = TrainOptions(shards=str(shards), out=run, hidden_modes="2x2x2x2", epochs=1, **folds)
+    train(options)
+    num_clips = len(open_data(shards, options).split("test"))
+    assert num_clips != 12
+    for model in (run, f"{run}/model"):
+        result = evaluate_model(model, shards)
+        assert {name: result[name] for name in folds} == folds
+        assert result["num_clips"] == num_clips
+    copy = str(shutil.copytree(f"{run}/model", tmp_path / "copy"))
+    assert evaluate_model(copy, shards)["num_clips"] == 12
+    assert main([copy, str(shards), "--folds", "4", "--fold", "1", "--split-by", "clip", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["value"] == result["value"]
+    assert main([copy, str(shards), "--fold", "1"]) == 2
+    assert "need folds" in capsys.readouterr().err
