@@ -42,7 +42,7 @@ class Batch(NamedTuple):
 
 
 def epoch_seed(seed: int, *path: int) -> int:
-    """A 63-bit seed that depends on all the numbers: run, epoch, rank."""
+    """A 63-bit seed that depends on all the numbers: run, epoch, step, rank."""
     return int(np.random.SeedSequence(seed, spawn_key=path).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -94,6 +94,7 @@ def batches(
     multi_label: bool,
     *,
     seed: int | None = None,
+    first_step: int = 0,
     augmentation: Augmentation | None = None,
     rank: int = 0,
     world_size: int = 1,
@@ -110,6 +111,7 @@ def batches(
         num_classes: C.
         multi_label: Labels as (B, C) of 0 and 1 instead of (B,) indices.
         seed: Of the order, see `epoch_steps`, and of what `augmentation` draws for each clip.
+        first_step: How many steps are left out, because they were done before.
         augmentation: Alters each clip; wants a seed. None: clips as they are.
         rank: Which worker this is.
         world_size: How many there are; together they take batch_size * world_size clips a step.
@@ -126,7 +128,7 @@ def batches(
             frames = [clip.pin_memory() for clip in frames]
         return Batch(frames, _labels(split, indices, num_classes, multi_label), indices, len(mine) / len(together))
 
-    steps = epoch_steps(split.lengths, batch_size * world_size, seed)
+    steps = epoch_steps(split.lengths, batch_size * world_size, seed)[first_step:]
     stays = np.cumsum(split.lengths, dtype=np.int64) * split.frame.size <= _MAPPED_BYTES
     with contextlib.closing(ahead(prepare, steps)) as prepared:
         for batch in prepared:

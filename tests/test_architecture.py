@@ -35,7 +35,7 @@ PIPELINES = (
     ("batches", "inspection", "plan", "isolation"),
     ("task",),
     ("preprocess", "recipe"),
-    ("optim",),
+    ("measure", "optim"),
     ("fit",),
     ("train",),
     ("evaluate",),
