@@ -27,7 +27,7 @@ LIBRARY = (
     ("export",),
 )
 PIPELINES = (
-    ("cli", "metrics"),
+    ("cli", "metrics", "pictures"),
     ("storage",),
     ("cache",),
     ("shards", "splits", "cluster", "demo", "report"),

@@ -14,6 +14,7 @@ import torch
 import ttrnn.export
 from ttrnn import ModelConfig, VideoClassifier
 from ttrnn.export import export_onnx_step
+from ttrnn.pooling import POOLINGS
 
 MODULES = ("onnx", "onnxscript", "onnxruntime")
 needs_onnx = pytest.mark.skipif(
@@ -30,7 +31,7 @@ CASES = {
         f"{cell}, {recurrent} recurrent, {pooling}": {"cell": cell, "recurrent_ranks": ranks, "pooling": pooling}
         for cell in ("rnn", "gru", "lstm")
         for recurrent, ranks in (("dense", "none"), ("tt", "2"))
-        for pooling in ("last", "mean")
+        for pooling in POOLINGS
     },
     "two layers of an lstm, tt recurrent, mean": {
         "cell": "lstm", "num_layers": 2, "recurrent_ranks": "2", "pooling": "mean"},
@@ -88,13 +89,12 @@ def test_frame_by_frame_the_file_gives_what_step_gives(changes: dict[str, Any], 
             for frame, result in zip(frames[number], results, strict=True):
                 with torch.no_grad():
                     logits, state = model.step(frame, state)
-                hx, total, count = state
+                hx, *carried = state
                 expected = dict(zip(("h_n", "c_n"), hx if isinstance(hx, tuple) else (hx,), strict=False))
                 mine = {name: result[name][:, number : number + 1] for name in expected}
                 expected["logits"], mine["logits"] = logits, result["logits"][number]
-                if model.config.pooling == "mean":
-                    expected |= {"sum_n": total, "count_n": torch.tensor([float(count)])}
-                    mine |= {name: result[name][number] for name in ("sum_n", "count_n")}
+                for name, part in zip(model.pooling.state(torch.zeros(1)), carried, strict=True):
+                    expected[f"{name}_n"], mine[f"{name}_n"] = part[0], result[f"{name}_n"][number]
                 assert mine.keys() == expected.keys() == result.keys()
                 torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)
 

