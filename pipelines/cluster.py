@@ -51,12 +51,22 @@ def start_ray(**kwargs: Any) -> Iterator[None]:
             ray.shutdown()
 
 
-def devices(num_workers: int) -> tuple[str, int]:
+def devices(num_workers: int, gpus_per_worker: float = 1.0) -> tuple[str, int]:
     """What training runs on, "GPU" or "CPU" where there is none, and how many groups of `num_workers` fit at a time.
 
+    Args:
+        num_workers: Processes of a group.
+        gpus_per_worker: Of each process, at most 1; a part only where a process is alone, since NCCL, which sums their
+            gradients, wants a GPU for each.
+
     Raises:
-        UserError: not one fits.
+        UserError: not one fits, or workers of a group that share a GPU.
     """
+    if num_workers > 1 and gpus_per_worker < 1:
+        raise UserError(
+            f"num_workers {num_workers} with gpus_per_worker {gpus_per_worker:g}: workers that sum their gradients by "
+            "NCCL need a whole GPU each; give --num-workers 1 or --gpus-per-worker 1"
+        )
     import ray
 
     cluster = ray.cluster_resources()
@@ -66,7 +76,8 @@ def devices(num_workers: int) -> tuple[str, int]:
             f"num_workers {num_workers} needs as many {device}s, the cluster has {cluster[device]:g}; "
             "give a smaller --num-workers, or start more nodes first"
         )
-    return device, int(cluster[device]) // num_workers
+    share = 1 if device == "CPU" else int(1 / gpus_per_worker)
+    return device, int(cluster[device]) * share // num_workers
 
 
 def _join_or_start(kwargs: dict[str, Any]) -> None:

@@ -73,6 +73,9 @@ class SweepOptions:
     """of the search, the models and the demo"""
     num_workers: int = 1
     """processes (GPUs) that share one trial; as many trials run at a time as fit"""
+    gpus_per_worker: float = 1.0
+    """where there are GPUs: less than 1 lets several trials of small models share one, 0.25 four; they must fit in its
+    memory together"""
     resume: bool = False
     """continue a sweep that was interrupted"""
     overwrite: bool = False
@@ -85,13 +88,15 @@ class SweepOptions:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more, got {self.seed}")
+        if not 0 < self.gpus_per_worker <= 1:
+            raise ValueError(f"0 < gpus_per_worker <= 1 must hold, got {self.gpus_per_worker}")
         search_spaces.load(self.space)
 
     def settings(self) -> dict[str, Any]:
         """What decides the result, and where it goes."""
         data = None if self.data is None else str(Location.of(self.data).absolute())
         values = dataclasses.asdict(self) | {"data": data}
-        return {name: value for name, value in values.items() if name not in ("resume", "overwrite")}
+        return {name: value for name, value in values.items() if name not in ("gpus_per_worker", "resume", "overwrite")}
 
 
 def sweep(options: SweepOptions) -> dict[str, Any]:
@@ -106,7 +111,7 @@ def sweep(options: SweepOptions) -> dict[str, Any]:
     start = time.monotonic()
     try:
         with start_ray():
-            device, slots = devices(options.num_workers)
+            device, slots = devices(options.num_workers, options.gpus_per_worker)
             data = ShardDataset.open(_shards(options, out))
             _write_facts(out, options, data)
             num_failed = _run_trials(options, out, data, device, slots)
@@ -269,7 +274,9 @@ def _run_trials(options: SweepOptions, out: Path, data: ShardDataset, device: st
 
     storage = JournalStorage(JournalFileBackend(str(out / "study.journal")))
     # With several workers a trial's own process waits; a share of a CPU would starve its workers, placed after it.
-    resources = {"CPU": 1.0, device: 1.0} if options.num_workers == 1 else {"memory": float(64 << 20)}
+    resources = {"memory": float(64 << 20)}
+    if options.num_workers == 1:
+        resources = {"CPU": 1.0} | ({"GPU": options.gpus_per_worker} if device == "GPU" else {})
     trainable = tune.with_resources(_train_trial, resources)
     state = out / ".tune" / _STUDY
     if tune.Tuner.can_restore(str(state)):
