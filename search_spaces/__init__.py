@@ -5,6 +5,8 @@ A search space is a module with two functions:
     space(trial) -> dict        asks the Optuna trial for values; gives options of pipelines.train by their names
     baselines(frame) -> list    options of the points to try first, for frames of (height, width, channels)
 
+`paper` is no such module: it has the paper's own experiments, for pipelines.reproduce.
+
 The frame of the data set is in `trial.study.user_attrs["frame"]`, as [height, width, channels].
 """
 

@@ -1,0 +1,143 @@
+"""The paper's experiments as data: no space to search, but three data sets times six models, by name.
+
+    EXPERIMENTS["ucf11"]                    frames, modes, optimisation, folds
+    train_options("ucf11", "tt-gru")        the options of pipelines.train, by their names
+    published("ucf11", "tt-gru")            the figure in published.csv, which is a claim, not a measure
+
+Source: Yang, Krompass, Tresp, "Tensor-Train Recurrent Neural Networks for Video Classification", ICML 2017 (arXiv
+1707.01786), and where the paper is silent its authors' code, Tuyki/TT_RNN.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["EXPERIMENTS", "MODELS", "Experiment", "published", "train_options"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experiment:
+    """A data set as the paper has it, and how every model was trained on it."""
+
+    width: int
+    """Of a frame, in pixels; it has three channels."""
+    height: int
+    """In pixels."""
+    in_modes: str
+    """They multiply to the values of a frame."""
+    fps: float | None = None
+    """Frames taken of a second of video; None: all there are."""
+    max_frames: int
+    """Longer clips were cut to so many frames."""
+    lr: float
+    """Constant learning rate."""
+    batch_size: int
+    """Clips per step."""
+    epochs: int
+    """Passes over the train split."""
+    metric: str
+    """accuracy or mean_average_precision."""
+    folds: int | None = None
+    """Parts of the cross-validation, dealt clip by clip; None: the data set's official train and test split."""
+    group_folds: int | None = None
+    """Parts if groups are to stay whole: no more than every class has groups to spare."""
+    num_classes: int
+    """Classes, or labels of which a clip may have several."""
+    num_clips: int
+    """Clips of all splits."""
+    mean_frames: float
+    """Frames per clip, an assumption for estimates: the paper says the least and the most, this is their mean."""
+
+
+EXPERIMENTS = {
+    "ucf11": Experiment(
+        width=160,
+        height=120,
+        in_modes="8x20x20x18",
+        fps=24,
+        max_frames=1492,
+        lr=1e-4,
+        batch_size=16,
+        epochs=1001,
+        metric="accuracy",
+        folds=5,
+        group_folds=5,
+        num_classes=11,
+        num_clips=1600,
+        mean_frames=(204 + 1492) / 2,
+    ),
+    "hollywood2": Experiment(
+        width=234,
+        height=100,
+        in_modes="10x18x13x30",
+        fps=12,
+        max_frames=1496,
+        lr=1e-3,
+        batch_size=32,
+        epochs=501,
+        metric="mean_average_precision",
+        num_classes=12,
+        num_clips=823 + 884,
+        mean_frames=(29 + 1079) / 2,
+    ),
+    "youtube_celebrities": Experiment(
+        width=160,
+        height=120,
+        in_modes="4x20x20x36",
+        max_frames=85,
+        lr=1e-3,
+        batch_size=16,
+        epochs=101,
+        metric="accuracy",
+        folds=5,
+        # Of everybody there are three videos.
+        group_folds=3,
+        num_classes=47,
+        num_clips=1910,
+        # The paper only says to what clips were padded.
+        mean_frames=85,
+    ),
+}
+"""By name, as `--dataset` takes it."""
+
+MODELS = {
+    f"{name}-{cell}": {"input": name, "cell": "rnn" if cell == "srnn" else cell}
+    for name in ("tt", "dense")
+    for cell in ("srnn", "gru", "lstm")
+}
+"""What sets the six models apart, as options of pipelines.train; SRNN is the paper's word for a simple RNN."""
+
+_COMMON = {
+    "hidden_modes": "4x4x4x4",
+    "ranks": "4",
+    "recurrent_ranks": "none",
+    "dropout": 0.25,
+    "recurrent_dropout": 0.25,
+    "optimizer": "adam",
+    "schedule": "constant",
+    "max_grad_norm": None,
+    "pixels": "centred",
+    # Keras' l2(0.01) penalises 0.01 w^2, whose gradient is 0.02 w.
+    "weight_decay": 0.02,
+    "decayed": "head",
+    # Not the paper's, whose cores start such that the gates are saturated: 0.3, as elsewhere, of pixels that are not
+    # divided by their deviation.
+    "input_gain": 0.004,
+}
+
+
+def train_options(dataset: str, model: str) -> dict[str, Any]:
+    """Options of pipelines.train for a data set in EXPERIMENTS and a model in MODELS; splits and seed are not in it."""
+    experiment = EXPERIMENTS[dataset]
+    names = ("in_modes", "lr", "batch_size", "epochs")
+    return {**_COMMON, **MODELS[model], **{name: getattr(experiment, name) for name in names}}
+
+
+def published(dataset: str, model: str) -> float | None:
+    """The metric that the paper gives, 0 to 1; None where it gives none."""
+    with Path(__file__).with_name("published.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if (row["dataset"], row["model"]) == (dataset, model):
+                return float(row["value"])
+    return None
