@@ -33,6 +33,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 __all__ = [
     "StepError",
     "UserError",
+    "duration",
     "field_help",
     "positional",
     "progress",
@@ -306,6 +307,13 @@ def python() -> str:
     if shutil.which("python") == sys.executable:
         return "python"
     return shlex.quote(min(os.path.relpath(sys.executable), sys.executable, key=len))
+
+
+def duration(seconds: float) -> str:
+    """As a person says it: `42 s`, `3 min 07 s`, `1 h 05 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours} h {minutes_left:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:

@@ -3,7 +3,6 @@
 Legend: T time, H W frame height and width in pixels, C channels (3: RGB, 1: grey).
 """
 
-import contextlib
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +10,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from pipelines.cli import UserError
+from pipelines.pictures import fonts, spelled
 from pipelines.shards import Frame, Split
 from pipelines.storage import Location
 
@@ -136,7 +135,7 @@ class _Page:
         self._figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
         self._canvas = FigureCanvasAgg(self._figure)
         self._pictures: list[tuple[int, int, np.ndarray]] = []
-        self._families, self._letters = _fonts(letters)
+        self._families, self._letters = fonts(letters)
 
     def paste(self, x: int, y: int, picture: np.ndarray) -> None:
         self._pictures.append((x, y, picture))
@@ -157,7 +156,7 @@ class _Page:
         return y + len(lines) * _LINE
 
     def _write(self, x: int, y: int, text: str, points: float, colour: str) -> Text:
-        text = "".join(letter if letter in self._letters else _code(letter) for letter in text)
+        text = spelled(text, self._letters)
         style: dict[str, Any] = {"family": self._families, "size": points, "color": colour, "va": "top"}
         # In pixels, counted from below. A dollar sign is not mathematics.
         return self._figure.text(x, self._height - y, text, transform=None, parse_math=False, **style)
@@ -174,30 +173,3 @@ class _Page:
 def _capacity(written: Text, room: int) -> int:
     """About how many of its letters fit into so many pixels; all of them where there is room."""
     return int(len(written.get_text()) * min(1, room / max(1, written.get_window_extent().width)))
-
-
-def _code(letter: str) -> str:
-    return letter.encode("unicode_escape").decode()
-
-
-def _fonts(letters: set[str]) -> tuple[list[str], set[str]]:
-    """Families to write these letters with, and which of the letters they have.
-
-    The one that comes with matplotlib and, where it lacks letters, the installed one that has most of these.
-    """
-    families = ["DejaVu Sans"]
-    printable = {letter for letter in letters | {"…"} if letter.isprintable()}
-    if missing := printable - _letters(font_manager.findfont(families[0])):
-        found: dict[str, int] = {}
-        for entry in font_manager.fontManager.ttflist:
-            # Last Resort, which has every letter, draws boxes. The list may be older than what is installed.
-            if "Resort" not in entry.name:
-                with contextlib.suppress(OSError, RuntimeError):
-                    found[entry.name] = max(found.get(entry.name, 0), len(missing & _letters(entry.fname)))
-        families.append(max(found, key=found.__getitem__))
-    known = set().union(*(_letters(font_manager.findfont(family)) for family in families))
-    return families, printable & known
-
-
-def _letters(path: str) -> set[str]:
-    return set(map(chr, font_manager.get_font(path).get_charmap()))

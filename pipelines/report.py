@@ -19,7 +19,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 
+from pipelines import cli
 from pipelines.metrics import standard_error
+from pipelines.pictures import plain
 from ttrnn.files import atomic_write
 
 __all__ = ["marks", "percent", "texts", "write_page", "write_picture"]
@@ -43,14 +45,6 @@ def _count(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
 
 
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes_left = divmod(minutes, 60)
-    return f"{hours} h {minutes_left:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
-
-
 def texts(trial: Mapping[str, Any]) -> dict[str, str]:
     """A trial of pareto.json as a person reads it: every column, what was configured, and `modes`; `-` where unknown.
 
@@ -65,7 +59,7 @@ def texts(trial: Mapping[str, Any]) -> dict[str, str]:
     return shown | {
         "trial": trial["trial"],
         "state": state,
-        "train_s": _duration(trial["train_s"]),
+        "train_s": "-" if trial["train_s"] is None else cli.duration(trial["train_s"]),
         "modes": f"{source} → {config.get('hidden_modes', '-')}",
     }
 
@@ -181,9 +175,7 @@ def write_picture(path: str | Path, data: Mapping[str, Any]) -> None:
     axes.set_xticks([], minor=True)
     # A dollar sign in the data set's name is not mathematics.
     axes.set_title(data["dataset"], loc="left", fontweight="bold", fontsize=14, parse_math=False)
-    axes.grid(color="#e4e4e4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain(axes)
     axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.11), ncols=5)
     with atomic_write(path, "wb") as file:
         figure.savefig(file, format="png")

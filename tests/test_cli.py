@@ -303,3 +303,19 @@ def test_next_commands_name_the_python_that_has_us(active: bool, monkeypatch: An
     monkeypatch.setattr(cli.sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
     monkeypatch.setattr(cli.shutil, "which", lambda name: cli.sys.executable if active else "/usr/bin/python")
     assert cli.python() == ("python" if active else ".venv/bin/python")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (187, "3 min 07 s"),
+        (3599.7, "1 h 00 min"),
+        (3900, "1 h 05 min"),
+        (90_000, "25 h 00 min"),
+    ],
+)
+def test_a_duration_is_told_in_the_units_that_a_person_would_use(seconds: float, text: str) -> None:
+    assert cli.duration(seconds) == text
