@@ -226,7 +226,7 @@ class _Run:
     def _results(self, record: dict[str, Any]) -> dict[str, Any]:
         """What the model directory says of where it comes from."""
         options = self.options
-        splits = {name: getattr(options, name) for name in ("folds", "fold", "split_by")} if options.folds else {}
+        splits = {name: getattr(options, name) for name in ("folds", "fold", "split_by", "watch_test")}
         return {
             "val_metric": record["val_metric"],
             "metric": METRICS[self.model.config.task],
@@ -235,14 +235,14 @@ class _Run:
             "best_epoch": record["epoch"],
             "seed": options.seed,
             "shards": options.shards,
-            **splits,
+            **(splits if options.folds or options.watch_test else {}),
         }
 
     def restore(self) -> None:
         """Goes on from the checkpoint, if there is one."""
         path = self.out / "checkpoint" / "state.pt"
         if path.exists():
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
             for name in ("model", "average", "optimizer", "schedule"):
                 if (part := getattr(self, name)) is not None:
                     part.load_state_dict(state[name])

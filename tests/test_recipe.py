@@ -1,9 +1,15 @@
-"""pipelines/recipe.py: the data that a run learns from is dealt out as its options say."""
+"""pipelines/recipe.py: options that make no sense are refused, a run keeps its own, data is dealt out as they say."""
+
+import dataclasses
+import json
 
 import pytest
 
+from pipelines import recipe
 from pipelines.cli import UserError
 from pipelines.recipe import TrainOptions, open_data
+from pipelines.train import train
+from tests.runs import ALTERED, options
 from tests.shards import make_shards
 
 
@@ -58,3 +64,71 @@ def test_what_no_fold_can_give_is_refused_in_the_words_of_train(shards, tmp_path
 def test_options_of_splits_that_make_no_sense_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         TrainOptions(shards="s", out="o", **values)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"lr": -1.0},
+        {"lr": float("nan")},
+        {"num_workers": 0},
+        {"patience": 0},
+        {"seed": -1},
+        {"weight_decay": -0.1},
+        {"input_gain": 0.0},
+        {"precision": "float16"},
+        {"shift": -1},
+        {"temporal_crop": 0.0},
+        {"speed": 0.5},
+        {"brightness": 2.0},
+    ],
+    ids=str,
+)
+def test_impossible_numbers_are_refused_by_name(kwargs):
+    with pytest.raises(ValueError, match=next(iter(kwargs))):
+        options("shards", "out", **kwargs)
+
+
+def test_settings_name_every_option_that_decides_the_result():
+    left_out = {"out", "resume", "overwrite", "checkpoint_minutes", "track"}
+    names = {field.name for field in dataclasses.fields(TrainOptions)}
+    assert set(options("shards", "out").settings()) == names - left_out
+
+
+def test_a_run_from_before_the_options_was_not_altered(shards, tmp_path):
+    train(options(shards, tmp_path / "run", epochs=1))
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    for name in ALTERED:
+        del config["options"][name]
+    path.write_text(json.dumps(config))
+    assert train(options(shards, tmp_path / "run", epochs=1, resume=True))["state"] == "complete"
+    with pytest.raises(UserError, match="was started with shift 0, not 1"):
+        train(options(shards, tmp_path / "run", epochs=1, resume=True, shift=1))
+
+
+@pytest.mark.parametrize(
+    "earlier", ["bfloat16", "float32", None], ids=["bfloat16", "float32", "from before the option"]
+)
+def test_a_run_is_resumed_with_the_precision_that_it_was_started_with(shards, tmp_path, monkeypatch, earlier):
+    monkeypatch.setattr(recipe, "supports_bfloat16", lambda device_type: earlier == "bfloat16")
+    train(options(shards, tmp_path / "run", epochs=1))
+    path = tmp_path / "run" / "config.json"
+    if earlier is None:
+        config = json.loads(path.read_text())
+        del config["options"]["precision"]
+        path.write_text(json.dumps(config))
+    monkeypatch.setattr(recipe, "supports_bfloat16", lambda device_type: earlier != "bfloat16")
+    result = train(options(shards, tmp_path / "run", epochs=1, resume=True))
+    assert result["config"]["precision"] == (earlier or "float32")
+    other = "float32" if earlier == "bfloat16" else "bfloat16"
+    with pytest.raises(UserError, match="was started with precision"):
+        train(options(shards, tmp_path / "run", epochs=1, resume=True, precision=other))
+
+
+def test_resuming_with_other_options_is_refused_by_name(shards, tmp_path):
+    train(options(shards, tmp_path / "run", epochs=1))
+    with pytest.raises(UserError, match=r"lr 0.02, not 0.5"):
+        train(options(shards, tmp_path / "run", epochs=1, lr=0.5, resume=True))

@@ -1,112 +1,29 @@
-import dataclasses
+"""pipelines/train.py: the command, what it leaves behind, and Ray around the training."""
+
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
-import torch
 
-import ttrnn
-from pipelines import fit as fitting
-from pipelines import recipe
 from pipelines import train as training
 from pipelines.cli import UserError
 from pipelines.evaluate import evaluate_model
 from pipelines.storage import Location
-from pipelines.train import DivergedError, TrainOptions, fit, train
+from pipelines.train import TrainOptions, train
+from tests.runs import ALTERED, assert_nearly_equal, metrics, options
 from tests.s3 import s3_server, upload
 from tests.shards import make_shards
-
-FAST = {"hidden_modes": "2x2x2x2", "ranks": "2", "epochs": 4, "batch_size": 8, "lr": 0.02}
-ALTERED = {"flip": True, "shift": 1, "temporal_crop": 0.7, "speed": 1.5, "brightness": 0.2}
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     return make_shards(tmp_path_factory.mktemp("data") / "shards")
-
-
-def options(shards, out, **kwargs):
-    return TrainOptions(shards=str(shards), out=str(out), **(FAST | kwargs))
-
-
-def metrics(run):
-    return [
-        {name: value for name, value in json.loads(line).items() if name not in ("time_s", "frames_per_s")}
-        for line in (run / "metrics.jsonl").read_text().splitlines()
-    ]
-
-
-def weights(run):
-    return ttrnn.load(run / "model").state_dict()
-
-
-@pytest.mark.parametrize(
-    "kwargs",
-    [
-        {},
-        {"cell": "lstm"},
-        {"cell": "rnn"},
-        {"input": "dense"},
-        {"recurrent_ranks": "2"},
-        {"bidirectional": True, "num_layers": 2},
-        {"pooling": "mean"},
-    ],
-    ids=str,
-)
-def test_every_kind_of_model_learns(shards, tmp_path, kwargs):
-    result = train(options(shards, tmp_path / "run", epochs=12, **kwargs))
-    assert result["val_metric"] > 0.75
-    assert result["num_params"] == ttrnn.load(result["model"]).num_params
-    assert evaluate_model(result["model"], shards, "val")["value"] == pytest.approx(result["val_metric"])
-
-
-@pytest.mark.parametrize(
-    ("precision", "supported", "used"),
-    [
-        ("bfloat16", False, torch.bfloat16),
-        ("float32", True, None),
-        ("auto", True, torch.bfloat16),
-        ("auto", False, None),
-    ],
-)
-def test_training_is_as_precise_as_asked_and_metrics_are_always_in_full(
-    shards, tmp_path, monkeypatch, precision, supported, used
-):
-    monkeypatch.setattr(recipe, "supports_bfloat16", lambda device_type: supported)
-    seen = []
-    forward = fitting.VideoClassifier.forward
-
-    def noted(model, *args, **kwargs):
-        seen.append((model.training, model.rnn.compute_dtype))
-        return forward(model, *args, **kwargs)
-
-    monkeypatch.setattr(fitting.VideoClassifier, "forward", noted)
-    result = train(options(shards, tmp_path / "run", epochs=2, precision=precision))
-    assert set(seen) == {(True, used), (False, None)}
-    assert result["config"]["precision"] == ("float32" if used is None else "bfloat16")
-
-
-@pytest.mark.parametrize(
-    "earlier", ["bfloat16", "float32", None], ids=["bfloat16", "float32", "from before the option"]
-)
-def test_a_run_is_resumed_with_the_precision_that_it_was_started_with(shards, tmp_path, monkeypatch, earlier):
-    monkeypatch.setattr(recipe, "supports_bfloat16", lambda device_type: earlier == "bfloat16")
-    train(options(shards, tmp_path / "run", epochs=1))
-    path = tmp_path / "run" / "config.json"
-    if earlier is None:
-        config = json.loads(path.read_text())
-        del config["options"]["precision"]
-        path.write_text(json.dumps(config))
-    monkeypatch.setattr(recipe, "supports_bfloat16", lambda device_type: earlier != "bfloat16")
-    result = train(options(shards, tmp_path / "run", epochs=1, resume=True))
-    assert result["config"]["precision"] == (earlier or "float32")
-    other = "float32" if earlier == "bfloat16" else "bfloat16"
-    with pytest.raises(UserError, match="was started with precision"):
-        train(options(shards, tmp_path / "run", epochs=1, resume=True, precision=other))
 
 
 def test_shards_in_a_bucket_train_the_same_model(shards, tmp_path, monkeypatch):
@@ -118,60 +35,6 @@ def test_shards_in_a_bucket_train_the_same_model(shards, tmp_path, monkeypatch):
         assert result["shards"] == str(place)
     train(options(shards, tmp_path / "local", epochs=2))
     assert metrics(tmp_path / "remote") == metrics(tmp_path / "local")
-
-
-@pytest.mark.parametrize("kwargs", [{name: value} for name, value in ALTERED.items()], ids=str)
-def test_clips_are_altered_in_training_only_and_the_run_says_so(shards, tmp_path, monkeypatch, kwargs):
-    seen = []
-    forward = fitting.VideoClassifier.forward
-
-    def noted(model, frames, *args):
-        seen.append((model.training, [clip.tolist() for clip in frames]))
-        return forward(model, frames, *args)
-
-    monkeypatch.setattr(fitting.VideoClassifier, "forward", noted)
-    clips = {}
-    for name, chosen in (("plain", {}), ("altered", kwargs)):
-        seen.clear()
-        result = train(options(shards, tmp_path / name, epochs=2, **chosen))
-        clips[name] = {
-            learning: [clip for at, batch in seen if at == learning for clip in batch] for learning in (0, 1)
-        }
-    assert clips["altered"][False] == clips["plain"][False]
-    changed = [clip not in clips["plain"][True] for clip in clips["altered"][True]]
-    # Of 2 epochs of 36 clips; half of them at least, but for those that are drawn as they are.
-    assert sum(changed) > 20
-    ((name, value),) = kwargs.items()
-    assert json.loads((tmp_path / "altered" / "config.json").read_text())["options"][name] == value
-    assert result["config"][name] == value
-
-
-def test_a_run_from_before_the_options_was_not_altered(shards, tmp_path):
-    train(options(shards, tmp_path / "run", epochs=1))
-    path = tmp_path / "run" / "config.json"
-    config = json.loads(path.read_text())
-    for name in ALTERED:
-        del config["options"][name]
-    path.write_text(json.dumps(config))
-    assert train(options(shards, tmp_path / "run", epochs=1, resume=True))["state"] == "complete"
-    with pytest.raises(UserError, match="was started with shift 0, not 1"):
-        train(options(shards, tmp_path / "run", epochs=1, resume=True, shift=1))
-
-
-def test_what_a_killed_run_left_half_written_is_gone_after_resuming(shards, tmp_path):
-    train(options(shards, tmp_path / "run", epochs=1))
-    expected = set((tmp_path / "run").iterdir())
-    (tmp_path / "run" / ".model.abc.tmp").mkdir()
-    (tmp_path / "run" / ".summary.json.abc.tmp").write_text("{")
-    train(options(shards, tmp_path / "run", epochs=1, resume=True))
-    assert set((tmp_path / "run").iterdir()) == expected
-
-
-def test_several_labels_are_learnt_and_measured_by_average_precision(tmp_path):
-    shards = make_shards(tmp_path / "shards", multi_label=True)
-    result = train(options(shards, tmp_path / "run", epochs=15))
-    assert result["metric"] == "mean_average_precision"
-    assert result["val_metric"] > 0.8
 
 
 def test_run_leaves_what_the_design_says(shards, tmp_path):
@@ -193,49 +56,6 @@ def test_run_leaves_what_the_design_says(shards, tmp_path):
     assert (summary["best_epoch"], summary["val_metric"]) == (best["epoch"], best["val_metric"])
 
 
-def test_same_seed_same_run_and_another_seed_another(shards, tmp_path):
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train(options(shards, tmp_path / name, seed=seed))
-    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
-    assert metrics(tmp_path / "a") != metrics(tmp_path / "c")
-
-
-class StopError(Exception):
-    pass
-
-
-@pytest.mark.parametrize(
-    ("killed_in", "kwargs"),
-    [("run_epoch", {}), ("save", {}), ("_publish", {}), ("write_summary", {}), ("run_epoch", ALTERED)],
-    ids=["run_epoch", "save", "publish", "write_summary", "run_epoch, altered clips"],
-)
-def test_resumed_run_equals_an_undisturbed_one_to_the_bit(shards, tmp_path, monkeypatch, killed_in, kwargs):
-    train(options(shards, tmp_path / "whole", **kwargs))
-    method, calls = getattr(fitting._Run, killed_in), []
-
-    def dies_in_epoch_3(self, *args):
-        calls.append(1)
-        if len(calls) == 3:
-            raise StopError
-        return method(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fitting._Run, killed_in, dies_in_epoch_3)
-        with pytest.raises(StopError):
-            train(options(shards, tmp_path / "cut", **kwargs))
-    result = train(options(shards, tmp_path / "cut", resume=True, **kwargs))
-    assert result["state"] == "complete"
-    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
-    one, other = weights(tmp_path / "cut"), weights(tmp_path / "whole")
-    assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-def test_resuming_with_other_options_is_refused_by_name(shards, tmp_path):
-    train(options(shards, tmp_path / "run", epochs=1))
-    with pytest.raises(UserError, match=r"lr 0.02, not 0.5"):
-        train(options(shards, tmp_path / "run", epochs=1, lr=0.5, resume=True))
-
-
 def test_run_that_exists_is_refused_unless_overwritten(shards, tmp_path):
     train(options(shards, tmp_path / "run", epochs=1))
     with pytest.raises(UserError, match="--resume"):
@@ -251,29 +71,6 @@ def test_overwrite_deletes_runs_only(shards, tmp_path):
         with pytest.raises(UserError, match="does not describe a run"):
             train(options(shards, other, **kwargs))
     assert (other / "config.json").exists()
-
-
-def test_patience_stops_early(shards, tmp_path):
-    result = train(options(shards, tmp_path / "run", epochs=200, lr=1e-9, patience=3))
-    assert result["epochs"] < 20
-    assert result["epochs"] - result["best_epoch"] == 3
-
-
-def test_divergence_stops_the_run_with_its_numbers_and_keeps_the_best_model(shards, tmp_path, monkeypatch):
-    run, losses, calls = tmp_path / "run", fitting.losses, []
-    run.mkdir()
-
-    def breaks(*args):
-        calls.append(1)
-        # Of 5 steps an epoch.
-        return losses(*args) * (float("nan") if len(calls) == 7 else 1.0)
-
-    monkeypatch.setattr(fitting, "losses", breaks)
-    with pytest.raises(DivergedError, match=r"epoch 2, step 2 of 5: loss nan, gradient norm nan, learning rate 0\.\d+; "):
-        fit(options(shards, run))
-    summary = json.loads((run / "summary.json").read_text())
-    assert (summary["state"], summary["epochs"]) == ("failed", 1)
-    assert ttrnn.load(run / "model").config.cell == "gru"
 
 
 @pytest.mark.parametrize(
@@ -293,31 +90,6 @@ def test_shapes_that_do_not_fit_are_refused_before_anything_is_made(shards, tmp_
     with pytest.raises(UserError, match=words):
         train(options(shards, tmp_path / "run", **kwargs))
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    "kwargs",
-    [
-        {"epochs": 0},
-        {"batch_size": 0},
-        {"lr": -1.0},
-        {"lr": float("nan")},
-        {"num_workers": 0},
-        {"patience": 0},
-        {"seed": -1},
-        {"weight_decay": -0.1},
-        {"input_gain": 0.0},
-        {"precision": "float16"},
-        {"shift": -1},
-        {"temporal_crop": 0.0},
-        {"speed": 0.5},
-        {"brightness": 2.0},
-    ],
-    ids=str,
-)
-def test_impossible_numbers_are_refused_by_name(kwargs):
-    with pytest.raises(ValueError, match=next(iter(kwargs))):
-        options("shards", "out", **kwargs)
 
 
 def command(*words):
@@ -389,19 +161,33 @@ def test_shards_cut_in_half_are_refused_with_2(shards, tmp_path):
     assert "train-00000.arrow" in done.stderr
 
 
-def test_two_workers_train_as_one_with_twice_the_batch(shards, tmp_path):
-    """Ray Train with two gloo workers; ragged clips, a last batch of fewer clips, no dropout."""
-    exact = {"dropout": 0.0, "recurrent_dropout": 0.0, "epochs": 2, "precision": "float32", **ALTERED}
+def test_two_workers_on_ray_train_as_one_with_twice_the_batch_though_one_of_them_is_killed(shards, tmp_path):
+    exact = {"dropout": 0.0, "epochs": 8, "precision": "float32", **ALTERED}
     train(options(shards, tmp_path / "one", batch_size=10, **exact))
-    result = train(options(shards, tmp_path / "two", batch_size=5, num_workers=2, **exact))
+    two, killed = options(shards, tmp_path / "two", batch_size=5, num_workers=2, **exact), []
+
+    def kill_a_worker_in_the_third_epoch():
+        metrics_file = tmp_path / "two" / "metrics.jsonl"
+        while not metrics_file.exists() or len(metrics_file.read_text().splitlines()) < 2:
+            time.sleep(0.01)
+        killed.append(train_workers(os.getpid())[-1])
+        os.kill(killed[0], signal.SIGKILL)
+
+    threading.Thread(target=kill_a_worker_in_the_third_epoch, daemon=True).start()
+    result = train(two)
+    assert killed
     assert result["state"] == "complete"
-    for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
-        for name in one:
-            assert two[name] == pytest.approx(one[name], rel=1e-5, abs=1e-6), name
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5)
+    assert_nearly_equal(tmp_path / "two", tmp_path / "one")
     assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
+
+
+def train_workers(process):
+    """Process ids of Ray Train's workers among the children of a process, and their children."""
+    children = [
+        int(child) for path in Path(f"/proc/{process}/task").glob("*/children") for child in path.read_text().split()
+    ]
+    own = [child for child in children if b"RayTrainWorker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return own + [worker for child in children for worker in train_workers(child)]
 
 
 def test_divergence_of_two_workers_is_told_once_and_not_tried_again(shards, tmp_path, capsys, caplog):
@@ -417,9 +203,3 @@ def test_more_workers_than_processors_are_refused(shards, tmp_path, capsys):
     words = [str(shards), str(tmp_path / "run"), "--num-workers", "999", "--hidden-modes", "2x2x2x2"]
     assert training.main(words) == 2
     assert "999" in capsys.readouterr().err
-
-
-def test_settings_name_every_option_that_decides_the_result():
-    left_out = {"out", "resume", "overwrite", "checkpoint_minutes", "track"}
-    names = {field.name for field in dataclasses.fields(TrainOptions)}
-    assert set(options("shards", "out").settings()) == names - left_out
