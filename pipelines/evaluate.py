@@ -1,24 +1,39 @@
-"""(6) How good a model is on one split of a data set.
+"""(6) How good a model is on one split of a data set: the metric and how sure it is, and how well each class is told.
 
-python -m pipelines.evaluate runs/sweep/best SHARDS --split test
-python -m pipelines.evaluate runs/sweep/best SHARDS --json
+    python -m pipelines.evaluate runs/sweep/best SHARDS --split test
+    python -m pipelines.evaluate runs/sweep/best SHARDS --out runs/test
+    python -m pipelines.evaluate runs/sweep/best SHARDS --json
+
+With --out it writes there confusion.png and confusion.csv (where a clip has one label), per_class.csv, and
+predictions.csv with a line for each clip.
 """
 
+import csv
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
 import ttrnn
 from pipelines import cli
 from pipelines.cli import UserError
-from pipelines.fit import predict_split
-from pipelines.metrics import METRICS, chance_level, score
+from pipelines.measure import predict_split
+from pipelines.metrics import METRICS, chance_level, confusion, interval, per_class, score
+from pipelines.pictures import confusion_matrix
 from pipelines.recipe import TrainOptions, local_device, open_data, splits_of_run
-from pipelines.storage import Location
+from pipelines.shards import ShardDataset, Split
+from pipelines.storage import Location, prepare_out
+from ttrnn.files import atomic_write
 from ttrnn.model import VideoClassifier
 
-__all__ = ["EvaluateOptions", "evaluate", "evaluate_model", "load_model"]
+__all__ = ["EvaluateOptions", "evaluate", "evaluate_model", "headline", "load_model", "measure"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +53,10 @@ class EvaluateOptions:
     """with --folds: the part that is the test split, from 0"""
     split_by: str = "group"
     """with --folds: group or clip"""
+    out: str | None = None
+    """directory for predictions, confusion matrix and table of classes; default: none are written"""
+    overwrite: bool = False
+    """delete older ones in OUT first"""
 
 
 def load_model(path: str | Path) -> VideoClassifier:
@@ -51,19 +70,22 @@ def load_model(path: str | Path) -> VideoClassifier:
 
 
 def evaluate_model(
-    model_dir: str | Path, shards_dir: str | Path | Location, split: str = "test", **splits: Any
+    model_dir: str | Path,
+    shards_dir: str | Path | Location,
+    split: str = "test",
+    *,
+    out: str | Path | None = None,
+    **splits: Any,
 ) -> dict[str, Any]:
-    """The metric of a model on a split, with what it takes to judge it.
+    """As `measure`, of a directory of shards.
 
     Args:
         model_dir: A model directory, or a run.
         shards_dir: The data.
         split: train, val or test.
+        out: As `measure` has it.
         **splits: folds, fold and split_by as train has them; without them, those of the run that the model lies in if
             it learnt from these shards, else the splits as they were made.
-
-    Returns:
-        metric (its name), value (0 to 1), num_clips, chance (0 to 1), num_params, input_params, split, model, shards.
 
     Raises:
         UserError: damaged model or shards, or a data set whose frames or classes are not the model's.
@@ -71,55 +93,156 @@ def evaluate_model(
     splits = splits or splits_of_run(model_dir, shards_dir)
     with cli.user_errors():
         data = open_data(shards_dir, TrainOptions(shards=str(shards_dir), out=str(model_dir), **splits))
+    result = measure(model_dir, data, split, out)
+    return {**result, **splits, "model": str(model_dir), "shards": str(shards_dir)}
+
+
+def measure(
+    model_dir: str | Path, data: ShardDataset, split: str = "test", out: str | Path | None = None
+) -> dict[str, Any]:
+    """The metric of a model on a split, with what it takes to judge it.
+
+    Args:
+        model_dir: A model directory, or a run.
+        data: The data set.
+        split: train, val or test.
+        out: A directory, which gets the files that the head of this module names, each whole or not at all.
+
+    Returns:
+        metric (its name), value (0 to 1), num_clips, chance (0 to 1), num_params, input_params, split; interval ([low,
+        high] of 95% confidence), interval_by (group or clip: what was drawn anew for it), num_groups, per_class (a row
+        for each class, as `metrics.per_class` has it).
+
+    Raises:
+        UserError: a damaged model, a data set whose frames or classes are not the model's, or an empty split.
+    """
     model = load_model(model_dir)
+    config = model.config
+    _check(model_dir, model, data)
+    clips = data.split(split)
+    if not len(clips):
+        raise UserError(f"{data.place} has no clips in its split {split!r}")
+    rows, indices, _ = predict_split(model, clips)
+    scores_BC = np.empty_like(rows)
+    scores_BC[indices] = rows
+    bounds = interval(config.task, scores_BC, clips.labels, clips.groups)
+    result = {
+        "metric": METRICS[config.task],
+        "value": score(config.task, scores_BC, clips.labels),
+        "interval": [bounds.low, bounds.high],
+        "interval_by": bounds.by,
+        "num_clips": len(clips),
+        "num_groups": bounds.num_groups,
+        "chance": chance_level(config.task, clips.labels, len(config.classes)),
+        "num_params": config.num_params,
+        "input_params": config.input_params,
+        "split": split,
+        "per_class": per_class(config.task, scores_BC, clips.labels, config.classes),
+    }
+    if out is not None:
+        _write_files(Path(out), result, config.task, config.classes, clips, scores_BC)
+    return result
+
+
+def _check(model_dir: str | Path, model: VideoClassifier, data: ShardDataset) -> None:
     config = model.config
     frames = [(part.width, part.height, part.channels) for part in (config, data.frame)]
     if frames[0] != frames[1]:
         raise UserError(
-            f"{model_dir} takes frames of {frames[0]} (width, height, channels), {shards_dir} has {frames[1]}; "
+            f"{model_dir} takes frames of {frames[0]} (width, height, channels), {data.place} has {frames[1]}; "
             "preprocess the videos at the model's size"
         )
     if config.task != data.task:
         raise UserError(
-            f"{model_dir} is for {config.task} data, {shards_dir} is {data.task}; give data of the model's kind"
+            f"{model_dir} is for {config.task} data, {data.place} is {data.task}; give data of the model's kind"
         )
     if config.classes != data.classes:
         raise UserError(
-            f"{model_dir} knows the classes {', '.join(config.classes)}; {shards_dir} has {', '.join(data.classes)}"
+            f"{model_dir} knows the classes {', '.join(config.classes)}; {data.place} has {', '.join(data.classes)}"
         )
-    clips = data.split(split)
-    if not len(clips):
-        raise UserError(f"{shards_dir} has no clips in its split {split!r}")
-    scores, indices, _ = predict_split(model, clips)
-    labels = [clips.labels[index] for index in indices]
-    return {
-        "metric": METRICS[config.task],
-        "value": score(config.task, scores, labels),
-        "num_clips": len(clips),
-        "chance": chance_level(config.task, labels, len(config.classes)),
-        "num_params": config.num_params,
-        "input_params": config.input_params,
-        "split": split,
-        **splits,
-        "model": str(model_dir),
-        "shards": str(shards_dir),
-    }
+
+
+def _write_files(
+    out: Path, result: Mapping[str, Any], task: str, classes: Sequence[str], clips: Split, scores_BC: np.ndarray
+) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    if task == "single_label":
+        counts_CC = confusion(scores_BC, clips.labels)
+        _write_csv(
+            out / "confusion.csv",
+            ["class", *classes],
+            ([name, *row] for name, row in zip(classes, counts_CC.tolist(), strict=True)),
+        )
+        title = f"accuracy {_percent(result['value'])} on {len(clips):,} clips of {result['split']}"
+        confusion_matrix(counts_CC, classes, out / "confusion.png", title=title)
+        chosen_BC = np.eye(len(classes), dtype=bool)[scores_BC.argmax(axis=1)]
+    else:
+        chosen_BC = scores_BC >= 0.5
+    _write_csv(out / "per_class.csv", list(result["per_class"][0]), (row.values() for row in result["per_class"]))
+
+    def names(labels: Iterable[int]) -> str:
+        return "|".join(classes[label] for label in labels)
+
+    predicted = (names(np.flatnonzero(row)) for row in chosen_BC)
+    columns = (clips.clip_ids, clips.groups, map(names, clips.labels), predicted, scores_BC.tolist())
+    _write_csv(
+        out / "predictions.csv",
+        ["clip_id", "group", "label", "predicted", *(f"p({name})" for name in classes)],
+        ([*about, *(f"{value:.6g}" for value in row)] for *about, row in zip(*columns, strict=True)),
+    )
+
+
+def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    with atomic_write(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(head)
+        writer.writerows(rows)
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     """The command as a function."""
     splits = {"folds": options.folds, "fold": options.fold, "split_by": options.split_by}
     given = splits != {"folds": None, "fold": None, "split_by": "group"}
-    return evaluate_model(options.model, options.shards, options.split, **(splits if given else {}))
+    out = None
+    if options.out is not None:
+        out = Location.of(options.out).local
+        prepare_out(out, marker="predictions.csv", overwrite=options.overwrite)
+    result = evaluate_model(options.model, options.shards, options.split, out=out, **(splits if given else {}))
+    return {**result, "out": options.out} if out else result
 
 
-def summary(result: dict[str, Any]) -> str:
-    """What a person reads."""
+def headline(result: Mapping[str, Any]) -> str:
+    """The metric of `measure`, its interval, what that rests on, and chance."""
+    low, high = (_percent(bound) for bound in result["interval"])
+    num_groups, by = result["num_groups"], ""
+    if result["interval_by"] == "group":
+        by = f" by {num_groups} groups"
+    elif 0 < num_groups < result["num_clips"]:
+        by = f" for more clips of the same {num_groups} group{'s' if num_groups > 1 else ''}"
     return (
-        f"{result['metric'].replace('_', ' ')} {100 * result['value']:.1f}% on {result['num_clips']} clips of "
-        f"{result['split']} (chance {100 * result['chance']:.1f}%), {result['num_params']:,} parameters, "
-        f"{result['input_params']:,} of them input-to-hidden"
+        f"{result['metric'].replace('_', ' ')} {_percent(result['value'])} (95% interval {low} to {high}{by}; chance "
+        f"{_percent(result['chance'])}) on {result['num_clips']:,} clips of {result['split']}"
     )
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}%"
+
+
+def summary(result: dict[str, Any]) -> RenderableType:
+    """What a person reads."""
+    rows = result["per_class"]
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in rows[0]:
+        head = {"num_clips": "clips", "f1": "F1", "average_precision": "average precision"}.get(name, name)
+        table.add_column(head, justify="left" if name == "class" else "right")
+    for name, num_clips, *shares in (row.values() for row in rows):
+        table.add_row(Text(name), f"{num_clips:,}", *map(_percent, shares))
+    about = (
+        f"{headline(result)}, {result['num_params']:,} parameters, {result['input_params']:,} of them input-to-hidden"
+    )
+    where = [f"written to {result['out']}"] if "out" in result else []
+    return Group(Text(about), table, *where)
 
 
 def main(argv: list[str] | None = None) -> int:
