@@ -280,6 +280,17 @@ def test_a_user_who_stops_early_leaves_no_thread(how):
     assert not is_left()
 
 
+@pytest.mark.parametrize("first_step", [0, 1, 3, 4])
+def test_an_epoch_goes_on_at_any_step_with_the_batches_that_it_would_have_had(first_step):
+    clips, augment = make_clips([5, 9, 7, 4, 6, 3, 8]), Augmentation(flip=True, shift=1)
+    whole = list(batches(clips, 2, 3, False, seed=1, augmentation=augment))
+    rest = list(batches(clips, 2, 3, False, seed=1, augmentation=augment, first_step=first_step))
+    assert len(rest) == 4 - first_step
+    for batch, expected in zip(rest, whole[first_step:], strict=True):
+        assert batch.indices == expected.indices
+        assert all(map(torch.equal, batch.frames, expected.frames))
+
+
 def test_seeds_depend_on_every_number_and_suit_torch():
     seeds = [epoch_seed(*path) for path in [(0,), (1,), (0, 1), (0, 2), (1, 1), (1, 2), (0, 1, 1), (0, 1, 2)]]
     assert len(set(seeds)) == len(seeds)

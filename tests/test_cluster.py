@@ -189,6 +189,33 @@ def test_a_cluster_that_does_not_answer_is_the_user_s_to_mend(monkeypatch: pytes
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
+@pytest.mark.parametrize(
+    ("resources", "num_workers", "gpus_per_worker", "expected"),
+    [
+        ({"CPU": 8.0}, 1, 1.0, ("CPU", 8)),
+        ({"CPU": 8.0}, 3, 1.0, ("CPU", 2)),
+        ({"CPU": 8.0}, 1, 0.25, ("CPU", 8)),
+        ({"CPU": 64.0, "GPU": 4.0}, 1, 1.0, ("GPU", 4)),
+        ({"CPU": 64.0, "GPU": 4.0}, 2, 1.0, ("GPU", 2)),
+        # Two of 0.4 fit on each.
+        ({"CPU": 64.0, "GPU": 4.0}, 1, 0.4, ("GPU", 8)),
+        ({"CPU": 2.0}, 3, 1.0, "num_workers 3 needs as many CPUs, the cluster has 2"),
+        ({"CPU": 2.0, "GPU": 1.0}, 2, 1.0, "num_workers 2 needs as many GPUs, the cluster has 1"),
+        ({"CPU": 2.0, "GPU": 1.0}, 2, 0.5, "need a whole GPU each; give --num-workers 1"),
+    ],
+    ids=str,
+)
+def test_as_many_groups_of_workers_run_as_fit(
+    resources: dict[str, float], num_workers: int, gpus_per_worker: float, expected: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: resources)
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=expected):
+            cluster.devices(num_workers, gpus_per_worker)
+    else:
+        assert cluster.devices(num_workers, gpus_per_worker) == expected
+
+
 def test_ctrl_c_waits_until_ray_is_up_or_down() -> None:
     done = []
 

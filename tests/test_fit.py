@@ -26,6 +26,7 @@ from tests.runs import (
     fit_together,
     metrics,
     options,
+    weights,
 )
 from tests.shards import make_shards
 
@@ -244,6 +245,47 @@ def num_lines(run):
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
+def test_the_model_of_the_epoch_that_was_asked_for_is_kept(shards, tmp_path):
+    for keep in ("best", "last"):
+        result = train(options(shards, tmp_path / keep, epochs=8, keep=keep))
+        lines = metrics(tmp_path / keep)
+        best = max(lines, key=lambda line: (line["val_metric"], -line["val_loss"]))
+        line = best if keep == "best" else lines[-1]
+        assert (result["best_epoch"], result["val_metric"]) == (line["epoch"], line["val_metric"])
+        kept = evaluate_model(tmp_path / keep / "model", shards, "val")
+        assert kept["value"] == pytest.approx(line["val_metric"])
+        if keep == "last":
+            trained = torch.load(tmp_path / keep / "checkpoint" / "state.pt", weights_only=True)["model"]
+            assert all(torch.equal(weight, trained[name]) for name, weight in weights(tmp_path / keep).items())
+
+
+def test_the_average_of_the_weights_is_measured_and_kept(shards, tmp_path):
+    result = train(options(shards, tmp_path / "run", keep="last", weight_averaging=0.95))
+    state = torch.load(tmp_path / "run" / "checkpoint" / "state.pt", weights_only=True)
+    for name, weight in weights(tmp_path / "run").items():
+        assert torch.equal(weight, state["average"]["module." + name])
+        assert not torch.equal(weight, state["model"][name])
+    assert evaluate_model(result["model"], shards, "val")["value"] == pytest.approx(result["val_metric"])
+
+
+@pytest.mark.parametrize("limit", [None, 1e-3, 1e9], ids=str)
+def test_gradients_are_scaled_down_to_the_norm_that_was_asked_for(shards, tmp_path, monkeypatch, limit):
+    norms, update = [], torch.optim.AdamW.step
+
+    def noted(optimizer, *args, **kwargs):
+        gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
+        norms.append(float(torch.linalg.vector_norm(torch.cat([gradient.flatten() for gradient in gradients]))))
+        return update(optimizer, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    train(options(shards, tmp_path / "run", epochs=1, max_grad_norm=limit))
+    assert len(norms) == 5
+    if limit == 1e-3:
+        assert norms == pytest.approx([limit] * 5, rel=1e-2)
+    else:
+        assert min(norms) > 1e-3
+
+
 def test_patience_stops_early(shards, tmp_path):
     result = train(options(shards, tmp_path / "run", epochs=200, lr=1e-9, patience=3))
     assert result["epochs"] < 20
@@ -353,3 +395,29 @@ def test_workers_stop_together_where_the_loss_of_one_is_no_number(together):
     assert others == [first]
     assert json.loads((run / "summary.json").read_text())["error"] == first
     assert torch.load(run / "checkpoint" / "state.pt", weights_only=True)["epoch"] == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_killed_run_goes_on_on_a_gpu(shards, tmp_path, monkeypatch):
+    kwargs = {**FULL, "epochs": 3, "precision": "bfloat16"}
+    train(options(shards, tmp_path / "whole", **kwargs))
+    with monkeypatch.context() as patch:
+        die_at(patch, (fitting._Run, "_step"), 8, before=False)
+        with pytest.raises(Killed):
+            train(options(shards, tmp_path / "cut", checkpoint_minutes=1e-9, **kwargs))
+    train(options(shards, tmp_path / "cut", resume=True, **kwargs))
+    # Sums on a GPU have no fixed order.
+    for one, two in zip(metrics(tmp_path / "cut"), metrics(tmp_path / "whole"), strict=True):
+        assert one["train_loss"] == pytest.approx(two["train_loss"], rel=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
+def test_two_gpus_train_as_one_with_twice_the_batch(shards, tmp_path):
+    """By NCCL, one process on each, under Ray."""
+    exact = {"dropout": 0.0, "epochs": 2, "precision": "float32", "lr": 0.005}
+    train(options(shards, tmp_path / "one", batch_size=10, **exact))
+    train(options(shards, tmp_path / "two", batch_size=5, num_workers=2, **exact))
+    for one, two in zip(metrics(tmp_path / "two"), metrics(tmp_path / "one"), strict=True):
+        assert one["train_loss"] == pytest.approx(two["train_loss"], rel=1e-3)

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines import recipe
 from pipelines.cli import UserError
-from pipelines.recipe import TrainOptions, open_data
+from pipelines.recipe import TrainOptions, flat_config, model_config, open_data
 from pipelines.train import train
 from tests.runs import ALTERED, options
 from tests.shards import make_shards
@@ -83,6 +83,17 @@ def test_options_of_splits_that_make_no_sense_are_refused(values, message):
         {"temporal_crop": 0.0},
         {"speed": 0.5},
         {"brightness": 2.0},
+        {"label_smoothing": 1.0},
+        {"weight_averaging": -0.1},
+        {"max_grad_norm": 0.0},
+        {"checkpoint_minutes": 0.0},
+        {"optimizer": "sgd"},
+        {"schedule": "cosine"},
+        {"decayed": "none"},
+        {"keep": "first"},
+        {"pixels": "raw"},
+        {"track": "tensorboard"},
+        {"patience": 3, "keep": "last"},
     ],
     ids=str,
 )
@@ -132,3 +143,34 @@ def test_resuming_with_other_options_is_refused_by_name(shards, tmp_path):
     train(options(shards, tmp_path / "run", epochs=1))
     with pytest.raises(UserError, match=r"lr 0.02, not 0.5"):
         train(options(shards, tmp_path / "run", epochs=1, lr=0.5, resume=True))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"), [("standardised", None), ("centred", ((128.0,), (1.0,)))], ids=["standardised", "centred"]
+)
+def test_pixels_are_standardised_by_the_data_or_centred_only(shards, pixels, expected):
+    chosen = options(shards, "out", pixels=pixels)
+    data = open_data(shards, chosen)
+    config = model_config(chosen, data)
+    assert (config.mean, config.std) == (expected or (data.mean, data.std))
+
+
+def test_a_run_from_before_its_options_resumes_as_what_it_was(shards, tmp_path):
+    train(options(shards, tmp_path / "run", epochs=1))
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    for name in recipe._ABSENT:
+        config["options"].pop(name)
+    config["options"]["precision"] = "float32"
+    path.write_text(json.dumps(config))
+    chosen = options(shards, tmp_path / "run", epochs=1, precision="float32", resume=True)
+    assert train(chosen)["state"] == "complete"
+    with pytest.raises(UserError, match=r"was started with label_smoothing 0.0, not 0.1"):
+        train(dataclasses.replace(chosen, label_smoothing=0.1))
+
+
+def test_columns_of_a_sweep_are_what_makes_its_trials_differ_not_their_data_and_budget(shards):
+    chosen = options(shards, "out", weight_averaging=0.9, ranks="1")
+    columns = flat_config(chosen, model_config(chosen, open_data(shards, chosen)))
+    assert (columns["weight_averaging"], columns["ranks"]) == (0.9, "1x1x1")
+    assert not {"shards", "out", "folds", "fold", "split_by", "epochs", "track", "checkpoint_minutes"} & columns.keys()

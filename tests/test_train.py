@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -149,6 +150,15 @@ def test_json_prints_one_object_and_nothing_else(shards, tmp_path):
     assert json.loads(done.stdout)["epochs"] == 1
     assert done.stdout.count("\n") == 1
     assert "epoch 1/1" in done.stderr
+
+
+def test_divergence_ends_with_1_and_one_line(shards, tmp_path, capsys, caplog):
+    words = [str(shards), str(tmp_path / "run"), "--hidden-modes", "2x2x2x2", "--lr", "1e30", "--cell", "rnn"]
+    assert training.main([*words, "--max-grad-norm", "none"]) == 1
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert re.match(r"error: diverged in epoch 1, step \d of 3: loss \S+, gradient norm \S+, learning rate \S+; ", line)
+    assert "Traceback" not in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["state"] == "failed"
 
 
 def test_shards_cut_in_half_are_refused_with_2(shards, tmp_path):
