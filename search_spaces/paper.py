@@ -46,6 +46,8 @@ class Experiment:
     """Classes, or labels of which a clip may have several."""
     num_clips: int
     """Clips of all splits."""
+    num_test_clips: int
+    """Clips of the test split, or of one fold."""
     mean_frames: float
     """Frames per clip, an assumption for estimates: the paper says the least and the most, this is their mean."""
 
@@ -65,6 +67,7 @@ EXPERIMENTS = {
         group_folds=5,
         num_classes=11,
         num_clips=1600,
+        num_test_clips=320,
         mean_frames=(204 + 1492) / 2,
     ),
     "hollywood2": Experiment(
@@ -79,6 +82,7 @@ EXPERIMENTS = {
         metric="mean_average_precision",
         num_classes=12,
         num_clips=823 + 884,
+        num_test_clips=884,
         mean_frames=(29 + 1079) / 2,
     ),
     "youtube_celebrities": Experiment(
@@ -95,6 +99,7 @@ EXPERIMENTS = {
         group_folds=3,
         num_classes=47,
         num_clips=1910,
+        num_test_clips=382,
         # The paper only says to what clips were padded.
         mean_frames=85,
     ),

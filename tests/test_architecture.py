@@ -36,14 +36,16 @@ PIPELINES = (
     ("task",),
     ("preprocess", "recipe"),
     ("measure", "optim"),
-    ("fit",),
-    ("train",),
-    ("evaluate",),
+    ("fit", "evaluate", "tracking", "cost"),
+    ("train", "runs"),
+    ("table",),
+    ("protocols",),
+    ("dry_run",),
     ("predict", "pareto"),
     ("export",),
-    ("sweep",),
+    ("sweep", "reproduce"),
 )
-COMMANDS = ("preprocess", "train", "sweep", "pareto", "export", "evaluate", "predict", "demo")
+COMMANDS = ("preprocess", "train", "sweep", "pareto", "export", "evaluate", "predict", "demo", "reproduce")
 HEAVY = ("ray", "optuna", "cv2", "plotly", "matplotlib", "onnx", "onnxruntime", "pyarrow", "pandas")
 
 

@@ -1,0 +1,238 @@
+"""The paper's table: its models trained on folds of a data set, on Ray, beside the published figures.
+
+    python -m pipelines.reproduce --dataset ucf11 --dry-run                  parameters, memory, time; needs no data
+    python -m pipelines.reproduce UCF11_updated_mpg runs/ucf11 --dataset ucf11
+    python -m pipelines.reproduce SHARDS runs/ucf11 --dataset ucf11 --models tt-gru dense-gru --epochs 30 --lr 1e-3
+    python -m pipelines.reproduce UCF11_updated_mpg runs/ucf11 --dataset ucf11 --resume
+
+Two protocols. `published`: folds are dealt clip by clip, so clips of one source video lie on both sides; the model of
+the last epoch counts, and the fold it is tested on is watched all along. `ours`: groups stay whole, the epoch is chosen
+on a validation split cut from the other folds, and the test fold is looked at once. Where a data set has official
+lists, both take their test split.
+
+Leaves OUT/table.md, table.csv (a row for each protocol and model), runs.csv (one for each run), runs/ (each a run as
+train leaves it, with its result.json) and, if videos were given, shards/.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+
+from pipelines import cli, table
+from pipelines.cli import UserError
+from pipelines.cluster import start_ray
+from pipelines.cost import step_bytes
+from pipelines.dry_run import dry_run, dry_run_summary
+from pipelines.metrics import METRICS
+from pipelines.preprocess import PreprocessOptions, preprocess
+from pipelines.protocols import ReproduceOptions, is_paper_frame, plan_runs
+from pipelines.recipe import local_device, model_config, open_data
+from pipelines.runs import Run, earlier_result, run_all
+from pipelines.shards import DATASET_JSON, ShardDataset
+from pipelines.storage import Location, prepare_out
+from search_spaces import paper
+from search_spaces.paper import EXPERIMENTS
+from ttrnn.files import atomic_write
+from ttrnn.model import ModelConfig
+
+__all__ = ["reproduce", "summary"]
+
+log = logging.getLogger(__name__)
+
+_MARKER = "reproduce.json"
+
+
+def reproduce(options: ReproduceOptions) -> dict[str, Any]:
+    """The table: what is missing of it is trained. Or, with --dry-run, what that would cost.
+
+    Returns:
+        dataset, title, out, table (see table.rows), num_runs, num_failed, remarks; exit_code 1 where runs failed.
+    """
+    if options.dry_run:
+        return dry_run(options)
+    out = Location.of(options.out).local.absolute()
+    if options.overwrite and Location.of(options.data).lies_in(Location.of(out)):
+        raise UserError(f"--overwrite deletes {out}, in which {options.data} lies; give another OUT")
+    prepare_out(out, marker=_MARKER, overwrite=options.overwrite, resume=options.resume)
+    _claim(out, options)
+    data = ShardDataset.open(_shards(options, out))
+    runs = plan_runs(options, str(data.place), out, data)
+    for protocol in options.protocols:
+        # What can't be split is refused at once.
+        some = next(run for run in runs if run.protocol == protocol)
+        open_data(data.place, some.train)
+    found = _run_all(runs, options, data, out)
+    lines = table.rows(found)
+    num_failed = sum(run["state"] in ("failed", "refused") for run in found)
+    result = {
+        "dataset": options.dataset,
+        "title": _title(options),
+        "out": str(out),
+        "table": lines,
+        "num_runs": len(found),
+        "num_failed": num_failed,
+        "remarks": _remarks(options, data),
+    }
+    return {**result, "exit_code": 1} if num_failed else result
+
+
+def _claim(out: Path, options: ReproduceOptions) -> None:
+    """Writes reproduce.json, or refuses to go on with a table of other options."""
+    path = out / _MARKER
+    if not path.exists():
+        with atomic_write(path) as file:
+            json.dump({"format": "ttrnn-reproduce", "version": 1, "options": options.settings()}, file, indent=1)
+        return
+    earlier = json.loads(path.read_text(encoding="utf-8"))["options"]
+    for name, value in options.settings().items():
+        if earlier.get(name) != value:
+            raise UserError(
+                f"{out} was started with {name} {earlier.get(name)!r}, not {value!r}; resume it with the same options, "
+                "or give another OUT"
+            )
+
+
+def _shards(options: ReproduceOptions, out: Path) -> Location:
+    """Where the shards lie: DATA itself, or what is made of it."""
+    place = Location.of(options.data).absolute()
+    if (place / DATASET_JSON).exists():
+        if options.max_frames is not None:
+            raise UserError(f"max_frames {options.max_frames} is for videos; {place} has shards: leave it out")
+        return place
+    experiment, shards = EXPERIMENTS[options.dataset], out / "shards"
+    if not (shards / DATASET_JSON).exists():
+        preprocess(
+            PreprocessOptions(
+                videos=str(place),
+                out=str(shards),
+                width=experiment.width,
+                height=experiment.height,
+                fps=experiment.fps,
+                max_frames=options.max_frames or experiment.max_frames,
+                # Folds are dealt anew anyway; official splits stay.
+                allow_group_leak=experiment.folds is not None,
+                resume=shards.exists(),
+            )
+        )
+    return Location.of(shards)
+
+
+def _run_all(runs: Sequence[Run], options: ReproduceOptions, data: ShardDataset, out: Path) -> list[dict[str, Any]]:
+    """Trains what has no result yet, and writes the table after each run. Gives all results."""
+    limit_s = None if options.time_limit_minutes is None else 60 * options.time_limit_minutes
+    configs = {run: model_config(run.train, data) for run in runs}
+    found = {run: _before(run, config, options.dataset) | (earlier_result(run, limit_s) or {})
+             for run, config in configs.items()}  # fmt: skip
+    remarks = _remarks(options, data)
+
+    def write() -> None:
+        everything = list(found.values())
+        table.write_table(out, table.rows(everything), everything, _title(options), remarks)
+
+    write()
+    todo = [run for run in runs if found[run]["state"] == "waiting"]
+    log.info("%d runs, %d of them to do", len(runs), len(todo))
+    if not todo:
+        return list(found.values())
+    longest = int(data.clips().lengths.max())
+    needs = {run: step_bytes(configs[run], run.train.batch_size, longest, local_device().type) for run in todo}
+    with start_ray():
+        for run, result in run_all(
+            todo, needs, time_limit_s=limit_s, num_cpus=options.cpus_per_run, num_gpus=options.gpus_per_run
+        ):
+            found[run] |= result
+            write()
+            log.info("%s: %s", run, _told(found[run]))
+    return list(found.values())
+
+
+def _before(run: Run, config: ModelConfig, dataset: str) -> dict[str, Any]:
+    """What is known of a run before it begins."""
+    return {
+        **dict.fromkeys(table.RUN_COLUMNS),
+        "protocol": run.protocol,
+        "model": run.model,
+        "fold": run.train.fold,
+        "seed": run.train.seed,
+        "state": "waiting",
+        "metric": METRICS[config.task],
+        "num_params": config.num_params,
+        "input_params": config.input_params,
+        "dense_params": config.frame_size * config.input_shape.out_features,
+        "published": paper.published(dataset, run.model),
+        "out": run.train.out,
+    }
+
+
+def _told(result: Mapping[str, Any]) -> str:
+    if result["value"] is None:
+        return f"{result['state']}: {result['error']}"
+    metric = result["metric"].replace("_", " ")
+    return (
+        f"{metric} {100 * result['value']:.1f}% on {result['num_clips']} clips, {result['epochs']} epochs in "
+        f"{cli.duration(result['train_s'])}"
+    )
+
+
+def _title(options: ReproduceOptions) -> str:
+    return f"{options.dataset}: tensor trains against dense matrices"
+
+
+def _remarks(options: ReproduceOptions, data: ShardDataset) -> list[str]:
+    """What a reader must know to judge the table."""
+    experiment, clips = EXPERIMENTS[options.dataset], data.clips()
+    remarks = [
+        f"data: {len(clips):,} clips of {len(data.classes)} classes, {int(clips.lengths.sum()):,} frames of "
+        f"{data.frame.width}x{data.frame.height}x{data.frame.channels}; {METRICS[data.task].replace('_', ' ')}, mean "
+        "and standard deviation over folds and seeds",
+        f"{options.epochs or experiment.epochs:,} epochs at learning rate {options.lr or experiment.lr:g}; the paper: "
+        f"{experiment.epochs:,} at {experiment.lr:g}",
+        "published: the paper's own figure, of its data, protocol and epochs, from published.csv; nothing of it was "
+        "measured here",
+    ]
+    if len(data.classes) != experiment.num_classes:
+        remarks.append(
+            f"published figures are of other data, with {experiment.num_classes} classes: they are no yardstick here"
+        )
+    if not is_paper_frame(data, options.dataset):
+        remarks.append(f"frames are not the paper's {experiment.width}x{experiment.height}x3: input modes follow them")
+    if "published" in options.protocols:
+        dealt = "folds dealt clip by clip, groups leak, " if experiment.folds else "official lists, "
+        remarks.append(f"protocol published: {dealt}the last epoch's model, {table.WATCHED}")
+    if "ours" in options.protocols:
+        dealt = "folds of whole groups, " if experiment.folds else "official lists, "
+        remarks.append(f"protocol ours: {dealt}the best epoch on validation clips, the test fold looked at once")
+    return remarks
+
+
+def summary(result: dict[str, Any]) -> RenderableType:
+    """What a person reads: the table and what must be known of it, or what it would take."""
+    if result.get("dry_run"):
+        return dry_run_summary(result)
+    return Group(
+        table.terminal_table(result["table"], result["title"]),
+        *result["remarks"],
+        *(
+            f"{row['model']} {row['protocol']}: {row['note']}"
+            for row in result["table"]
+            if row["note"] not in ("", table.WATCHED)
+        ),
+        f"table: {result['out']}/table.md, table.csv; each run: {result['out']}/runs.csv",
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; see the head of this file."""
+    return cli.run(ReproduceOptions, reproduce, summary, argv)
+
+
+if __name__ == "__main__":
+    # As `python pipelines/reproduce.py` too: the importable module is the one that Ray pickles by reference.
+    from pipelines.reproduce import main as importable_main
+
+    sys.exit(importable_main())

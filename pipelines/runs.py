@@ -1,0 +1,185 @@
+"""Trainings side by side on Ray: each a run as train leaves it and a result.json, whatever becomes of the others."""
+
+import contextlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines import cli
+from pipelines.cluster import devices
+from pipelines.cost import free_bytes, peak_memory
+from pipelines.evaluate import evaluate_model
+from pipelines.fit import DivergedError, fit
+from pipelines.recipe import TrainOptions, claim_run, local_device, model_config, open_data, resolve_precision
+from ttrnn.files import atomic_write
+
+__all__ = ["RESULT_COLUMNS", "Run", "earlier_result", "run_all", "run_one"]
+
+log = logging.getLogger(__name__)
+
+RESULT_COLUMNS = (
+    "state", "metric", "value", "chance", "num_clips", "val_metric", "best_epoch", "epochs", "train_s", "peak_bytes",
+    "num_params", "input_params", "device", "error", "out",
+)  # fmt: skip
+"""Of result.json. `value` is the metric on the test split; `error` is what a run failed of."""
+_LOOK_EVERY_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training: which cell of the table it belongs to, its options, and the memory that it needs."""
+
+    protocol: str
+    model: str
+    train: TrainOptions
+
+    @property
+    def result_path(self) -> Path:
+        """Where its result lies once it is done."""
+        return Path(self.train.out, "result.json")
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs that it has done."""
+        with contextlib.suppress(OSError):
+            return len(Path(self.train.out, "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+        return 0
+
+    def __str__(self) -> str:
+        fold = "" if self.train.fold is None else f" fold {self.train.fold} of {self.train.folds}"
+        return f"{self.model} {self.protocol}{fold} seed {self.train.seed}"
+
+
+class _TimeUpError(Exception):
+    """The time that a run was given is over."""
+
+
+def run_one(run: Run, time_limit_s: float | None) -> dict[str, Any]:
+    """Trains one model from its last checkpoint on, and measures it on its test split, once; writes result.json.
+
+    Returns:
+        What RESULT_COLUMNS names. A run that diverges has no value, but an error that says why.
+    """
+    logging.getLogger("ttrnn").setLevel(logging.ERROR)
+    options, out = resolve_precision(run.train), Path(run.train.out)
+    out.mkdir(parents=True, exist_ok=True)
+    claim_run(out, options, model_config(options, open_data(options.shards, options)))
+
+    def on_epoch(record: Mapping[str, Any]) -> None:
+        if time_limit_s is not None and record["train_s"] >= time_limit_s and record["epoch"] < options.epochs:
+            raise _TimeUpError
+
+    with peak_memory() as peak:
+        try:
+            summary = fit(options, on_epoch)
+        except _TimeUpError:
+            summary = {**json.loads((out / "summary.json").read_text(encoding="utf-8")), "state": "stopped"}
+        except DivergedError as error:
+            summary = error.summary
+        result = {**summary, "peak_bytes": peak(), "device": local_device().type, "out": str(out)}
+    if summary["state"] != "failed":
+        test = evaluate_model(out, options.shards, "test")
+        result |= {name: test[name] for name in ("value", "chance", "num_clips")}
+    result = {name: result.get(name) for name in RESULT_COLUMNS}
+    with atomic_write(run.result_path) as file:
+        json.dump(result, file, indent=1)
+    if summary["state"] == "complete":
+        # Of a dense model it is a gigabyte, of no more use.
+        shutil.rmtree(out / "checkpoint", ignore_errors=True)
+    return result
+
+
+def earlier_result(run: Run, time_limit_s: float | None) -> dict[str, Any] | None:
+    """What an earlier command has left of a run that is done; one that was stopped may have more time now."""
+    if not run.result_path.exists():
+        return None
+    result: dict[str, Any] = json.loads(run.result_path.read_text(encoding="utf-8"))
+    if result["state"] == "stopped" and (time_limit_s is None or result["train_s"] < time_limit_s):
+        return None
+    return result
+
+
+def run_all(
+    runs: Sequence[Run],
+    needs: Mapping[Run, int],
+    *,
+    time_limit_s: float | None = None,
+    num_cpus: int = 1,
+    num_gpus: float | None = None,
+) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """Trains on the Ray that runs, as many at a time as its processors, GPUs and memory hold; yields each that ends.
+
+    A run that does not fit into the memory is refused before any begins, one that fails is told of, and the others go
+    on. A worker that dies is replaced, and goes on from the last checkpoint.
+
+    Args:
+        runs: Started in this order.
+        needs: Bytes of memory that each run takes, about.
+        time_limit_s: A run ends with the epoch that exceeds it.
+        num_cpus: Processors of each run.
+        num_gpus: Where there are GPUs, the part of one for each run; None: by the memory that it needs.
+
+    Yields:
+        The run and its result, as `run_one` gives it, or with the state `refused` or `failed` and its `error`.
+    """
+    import ray
+
+    device, _ = devices(1)
+    total = _memory_of_largest(device)
+    start, waiting = time.monotonic(), {}
+    # A process for each run: what one holds or spoils is no other's, and its memory can be told.
+    task = ray.remote(max_calls=1)(run_one)
+    for run in runs:
+        if needs[run] > total:
+            error = f"needs {needs[run] / 1e9:.1f} GB of {device} memory, there are {total / 1e9:.1f} GB"
+            log.error("%s is refused: it %s", run, error)
+            yield run, {"state": "refused", "error": error}
+            continue
+        resources: dict[str, Any] = {"num_cpus": num_cpus}
+        if device == "GPU":
+            # Rounded up, so that shares add up to what a GPU holds.
+            resources["num_gpus"] = num_gpus or min(1.0, (int(20 * needs[run] / total) + 1) / 20)
+        else:
+            resources["memory"] = needs[run]
+        waiting[task.options(**resources).remote(run, time_limit_s)] = run
+    num_runs = len(waiting)
+    while waiting:
+        ended, _ = ray.wait(list(waiting), timeout=_LOOK_EVERY_S)
+        for reference in ended:
+            run = waiting.pop(reference)
+            yield run, _result_of(reference)
+            num_done = num_runs - len(waiting)
+            left_s = (time.monotonic() - start) / num_done * len(waiting)
+            log.info("%d of %d runs, about %s left", num_done, num_runs, cli.duration(left_s))
+        if not ended:
+            begun = [f"{run} epoch {done}" for run in waiting.values() if (done := run.num_epochs)]
+            log.info("training: %s", ", ".join(begun) or "the first epochs")
+
+
+def _memory_of_largest(device: str) -> int:
+    """Bytes of the node, or of this machine's GPU, that has most."""
+    import ray
+
+    if device == "GPU":
+        return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 80 << 30
+    nodes = [node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]]
+    return int(max(nodes, default=0)) or free_bytes("cpu")
+
+
+def _result_of(reference: Any) -> dict[str, Any]:
+    """What a task gives, or that it failed and why; says it in a line."""
+    import ray
+
+    try:
+        result: dict[str, Any] = ray.get(reference)
+    except ray.exceptions.RayError as error:
+        # Of a traceback of Ray's the last line is what happened.
+        return {"state": "failed", "error": str(error).strip().splitlines()[-1]}
+    return result
