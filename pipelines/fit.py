@@ -7,11 +7,12 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -20,16 +21,18 @@ import ttrnn
 from pipelines.batches import Batch, batches, epoch_seed, num_steps
 from pipelines.cli import StepError
 from pipelines.measure import losses, predict_split, validate
-from pipelines.metrics import METRICS
+from pipelines.metrics import METRICS, chance_level, interval
 from pipelines.optim import make_average, make_optimizer, make_schedule
 from pipelines.recipe import TrainOptions, flat_config, local_device, model_config, open_data
 from pipelines.shards import ShardDataset
+from pipelines.storage import Location, only_writer
 from ttrnn.files import atomic_write, remove_leftovers
 from ttrnn.model import VideoClassifier
 
 __all__ = ["DivergedError", "OnEpoch", "fit", "predict_split"]
 
 OnEpoch = Callable[[dict[str, Any]], None]
+_WAIT_S = 30.0
 
 
 class DivergedError(StepError):
@@ -60,7 +63,7 @@ class _Progress:
     grad_norm: float = 0.0
     """Of the last step, before clipping."""
     best: dict[str, Any] = field(default_factory=lambda: {"epoch": 0, "val_metric": -1.0, "val_loss": math.inf})
-    """Of the epoch whose model is kept: epoch, val_metric, val_loss."""
+    """Of the epoch whose model is kept: epoch, val_metric, val_loss, val_interval, val_interval_by."""
     record: dict[str, Any] | None = None
     """The line of metrics.jsonl of the last epoch that is done."""
 
@@ -126,12 +129,12 @@ class _Run:
                     self.save()
         # In full, as every other command measures it and on every machine.
         self.result.rnn.compute_dtype = None
-        val_metric, val_loss = validate(
+        val_metric, val_loss, scores_BC = validate(
             self.result, self.val, self.options.batch_size, rank=self.rank, world_size=self.world_size
         )
         if not (math.isfinite(val_loss) and self._is_finite()):
             raise self._diverged(val_loss)
-        return self._finish_epoch(val_metric, val_loss, time.monotonic() - start)
+        return self._finish_epoch(val_metric, val_loss, scores_BC, time.monotonic() - start)
 
     def _step(self, batch: Batch) -> None:
         progress, share = self.progress, batch.share
@@ -170,7 +173,9 @@ class _Run:
         moments = [value for state in self.optimizer.state.values() for value in state.values()]
         return all(bool(torch.isfinite(tensor).all()) for tensor in (*self.model.parameters(), *moments))
 
-    def _finish_epoch(self, val_metric: float, val_loss: float, validation_s: float) -> dict[str, Any]:
+    def _finish_epoch(
+        self, val_metric: float, val_loss: float, scores_BC: np.ndarray, validation_s: float
+    ) -> dict[str, Any]:
         """The checkpoint makes the epoch count; a run killed after it writes the rest again, one killed before repeats
         what it did since the checkpoint before."""
         progress = self.progress
@@ -186,7 +191,9 @@ class _Run:
         }
         best = progress.best
         if self.options.keep == "last" or (val_metric, -val_loss) > (best["val_metric"], -best["val_loss"]):
+            bounds = interval(self.model.config.task, scores_BC, self.val.labels, self.val.groups)
             best = {name: record[name] for name in ("epoch", "val_metric", "val_loss")}
+            best |= {"val_interval": [bounds.low, bounds.high], "val_interval_by": bounds.by}
         self.progress = _Progress(epoch=progress.epoch + 1, train_s=progress.train_s + time_s, best=best, record=record)
         self.save()
         self._publish()
@@ -229,6 +236,7 @@ class _Run:
         splits = {name: getattr(options, name) for name in ("folds", "fold", "split_by", "watch_test")}
         return {
             "val_metric": record["val_metric"],
+            "val_interval": self.progress.best.get("val_interval"),
             "metric": METRICS[self.model.config.task],
             "num_val_clips": len(self.val),
             "num_train_clips": len(self.train),
@@ -237,6 +245,16 @@ class _Run:
             "shards": options.shards,
             **(splits if options.folds or options.watch_test else {}),
         }
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keeps other processes out of OUT. Workers whose driver was killed write there for some seconds more."""
+        alone = self.rank == 0
+        with only_writer(Location.of(self.out), wait_s=_WAIT_S) if alone else contextlib.nullcontext():
+            if self.world_size > 1:
+                # Nobody reads the checkpoint before that.
+                dist.barrier()
+            yield
 
     def restore(self) -> None:
         """Goes on from the checkpoint, if there is one."""
@@ -272,6 +290,9 @@ class _Run:
             "input_params": config.input_params,
             "metric": METRICS[config.task],
             "val_metric": max(best["val_metric"], 0.0),
+            "val_interval": best.get("val_interval"),
+            "val_interval_by": best.get("val_interval_by"),
+            "chance": chance_level(config.task, self.val.labels, len(config.classes)),
             "best_epoch": best["epoch"],
             "num_val_clips": len(self.val),
             "epochs": self.progress.epoch,
@@ -302,14 +323,15 @@ def fit(options: TrainOptions, on_epoch: OnEpoch | None = None) -> dict[str, Any
         The contents of RUN/summary.json.
 
     Raises:
-        UserError: shards or shapes that do not fit.
+        UserError: shards or shapes that do not fit; or another process trains in OUT.
         DivergedError: a loss, gradient or weight that is not finite; the last good checkpoint and the model stay.
     """
     run = _Run(options, open_data(options.shards, options))
-    run.restore()
-    while not run.done:
-        record = run.run_epoch()
-        summary = run.write_summary(run.summary("running"))
-        if on_epoch is not None:
-            on_epoch({**record, **summary})
-    return run.write_summary(run.summary("complete"))
+    with run.claimed():
+        run.restore()
+        while not run.done:
+            record = run.run_epoch()
+            summary = run.write_summary(run.summary("running"))
+            if on_epoch is not None:
+                on_epoch({**record, **summary})
+        return run.write_summary(run.summary("complete"))

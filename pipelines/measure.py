@@ -55,8 +55,8 @@ def losses(logits_BC: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
 
 def validate(
     model: VideoClassifier, split: Split, batch_size: int, *, rank: int = 0, world_size: int = 1
-) -> tuple[float, float]:
-    """(metric, mean loss), the same on every worker; each clip counted once."""
+) -> tuple[float, float, np.ndarray]:
+    """(metric, mean loss, probabilities (B, C)), the same on every worker; each clip counted once."""
     part = predict_split(model, split, batch_size, rank=rank, world_size=world_size)
     parts: list[Any] = [part]
     if world_size > 1:
@@ -65,4 +65,5 @@ def validate(
     scores_BC = np.empty((len(split), len(model.config.classes)), np.float32)
     for rows, indices, _ in parts:
         scores_BC[indices] = rows
-    return score(model.config.task, scores_BC, split.labels), sum(loss for *_, loss in parts) / len(split)
+    loss = sum(loss for *_, loss in parts) / len(split)
+    return score(model.config.task, scores_BC, split.labels), loss, scores_BC

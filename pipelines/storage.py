@@ -12,6 +12,7 @@ import os
 import posixpath
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -363,13 +364,17 @@ def _make(place: Location) -> None:
 
 
 @contextlib.contextmanager
-def only_writer(place: Location) -> Iterator[None]:
+def only_writer(place: Location, *, wait_s: float = 0.0) -> Iterator[None]:
     """Keeps other processes of this machine, which ask too, out of a directory while the block runs.
 
     A local directory is made for it, and removed if nothing comes to lie there. Remote ones are not guarded.
 
+    Args:
+        place: The directory.
+        wait_s: How long to wait for another process, in seconds.
+
     Raises:
-        UserError: another process is in it, or it can't be made, or not be written to.
+        UserError: another process is in it still, or it can't be made, or not be written to.
     """
     if not place.is_local:
         yield
@@ -381,7 +386,7 @@ def only_writer(place: Location) -> Iterator[None]:
     # The directory, not a file in it: nothing is left behind, and --overwrite deletes no lock.
     descriptor = os.open(place.text, os.O_RDONLY)
     try:
-        _lock(descriptor, place)
+        _lock(descriptor, place, wait_s)
         try:
             yield
         finally:
@@ -392,10 +397,19 @@ def only_writer(place: Location) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, place: Location) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UserError(f"another command is writing to {place}; wait until it is done, or give another OUT") from error
-    except OSError:
-        log.info("%s: its file system has no locks; see to it that no other command writes there", place)
+def _lock(descriptor: int, place: Location, wait_s: float) -> None:
+    give_up = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= give_up:
+                raise UserError(
+                    f"another command is writing to {place}; wait until it is done, or give another OUT"
+                ) from error
+            time.sleep(0.1)
+        except OSError:
+            log.info("%s: its file system has no locks; see to it that no other command writes there", place)
+            return
+        else:
+            return

@@ -1,12 +1,12 @@
 """pipelines/fit.py: models learn; what is killed goes on as if nothing had been; workers train as one."""
 
-import dataclasses
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,10 +15,12 @@ import torch
 import ttrnn
 from pipelines import fit as fitting
 from pipelines import recipe
+from pipelines.cli import UserError
 from pipelines.evaluate import evaluate_model
 from pipelines.fit import DivergedError, fit
-from pipelines.train import train
-from tests.runs import (
+from pipelines.storage import Location, only_writer
+from tests.shards import make_shards
+from tests.training import (
     ALTERED,
     FAST,
     assert_equal_to_the_bit,
@@ -28,7 +30,11 @@ from tests.runs import (
     options,
     weights,
 )
-from tests.shards import make_shards
+
+
+def trained(chosen):
+    Path(chosen.out).mkdir(exist_ok=True)
+    return fit(recipe.resolve_precision(chosen))
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +56,10 @@ def shards(tmp_path_factory):
     ids=str,
 )
 def test_every_kind_of_model_learns(shards, tmp_path, kwargs):
-    result = train(options(shards, tmp_path / "run", epochs=12, **kwargs))
+    result = trained(options(shards, tmp_path / "run", epochs=12, **kwargs))
     assert result["val_metric"] > 0.75
-    assert result["num_params"] == ttrnn.load(result["model"]).num_params
-    assert evaluate_model(result["model"], shards, "val")["value"] == pytest.approx(result["val_metric"])
+    assert result["num_params"] == ttrnn.load(tmp_path / "run" / "model").num_params
+    assert evaluate_model(tmp_path / "run" / "model", shards, "val")["value"] == pytest.approx(result["val_metric"])
 
 
 @pytest.mark.parametrize(
@@ -77,7 +83,7 @@ def test_training_is_as_precise_as_asked_and_metrics_are_always_in_full(
         return forward(model, *args, **kwargs)
 
     monkeypatch.setattr(fitting.VideoClassifier, "forward", noted)
-    result = train(options(shards, tmp_path / "run", epochs=2, precision=precision))
+    result = trained(options(shards, tmp_path / "run", epochs=2, precision=precision))
     assert set(seen) == {(True, used), (False, None)}
     assert result["config"]["precision"] == ("float32" if used is None else "bfloat16")
 
@@ -95,7 +101,7 @@ def test_clips_are_altered_in_training_only_and_the_run_says_so(shards, tmp_path
     clips = {}
     for name, chosen in (("plain", {}), ("altered", kwargs)):
         seen.clear()
-        result = train(options(shards, tmp_path / name, epochs=2, **chosen))
+        result = trained(options(shards, tmp_path / name, epochs=2, **chosen))
         clips[name] = {
             learning: [clip for at, batch in seen if at == learning for clip in batch] for learning in (0, 1)
         }
@@ -104,20 +110,19 @@ def test_clips_are_altered_in_training_only_and_the_run_says_so(shards, tmp_path
     # Of 2 epochs of 36 clips; half of them at least, but for those that are drawn as they are.
     assert sum(changed) > 20
     ((name, value),) = kwargs.items()
-    assert json.loads((tmp_path / "altered" / "config.json").read_text())["options"][name] == value
     assert result["config"][name] == value
 
 
 def test_several_labels_are_learnt_and_measured_by_average_precision(tmp_path):
     shards = make_shards(tmp_path / "shards", multi_label=True)
-    result = train(options(shards, tmp_path / "run", epochs=15))
+    result = trained(options(shards, tmp_path / "run", epochs=15))
     assert result["metric"] == "mean_average_precision"
     assert result["val_metric"] > 0.8
 
 
 def test_same_seed_same_run_and_another_seed_another(shards, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train(options(shards, tmp_path / name, seed=seed))
+        trained(options(shards, tmp_path / name, seed=seed))
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
     assert metrics(tmp_path / "a") != metrics(tmp_path / "c")
 
@@ -154,7 +159,7 @@ FULL = {"dropout": 0.3, "recurrent_dropout": 0.2, "weight_averaging": 0.9, "labe
 def test_a_run_that_is_killed_again_and_again_at_any_write_equals_an_undisturbed_one_to_the_bit(
     shards, tmp_path, monkeypatch, kwargs, before, number
 ):
-    train(options(shards, tmp_path / "whole", epochs=3, **kwargs))
+    trained(options(shards, tmp_path / "whole", epochs=3, **kwargs))
     # A checkpoint after each step.
     cut, lives = options(shards, tmp_path / "cut", epochs=3, checkpoint_minutes=1e-9, **kwargs), 0
     while True:
@@ -162,7 +167,7 @@ def test_a_run_that_is_killed_again_and_again_at_any_write_equals_an_undisturbed
             with monkeypatch.context() as patch:
                 # Not always so many, lest it dies at the same place for ever.
                 die_at(patch, (os, "replace"), number + lives % 2, before=before)
-                result = train(dataclasses.replace(cut, resume=lives > 0))
+                result = trained(cut)
             break
         except Killed:
             lives += 1
@@ -180,22 +185,22 @@ def assert_same_files(run, other):
 
 @pytest.mark.parametrize("step", [1, 3, 5, 6, 14])
 def test_a_run_that_is_killed_between_checkpoints_repeats_what_came_after_the_last(shards, tmp_path, monkeypatch, step):
-    train(options(shards, tmp_path / "whole", epochs=3, **FULL))
+    trained(options(shards, tmp_path / "whole", epochs=3, **FULL))
     with monkeypatch.context() as patch:
         die_at(patch, (fitting._Run, "_step"), step, before=False)
         with pytest.raises(Killed):
-            train(options(shards, tmp_path / "cut", epochs=3, **FULL))
-    train(options(shards, tmp_path / "cut", epochs=3, resume=True, **FULL))
+            trained(options(shards, tmp_path / "cut", epochs=3, **FULL))
+    trained(options(shards, tmp_path / "cut", epochs=3, **FULL))
     assert_equal_to_the_bit(tmp_path / "cut", tmp_path / "whole")
 
 
 def test_an_epoch_whose_checkpoint_was_written_gets_its_line_and_its_model_after_a_kill(shards, tmp_path):
-    train(options(shards, tmp_path / "whole", epochs=2, keep="last"))
-    train(options(shards, tmp_path / "cut", epochs=2, keep="last"))
+    trained(options(shards, tmp_path / "whole", epochs=2, keep="last"))
+    trained(options(shards, tmp_path / "cut", epochs=2, keep="last"))
     file = tmp_path / "cut" / "metrics.jsonl"
     os.truncate(file, file.stat().st_size - 20)
     shutil.rmtree(tmp_path / "cut" / "model")
-    train(options(shards, tmp_path / "cut", epochs=2, keep="last", resume=True))
+    trained(options(shards, tmp_path / "cut", epochs=2, keep="last"))
     assert_equal_to_the_bit(tmp_path / "cut", tmp_path / "whole")
 
 
@@ -214,7 +219,7 @@ def test_checkpoints_come_as_often_as_asked(shards, tmp_path, monkeypatch):
 
     monkeypatch.setattr(fitting._Run, "_step", minute)
     monkeypatch.setattr(fitting._Run, "save", noted)
-    train(options(shards, tmp_path / "run", epochs=2, checkpoint_minutes=1.5))
+    trained(options(shards, tmp_path / "run", epochs=2, checkpoint_minutes=1.5))
     # Of 5 steps an epoch.
     assert saved == [(0, 2), (0, 4), (1, 0), (1, 2), (1, 4), (2, 0)]
 
@@ -233,11 +238,19 @@ def test_a_process_that_is_killed_goes_on_where_it_was(shards, tmp_path):
             time.sleep(0.01)
         process.kill()
         process.wait()
-    result = train(options(shards, run, precision="float32", resume=True, **kwargs))
+    result = trained(options(shards, run, precision="float32", **kwargs))
     assert result["state"] == "complete"
-    train(options(shards, tmp_path / "whole", precision="float32", **kwargs))
+    trained(options(shards, tmp_path / "whole", precision="float32", **kwargs))
     assert_equal_to_the_bit(run, tmp_path / "whole")
-    assert_same_files(run, tmp_path / "whole")
+
+
+def test_a_run_has_one_process_at_a_time(shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "_WAIT_S", 0.2)
+    (tmp_path / "run").mkdir()
+    with only_writer(Location.of(tmp_path / "run")):
+        with pytest.raises(UserError, match=r"another command is writing to .*run"):
+            fit(options(shards, tmp_path / "run"))
+        assert not list((tmp_path / "run").iterdir())
 
 
 def num_lines(run):
@@ -247,7 +260,7 @@ def num_lines(run):
 
 def test_the_model_of_the_epoch_that_was_asked_for_is_kept(shards, tmp_path):
     for keep in ("best", "last"):
-        result = train(options(shards, tmp_path / keep, epochs=8, keep=keep))
+        result = trained(options(shards, tmp_path / keep, epochs=8, keep=keep))
         lines = metrics(tmp_path / keep)
         best = max(lines, key=lambda line: (line["val_metric"], -line["val_loss"]))
         line = best if keep == "best" else lines[-1]
@@ -255,17 +268,17 @@ def test_the_model_of_the_epoch_that_was_asked_for_is_kept(shards, tmp_path):
         kept = evaluate_model(tmp_path / keep / "model", shards, "val")
         assert kept["value"] == pytest.approx(line["val_metric"])
         if keep == "last":
-            trained = torch.load(tmp_path / keep / "checkpoint" / "state.pt", weights_only=True)["model"]
-            assert all(torch.equal(weight, trained[name]) for name, weight in weights(tmp_path / keep).items())
+            state = torch.load(tmp_path / keep / "checkpoint" / "state.pt", weights_only=True)["model"]
+            assert all(torch.equal(weight, state[name]) for name, weight in weights(tmp_path / keep).items())
 
 
 def test_the_average_of_the_weights_is_measured_and_kept(shards, tmp_path):
-    result = train(options(shards, tmp_path / "run", keep="last", weight_averaging=0.95))
+    result = trained(options(shards, tmp_path / "run", keep="last", weight_averaging=0.95))
     state = torch.load(tmp_path / "run" / "checkpoint" / "state.pt", weights_only=True)
     for name, weight in weights(tmp_path / "run").items():
         assert torch.equal(weight, state["average"]["module." + name])
         assert not torch.equal(weight, state["model"][name])
-    assert evaluate_model(result["model"], shards, "val")["value"] == pytest.approx(result["val_metric"])
+    assert evaluate_model(tmp_path / "run" / "model", shards, "val")["value"] == pytest.approx(result["val_metric"])
 
 
 @pytest.mark.parametrize("limit", [None, 1e-3, 1e9], ids=str)
@@ -278,7 +291,7 @@ def test_gradients_are_scaled_down_to_the_norm_that_was_asked_for(shards, tmp_pa
         return update(optimizer, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", noted)
-    train(options(shards, tmp_path / "run", epochs=1, max_grad_norm=limit))
+    trained(options(shards, tmp_path / "run", epochs=1, max_grad_norm=limit))
     assert len(norms) == 5
     if limit == 1e-3:
         assert norms == pytest.approx([limit] * 5, rel=1e-2)
@@ -287,7 +300,7 @@ def test_gradients_are_scaled_down_to_the_norm_that_was_asked_for(shards, tmp_pa
 
 
 def test_patience_stops_early(shards, tmp_path):
-    result = train(options(shards, tmp_path / "run", epochs=200, lr=1e-9, patience=3))
+    result = trained(options(shards, tmp_path / "run", epochs=200, lr=1e-9, patience=3))
     assert result["epochs"] < 20
     assert result["epochs"] - result["best_epoch"] == 3
 
@@ -311,11 +324,11 @@ def test_divergence_stops_the_run_with_its_numbers_and_keeps_the_best_model(shar
 
 
 def test_what_a_killed_run_left_half_written_is_gone_after_resuming(shards, tmp_path):
-    train(options(shards, tmp_path / "run", epochs=1))
+    trained(options(shards, tmp_path / "run", epochs=1))
     expected = set((tmp_path / "run").iterdir())
     (tmp_path / "run" / ".model.abc.tmp").mkdir()
     (tmp_path / "run" / ".summary.json.abc.tmp").write_text("{")
-    train(options(shards, tmp_path / "run", epochs=1, resume=True))
+    trained(options(shards, tmp_path / "run", epochs=1))
     assert set((tmp_path / "run").iterdir()) == expected
 
 
@@ -401,12 +414,12 @@ def test_workers_stop_together_where_the_loss_of_one_is_no_number(together):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_killed_run_goes_on_on_a_gpu(shards, tmp_path, monkeypatch):
     kwargs = {**FULL, "epochs": 3, "precision": "bfloat16"}
-    train(options(shards, tmp_path / "whole", **kwargs))
+    trained(options(shards, tmp_path / "whole", **kwargs))
     with monkeypatch.context() as patch:
         die_at(patch, (fitting._Run, "_step"), 8, before=False)
         with pytest.raises(Killed):
-            train(options(shards, tmp_path / "cut", checkpoint_minutes=1e-9, **kwargs))
-    train(options(shards, tmp_path / "cut", resume=True, **kwargs))
+            trained(options(shards, tmp_path / "cut", checkpoint_minutes=1e-9, **kwargs))
+    trained(options(shards, tmp_path / "cut", **kwargs))
     # Sums on a GPU have no fixed order.
     for one, two in zip(metrics(tmp_path / "cut"), metrics(tmp_path / "whole"), strict=True):
         assert one["train_loss"] == pytest.approx(two["train_loss"], rel=1e-2)
@@ -417,7 +430,7 @@ def test_a_killed_run_goes_on_on_a_gpu(shards, tmp_path, monkeypatch):
 def test_two_gpus_train_as_one_with_twice_the_batch(shards, tmp_path):
     """By NCCL, one process on each, under Ray."""
     exact = {"dropout": 0.0, "epochs": 2, "precision": "float32", "lr": 0.005}
-    train(options(shards, tmp_path / "one", batch_size=10, **exact))
-    train(options(shards, tmp_path / "two", batch_size=5, num_workers=2, **exact))
+    trained(options(shards, tmp_path / "one", batch_size=10, **exact))
+    trained(options(shards, tmp_path / "two", batch_size=5, num_workers=2, **exact))
     for one, two in zip(metrics(tmp_path / "two"), metrics(tmp_path / "one"), strict=True):
         assert one["train_loss"] == pytest.approx(two["train_loss"], rel=1e-3)

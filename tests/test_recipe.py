@@ -9,7 +9,7 @@ from pipelines import recipe
 from pipelines.cli import UserError
 from pipelines.recipe import TrainOptions, flat_config, model_config, open_data
 from pipelines.train import train
-from tests.runs import ALTERED, options
+from tests.training import ALTERED, options
 from tests.shards import make_shards
 
 

@@ -4,6 +4,8 @@ import errno
 import fcntl
 import os
 import pickle
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -461,6 +463,19 @@ def test_one_command_at_a_time_writes_to_a_directory(tmp_path: Path) -> None:
             (out / "file").write_text("1")
     with only_writer(out):
         assert (out / "file").read_text() == "1"
+
+
+def test_a_writer_that_is_about_to_end_is_waited_for(tmp_path: Path) -> None:
+    code = (
+        "import fcntl, os, sys, time; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX); print(flush=True)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{code}; time.sleep(0.5)", tmp_path], stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with only_writer(Location.of(tmp_path), wait_s=60):
+            assert other.wait(timeout=60) == 0
 
 
 def test_a_directory_that_stays_empty_was_made_for_nothing(tmp_path: Path) -> None:

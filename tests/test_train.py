@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,7 @@ from pipelines.cli import UserError
 from pipelines.evaluate import evaluate_model
 from pipelines.storage import Location
 from pipelines.train import TrainOptions, train
-from tests.runs import ALTERED, assert_nearly_equal, metrics, options
+from tests.training import ALTERED, assert_nearly_equal, metrics, options
 from tests.s3 import s3_server, upload
 from tests.shards import make_shards
 
@@ -47,14 +48,57 @@ def test_run_leaves_what_the_design_says(shards, tmp_path):
         "summary.json",
         "checkpoint",
         "model",
+        "learning-curve.png",
+        "tensorboard",
+        "val",
     }
     assert [line["epoch"] for line in metrics(run)] == [1, 2, 3, 4]
     summary = json.loads((run / "summary.json").read_text())
-    assert summary == {name: value for name, value in result.items() if name not in ("out", "model", "shards")}
+    assert summary == {name: value for name, value in result.items() if name not in ("out", "model", "shards", "val")}
     assert summary["state"] == "complete"
     assert summary["config"]["ranks"] == "2x2x2"
     best = max(metrics(run), key=lambda line: (line["val_metric"], -line["val_loss"]))
     assert (summary["best_epoch"], summary["val_metric"]) == (best["epoch"], best["val_metric"])
+
+
+def test_a_run_ends_with_how_sure_its_metric_is_and_what_its_model_takes_for_what(shards, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert training.main([str(shards), str(run), "--hidden-modes", "2x2x2x2", "--epochs", "2"]) == 0
+    captured, summary = capsys.readouterr(), json.loads((run / "summary.json").read_text())
+    measured = evaluate_model(run, shards, "val")
+    assert summary["val_interval"] == pytest.approx(measured["interval"])
+    assert (summary["val_interval_by"], summary["chance"]) == ("clip", pytest.approx(1 / 3))
+    low, high = (f"{100 * bound:.1f}%" for bound in measured["interval"])
+    first = captured.out.splitlines()[0]
+    assert (
+        first
+        == f"accuracy {100 * measured['value']:.1f}% (95% interval {low} to {high}; chance 33.3%) on 12 clips of val"
+    )
+    files = {"confusion.png", "confusion.csv", "per_class.csv", "predictions.csv"}
+    assert {path.name for path in (run / "val").iterdir()} == files
+    assert len((run / "val" / "predictions.csv").read_text().splitlines()) == 1 + 12
+
+
+def test_each_epoch_is_told_in_one_line_with_the_time_that_is_left(caplog):
+    told = SimpleNamespace(update=lambda: None)
+    on_epoch = training._on_epoch(told)
+    record = {"train_loss": 1.25, "val_loss": 1.5, "val_metric": 0.5, "metric": "accuracy", "frames_per_s": 12345.6}
+    with caplog.at_level("INFO"):
+        for epoch, time_s in ((98, 100), (99, 30), (100, 1)):
+            on_epoch({**record, "epoch": epoch, "epochs_planned": 100, "time_s": time_s})
+    losses = "train loss 1.250  val loss 1.500  val accuracy  50.0%  12,346 frames/s"
+    assert caplog.messages == [
+        f"epoch  98/100  {losses}  3 min 20 s left",
+        f"epoch  99/100  {losses}  1 min 05 s left",
+        f"epoch 100/100  {losses}  done",
+    ]
+
+
+def test_a_tracker_that_is_not_installed_is_told_before_anything_is_made(shards, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert training.main([str(shards), str(tmp_path / "run"), "--track", "mlflow"]) == 2
+    assert "pip install 'ttrnn[mlflow]'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_run_that_exists_is_refused_unless_overwritten(shards, tmp_path):

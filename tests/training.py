@@ -52,7 +52,7 @@ def fit_together(directory, jobs, world_size):
     worker's loss NaN in its N-th step. Returns for each job what came of it on each worker: a summary, or an error."""
     directory.mkdir()
     # Its processes import this file once, together.
-    multiprocessing.set_forkserver_preload(["tests.runs"])
+    multiprocessing.set_forkserver_preload(["tests.training"])
     torch.multiprocessing.start_processes(
         _work, (directory, jobs, world_size), nprocs=world_size, start_method="forkserver"
     )
