@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Group, RenderableType
 
 from pipelines import cli
 from pipelines.batches import num_steps
@@ -130,7 +129,8 @@ def _config(train: TrainOptions, dataset: str, data: ShardDataset | None) -> Mod
     return model_config(train, nothing)
 
 
-def dry_run_summary(result: dict[str, Any]) -> RenderableType:
+def dry_run_summary(result: dict[str, Any]) -> str:
+    """What a person reads of it."""
     header = ["model", "input modes", "ranks", "input params", "compression", "all params", "memory"]
     lines = [
         [
@@ -153,10 +153,11 @@ def dry_run_summary(result: dict[str, Any]) -> RenderableType:
     header += ["a frame", "+ a step", "an epoch", f"{epochs:,} epochs", f"{runs:,} runs"]
     whose = "assumed after the paper" if result["assumed"] else "of the data"
     hours, number = result["total_s"] / 3600, result["num_together"]
-    return Group(
+    parts = [
         plain_table(header, lines, f"{result['dataset']}: what the table takes"),
         f"{result['num_train_frames']:,} frames in {result['num_steps']:,} steps an epoch ({whose}); times by a few "
         f"steps on random frames, on this {result['device']}, as busy as it is now",
         f"memory by the formula of pipelines.cost.step_bytes; {result['free_bytes'] / 1e9:.1f} GB are free",
         f"{hours:,.1f} h one run after the other, {hours / number:,.1f} h with {number} at a time",
-    )
+    ]
+    return "\n".join(parts)

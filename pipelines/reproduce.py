@@ -16,12 +16,11 @@ train leaves it, with its result.json) and, if videos were given, shards/.
 
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from rich.console import Group, RenderableType
 
 from pipelines import cli, table
 from pipelines.cli import UserError
@@ -60,12 +59,18 @@ def reproduce(options: ReproduceOptions) -> dict[str, Any]:
         raise UserError(f"--overwrite deletes {out}, in which {options.data} lies; give another OUT")
     prepare_out(out, marker=_MARKER, overwrite=options.overwrite, resume=options.resume)
     _claim(out, options)
-    data = ShardDataset.open(_shards(options, out))
-    runs = plan_runs(options, str(data.place), out, data)
-    for protocol in options.protocols:
-        # What can't be split is refused at once.
-        some = next(run for run in runs if run.protocol == protocol)
-        open_data(data.place, some.train)
+    try:
+        data = ShardDataset.open(_shards(options, out))
+        runs = plan_runs(options, str(data.place), out, data)
+        for protocol in options.protocols:
+            # What can't be split is refused at once.
+            some = next(run for run in runs if run.protocol == protocol)
+            open_data(data.place, some.train)
+    except UserError:
+        # Nothing was made yet: the corrected command must not be told that OUT exists.
+        if [path.name for path in out.iterdir()] == [_MARKER]:
+            shutil.rmtree(out)
+        raise
     found = _run_all(runs, options, data, out)
     lines = table.rows(found)
     num_failed = sum(run["state"] in ("failed", "refused") for run in found)
@@ -188,8 +193,9 @@ def _remarks(options: ReproduceOptions, data: ShardDataset) -> list[str]:
     experiment, clips = EXPERIMENTS[options.dataset], data.clips()
     remarks = [
         f"data: {len(clips):,} clips of {len(data.classes)} classes, {int(clips.lengths.sum()):,} frames of "
-        f"{data.frame.width}x{data.frame.height}x{data.frame.channels}; {METRICS[data.task].replace('_', ' ')}, mean "
-        "and standard deviation over folds and seeds",
+        f"{data.frame.width}x{data.frame.height}x{data.frame.channels}",
+        f"measured: {METRICS[data.task].replace('_', ' ')} on test clips, mean and standard deviation over folds and "
+        "seeds; its 95% interval is that of all test clips together",
         f"{options.epochs or experiment.epochs:,} epochs at learning rate {options.lr or experiment.lr:g}; the paper: "
         f"{experiment.epochs:,} at {experiment.lr:g}",
         "published: the paper's own figure, of its data, protocol and epochs, from published.csv; nothing of it was "
@@ -210,19 +216,20 @@ def _remarks(options: ReproduceOptions, data: ShardDataset) -> list[str]:
     return remarks
 
 
-def summary(result: dict[str, Any]) -> RenderableType:
+def summary(result: dict[str, Any]) -> str:
     """What a person reads: the table and what must be known of it, or what it would take."""
     if result.get("dry_run"):
         return dry_run_summary(result)
-    return Group(
-        table.terminal_table(result["table"], result["title"]),
-        *result["remarks"],
-        *(
-            f"{row['model']} {row['protocol']}: {row['note']}"
-            for row in result["table"]
-            if row["note"] not in ("", table.WATCHED)
-        ),
-        f"table: {result['out']}/table.md, table.csv; each run: {result['out']}/runs.csv",
+    noted = (row for row in result["table"] if row["note"] not in ("", table.WATCHED))
+    notes = (f"{row['model']} {row['protocol']}: {row['note']}" for row in noted)
+    out = result["out"]
+    return "\n".join(
+        [
+            table.terminal_table(result["table"], result["title"]),
+            *result["remarks"],
+            *notes,
+            f"table: {out}/table.md, table.csv; each run: {out}/runs.csv",
+        ]
     )
 
 

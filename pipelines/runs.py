@@ -62,7 +62,9 @@ class _TimeUpError(Exception):
 
 
 def run_one(run: Run, time_limit_s: float | None) -> dict[str, Any]:
-    """Trains one model from its last checkpoint on, and measures it on its test split, once; writes result.json.
+    """Trains one model from its last checkpoint on, and measures it on its test split, once.
+
+    Writes RUN/test/ (predictions and what evaluate makes of them), and then RUN/result.json.
 
     Returns:
         What RESULT_COLUMNS names. A run that diverges has no value, but an error that says why.
@@ -85,7 +87,7 @@ def run_one(run: Run, time_limit_s: float | None) -> dict[str, Any]:
             summary = error.summary
         result = {**summary, "peak_bytes": peak(), "device": local_device().type, "out": str(out)}
     if summary["state"] != "failed":
-        test = evaluate_model(out, options.shards, "test")
+        test = evaluate_model(out, options.shards, "test", out=out / "test")
         result |= {name: test[name] for name in ("value", "chance", "num_clips")}
     result = {name: result.get(name) for name in RESULT_COLUMNS}
     with atomic_write(run.result_path) as file:

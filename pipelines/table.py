@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
+import numpy as np
 
 from pipelines import cli
+from pipelines.metrics import METRICS, interval
 from pipelines.runs import RESULT_COLUMNS
 from ttrnn.files import atomic_write
 
@@ -27,6 +27,7 @@ _SHOWN = {
     "protocol": "protocol",
     "model": "model",
     "value": "measured",
+    "interval": "95% interval",
     "published": "published",
     "chance": "chance",
     "num_clips": "clips tested",
@@ -49,8 +50,9 @@ def rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             are to come have the state "waiting".
 
     Returns:
-        protocol, model, metric, value (mean, 0 to 1), spread (standard deviation, of two runs or more), published,
-        chance, num_runs (that have a value), num_planned, num_clips (tested, of all of them), input_params, num_params,
+        protocol, model, metric, value (mean of the runs, 0 to 1), spread (their standard deviation, if there are two or
+        more), low and high (95% interval of all their test clips together, see metrics.interval), published, chance,
+        num_runs (that have a value), num_planned, num_clips (tested, of all of them), input_params, num_params,
         compression (dense input-to-hidden parameters over those of the model), epochs, epoch_s, train_s (means of a
         run), peak_bytes (the highest), note. What no run says is None.
     """
@@ -67,6 +69,7 @@ def _row(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return statistics.fmean(run[name] for run in done) if done else None
 
     epochs, train_s = mean("epochs"), mean("train_s")
+    low, high = _interval([Path(run["out"]) for run in done], first["metric"]) if done else (None, None)
     peaks = [run["peak_bytes"] for run in done if run["peak_bytes"]]
     return {
         "protocol": first["protocol"],
@@ -74,6 +77,8 @@ def _row(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "metric": first["metric"],
         "value": mean("value"),
         "spread": statistics.stdev(run["value"] for run in done) if len(done) > 1 else None,
+        "low": low,
+        "high": high,
         "published": first["published"],
         "chance": mean("chance"),
         "num_runs": len(done),
@@ -88,6 +93,24 @@ def _row(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "peak_bytes": max(peaks) if peaks else None,
         "note": "; ".join(_notes(group)),
     }
+
+
+def _interval(outs: Sequence[Path], metric: str) -> tuple[float, float]:
+    """The 95% interval of the metric over the test clips of all runs, whole groups drawn where they are known."""
+    scores, labels, units = [], [], []
+    for out in outs:
+        with (out / "test" / "predictions.csv").open(encoding="utf-8", newline="") as file:
+            header, *lines = csv.reader(file)
+        # clip_id, group, label, predicted, and then p(CLASS) for each class.
+        classes = {name[2:-1]: number for number, name in enumerate(header[4:])}
+        for clip_id, group, label, _, *row in lines:
+            scores.append([float(value) for value in row])
+            labels.append(tuple(classes[name] for name in label.split("|") if name))
+            # The same clip under other seeds is no other clip.
+            units.append(group or f"clip {clip_id}")
+    task = next(task for task, name in METRICS.items() if name == metric)
+    bounds = interval(task, np.array(scores), labels, units)
+    return bounds.low, bounds.high
 
 
 def _notes(group: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -113,6 +136,7 @@ def _texts(row: Mapping[str, Any]) -> dict[str, str]:
     texts = {
         "value": _percent(row["value"]) + spread,
         "published": _percent(row["published"]),
+        "interval": "-" if row["low"] is None else f"{_percent(row['low'])} to {_percent(row['high'])}",
         "chance": _percent(row["chance"]),
         "compression": f"{row['compression']:,.0f}",
         "epochs": "-" if row["epochs"] is None else f"{row['epochs']:g}",
@@ -120,27 +144,30 @@ def _texts(row: Mapping[str, Any]) -> dict[str, str]:
         **{name: f"{row[name]:,}" for name in ("num_clips", "input_params", "num_params")},
         **{name: "-" if row[name] is None else cli.duration(row[name]) for name in ("epoch_s", "train_s")},
     }
-    return {name: texts.get(name, str(row[name])) for name in _SHOWN}
+    return {name: texts[name] if name in texts else str(row[name]) for name in _SHOWN}
 
 
-def terminal_table(found: Sequence[Mapping[str, Any]], title: str) -> Table:
+def terminal_table(found: Sequence[Mapping[str, Any]], title: str) -> str:
     """For a person at a terminal: the most of it, notes left to what comes below the table."""
     names = [name for name in _SHOWN if name not in ("num_clips", "compression", "train_s", "note")]
-    return plain_table(
-        [_SHOWN[name] for name in names], [[_texts(row)[name] for name in names] for row in found], title
-    )
+    lines = [[_texts(row)[name] for name in names] for row in found]
+    return plain_table([_SHOWN[name] for name in names], lines, title)
 
 
-def plain_table(header: Sequence[str], lines: Sequence[Sequence[str]], title: str) -> Table:
-    """A table whose cells are never cut or folded, however narrow the terminal; numbers to the right."""
-    table = Table(box=box.SIMPLE, title=title, title_justify="left", pad_edge=False)
-    for number, name in enumerate(header):
-        width = max(len(name), *(len(line[number]) for line in lines))
-        is_number = all(line[number][:1].isdigit() or line[number] == "-" for line in lines)
-        table.add_column(name, no_wrap=True, min_width=width, justify="right" if is_number else "left")
-    for line in lines:
-        table.add_row(*line)
-    return table
+def plain_table(header: Sequence[str], lines: Sequence[Sequence[str]], title: str) -> str:
+    """Columns of text, numbers to the right; never cut or folded, as rich would on a narrow terminal."""
+    columns = list(zip(header, *lines, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    numbers = [all(cell[:1].isdigit() or cell == "-" for cell in column[1:]) for column in columns]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (
+            cell.rjust(width) if is_number else cell.ljust(width)
+            for cell, width, is_number in zip(cells, widths, numbers, strict=True)
+        )
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([title, "", line(header), "  ".join("-" * width for width in widths), *map(line, lines), ""])
 
 
 def write_table(
