@@ -18,9 +18,9 @@ from pipelines.cli import UserError
 from pipelines.evaluate import evaluate_model
 from pipelines.storage import Location
 from pipelines.train import TrainOptions, train
-from tests.training import ALTERED, assert_nearly_equal, metrics, options
 from tests.s3 import s3_server, upload
 from tests.shards import make_shards
+from tests.training import ALTERED, assert_nearly_equal, metrics, options
 
 
 @pytest.fixture(scope="module")
