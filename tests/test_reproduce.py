@@ -141,7 +141,7 @@ def test_mistakes_end_with_2_and_one_line(shards, tmp_path, capsys, words, hint)
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """A tree in UCF11's layout, of other classes, CLASS/v_CLASS_NN/v_CLASS_NN_NN.avi: four sources of two clips each."""
+    """A tree in UCF11's layout, of other classes, CLASS/v_CLASS_NN/v_CLASS_NN_NN.avi: 4 sources of 2 clips each."""
     root = tmp_path_factory.mktemp("videos")
     for index, name in enumerate(("left", "right")):
         for group in range(4):
