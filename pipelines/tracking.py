@@ -1,7 +1,7 @@
 """What a training tells the world: TensorBoard's event files, a picture of its curves, MLflow or Weights & Biases.
 
-    with Tracking(out, settings, track="mlflow") as tracking:
-        tracking.epoch({"epoch": 1, "train_loss": 2.3, ...})
+    with Tracking(out, settings, "accuracy", track="mlflow") as tracking:
+        tracking.update()  # After each epoch.
         tracking.finish(summary, [out / "val" / "confusion.png"])
 
 Nothing of it ends a training: what fails is told in one line, and left out from then on. MLflow and Weights & Biases
@@ -54,14 +54,19 @@ class _Tracker(Protocol):
 class Tracking:
     """All that follows one training; a context, from its start to its end, good or bad.
 
+    Epochs are taken from RUN/metrics.jsonl. A run that goes on after a kill goes on in the trackers too, and has each
+    epoch there once, also the one whose line was the last thing that it wrote.
+
     Args:
-        out: Directory of the run; an interrupted run that goes on there goes on in the trackers too.
+        out: Directory of the run.
         settings: What the run is made of, by name.
+        metric: What its val_metric is.
         track: none, mlflow or wandb, beside TensorBoard and the learning curve.
     """
 
-    def __init__(self, out: Path, settings: Mapping[str, Any], track: str = "none") -> None:
-        self._trackers: dict[str, _Tracker] = {CURVE: _Curve(out), "tensorboard": _TensorBoard(out, settings)}
+    def __init__(self, out: Path, settings: Mapping[str, Any], metric: str, track: str = "none") -> None:
+        self._metrics, self._num_told = out / "metrics.jsonl", 0
+        self._trackers: dict[str, _Tracker] = {CURVE: _Curve(out, metric), "tensorboard": _TensorBoard(out, settings)}
         if track != "none":
             self._trackers[track] = {"mlflow": _MLflow, "wandb": _WandB}[track](out, settings)
 
@@ -74,12 +79,15 @@ class Tracking:
     ) -> None:
         self._each("close", kind is None)
 
-    def epoch(self, record: Mapping[str, Any]) -> None:
-        """Takes a line of metrics.jsonl; on any thread, in order."""
-        self._each("epoch", record)
+    def update(self) -> None:
+        """Tells of the epochs that metrics.jsonl has now; on any thread."""
+        for record in _records(self._metrics)[self._num_told :]:
+            self._num_told += 1
+            self._each("epoch", record)
 
     def finish(self, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
         """Takes summary.json and files to keep beside it, after the last epoch; pictures are shown."""
+        self.update()
         self._each("finish", summary, files)
 
     def _each(self, what: str, *args: Any) -> None:
@@ -91,11 +99,17 @@ class Tracking:
                 log.warning("%s fails (%s); the training goes on without it", name, " ".join(str(error).split()))
 
 
-class _Curve:
-    """RUN/learning-curve.png, from RUN/metrics.jsonl, which tells of the epochs before a restart too."""
+def _records(metrics: Path) -> list[dict[str, Any]]:
+    lines = metrics.read_text("utf-8").splitlines(keepends=True) if metrics.exists() else []
+    # The last one may be being written.
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
-    def __init__(self, out: Path) -> None:
-        self._out = out
+
+class _Curve:
+    """RUN/learning-curve.png."""
+
+    def __init__(self, out: Path, metric: str) -> None:
+        self._out, self._metric = out, metric
 
     def start(self) -> None:
         # As if the first one, which loads matplotlib, took a second.
@@ -106,16 +120,17 @@ class _Curve:
             self._draw()
 
     def finish(self, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
-        self._draw(metric=summary["metric"], chance=summary.get("chance"))
+        self._draw(summary.get("chance"))
 
     def close(self, succeeded: bool) -> None:
-        pass
+        # How it came to a bad end.
+        if not succeeded:
+            self._draw()
 
-    def _draw(self, **kwargs: Any) -> None:
+    def _draw(self, chance: float | None = None) -> None:
         start = time.monotonic()
-        records = [json.loads(line) for line in (self._out / "metrics.jsonl").read_text("utf-8").splitlines()]
-        if records:
-            learning_curve(records, self._out / CURVE, **kwargs)
+        if records := _records(self._out / "metrics.jsonl"):
+            learning_curve(records, self._out / CURVE, metric=self._metric, chance=chance)
         now = time.monotonic()
         self._not_before = now + _REST_AFTER_DRAWING * (now - start)
 
@@ -134,24 +149,22 @@ class _TensorBoard:
         if self._writer is None:
             from tensorboardX import SummaryWriter
 
-            first = record["epoch"]
-            # What an interrupted run has written of this epoch and of later ones no longer counts. Names of files have
-            # the second in them, which is not enough to keep two starts apart.
-            self._writer = SummaryWriter(str(self._directory), purge_step=first, filename_suffix=f".{first:06}")
-            if first == 1:
-                table = "\n".join(f"| {name} | {value} |" for name, value in self._settings.items())
-                self._writer.add_text("settings", f"| name | value |\n|---|---|\n{table}", 0)
+            # The files of an interrupted run may lack an epoch: all are told again, in the place of the old ones. The
+            # second that is in a file's name is not enough to keep two starts apart.
+            suffix = f".{len(list(self._directory.glob('*'))):04}"
+            self._writer = SummaryWriter(str(self._directory), purge_step=0, filename_suffix=suffix)
+            table = "\n".join(f"| {name} | {value} |" for name, value in self._settings.items())
+            self._writer.add_text("settings", f"| name | value |\n|---|---|\n{table}", 0)
         for name in _SCALARS[1:]:
             self._writer.add_scalar(name, record[name], record["epoch"])
         self._writer.flush()
 
     def finish(self, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
-        if self._writer is not None:
-            from matplotlib.image import imread
+        from matplotlib.image import imread
 
-            for file in files:
-                if file.suffix == ".png":
-                    self._writer.add_image(file.stem, imread(file)[..., :3], summary["epochs"], dataformats="HWC")
+        for file in files:
+            if file.suffix == ".png":
+                self._writer.add_image(file.stem, imread(file)[..., :3], summary["epochs"], dataformats="HWC")
 
     def close(self, succeeded: bool) -> None:
         if self._writer is not None:

@@ -6,8 +6,9 @@
     python -m pipelines.train SHARDS runs/gru --resume
 
 Leaves RUN/config.json, metrics.jsonl (a line per epoch), summary.json, checkpoint/ (to resume) and model/ (best epoch
-on the validation split). `fit` is plain PyTorch and knows nothing of Ray; with --num-workers of two and more, Ray Train
-runs it on each worker and torch.distributed averages the gradients.
+on the validation split); to look at, learning-curve.png, tensorboard/, and in val/ what the model makes of the
+validation split, as evaluate writes it. `fit` is plain PyTorch and knows nothing of Ray; with --num-workers of two and
+more, Ray Train runs it on each worker and torch.distributed averages the gradients.
 """
 
 import contextlib
@@ -26,9 +27,21 @@ from typing import Any
 
 from pipelines import cli
 from pipelines.cluster import devices, start_ray
-from pipelines.fit import DivergedError, fit
-from pipelines.recipe import TrainOptions, claim_run, model_config, open_data, read_options, resolve_precision
+from pipelines.evaluate import headline, measure
+from pipelines.fit import DivergedError, OnEpoch, fit
+from pipelines.metrics import METRICS
+from pipelines.recipe import (
+    TrainOptions,
+    claim_run,
+    flat_config,
+    model_config,
+    open_data,
+    read_options,
+    resolve_precision,
+)
 from pipelines.storage import Location, prepare_out
+from pipelines.tracking import CURVE, Tracking, check_tracker
+from ttrnn.files import atomic_directory
 
 __all__ = ["DivergedError", "TrainOptions", "fit", "fit_on_ray", "train"]
 
@@ -40,8 +53,10 @@ def train(options: TrainOptions) -> dict[str, Any]:
     # Absolute, since Ray's workers have a working directory of their own.
     shards = str(Location.of(options.shards).absolute())
     options = dataclasses.replace(options, shards=shards, out=os.path.abspath(options.out))
+    check_tracker(options.track)
     options = resolve_precision(options)
-    config = model_config(options, open_data(options.shards, options))
+    data = open_data(options.shards, options)
+    config = model_config(options, data)
     if Path(options.out, "config.json").exists():
         # Other things have a config.json too: --overwrite must not delete them.
         read_options(Path(options.out, "config.json"))
@@ -55,14 +70,21 @@ def train(options: TrainOptions) -> dict[str, Any]:
         f"{config.input_params:,}",
         config.input_shape,
     )
-    if options.num_workers == 1:
-        summary = fit(options, _log_epoch)
-    else:
-        with start_ray(), _following(out / "metrics.jsonl", options):
-            summary = fit_on_ray(options)
-        if summary["state"] == "failed":
-            raise DivergedError(summary["error"])
-    return {**summary, "out": str(out), "model": str(out / "model"), "shards": options.shards}
+    settings = options.settings() | flat_config(options, config)
+    with Tracking(out, settings, METRICS[config.task], options.track) as tracking:
+        on_epoch = _on_epoch(tracking)
+        if options.num_workers == 1:
+            summary = fit(options, on_epoch)
+        else:
+            known = {"epochs_planned": options.epochs, "metric": METRICS[config.task]}
+            with start_ray(), _following(out / "metrics.jsonl", known, on_epoch):
+                summary = fit_on_ray(options)
+            if summary["state"] == "failed":
+                raise DivergedError(summary["error"])
+        with atomic_directory(out / "val") as pictures:
+            val = measure(out / "model", data, "val", pictures)
+        tracking.finish(summary, [out / CURVE, out / "summary.json", *sorted((out / "val").iterdir())])
+    return {**summary, "val": val, "out": str(out), "model": str(out / "model"), "shards": options.shards}
 
 
 def fit_on_ray(options: TrainOptions, callbacks: list[Any] | None = None, name: str | None = None) -> dict[str, Any]:
@@ -105,17 +127,21 @@ def _fit_worker(options: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _following(metrics: Path, options: TrainOptions) -> Iterator[None]:
-    """Logs the lines that workers, maybe on other machines, add to metrics.jsonl."""
+def _following(metrics: Path, known: dict[str, Any], on_epoch: OnEpoch) -> Iterator[None]:
+    """Passes on the lines that workers, maybe on other machines, add to metrics.jsonl, with what else is known."""
     stop, seen = threading.Event(), 0
 
-    def follow() -> None:
+    def read() -> None:
         nonlocal seen
+        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
+        for line in lines[seen:]:
+            if line.endswith("\n"):
+                on_epoch({**json.loads(line), **known})
+                seen += 1
+
+    def follow() -> None:
         while not stop.wait(1):
-            lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-            for line in lines[seen:]:
-                _log_epoch({**json.loads(line), "epochs_planned": options.epochs})
-            seen = max(seen, len(lines))
+            read()
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -124,30 +150,41 @@ def _following(metrics: Path, options: TrainOptions) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+        read()
 
 
-def _log_epoch(record: dict[str, Any]) -> None:
-    left_s = (record["epochs_planned"] - record["epoch"]) * record["time_s"]
-    log.info(
-        "epoch %d/%d  train loss %.3f  val loss %.3f  val metric %.1f%%  %s frames/s  %.0f s left",
-        record["epoch"],
-        record["epochs_planned"],
-        record["train_loss"],
-        record["val_loss"],
-        100 * record["val_metric"],
-        f"{record['frames_per_s']:,.0f}",
-        left_s,
-    )
+def _on_epoch(tracking: Tracking) -> OnEpoch:
+    """What is done after each epoch: a line for people, and the trackers."""
+    times: list[float] = []
+
+    def on_epoch(record: dict[str, Any]) -> None:
+        times.append(record["time_s"])
+        planned, number = record["epochs_planned"], record["epoch"]
+        left_s = (planned - number) * sum(times) / len(times)
+        log.info(
+            "epoch %*d/%d  train loss %.3f  val loss %.3f  val %s %5.1f%%  %s frames/s  %s",
+            len(str(planned)),
+            number,
+            planned,
+            record["train_loss"],
+            record["val_loss"],
+            "accuracy" if record["metric"] == "accuracy" else "MAP",
+            100 * record["val_metric"],
+            f"{record['frames_per_s']:,.0f}",
+            f"{cli.duration(left_s)} left" if number < planned else "done",
+        )
+        tracking.update()
+
+    return on_epoch
 
 
 def summary(result: dict[str, Any]) -> str:
     """What a person reads at the end."""
     model, shards = shlex.quote(result["model"]), shlex.quote(result["shards"])
     return (
-        f"{result['metric'].replace('_', ' ')} {100 * result['val_metric']:.1f}% on {result['num_val_clips']} "
-        f"validation clips "
-        f"(best epoch {result['best_epoch']} of {result['epochs']}), {result['num_params']:,} parameters, "
-        f"{result['train_s']:.0f} s\n"
+        f"{headline(result['val'])}\n"
+        f"epoch {result['best_epoch']} of {result['epochs']} is kept, {result['num_params']:,} parameters, "
+        f"{cli.duration(result['train_s'])}\n"
         f"model: {result['model']}\n"
         f"next:  {cli.python()} -m pipelines.evaluate {model} {shards} --split test"
     )

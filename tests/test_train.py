@@ -69,11 +69,9 @@ def test_a_run_ends_with_how_sure_its_metric_is_and_what_its_model_takes_for_wha
     assert summary["val_interval"] == pytest.approx(measured["interval"])
     assert (summary["val_interval_by"], summary["chance"]) == ("clip", pytest.approx(1 / 3))
     low, high = (f"{100 * bound:.1f}%" for bound in measured["interval"])
+    value = f"{100 * measured['value']:.1f}%"
     first = captured.out.splitlines()[0]
-    assert (
-        first
-        == f"accuracy {100 * measured['value']:.1f}% (95% interval {low} to {high}; chance 33.3%) on 12 clips of val"
-    )
+    assert first == f"accuracy {value} (95% interval {low} to {high}; chance 33.3%) on 12 clips of val"
     files = {"confusion.png", "confusion.csv", "per_class.csv", "predictions.csv"}
     assert {path.name for path in (run / "val").iterdir()} == files
     assert len((run / "val" / "predictions.csv").read_text().splitlines()) == 1 + 12
