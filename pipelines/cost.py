@@ -102,7 +102,10 @@ def measure_step(options: TrainOptions, config: ModelConfig) -> StepTime:
     step(lengths[0])
     repeats = 3 if config.input == "tt" else 1
     short_s, long_s = (min(step(length) for _ in range(repeats)) for length in lengths)
-    frame_s = max(long_s - short_s, 0.0) / (options.batch_size * (lengths[1] - lengths[0]))
+    if long_s <= short_s:
+        # On a machine that is busy with other things: all that is known is how long frames take at most.
+        return StepTime(0.0, long_s / (options.batch_size * lengths[1]))
+    frame_s = (long_s - short_s) / (options.batch_size * (lengths[1] - lengths[0]))
     return StepTime(max(short_s - options.batch_size * lengths[0] * frame_s, 0.0), frame_s)
 
 

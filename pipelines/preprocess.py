@@ -44,7 +44,7 @@ from pipelines.storage import Location, only_writer, prepare_out
 from pipelines.task import local_copies, make_shard, room_for_copies
 from ttrnn.files import remove_leftovers
 
-__all__ = ["PREPROCESS_JSON", "PreprocessOptions", "preprocess", "summary"]
+__all__ = ["PREPROCESS_JSON", "PreprocessOptions", "expected_frames", "preprocess", "summary"]
 
 log = logging.getLogger(__name__)
 
@@ -240,14 +240,14 @@ def _grow(plan: Plan, catalog: Catalog, out: Location, options: PreprocessOption
         for entry in new:
             # Refuses a URI that nothing opens: what is in a plan stays there.
             Location.of(entry.path)
-        clip_bytes = _expected_frames(new, options) * options.frame.size
+        clip_bytes = expected_frames(new, options) * options.frame.size
         number = clips_per_shard(len(new), clip_bytes, options.shard_mb * 1e6)
         plan = plan.grown(new, number, catalog.classes)
         plan.write(out)
     return plan
 
 
-def _expected_frames(entries: Sequence[Entry], options: PreprocessOptions) -> float:
+def expected_frames(entries: Sequence[Entry], options: PreprocessOptions) -> float:
     """Frames of a clip, about: by what the headers of some say; 0 if they say nothing."""
     if options.num_frames is not None:
         return min(options.num_frames, options.max_frames or options.num_frames)

@@ -89,18 +89,18 @@ class ReproduceOptions:
         return {"data": str(Location.of(self.data).absolute()), **{name: getattr(self, name) for name in names}}
 
 
-def plan_runs(options: ReproduceOptions, shards: str, out: Path, data: ShardDataset | None) -> list[Run]:
+def plan_runs(options: ReproduceOptions, shards: str, out: Path, data: ShardDataset) -> list[Run]:
     """All runs, in the order in which they are started: each fold with all models, so that a table grows evenly.
 
     Args:
         options: Which.
         shards: Where the data lies.
         out: Where the table is to lie.
-        data: The data; None for frames of the paper's size.
+        data: The data, of which only the frame is asked.
     """
     experiment = EXPERIMENTS[options.dataset]
     changes: dict[str, Any] = {"epochs": options.epochs or experiment.epochs, "lr": options.lr or experiment.lr}
-    if data is not None and not is_paper_frame(data, options.dataset):
+    if not is_paper_frame(data, options.dataset):
         changes["in_modes"] = "auto"
     runs: list[tuple[int, Run]] = []
     for protocol in options.protocols:

@@ -12,6 +12,7 @@ from pipelines.reproduce import main
 from search_spaces.paper import EXPERIMENTS, MODELS
 from tests.shards import make_shards
 from tests.test_paper import COUNTS
+from tests.videos import write_class_folders
 
 
 @pytest.fixture
@@ -28,10 +29,10 @@ def test_without_data_all_counts_are_those_of_the_paper(dataset, quick):
         dense = COUNTS[dataset, line["model"].replace("tt-", "dense-")]
         assert line["compression"] == pytest.approx(dense / line["input_params"])
     assert [line["model"] for line in result["models"]] == list(MODELS)
-    assert result["assumed"]
+    assert result["whence"] == "as the paper has them"
     text = dry_run_summary(result)
     assert all(f"{COUNTS[dataset, model]:,}" in text for model in MODELS)
-    assert "assumed after the paper" in text
+    assert "as the paper has them" in text
 
 
 def test_hours_are_steps_and_frames_times_epochs_and_folds(quick):
@@ -48,10 +49,18 @@ def test_with_shards_frames_and_classes_are_theirs(tmp_path, quick):
     shards = make_shards(tmp_path / "shards", num_groups=6)
     options = {"data": str(shards), "out": str(tmp_path / "out"), "dataset": "ucf11", "folds": 3, "dry_run": True}
     result = dry_run(ReproduceOptions(**options, protocol="ours"))
-    assert not result["assumed"]
+    assert result["whence"] == "of the shards"
     assert 0 < result["num_train_frames"] < 60 * 6
     assert result["models"][0]["in_modes"] == "2x2x2x4"
     assert not (tmp_path / "out").exists()
+
+
+def test_with_videos_clips_are_counted_and_lengths_read_from_their_headers(tmp_path, quick):
+    videos = write_class_folders(tmp_path / "videos", num_clips=10, num_frames=12)
+    result = dry_run(ReproduceOptions(data=str(videos), dataset="ucf11", protocol="published", dry_run=True))
+    assert (result["num_train_frames"], result["num_steps"]) == (16 * 12, 1)
+    assert "headers" in result["whence"]
+    assert result["models"][0]["num_params"] == 2_976 + 256 * 256 + 256 + 257 * 2
 
 
 def test_a_model_that_does_not_fit_is_marked(monkeypatch, quick):

@@ -1,15 +1,20 @@
 """pipelines/protocols.py: which runs a reproduction consists of, and that each is what its protocol says."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipelines.protocols import ReproduceOptions, plan_runs
+from pipelines.shards import Frame
 from search_spaces.paper import EXPERIMENTS, MODELS
 
 
-def runs(dataset, **values):
-    return plan_runs(ReproduceOptions(data="videos", dataset=dataset, **values), "shards", Path("out"), None)
+def runs(dataset, frame=None, **values):
+    frame = frame or Frame(EXPERIMENTS[dataset].width, EXPERIMENTS[dataset].height, 3)
+    return plan_runs(
+        ReproduceOptions(data="videos", dataset=dataset, **values), "shards", Path("out"), SimpleNamespace(frame=frame)
+    )
 
 
 @pytest.mark.parametrize(
@@ -46,6 +51,11 @@ def test_a_table_grows_evenly_all_models_of_a_fold_before_the_next():
 
 def test_fewer_epochs_and_another_rate_are_those_of_all_runs():
     assert {(run.train.epochs, run.train.lr) for run in runs("ucf11", epochs=3, lr=0.01)} == {(3, 0.01)}
+
+
+def test_modes_are_the_papers_where_they_fit_the_frame():
+    assert {run.train.in_modes for run in runs("ucf11")} == {"8x20x20x18"}
+    assert {run.train.in_modes for run in runs("ucf11", Frame(160, 120, 1))} == {"auto"}
 
 
 @pytest.mark.parametrize(
