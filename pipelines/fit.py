@@ -20,7 +20,7 @@ from torch import nn
 import ttrnn
 from pipelines.batches import Batch, batches, epoch_seed, num_steps
 from pipelines.cli import StepError
-from pipelines.measure import losses, predict_split, validate
+from pipelines.measure import losses, validate
 from pipelines.metrics import METRICS, chance_level, interval
 from pipelines.optim import make_average, make_optimizer, make_schedule
 from pipelines.recipe import TrainOptions, flat_config, local_device, model_config, open_data
@@ -29,7 +29,7 @@ from pipelines.storage import Location, only_writer
 from ttrnn.files import atomic_write, remove_leftovers
 from ttrnn.model import VideoClassifier
 
-__all__ = ["DivergedError", "OnEpoch", "fit", "predict_split"]
+__all__ = ["DivergedError", "OnEpoch", "fit"]
 
 OnEpoch = Callable[[dict[str, Any]], None]
 _WAIT_S = 30.0

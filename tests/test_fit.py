@@ -204,6 +204,18 @@ def test_an_epoch_whose_checkpoint_was_written_gets_its_line_and_its_model_after
     assert_equal_to_the_bit(tmp_path / "cut", tmp_path / "whole")
 
 
+def test_a_checkpoint_from_before_they_were_written_in_the_middle_of_an_epoch_is_resumed(shards, tmp_path):
+    trained(options(shards, tmp_path / "run", epochs=2, schedule="constant"))
+    path, before = tmp_path / "run" / "checkpoint" / "state.pt", metrics(tmp_path / "run")
+    names = ("model", "optimizer", "schedule", "epoch", "train_s", "best")
+    state = torch.load(path, weights_only=True)
+    torch.save({name: state[name] for name in names}, path)
+    trained(options(shards, tmp_path / "run", epochs=3, schedule="constant"))
+    trained(options(shards, tmp_path / "whole", epochs=3, schedule="constant"))
+    assert metrics(tmp_path / "run")[:2] == before
+    assert_equal_to_the_bit(tmp_path / "run", tmp_path / "whole")
+
+
 def test_checkpoints_come_as_often_as_asked(shards, tmp_path, monkeypatch):
     clock, saved = [0.0], []
     monkeypatch.setattr(fitting, "time", SimpleNamespace(monotonic=lambda: clock[0]))

@@ -233,6 +233,12 @@ def test_every_point_of_a_space_is_a_model_that_fits_the_frame(name, frame):
     assert len(sizes) > 5
 
 
+@pytest.mark.parametrize("gpus", [0.0, 2.0])
+def test_a_trial_takes_a_gpu_or_a_part_of_one(gpus):
+    with pytest.raises(ValueError, match="0 < gpus_per_worker <= 1"):
+        SweepOptions(gpus_per_worker=gpus)
+
+
 def test_unknown_space_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match=r"'no'.*shapes, ranks"):
         search_spaces.load("no")
