@@ -149,7 +149,7 @@ def _texts(row: Mapping[str, Any]) -> dict[str, str]:
 
 def terminal_table(found: Sequence[Mapping[str, Any]], title: str) -> str:
     """For a person at a terminal: the most of it, notes left to what comes below the table."""
-    names = [name for name in _SHOWN if name not in ("num_clips", "compression", "train_s", "note")]
+    names = [name for name in _SHOWN if name not in ("num_clips", "note")]
     lines = [[_texts(row)[name] for name in names] for row in found]
     return plain_table([_SHOWN[name] for name in names], lines, title)
 

@@ -14,6 +14,7 @@ import pytest
 from pipelines import reproduce as reproducing
 from pipelines.cli import UserError
 from pipelines.protocols import ReproduceOptions
+from pipelines.recipe import open_data
 from pipelines.reproduce import main, reproduce
 from pipelines.runs import run_one
 from pipelines.shards import ShardDataset
@@ -81,6 +82,20 @@ def test_groups_are_kept_apart_in_our_protocol_only(shards, tmp_path, here):
             tested = [row["group"] for row in csv.DictReader(file)]
         whole = [group for group in ShardDataset.open(shards).clips().groups if group in set(tested)]
         assert (sorted(whole) == sorted(tested)) == (run.protocol == "ours")
+
+
+def test_official_lists_are_kept_and_clips_with_several_labels_ranked(tmp_path, here):
+    shards = make_shards(tmp_path / "shards", multi_label=True)
+    result = reproduce(ReproduceOptions(data=str(shards), out=str(tmp_path / "out"), dataset="hollywood2",
+                                        models=("tt-gru",), epochs=1))  # fmt: skip
+    made = ShardDataset.open(shards)
+    for run, row in zip(here, result["table"], strict=True):
+        data = open_data(shards, run.train)
+        assert data.split("test").clip_ids == made.split("test").clip_ids
+        learnt = len(made.split("train")) + (len(made.split("val")) if run.protocol == "published" else 0)
+        assert len(data.split("train")) == learnt
+        assert row["metric"] == "mean_average_precision"
+        assert (row["num_clips"], row["published"]) == (12, 0.537)
 
 
 def test_resuming_runs_only_what_is_missing_and_more_models_may_be_added(shards, tmp_path, here):

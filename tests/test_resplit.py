@@ -1,5 +1,7 @@
 """pipelines/resplit.py: folds of data that is decoded already: every clip once, groups whole, statistics right."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -59,6 +61,13 @@ def test_without_val_trains_on_it_and_watches_the_test_split(data: ShardDataset)
         before, after = ids(made), ids(without_val(made))
         assert sorted(after["train"]) == sorted(before["train"] + before["val"])
         assert after["val"] == after["test"] == before["test"]
+
+
+def test_three_videos_of_everybody_make_three_folds(tmp_path: Path) -> None:
+    data = ShardDataset.open(make_shards(tmp_path / "shards", num_clips=36, num_classes=4, num_groups=3))
+    for fold in range(3):
+        view = resplit(data, SplitOptions(folds=3, fold=fold))
+        assert [len(set(view.split(name).groups)) for name in SPLITS] == [4, 4, 4]
 
 
 def test_folds_that_leave_a_class_out_are_refused(data: ShardDataset) -> None:
