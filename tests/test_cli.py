@@ -39,6 +39,8 @@ class Options(Base):
     per step"""
     max_frames: int | None = None
     """frames per video"""
+    limit: float | None = 1.0
+    """of the norm; none: no limit"""
     sizes: tuple[int, ...] = (4, 2)
     """sizes in pixels"""
     resume: bool = False
@@ -57,6 +59,7 @@ DEFAULTS = {
     "video": (),
     "lr": 3e-3,
     "max_frames": None,
+    "limit": 1.0,
     "sizes": (4, 2),
     "resume": False,
     "shuffle": True,
@@ -87,7 +90,8 @@ def parsed(argv: list[str]) -> dict[str, Any]:
         ("o a.avi b.avi", {"video": ("a.avi", "b.avi")}),
         ("--lr 1e-2 o --seed 7", {"lr": 0.01, "seed": 7}),
         ("o --max-frames 12 --sizes 1 2 3", {"max_frames": 12, "sizes": (1, 2, 3)}),
-        ("o --resume --no-shuffle", {"resume": True, "shuffle": False}),
+        ("o --limit 2 --resume --no-shuffle", {"limit": 2.0, "resume": True, "shuffle": False}),
+        ("o --limit none", {"limit": None}),
     ],
 )
 def test_options_are_the_fields_of_the_dataclass(argv: str, changes: dict[str, Any]) -> None:
@@ -117,6 +121,8 @@ def test_a_config_file_holds_the_same_names(tmp_path: Path, config: Any, argv: s
     [
         ("", "OUT is missing"),
         ("o --seed x", "--seed: invalid int value: 'x'"),
+        ("o --limit much", "--limit: invalid float value: 'much'"),
+        ("o --max-frames none", "--max-frames: invalid int value: 'none'"),
         ("o --lr", "--lr: expected one argument"),
         ("o --unknown 1", "unrecognized arguments: --unknown"),
         ("o --res", "unrecognized arguments: --res"),
