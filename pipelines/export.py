@@ -98,22 +98,20 @@ def export(options: ExportOptions) -> dict[str, Any]:
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not (out / "model.safetensors").exists():
         raise UserError(f"{out} is no model directory and is not replaced; give another OUT")
     chosen: dict[str, Any] = {}
-    tested: dict[tuple[str, str], float] = {}
+    tested: dict[tuple[str, str], dict[str, Any]] = {}
     if (source / "sweep.json").exists():
         sweep, trials = pareto.read_sweep(source), pareto.read_trials(source)
         trial = choose(pareto.frontier(trials), trials, options.select, sweep["num_val_clips"], options.max_params)
         directory = source / "trials" / trial.trial / "model"
         chosen = {"trial": trial.trial, "select": options.select}
-        tested = pareto.known_test_metrics(source / "pareto.json")
+        tested = pareto.known_tests(source / "pareto.json")
     elif (source / "model" / "config.json").exists():
         directory = source / "model"
     else:
         raise UserError(f"{source} is neither a sweep nor a run with a model; give the OUT directory of sweep or train")
     model = load_model(directory).cpu()
     config = read_config(directory)
-    test_metric = tested.get((chosen.get("trial", ""), config["sha256"]["model.safetensors"]))
-    if test_metric is not None:
-        chosen["test_metric"] = test_metric
+    chosen |= tested.get((chosen.get("trial", ""), config["sha256"]["model.safetensors"]), {})
     results = {**config["results"], **chosen}
     with atomic_directory(out) as temporary:
         ttrnn.checkpoint.write(model, temporary, results)

@@ -40,7 +40,7 @@ __all__ = [
     "Trial",
     "frontier",
     "knee",
-    "known_test_metrics",
+    "known_tests",
     "main",
     "pareto",
     "read_sweep",
@@ -92,6 +92,10 @@ class Trial:
     """its best epoch on validation, 0 to 1"""
     test_metric: float | None = None
     """the same weights on the test split, 0 to 1; for points of the frontier only"""
+    val_interval: Sequence[float] | None = None
+    """[low, high]: where val_metric lies with 95% confidence"""
+    test_interval: Sequence[float] | None = None
+    """likewise test_metric"""
     epochs: int | None = None
     """epochs trained"""
     train_s: float | None = None
@@ -209,7 +213,7 @@ def read_trial(directory: Path) -> Trial:
     if not isinstance(found, dict):
         log.warning("trial %s counts as unfinished: %s does not hold a JSON object", directory.name, path)
         return Trial(trial=directory.name, state="unfinished")
-    names = ("num_params", "input_params", "val_metric", "epochs", "train_s", "error")
+    names = ("num_params", "input_params", "val_metric", "val_interval", "epochs", "train_s", "error")
     config = {name: "none" if value is None else value for name, value in found.get("config", {}).items()}
     return Trial(
         trial=directory.name,
@@ -259,7 +263,7 @@ def _model_dir(sweep_dir: Path, trial: Trial) -> Path:
 
 def _tested(sweep_dir: Path, sweep: Mapping[str, Any], points: Sequence[Trial], evaluate: Evaluate) -> list[Trial]:
     """The frontier's points with test_metric (None if the test split can't be had) and model_sha256."""
-    known = known_test_metrics(sweep_dir / "pareto.json")
+    known = known_tests(sweep_dir / "pareto.json")
     shards = Location.of(sweep["shards"])
     can_test = sweep["num_test_clips"] > 0 and (shards / "dataset.json").exists()
     tested = []
@@ -273,10 +277,11 @@ def _tested(sweep_dir: Path, sweep: Mapping[str, Any], points: Sequence[Trial], 
                 f"trial {point.trial} is a point of the frontier, but {weights} is missing; put it back, "
                 f"or take {weights.parents[1]} away"
             ) from error
-        value = known.get((point.trial, digest))
-        if value is None and can_test:
-            value = evaluate(weights.parent, shards, split="test")["value"]
-        tested.append(dataclasses.replace(point, test_metric=value, model_sha256=digest))
+        test = known.get((point.trial, digest), {})
+        if not test and can_test:
+            result = evaluate(weights.parent, shards, split="test")
+            test = {"test_metric": result["value"], "test_interval": result["interval"]}
+        tested.append(dataclasses.replace(point, **test, model_sha256=digest))
     if any(point.test_metric is None for point in tested) and not can_test:
         log.warning(
             "test_metric stays empty: %s",
@@ -285,11 +290,19 @@ def _tested(sweep_dir: Path, sweep: Mapping[str, Any], points: Sequence[Trial], 
     return tested
 
 
-def known_test_metrics(path: Path) -> dict[tuple[str, str], float]:
-    """(trial, sha256 of its weights) -> test_metric, as an earlier pareto.json tells."""
+def known_tests(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """(trial, sha256 of its weights) -> its test_metric and test_interval, as an earlier pareto.json tells."""
     try:
         points = json.loads(path.read_text(encoding="utf-8"))["frontier"]
-        return {(point["trial"], point["model_sha256"]): point["test_metric"] for point in points}
+        return {
+            (point["trial"], point["model_sha256"]): {
+                "test_metric": point["test_metric"],
+                # Files from before there were intervals lack it.
+                "test_interval": point.get("test_interval"),
+            }
+            for point in points
+            if point["test_metric"] is not None
+        }
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError) as error:
@@ -384,6 +397,7 @@ def summary(result: dict[str, Any]) -> RenderableType:
         "",
         f"{finished} of {len(result['trials'])} trials finished; {result['num_val_clips']} validation and "
         f"{result['num_test_clips']} test clips; chance {percent(result['chance'])}",
+        *_sureness(result["frontier"][-1]),
         "",
         *(f"{name:<12} {path}" for name, path in result["files"].items()),
         "",
@@ -391,6 +405,16 @@ def summary(result: dict[str, Any]) -> RenderableType:
         *(f"  {command}" for command in result["next"]),
     ]
     return Group(table, Text("\n".join(notes)))
+
+
+def _sureness(best: Mapping[str, Any]) -> list[str]:
+    """How sure the metrics of the best point are, as far as that is known."""
+    found = [
+        f"{name} {percent(bounds[0])} to {percent(bounds[1])}"
+        for name, bounds in (("validation", best["val_interval"]), ("test", best["test_interval"]))
+        if bounds
+    ]
+    return [f"95% interval of the best point: {', '.join(found)}"] if found else []
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -97,7 +97,8 @@ class Evaluate:
         assert split == "test"
         assert (shards_dir / "dataset.json").exists()
         self.asked.append(model_dir.parent.name)
-        return {"metric": "accuracy", "value": 0.5 + 0.01 * len(self.asked)}
+        value = 0.5 + 0.01 * len(self.asked)
+        return {"metric": "accuracy", "value": value, "interval": [value - 0.125, value + 0.125]}
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -363,6 +364,19 @@ def test_data_set_without_test_clips_is_not_evaluated(tmp_path: Path, caplog: py
     assert evaluate.asked == []
     assert [trial["test_metric"] for trial in read_csv(sweep / "pareto.csv")] == ["", "", ""]
     assert "the data set has no test clips" in caplog.text
+
+
+def test_metrics_of_the_frontier_come_with_their_intervals(tmp_path: Path) -> None:
+    best = {**(TRIALS["0005"] or {}), "val_interval": [0.85, 0.95]}
+    sweep = make_sweep(tmp_path / "sweep", {**TRIALS, "0005": best})
+    for _ in range(2):
+        result = write_frontier(sweep, Evaluate())
+        found = [(trial["val_interval"], trial["test_interval"]) for trial in result["frontier"]]
+        assert found[0] == (None, pytest.approx([0.385, 0.635]))
+        assert found[2] == ([0.85, 0.95], pytest.approx([0.405, 0.655]))
+    file = io.StringIO()
+    Console(file=file, width=100).print(summary(result))
+    assert "95% interval of the best point: validation 85.0% to 95.0%, test 40.5% to 65.5%" in file.getvalue()
 
 
 def test_best_is_a_copy_of_the_best_points_model(tmp_path: Path) -> None:
