@@ -48,6 +48,8 @@ _CHOICES = {
 # Options of runs from before they had them.
 _ABSENT = {
     "precision": "float32",
+    "differences": "none",
+    "input_dropout": 0.0,
     "label_smoothing": 0.0,
     "weight_averaging": 0.0,
     "optimizer": "adamw",
@@ -87,10 +89,14 @@ class TrainOptions:
     """recurrent layers"""
     bidirectional: bool = False
     """read clips backwards too"""
+    differences: str = "none"
+    """of each frame to the one before, as input: none, extra (beside the frame) or only"""
     pooling: str = "last"
-    """of the states over time: last or mean"""
+    """of the states over time: last, mean, max, or attention with learnt weights"""
     dropout: float = 0.25
     """before the classifier and between layers, 0 to 1"""
+    input_dropout: float = 0.0
+    """on the products of frames and input matrix, one mask per clip, 0 to 1"""
     recurrent_dropout: float = 0.0
     """on the hidden state in the recurrent product, 0 to 1"""
     input_gain: float = 0.3

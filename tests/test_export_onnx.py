@@ -35,6 +35,8 @@ CASES = {
     },
     "two layers of an lstm, tt recurrent, mean": {
         "cell": "lstm", "num_layers": 2, "recurrent_ranks": "2", "pooling": "mean"},
+    "differences, two layers": {"differences": "extra", "num_layers": 2, "pooling": "max"},
+    "differences only": {"differences": "only", "cell": "lstm", "recurrent_ranks": "2"},
     "dense input": {"input": "dense"},
     "grey, no mean, rank 1": {"channels": 1, "in_modes": "4x4x3", "mean": (0.0,), "ranks": "1", "recurrent_ranks": "1"},
     "ranks as high as they go": {"ranks": "99", "recurrent_ranks": "99"},
@@ -89,11 +91,14 @@ def test_frame_by_frame_the_file_gives_what_step_gives(changes: dict[str, Any], 
             for frame, result in zip(frames[number], results, strict=True):
                 with torch.no_grad():
                     logits, state = model.step(frame, state)
-                hx, *carried = state
+                (hx, previous), pooled = state
                 expected = dict(zip(("h_n", "c_n"), hx if isinstance(hx, tuple) else (hx,), strict=False))
                 mine = {name: result[name][:, number : number + 1] for name in expected}
                 expected["logits"], mine["logits"] = logits, result["logits"][number]
-                for name, part in zip(model.pooling.state(torch.zeros(1)), carried, strict=True):
+                carried = dict(zip(model.pooling.state(torch.zeros(1)), pooled, strict=True))
+                if previous is not None:
+                    carried |= {"previous": previous, "seen": torch.ones(1, 1)}
+                for name, part in carried.items():
                     expected[f"{name}_n"], mine[f"{name}_n"] = part[0], result[f"{name}_n"][number]
                 assert mine.keys() == expected.keys() == result.keys()
                 torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)

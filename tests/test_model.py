@@ -34,6 +34,9 @@ CONFIGS = {
     "dense rnn, two layers, bidirectional": {"input": "dense", "cell": "rnn", "num_layers": 2, "bidirectional": True},
     "dense lstm": {"input": "dense", "cell": "lstm"},
     "one class, mean": {"classes": ("walk",), "pooling": "mean"},
+    "differences": {"differences": "extra"},
+    "differences only, dense lstm": {"differences": "only", "input": "dense", "cell": "lstm"},
+    "differences, two layers, bidirectional": {"differences": "extra", "num_layers": 2, "bidirectional": True},
     "bidirectional, attention": {"bidirectional": True, "pooling": "attention"},
 }
 
@@ -161,6 +164,8 @@ def test_a_missing_field_is_named(name):
         ({"in_modes": "8x3x3x-1"}, "positive whole numbers joined by x.*got '8x3x3x-1'"),
         ({"hidden_modes": ""}, "positive whole numbers joined by x"),
         ({"ranks": "4x4"}, "4 modes take one rank or 3 inner ranks, got 4x4"),
+        ({"differences": "some"}, "differences must be one of none, extra, only, got 'some'"),
+        ({"input_dropout": 1.0}, "0 <= input_dropout < 1 must hold"),
         ({"recurrent_ranks": "0"}, "positive whole numbers joined by x"),
         ({"input": "dense", "recurrent_ranks": "4"}, "recurrent_ranks 4 needs input tt"),
     ],
@@ -173,7 +178,17 @@ def test_impossible_models_are_refused_with_their_values(change, words):
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("name", ["defaults", "lstm", "bidirectional", "two layers, bidirectional", "dense"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "defaults",
+        "lstm",
+        "bidirectional",
+        "dense",
+        "differences only, dense lstm",
+        "differences, two layers, bidirectional",
+    ],
+)
 def test_clips_get_the_same_logits_padded_packed_listed_and_alone(name, pooling):
     model, frames, lengths = make(**CONFIGS[name], pooling=pooling), clips(), [3, 5, 1, 5]
     logits = model(frames, lengths=lengths)
@@ -209,7 +224,10 @@ def test_pooling_is_over_the_states_of_the_recurrent_layers():
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("name", ["rnn", "defaults", "lstm", "two layers", "tt recurrent", "dense"])
+@pytest.mark.parametrize(
+    "name",
+    ["rnn", "defaults", "lstm", "two layers", "tt recurrent", "dense", "differences", "differences only, dense lstm"],
+)
 def test_a_stream_of_frames_gets_the_logits_of_the_clip_so_far(name, pooling):
     model, (frames,) = make(**CONFIGS[name], pooling=pooling), clips(1)
     state = None

@@ -267,6 +267,7 @@ def test_inputs_that_do_not_fit_are_refused_with_their_values(args, kwargs, word
     [
         ({"dropout": 1.0}, "dropout"),
         ({"recurrent_dropout": -0.1}, "recurrent_dropout"),
+        ({"input_dropout": 1.5}, "input_dropout"),
         ({"num_layers": 0}, "num_layers"),
     ],
     ids=str,
@@ -283,6 +284,98 @@ def test_recurrent_dropout_acts_in_training_only_with_one_mask_per_clip():
     layer.train()
     assert not torch.equal(layer(x)[0], layer(x)[0])
     assert torch.equal(layer(x)[0][:, 0], layer.eval()(x)[0][:, 0])
+
+
+@pytest.mark.parametrize("form", ["padded", "list", "packed"])
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["forwards", "both directions"])
+@pytest.mark.parametrize("differences", ["extra", "only"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_differences_are_those_of_frames_though_products_are_subtracted(cell, differences, bidirectional, form):
+    """Against torch's own layer on frames and their differences side by side, outputs and every gradient by name."""
+    layer = make(cell, batch_first=True, mean=0.4, scale=2.0, differences=differences, bidirectional=bidirectional)
+    lengths = [5, 2, 4, 1]
+    results = {}
+    for name in ("ours", "torch"):
+        x = clips().requires_grad_()
+        if name == "ours":
+            given = [clip[:length] for clip, length in zip(x, lengths, strict=True)]
+            if form == "padded":
+                output, _ = layer(x, lengths=lengths)
+            elif form == "list":
+                output, _ = layer(given)
+            else:
+                output, _ = layer(pack_sequence(given, enforce_sorted=False))
+            if form != "padded":
+                output, _ = pad_packed_sequence(output, batch_first=True)
+        else:
+            output = torch_on_differences(layer, differences, x, lengths)
+        layer.zero_grad()
+        (output * torch.arange(1, output.shape[2] + 1)).sum().backward()
+        learnt = {key: parameter.grad.clone() for key, parameter in layer.named_parameters()}
+        results[name] = {"output": output.detach(), "input": x.grad, **learnt}
+    for key, expected in results["torch"].items():
+        torch.testing.assert_close(
+            results["ours"][key], expected, rtol=1e-9, atol=1e-9, msg=lambda text, key=key: f"{key}: {text}"
+        )
+
+
+def torch_on_differences(layer, differences, x_BTD, lengths):
+    """torch.nn's layer, its weights made of the cores, fed with (frame - mean) * scale and differences."""
+    frames = (x_BTD - 0.4) * 2.0
+    moved = torch.cat([torch.zeros_like(frames[:, :1]), frames[:, 1:] - frames[:, :-1]], dim=1)
+    seen = moved if differences == "only" else torch.cat([frames, moved], dim=2)
+    dense = (
+        type(layer)
+        .dense_twin(seen.shape[2], layer.hidden_size, batch_first=True, bidirectional=layer.bidirectional)
+        .double()
+    )
+    weights = {}
+    for suffix in ("l0", "l0_reverse")[: layer.num_directions]:
+        weight = getattr(layer, f"ih_{suffix}").weight()
+        if differences == "extra":
+            weight = torch.cat(weight.chunk(2), dim=1)
+        weights[f"weight_ih_{suffix}"], weights[f"weight_hh_{suffix}"] = weight, layer.weight_hh(suffix)
+        weights[f"bias_ih_{suffix}"] = getattr(layer, f"bias_ih_{suffix}")
+        bias_hh = torch.zeros_like(weights[f"bias_ih_{suffix}"])
+        if layer.cell == "gru":
+            bias_hh = torch.cat([bias_hh[: 2 * layer.hidden_size], getattr(layer, f"bias_hn_{suffix}")])
+        weights[f"bias_hh_{suffix}"] = bias_hh
+    packed = pack_sequence([clip[:length] for clip, length in zip(seen, lengths, strict=True)], enforce_sorted=False)
+    output, _ = torch.func.functional_call(dense, weights, (packed,))
+    return pad_packed_sequence(output, batch_first=True)[0]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_streams_of_differences_give_what_the_clips_give(cell):
+    layer, x = make(cell, num_layers=2, batch_first=True, differences="extra").eval(), clips()
+    state = None
+    for number in range(x.shape[1]):
+        h, state = layer.step(x[:, number], state)
+        torch.testing.assert_close(h, layer(x)[0][:, number])
+
+
+def test_still_frames_differ_in_nothing():
+    layer, x = make("gru", batch_first=True, differences="only"), clips()
+    still = x[:, :1].expand_as(x)
+    torch.testing.assert_close(layer(still)[0], layer(torch.zeros_like(x))[0])
+    with pytest.raises(ValueError, match="differences 'only' have no dense twin"):
+        layer.to_dense()
+    with pytest.raises(ValueError, match="none, extra, only, got 'all'"):
+        make("gru", differences="all")
+
+
+def test_input_dropout_drops_whole_gates_of_a_clip_in_training_only():
+    layer, x = make("rnn", batch_first=True, input_dropout=0.5, bias=False), clips(8)
+    with torch.no_grad():
+        layer.weight_hh_l0.zero_()
+    plain = layer.eval()(x)[0]
+    dropped = layer.train()(x)[0]
+    # Without recurrence a state is tanh of its gate: that of twice the input where it was kept.
+    expected = torch.tanh(2 * torch.atanh(plain))
+    kept = torch.isclose(dropped, expected)
+    assert torch.equal(kept, kept[:, :1].expand_as(kept))
+    assert (dropped[~kept] == 0).all()
+    assert 0.2 < kept[:, 0].double().mean() < 0.8
 
 
 @pytest.mark.parametrize(("cell", "count"), [("rnn", 2976), ("gru", 3232), ("lstm", 3360)])

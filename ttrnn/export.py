@@ -40,7 +40,8 @@ def export_onnx_step(model: VideoClassifier, path: str | Path) -> None:
 
     Inputs: frame, uint8 (B, height, width, channels) as a camera gives it, and the state, float32: h_0 (L, B, H); for
     an LSTM c_0 (L, B, H); for mean pooling sum_0 (B, H) and count_0 (B, 1), for max pooling max_0 and count_0, for
-    attention sum_0, weight_0 (B, 1) and peak_0 (B, 1). A stream starts from zeros. Outputs: logits, float32 (B, C), and
+    attention sum_0, weight_0 (B, 1) and peak_0 (B, 1); where the model sees differences of frames, previous_0 (B, G*H)
+    and seen_0 (B, 1). A stream starts from zeros. Outputs: logits, float32 (B, C), and
     h_n, c_n and so on, the state for the next frame. The file's metadata has classes
     (a JSON list), width, height and channels.
 
@@ -104,10 +105,13 @@ class _Layer(nn.Module):
     def __init__(self, model: VideoClassifier, suffix: str) -> None:
         super().__init__()
         self.cell = model.config.cell
+        self.differences = model.config.differences if suffix == "l0" else "none"
         ih: TTLinear = getattr(model.rnn, f"ih_{suffix}")
         self.ih = _Product.of(ih)
         # What the layer makes of zeros has the mean in it.
-        self.bias = nn.Parameter(ih(torch.zeros(ih.in_features)))
+        self.of_zeros = nn.Parameter(ih(torch.zeros(ih.in_features)))
+        if self.differences != "none":
+            self.bias: Tensor = getattr(model.rnn, f"bias_ih_{suffix}")
         if model.config.recurrent_shape is None:
             weight = model.rnn.weight_hh(suffix)
             self.hh = _Product([weight], weight.shape[:1])
@@ -116,8 +120,20 @@ class _Layer(nn.Module):
         if self.cell == "gru":
             self.bias_hn: Tensor = getattr(model.rnn, f"bias_hn_{suffix}")
 
-    def forward(self, x: Tensor, h: Tensor, *c: Tensor) -> tuple[Tensor, ...]:
-        gates, recurrent = self.ih(x) + self.bias, self.hh(h)
+    def gates(self, x: Tensor, *before: Tensor) -> tuple[Tensor, ...]:
+        """What enters the gates; and, for the differences of the next frame, what `before` is to it."""
+        products = self.ih(x) + self.of_zeros
+        if self.differences == "none":
+            return (products,)
+        previous, seen = before
+        moved = products[:, -self.bias.shape[0] :]
+        gates = moved - torch.where(seen > 0, previous, moved) + self.bias
+        if self.differences == "extra":
+            gates = gates + products[:, : self.bias.shape[0]]
+        return gates, moved, torch.ones_like(seen)
+
+    def forward(self, gates: Tensor, h: Tensor, *c: Tensor) -> tuple[Tensor, ...]:
+        recurrent = self.hh(h)
         if self.cell == "rnn":
             return (torch.tanh(gates + recurrent),)
         if self.cell == "gru":
@@ -138,16 +154,22 @@ class _Step(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(_Layer(model, f"l{number}") for number in range(model.config.num_layers))
         self.num_parts = 2 if model.config.cell == "lstm" else 1
+        self.num_kept = 0 if model.config.differences == "none" else 2
         self.pooling, self.head = model.pooling, model.head
 
     def forward(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        x, finals = frame.flatten(1).float(), []
+        recurrent, kept = state[: self.num_parts], state[self.num_parts : self.num_parts + self.num_kept]
+        x, finals, after = frame.flatten(1).float(), [], []
         for number, layer in enumerate(self.layers):
-            finals.append(layer(x, *(part[number] for part in state[: self.num_parts])))
+            if number == 0:
+                gates, *after = layer.gates(x, *kept)
+            else:
+                (gates,) = layer.gates(x)
+            finals.append(layer(gates, *(part[number] for part in recurrent)))
             x = finals[-1][0]
         result = tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
-        x, *carried = self.pooling.step(x, *state[self.num_parts :])
-        return self.head(x), *result, *carried
+        x, *pooled = self.pooling.step(x, *state[self.num_parts + self.num_kept :])
+        return self.head(x), *result, *after, *pooled
 
 
 def _zero_state(model: VideoClassifier, batch: int) -> dict[str, Tensor]:
@@ -157,6 +179,8 @@ def _zero_state(model: VideoClassifier, batch: int) -> dict[str, Tensor]:
     state = {"h_0": torch.zeros(shape)}
     if config.cell == "lstm":
         state["c_0"] = torch.zeros(shape)
+    if config.differences != "none":
+        state |= {"previous_0": torch.zeros(batch, len(model.rnn.weight_hh())), "seen_0": torch.zeros(batch, 1)}
     return state | {f"{name}_0": part for name, part in model.pooling.state(torch.zeros(batch)).items()}
 
 
@@ -222,7 +246,7 @@ def _largest_difference(model: VideoClassifier, session: Any) -> float:
             state = dict(zip(state, after, strict=True))
             _, hx = model.rnn(clips[:, :num_frames])
             expected = [model(clips[:, :num_frames]), *(hx if isinstance(hx, tuple) else (hx,))]
-            # What is carried for the pooling shows in the logits.
+            # What is carried for differences and pooling shows in the logits.
             for mine, theirs in zip((logits, *after), expected, strict=False):
                 differences.append(((torch.from_numpy(mine) - theirs).abs() / (1 + theirs.abs())).max())
     return torch.stack(differences).max().item()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from ttrnn.pooling import POOLINGS, Pooling
-from ttrnn.recurrent import TTGRU, TTLSTM, TTRNN
+from ttrnn.recurrent import DIFFERENCES, TTGRU, TTLSTM, TTRNN, input_out_modes
 from ttrnn.scan import NUM_GATES
 from ttrnn.shapes import TTShape, auto_modes, check_modes, format_modes, gate_modes, parse_modes
 
@@ -24,6 +24,7 @@ _CELLS = {"rnn": TTRNN, "gru": TTGRU, "lstm": TTLSTM}
 _CHOICES = {
     "cell": tuple(_CELLS),
     "input": ("tt", "dense"),
+    "differences": DIFFERENCES,
     "pooling": POOLINGS,
     "task": ("single_label", "multi_label"),
 }
@@ -65,10 +66,14 @@ class ModelConfig:
     """Recurrent layers."""
     bidirectional: bool = False
     """Read clips backwards too."""
+    differences: str = "none"
+    """Of each frame to the one before, for the first layer: none, extra (with the frame itself) or only."""
     pooling: str = "last"
     """Of the states over time, for the classifier: last, mean, max, or attention with learnt weights."""
     dropout: float = 0.0
     """Between layers and before the classifier."""
+    input_dropout: float = 0.0
+    """On the products with the input matrix, one mask per clip."""
     recurrent_dropout: float = 0.0
     """On the hidden state where it enters the recurrent product."""
     mean: tuple[float, ...] = (127.5,)
@@ -85,7 +90,7 @@ class ModelConfig:
         for name in ("width", "height", "channels", "num_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("dropout", "recurrent_dropout"):
+        for name in ("dropout", "input_dropout", "recurrent_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"0 <= {name} < 1 must hold, got {getattr(self, name)}")
         if len(set(self.classes)) != len(self.classes) or not self.classes:
@@ -131,7 +136,7 @@ class ModelConfig:
     @property
     def input_shape(self) -> TTShape:
         """The TT-matrix from the frame to all gates."""
-        out_modes = gate_modes(parse_modes(self.hidden_modes), NUM_GATES[self.cell])
+        out_modes = input_out_modes(parse_modes(self.hidden_modes), NUM_GATES[self.cell], self.differences)
         return TTShape(parse_modes(self.in_modes), out_modes, _parse_ranks(self.ranks))
 
     @property
@@ -228,6 +233,8 @@ class VideoClassifier(nn.Module):
             bidirectional=config.bidirectional,
             recurrent_ranks=recurrent,
             recurrent_dropout=config.recurrent_dropout,
+            differences=config.differences,
+            input_dropout=config.input_dropout,
             mean=config.mean,
             scale=scale,
         )
@@ -265,11 +272,10 @@ class VideoClassifier(nn.Module):
         The logits after a clip's last frame are those of the whole clip. Bidirectional models can't stream.
         """
         assert not self.config.bidirectional
-        output, hx = self.rnn(frame.flatten().view(1, 1, -1), None if state is None else state[0])
-        assert isinstance(output, Tensor)
-        carried = self.pooling.state(output[0]).values() if state is None else state[1:]
-        pooled, *carried = self.pooling.step(output[0], *carried)
-        return self.head(self.dropout(pooled[0])), (hx, *carried)
+        carried, pooling = (None, None) if state is None else state
+        h, carried = self.rnn.step(frame.unsqueeze(0), carried)
+        pooled, *pooling = self.pooling.step(h, *(self.pooling.state(h).values() if pooling is None else pooling))
+        return self.head(self.dropout(pooled[0])), (carried, pooling)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax over classes, or a sigmoid each where clips have several labels."""

@@ -17,10 +17,21 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ttrnn.linear import TTLinear
 from ttrnn.packing import Frames
-from ttrnn.scan import NUM_GATES, scan
+from ttrnn.scan import NUM_GATES, before, scan
 from ttrnn.shapes import gate_modes
 
-__all__ = ["TTGRU", "TTLSTM", "TTRNN"]
+__all__ = ["DIFFERENCES", "TTGRU", "TTLSTM", "TTRNN", "input_out_modes"]
+
+# What the first layer sees of frames x: x; x and its difference to the frame before; that difference alone.
+DIFFERENCES = ("none", "extra", "only")
+
+
+def input_out_modes(hidden_modes: Sequence[int], num_gates: int, differences: str = "none") -> tuple[int, ...]:
+    """Output modes of the first layer's input matrix: the gates, twice where differences come as extra channels.
+
+    By linearity, W_1 x_t + W_2 (x_t - x_{t-1}) needs the product of each frame with one TT-matrix of both parts, once.
+    """
+    return gate_modes(hidden_modes, num_gates * (2 if differences == "extra" else 1))
 
 
 class _TTRecurrent(nn.Module):
@@ -42,6 +53,8 @@ class _TTRecurrent(nn.Module):
         recurrent_ranks: int | Sequence[int] | None = None,
         recurrent_dropout: float = 0.0,
         *,
+        differences: str = "none",
+        input_dropout: float = 0.0,
         mean: float | Sequence[float] = 0.0,
         scale: float = 1.0,
         compute_dtype: torch.dtype | None = None,
@@ -49,26 +62,38 @@ class _TTRecurrent(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
+        rates = {"dropout": dropout, "recurrent_dropout": recurrent_dropout, "input_dropout": input_dropout}
+        for name, rate in rates.items():
             if not 0 <= rate < 1:
                 raise ValueError(f"0 <= {name} < 1 must hold, got {rate}")
+        if differences not in DIFFERENCES:
+            raise ValueError(f"differences must be one of {', '.join(DIFFERENCES)}, got {differences!r}")
         if num_layers < 1:
             raise ValueError(f"num_layers must be at least 1, got {num_layers}")
         self.hidden_modes = tuple(hidden_modes)
         self.input_size, self.hidden_size = math.prod(in_modes), math.prod(hidden_modes)
         self.num_layers, self.bias, self.batch_first = num_layers, bias, batch_first
         self.dropout, self.recurrent_dropout, self.bidirectional = dropout, recurrent_dropout, bidirectional
-        self.recurrent_ranks = recurrent_ranks
+        self.recurrent_ranks, self.differences, self.input_dropout = recurrent_ranks, differences, input_dropout
         self.num_directions = 2 if bidirectional else 1
         out_modes = gate_modes(hidden_modes, NUM_GATES[self.cell])
         for layer, suffix in self._directions():
             below = tuple(in_modes) if layer == 0 else (self.num_directions * hidden_modes[0], *hidden_modes[1:])
             normalisation: dict[str, Any] = {"mean": mean, "scale": scale} if layer == 0 else {}
+            # The bias comes after differences are taken, or it would cancel.
+            apart = layer == 0 and differences != "none"
+            modes = input_out_modes(hidden_modes, NUM_GATES[self.cell], differences) if apart else out_modes
             setattr(
                 self,
                 f"ih_{suffix}",
-                TTLinear(below, out_modes, ranks, bias, device=device, dtype=dtype, **normalisation),
+                TTLinear(below, modes, ranks, bias and not apart, device=device, dtype=dtype, **normalisation),
             )
+            if apart and bias:
+                setattr(
+                    self,
+                    f"bias_ih_{suffix}",
+                    nn.Parameter(torch.empty(math.prod(out_modes), device=device, dtype=dtype)),
+                )
             if recurrent_ranks is None:
                 hh = torch.empty(math.prod(out_modes), self.hidden_size, device=device, dtype=dtype)
                 setattr(self, f"weight_hh_{suffix}", nn.Parameter(hh))
@@ -102,9 +127,12 @@ class _TTRecurrent(nn.Module):
         for layer, suffix in self._directions():
             ih = self._ih(suffix)
             ih.reset_parameters(input_gain if layer == 0 else 1.0)
-            if self.cell == "lstm" and ih.bias is not None:
-                with torch.no_grad():
-                    ih.bias[self.hidden_size : 2 * self.hidden_size].fill_(1.0)
+            bias = self._bias(suffix)
+            if bias is not None:
+                nn.init.zeros_(bias)
+                if self.cell == "lstm":
+                    with torch.no_grad():
+                        bias[self.hidden_size : 2 * self.hidden_size].fill_(1.0)
             if self.recurrent_ranks is None:
                 bound = 1 / math.sqrt(self.hidden_size)
                 nn.init.uniform_(getattr(self, f"weight_hh_{suffix}"), -bound, bound)
@@ -117,6 +145,11 @@ class _TTRecurrent(nn.Module):
         layer = getattr(self, f"ih_{suffix}")
         assert isinstance(layer, TTLinear)
         return layer
+
+    def _bias(self, suffix: str) -> Tensor | None:
+        """(G*H,) of the gates, wherever it lies."""
+        bias: Tensor | None = getattr(self, f"bias_ih_{suffix}", self._ih(suffix).bias)
+        return bias
 
     @property
     def compute_dtype(self) -> torch.dtype | None:
@@ -173,22 +206,49 @@ class _TTRecurrent(nn.Module):
             ValueError: frames of the wrong size, lengths outside 1..T, a list without clips or with unlike ones.
         """
         frames = Frames.of(input, lengths, self.batch_first, self.input_size)
-        state = self._initial_state(hx, frames)
+        output, finals, _ = self._run(frames, self._initial_state(hx, frames), None)
+        h_n = tuple(frames.unsort(part) for part in finals)
+        return frames.unpack(output), h_n if len(h_n) > 1 else h_n[0]  # type: ignore[return-value]
+
+    def step(self, input: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """One more frame of each of B streams; not for bidirectional layers.
+
+        Args:
+            input: (B, *frame).
+            state: What the step before gave; None before the first.
+
+        Returns:
+            (B, H) the top layer's states, and the state: (hx, what differences to the next frame need or None).
+        """
+        assert not self.bidirectional
+        frames = Frames(rows=input.reshape(len(input), self.input_size), batch_sizes=[len(input)])
+        hx, previous = (None, None) if state is None else state
+        output, finals, previous = self._run(frames, self._initial_state(hx, frames), previous)
+        return output, (finals if len(finals) > 1 else finals[0], previous)
+
+    def _run(
+        self, frames: Frames, state: tuple[Tensor, ...], previous: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
+        """(F, directions * H) the top layer's states, the final ones (L, B, H), what `previous` is to the next frames;
+        all in packed order."""
         x: Tensor | tuple[Tensor, ...] = frames.rows
         finals: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
             outputs = []
             for suffix in [name for at, name in self._directions() if at == layer]:
-                gates = self._ih(suffix)(x, frames.taken if layer == 0 else None)
+                if layer == 0:
+                    gates, kept = self._first_gates(suffix, frames, previous)
+                else:
+                    gates = self._ih(suffix)(x)
                 h = tuple(part[len(finals)] for part in state)
                 output, final = scan(
                     self.cell,
-                    frames.pack(gates) if layer == 0 else gates,
+                    gates,
                     self.weight_hh(suffix),
                     h,
                     frames.batch_sizes,
                     bias_hn=getattr(self, f"bias_hn_{suffix}", None),
-                    mask_BH=self._recurrent_mask(h[0]),
+                    mask_BH=self._mask(h[0], self.recurrent_dropout),
                     nonlinearity=getattr(self, "nonlinearity", "tanh"),
                     reverse=suffix.endswith("_reverse"),
                 )
@@ -196,8 +256,25 @@ class _TTRecurrent(nn.Module):
                 finals.append(final)
             top = torch.cat(outputs, dim=1) if self.bidirectional else outputs[0]
             x = nn.functional.dropout(top, self.dropout, self.training) if layer < self.num_layers - 1 else top
-        h_n = tuple(frames.unsort(torch.stack(parts)) for parts in zip(*finals, strict=True))
-        return frames.unpack(top), h_n if len(h_n) > 1 else h_n[0]  # type: ignore[return-value]
+        return top, tuple(torch.stack(parts) for parts in zip(*finals, strict=True)), kept
+
+    def _first_gates(self, suffix: str, frames: Frames, previous: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """(F, G*H) gates of the first layer, and the products of the last frame if the next one's difference needs
+        them; `previous` are those of the frame before the first, if there was one."""
+        gates, sizes = frames.pack(self._ih(suffix)(frames.rows, frames.taken)), frames.batch_sizes
+        if self.differences != "none":
+            products, size = gates, NUM_GATES[self.cell] * self.hidden_size
+            moved = products[:, -size:]
+            # To what was there before the first frame there is no difference.
+            gates = moved - before(moved[: sizes[0]] if previous is None else previous, moved, sizes)
+            if self.differences == "extra":
+                gates = gates + products[:, :size]
+            bias = self._bias(suffix)
+            gates, previous = gates if bias is None else gates + bias, moved[-sizes[-1] :]
+        mask_BG = self._mask(gates[: sizes[0]], self.input_dropout)
+        if mask_BG is not None:
+            gates = gates * torch.cat([mask_BG[:size] for size in sizes])
+        return gates, previous
 
     def _initial_state(self, hx: Tensor | tuple[Tensor, Tensor] | None, frames: Frames) -> tuple[Tensor, ...]:
         """(L, B, H) parts of the state, clips in packed order."""
@@ -216,16 +293,21 @@ class _TTRecurrent(nn.Module):
             )
         return tuple(frames.sort(part) for part in parts)
 
-    def _recurrent_mask(self, h_BH: Tensor) -> Tensor | None:
-        if not (self.training and self.recurrent_dropout):
-            return None
-        return nn.functional.dropout(torch.ones_like(h_BH), self.recurrent_dropout)
+    def _mask(self, like: Tensor, rate: float) -> Tensor | None:
+        """Factors 0 or 1 / (1 - rate), one row for each clip, held for all of its frames."""
+        return nn.functional.dropout(torch.ones_like(like), rate) if self.training and rate else None
 
     def to_dense(self) -> nn.RNN | nn.GRU | nn.LSTM:
         """torch.nn's own layer with the cores multiplied out and the normalisation folded into weights and bias.
 
-        Equal outputs, final state and gradients for float input. Recurrent dropout, which torch lacks, is left out.
+        Equal outputs, final state and gradients for float input. Dropout of input and recurrence, which torch lacks, is
+        left out.
+
+        Raises:
+            ValueError: the layer sees differences of frames, or has a mean and no bias to fold it into.
         """
+        if self.differences != "none":
+            raise ValueError(f"differences {self.differences!r} have no dense twin: torch sees one frame at a time")
         first = self._ih("l0").cores[0]
         extra: dict[str, Any] = {"nonlinearity": self.nonlinearity} if isinstance(self, TTRNN) else {}
         dense = self.dense_twin(
@@ -303,6 +385,10 @@ class TTGRU(_TTRecurrent):
         bidirectional: A second direction from the last frame to the first.
         recurrent_ranks: None for a dense recurrent matrix U (as in the paper); ranks make it a tensor train too.
         recurrent_dropout: On the hidden state where it enters U; one mask per clip (Gal and Ghahramani, 2016).
+        differences: What the first layer sees: "none" the frames, "only" the difference of each to the one before (zero
+            for the first), "extra" both, each with weights of its own. The weights that differences take are multiplied
+            with frames, and the products subtracted: no difference of frames is ever made.
+        input_dropout: On the products of the first layer's input matrix; one mask per clip (Gal and Ghahramani, 2016).
         mean: Subtracted from the input; one number or one per channel of frames stored channels-last.
         scale: Multiplied with the input after that.
         compute_dtype: Of the first layer's products with the input, see TTLinear: torch.bfloat16 is about twice as fast

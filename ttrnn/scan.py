@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["NUM_GATES", "scan"]
+__all__ = ["NUM_GATES", "before", "scan"]
 
 # Order of the gates, as in torch: rnn (h); gru (r, z, n); lstm (i, f, g, o).
 NUM_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
@@ -77,6 +77,12 @@ def scan(
         return states if order is None else states.index_select(0, order), tuple(final)
 
 
+def before(initial: Tensor, states: Tensor, sizes: list[int]) -> Tensor:
+    """(F, H) of packed (F, H), what was there one step earlier in the same clip; `initial` (B, H) at the first."""
+    blocks = (initial, *states.split(sizes))
+    return torch.cat([_running(block, size) for block, size in zip(blocks, sizes, strict=False)])
+
+
 def _reversed_in_time(sizes: list[int], device: torch.device) -> Tensor:
     """(F,) for each packed row, the row of the same clip as far from its other end; its own inverse."""
     sizes_T = torch.tensor(sizes, device=device)
@@ -100,12 +106,6 @@ def _steps(sizes: list[int], *packed: Tensor, backwards: bool = False) -> Iterat
 def _running(values: Tensor, size: int) -> Tensor:
     """Those of the clips that are still running."""
     return values if len(values) == size else values[:size]
-
-
-def _before(initial: Tensor, states: Tensor, sizes: list[int]) -> Tensor:
-    """(F, H) the state that each step started from."""
-    blocks = (initial, *states.split(sizes))
-    return torch.cat([_running(block, size) for block, size in zip(blocks, sizes, strict=False)])
 
 
 def _final(states: Tensor, sizes: list[int]) -> Tensor:
@@ -167,7 +167,7 @@ class _RNN(torch.autograd.Function):
             now = _running(d_h, len(d_out))
             d_step.mul_(now.add_(d_out))
             _through_u(d_step, weight, mask, out=now)
-        d_weight = d_u.t() @ _all_entering(_before(initial, states, ctx.sizes), mask, ctx.sizes)
+        d_weight = d_u.t() @ _all_entering(before(initial, states, ctx.sizes), mask, ctx.sizes)
         return d_u, d_weight, d_h, None, None, None
 
 
@@ -206,7 +206,7 @@ class _GRU(torch.autograd.Function):
     def backward(ctx: Any, d_states: Tensor, d_final: Tensor) -> tuple[Tensor | None, ...]:
         weight, initial, mask, rzv, n, states = ctx.saved_tensors
         size, sizes = weight.shape[1], ctx.sizes
-        (r, z, v), before = rzv.chunk(3, dim=1), _before(initial, states, sizes)
+        (r, z, v), previous = rzv.chunk(3, dim=1), before(initial, states, sizes)
         # Factors of dh' in the gradients of v, r, z and of what n is the tanh of: as (v, r, z) the first three go
         # through U, as (r, z, n) the last three are the gradients of the gates.
         d_vrzn = n.new_empty(len(n), 4, size)
@@ -214,14 +214,14 @@ class _GRU(torch.autograd.Function):
         _tanh_backward(1 - z, n, grad_input=d_n)
         torch.mul(d_n, r, out=d_v)
         _sigmoid_backward(d_n * v, r, grad_input=d_r)
-        _sigmoid_backward(before - n, z, grad_input=d_z)
+        _sigmoid_backward(previous - n, z, grad_input=d_z)
         d_vrz, weight_vrz = d_vrzn.flatten(1)[:, : 3 * size], weight.roll(size, 0)
         d_h, scratch = d_final.clone(), torch.empty_like(d_final)
         for d_out, d_step, d_u, z_t in _steps(sizes, d_states, d_vrzn, d_vrz, z, backwards=True):
             now = _running(d_h, len(d_out))
             d_step.mul_(now.add_(d_out).unsqueeze(1))
             now.mul_(z_t).add_(_through_u(d_u, weight_vrz, mask, out=_running(scratch, len(d_out))))
-        d_weight = (d_vrz.t() @ _all_entering(before, mask, sizes)).roll(-size, 0)
+        d_weight = (d_vrz.t() @ _all_entering(previous, mask, sizes)).roll(-size, 0)
         d_bias = d_v.sum(0) if ctx.needs_input_grad[2] else None
         return d_vrzn.flatten(1)[:, size:], d_weight, d_bias, d_h, None, None
 
@@ -261,7 +261,7 @@ class _LSTM(torch.autograd.Function):
         d_ifgo = ifog.new_empty(len(ifog), 4, size)
         d_i, d_f, d_g, d_o = d_ifgo.unbind(1)
         _sigmoid_backward(g, i, grad_input=d_i)
-        _sigmoid_backward(_before(initial_c, cells, sizes), f, grad_input=d_f)
+        _sigmoid_backward(before(initial_c, cells, sizes), f, grad_input=d_f)
         _tanh_backward(i, g, grad_input=d_g)
         _sigmoid_backward(tanh_c, o, grad_input=d_o)
         through_tanh = torch.ops.aten.tanh_backward(o, tanh_c)
@@ -275,5 +275,5 @@ class _LSTM(torch.autograd.Function):
             now_c.mul_(f_t)
             _through_u(d_u, weight, mask, out=now)
         d_u = d_ifgo.flatten(1)
-        d_weight = d_u.t() @ _all_entering(_before(initial, states, sizes), mask, sizes)
+        d_weight = d_u.t() @ _all_entering(before(initial, states, sizes), mask, sizes)
         return d_u, d_weight, d_h, d_c, None, None
