@@ -161,6 +161,7 @@ class _Step(nn.Module):
         recurrent, kept = state[: self.num_parts], state[self.num_parts : self.num_parts + self.num_kept]
         x, finals, after = frame.flatten(1).float(), [], []
         for number, layer in enumerate(self.layers):
+            assert isinstance(layer, _Layer)
             if number == 0:
                 gates, *after = layer.gates(x, *kept)
             else:
