@@ -81,10 +81,12 @@ def train(options: TrainOptions) -> dict[str, Any]:
                 summary = fit_on_ray(options)
             if summary["state"] == "failed":
                 raise DivergedError(summary["error"])
-        with atomic_directory(out / "val") as pictures:
-            val = measure(out / "model", data, "val", pictures)
-        tracking.finish(summary, [out / CURVE, out / "summary.json", *sorted((out / "val").iterdir())])
-    return {**summary, "val": val, "out": str(out), "model": str(out / "model"), "shards": options.shards}
+        # A run that watches the test split has that as its validation split, and says so.
+        split = "test" if options.watch_test else "val"
+        with atomic_directory(out / split) as files:
+            measured = measure(out / "model", data, split, files)
+        tracking.finish(summary, [out / CURVE, out / "summary.json", *sorted((out / split).iterdir())])
+    return {**summary, "measured": measured, "out": str(out), "model": str(out / "model"), "shards": options.shards}
 
 
 def fit_on_ray(options: TrainOptions, callbacks: list[Any] | None = None, name: str | None = None) -> dict[str, Any]:
@@ -182,7 +184,7 @@ def summary(result: dict[str, Any]) -> str:
     """What a person reads at the end."""
     model, shards = shlex.quote(result["model"]), shlex.quote(result["shards"])
     return (
-        f"{headline(result['val'])}\n"
+        f"{headline(result['measured'])}\n"
         f"epoch {result['best_epoch']} of {result['epochs']} is kept, {result['num_params']:,} parameters, "
         f"{cli.duration(result['train_s'])}\n"
         f"model: {result['model']}\n"

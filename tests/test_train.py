@@ -54,7 +54,9 @@ def test_run_leaves_what_the_design_says(shards, tmp_path):
     }
     assert [line["epoch"] for line in metrics(run)] == [1, 2, 3, 4]
     summary = json.loads((run / "summary.json").read_text())
-    assert summary == {name: value for name, value in result.items() if name not in ("out", "model", "shards", "val")}
+    assert summary == {
+        name: value for name, value in result.items() if name not in ("out", "model", "shards", "measured")
+    }
     assert summary["state"] == "complete"
     assert summary["config"]["ranks"] == "2x2x2"
     best = max(metrics(run), key=lambda line: (line["val_metric"], -line["val_loss"]))
@@ -75,6 +77,14 @@ def test_a_run_ends_with_how_sure_its_metric_is_and_what_its_model_takes_for_wha
     files = {"confusion.png", "confusion.csv", "per_class.csv", "predictions.csv"}
     assert {path.name for path in (run / "val").iterdir()} == files
     assert len((run / "val" / "predictions.csv").read_text().splitlines()) == 1 + 12
+
+
+def test_a_run_that_watches_the_test_split_says_that_its_metric_is_of_that(shards, tmp_path):
+    result = train(options(shards, tmp_path / "run", epochs=1, watch_test=True, keep="last"))
+    assert result["measured"]["value"] == pytest.approx(result["val_metric"])
+    assert "of test" in training.summary(result).splitlines()[0]
+    predictions = (tmp_path / "run" / "test" / "predictions.csv").read_text().splitlines()
+    assert predictions[1].startswith("test/0,")
 
 
 def test_each_epoch_is_told_in_one_line_with_the_time_that_is_left(caplog):
