@@ -141,7 +141,7 @@ def test_a_mistake_on_the_command_line_is_said_in_one_line(argv: str, words: str
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"rank": 4}', "unknown option 'rank'; the options are lr, max_frames, out"),
+        ('{"rank": 4}', "unknown option 'rank'; the options are limit, lr, max_frames, out"),
         ('{"seed": "4"}', 'seed must be int, got "4"'),
         ('{"seed": 4.0}', "seed must be int, got 4.0"),
         ('{"seed": true}', "seed must be int, got true"),
