@@ -1,0 +1,174 @@
+"""What each option of training is worth: models trained with and without it, seed by seed, judged on validation.
+
+    python -m tests.benchmarks.ablation shards/words shards/actions
+    python -m tests.benchmarks.ablation shards/words --variants "plain,recipe" --test
+
+Runs that are complete are not run again. The test split is looked at only where --test asks for it, for the few
+variants that validation has chosen.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from pipelines import cli
+from pipelines.augment import Augmentation
+from pipelines.evaluate import evaluate_model
+from pipelines.recipe import TrainOptions
+from pipelines.train import train
+from ttrnn.files import atomic_write
+
+log = logging.getLogger("tests.benchmarks.ablation")
+
+
+AUGMENTATION = {"flip": True, "shift": 2, "speed": 1.2, "brightness": 0.2}
+RECIPE = {
+    "differences": "extra",
+    "bidirectional": True,
+    "label_smoothing": 0.1,
+    "input_dropout": 0.25,
+    "weight_averaging": 0.98,
+    **AUGMENTATION,
+}
+PLAIN = {
+    "differences": "none",
+    "bidirectional": False,
+    "label_smoothing": 0.0,
+    "input_dropout": 0.0,
+    "weight_averaging": 0.0,
+    **{field.name: field.default for field in dataclasses.fields(Augmentation)},
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": PLAIN,
+    **{
+        f"+ {' '.join(f'{name} {value}' for name, value in added.items())}": {**PLAIN, **added}
+        for added in (
+            {"differences": "extra"},
+            {"differences": "only"},
+            {"bidirectional": True},
+            {"num_layers": 2},
+            {"pooling": "mean"},
+            {"pooling": "max"},
+            {"pooling": "attention"},
+            {"input_dropout": 0.25},
+            {"recurrent_dropout": 0.25},
+            {"label_smoothing": 0.1},
+            {"weight_averaging": 0.98},
+            AUGMENTATION,
+        )
+    },
+    "recipe": RECIPE,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AblationOptions:
+    """Train a model with and without each of the options that are listed in this file; leaves ablation.md."""
+
+    shards: tuple[str, ...] = cli.positional()
+    """directories that preprocess wrote"""
+    variants: str = ",".join(VARIANTS)
+    """which to train, by their names in this file, joined by commas"""
+    common: str = "{}"
+    """options of train that are the same for all variants: JSON"""
+    seeds: int = 3
+    """of each variant, 0 and up"""
+    test: bool = False
+    """measure on the test split too"""
+    out: str = "bench/ablation"
+    """directory of the runs and the table"""
+    processes: int = 2
+    """trainings at a time, a thread each"""
+
+    def __post_init__(self) -> None:
+        for name in self.variants.split(","):
+            if name not in VARIANTS:
+                raise ValueError(f"unknown variant {name!r}; the variants are {', '.join(VARIANTS)}")
+
+
+def ablation(options: AblationOptions) -> dict[str, Any]:
+    """Trains what is not trained yet and writes the table anew after each run."""
+    with cli.user_errors("common"):
+        common = json.loads(options.common)
+    chosen = {name: VARIANTS[name] for name in options.variants.split(",")}
+    out, rows = Path(options.out), []
+    jobs = [
+        (
+            shards,
+            name,
+            seed,
+            out / "runs" / Path(shards).name / f"{name.replace(' ', '_')}-{seed}",
+            {**common, **chosen[name]},
+        )
+        for seed in range(options.seeds)
+        for name in chosen
+        for shards in options.shards
+    ]
+    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(_run, *job, options.test) for job in jobs]
+        for number, future in enumerate(as_completed(waiting), start=1):
+            rows.append(future.result())
+            log.info("%d of %d: %s", number, len(jobs), rows[-1])
+            table = _table(rows, options, list(chosen))
+            with atomic_write(out / "ablation.md") as file:
+                file.write(table)
+    return {"out": str(out), "table": table}
+
+
+def _run(shards: str, name: str, seed: int, out: Path, chosen: dict[str, Any], test: bool) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    done = out / "ablation.json"
+    row: dict[str, Any] = json.loads(done.read_text(encoding="utf-8")) if done.exists() else {}
+    if not row:
+        result = train(TrainOptions(shards=shards, out=str(out), seed=seed, resume=out.exists(), **chosen))
+        last = json.loads((out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+        row = {"data": Path(shards).name, "variant": name, "seed": seed, "last": last["val_metric"]}
+        row |= {key: result[key] for key in ("val_metric", "num_params", "input_params", "train_s", "num_val_clips")}
+    if test and "test_metric" not in row:
+        row["test_metric"] = evaluate_model(out, shards)["value"]
+    with atomic_write(done) as file:
+        json.dump(row, file)
+    return row
+
+
+def _table(rows: list[dict[str, Any]], options: AblationOptions, names: list[str]) -> str:
+    """Markdown: mean (lowest to highest) over the seeds, a line for each data set and variant."""
+    columns = {"val_metric": "validation, best epoch", "last": "last epoch"}
+    if options.test:
+        columns["test_metric"] = "test"
+    head = ["data", "variant", *columns.values(), "parameters", "input-to-hidden", "seeds", "training"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for data in dict.fromkeys(Path(shards).name for shards in options.shards):
+        for name in names:
+            own = [row for row in rows if (row["data"], row["variant"]) == (data, name)]
+            if not own:
+                continue
+            values = [[row[key] for row in own] for key in columns]
+            cells = [data, name, *(f"{mean(v):.3f} ({min(v):.3f} to {max(v):.3f})" for v in values)]
+            cells += [f"{own[0]['num_params']:,}", f"{own[0]['input_params']:,}", str(len(own))]
+            lines.append(f"| {' | '.join(cells)} | {mean(row['train_s'] for row in own):.0f} s |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; see the head of this file."""
+    # A thread for each training: they run side by side.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    return cli.run(AblationOptions, ablation, lambda result: result["table"], argv)
+
+
+if __name__ == "__main__":
+    from tests.benchmarks.ablation import main as importable_main
+
+    sys.exit(importable_main())
