@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -146,8 +147,9 @@ def run_all(
             continue
         resources: dict[str, Any] = {"num_cpus": num_cpus}
         if device == "GPU":
-            # Rounded up, so that shares add up to what a GPU holds.
-            resources["num_gpus"] = num_gpus or min(1.0, (int(20 * needs[run] / total) + 1) / 20)
+            # Rounded up, so that shares add up to what a GPU holds; a whole one where that is not known.
+            share = min(1.0, (int(20 * needs[run] / total) + 1) / 20) if total < math.inf else 1.0
+            resources["num_gpus"] = num_gpus or share
         else:
             resources["memory"] = needs[run]
         waiting[task.options(**resources).remote(run, time_limit_s)] = run
@@ -165,14 +167,14 @@ def run_all(
             log.info("training: %s", ", ".join(begun) or "the first epochs")
 
 
-def _memory_of_largest(device: str) -> int:
-    """Bytes of the node, or of this machine's GPU, that has most."""
+def _memory_of_largest(device: str) -> float:
+    """Bytes of the node, or of this machine's GPU, that has most; infinite where GPUs are elsewhere."""
     import ray
 
     if device == "GPU":
-        return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 80 << 30
+        return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else math.inf
     nodes = [node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]]
-    return int(max(nodes, default=0)) or free_bytes("cpu")
+    return max(nodes, default=0) or free_bytes("cpu")
 
 
 def _result_of(reference: Any) -> dict[str, Any]:

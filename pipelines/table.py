@@ -118,7 +118,8 @@ def _notes(group: Sequence[Mapping[str, Any]]) -> list[str]:
     stopped = [run["epochs"] for run in group if run["state"] == "stopped"]
     if stopped:
         between = f"{min(stopped)} to {max(stopped)}" if min(stopped) != max(stopped) else f"{stopped[0]}"
-        notes.append(f"{len(stopped)} of {len(group)} runs stopped after {between} epochs for lack of time")
+        epochs = "epoch" if max(stopped) == 1 else "epochs"
+        notes.append(f"{len(stopped)} of {len(group)} runs stopped after {between} {epochs} for lack of time")
     for state in ("waiting", "failed", "refused"):
         some = [run for run in group if run["state"] == state]
         if some:

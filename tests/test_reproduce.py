@@ -128,9 +128,9 @@ def test_a_run_that_is_stopped_for_time_counts_and_says_so(shards, tmp_path, her
         options(shards, tmp_path / "out", models=("tt-srnn",), protocol="ours", epochs=50, time_limit_minutes=1e-9)
     )
     (row,) = result["table"]
-    assert row["note"] == "2 of 2 runs stopped after 1 epochs for lack of time"
+    assert row["note"] == "2 of 2 runs stopped after 1 epoch for lack of time"
     assert (row["epochs"], row["num_runs"]) == (1, 2)
-    assert "stopped after 1 epochs" in reproducing.summary(result)
+    assert "stopped after 1 epoch for" in reproducing.summary(result)
 
 
 @pytest.mark.parametrize(
