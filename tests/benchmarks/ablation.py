@@ -1,7 +1,7 @@
 """What each option of training is worth: models trained with and without it, seed by seed, judged on validation.
 
     python -m tests.benchmarks.ablation shards/words shards/actions
-    python -m tests.benchmarks.ablation shards/words --variants "plain,recipe" --test
+    python -m tests.benchmarks.ablation shards/words --variants plain,recipe --test
 
 Runs that are complete are not run again. The test split is looked at only where --test asks for it, for the few
 variants that validation has chosen.
@@ -43,29 +43,41 @@ RECIPE = {
 PLAIN = {
     "differences": "none",
     "bidirectional": False,
+    "num_layers": 1,
+    "pooling": "last",
+    "recurrent_dropout": 0.0,
     "label_smoothing": 0.0,
     "input_dropout": 0.0,
     "weight_averaging": 0.0,
     **{field.name: field.default for field in dataclasses.fields(Augmentation)},
 }
+PARTS: tuple[dict[str, Any], ...] = (
+    {"differences": "extra"},
+    {"differences": "only"},
+    {"bidirectional": True},
+    {"num_layers": 2},
+    {"pooling": "mean"},
+    {"pooling": "max"},
+    {"pooling": "attention"},
+    {"input_dropout": 0.25},
+    {"recurrent_dropout": 0.25},
+    {"label_smoothing": 0.1},
+    {"weight_averaging": 0.98},
+    AUGMENTATION,
+)
+
+
+def _named(part: dict[str, Any]) -> str:
+    return "augmentation" if part is AUGMENTATION else " ".join(f"{name} {value}" for name, value in part.items())
+
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
+    **{f"plain + {_named(added)}": {**PLAIN, **added} for added in PARTS},
     **{
-        f"+ {' '.join(f'{name} {value}' for name, value in added.items())}": {**PLAIN, **added}
-        for added in (
-            {"differences": "extra"},
-            {"differences": "only"},
-            {"bidirectional": True},
-            {"num_layers": 2},
-            {"pooling": "mean"},
-            {"pooling": "max"},
-            {"pooling": "attention"},
-            {"input_dropout": 0.25},
-            {"recurrent_dropout": 0.25},
-            {"label_smoothing": 0.1},
-            {"weight_averaging": 0.98},
-            AUGMENTATION,
-        )
+        f"recipe - {_named(part)}": {**RECIPE, **{name: PLAIN[name] for name in part}}
+        for part in PARTS
+        if part.items() <= RECIPE.items()
     },
     "recipe": RECIPE,
 }
