@@ -399,6 +399,9 @@ def together(tmp_path_factory):
         fit(options(**{**job, "out": directory / f"{name} alone", "batch_size": 5 * world_size}))
         jobs[world_size][name] = {**job, "out": str(directory / name), "batch_size": 5, "num_workers": world_size}
     jobs[2]["nan"] = {**jobs[2]["plain"], "out": str(directory / "nan"), "nan_at": 7}
+    # Stopped in the middle of an epoch, and resumed.
+    stopped = {**jobs[2]["plain"], "out": str(directory / "resumed"), "checkpoint_minutes": 1e-9}
+    jobs[2] |= {"stopped": {**stopped, "nan_at": 7}, "resumed": stopped}
     for world_size, named in jobs.items():
         results = fit_together(directory / str(world_size), list(named.values()), world_size)
         done |= {name: (directory / name, result) for name, result in zip(named, results, strict=True)}
@@ -411,6 +414,12 @@ def test_workers_train_as_one_with_so_many_times_the_batch(together, name):
     assert first["state"] == "complete"
     assert all({**other, "train_s": first["train_s"]} == first for other in others)
     assert_nearly_equal(run, run.parent / f"{name} alone")
+
+
+def test_workers_go_on_in_the_middle_of_an_epoch(together):
+    run, _ = together["resumed"]
+    assert all("epoch 2, step 3 of 4" in error for error in together["stopped"][1])
+    assert_nearly_equal(run, run.parent / "plain alone")
 
 
 def test_workers_stop_together_where_the_loss_of_one_is_no_number(together):

@@ -222,6 +222,7 @@ def test_shards_cut_in_half_are_refused_with_2(shards, tmp_path):
 def test_two_workers_on_ray_train_as_one_with_twice_the_batch_though_one_of_them_is_killed(shards, tmp_path):
     exact = {"dropout": 0.0, "epochs": 8, "precision": "float32", **ALTERED}
     train(options(shards, tmp_path / "one", batch_size=10, **exact))
+    exact["checkpoint_minutes"] = 1e-6
     two, killed = options(shards, tmp_path / "two", batch_size=5, num_workers=2, **exact), []
 
     def kill_a_worker_in_the_third_epoch():

@@ -1,7 +1,6 @@
 """Short trainings for tests, what they leave behind, and workers of a gloo group without Ray."""
 
 import json
-import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -51,11 +50,7 @@ def fit_together(directory, jobs, world_size):
     """Fits each of `jobs` by `world_size` processes; a job is what `options` takes, and "nan_at": N makes the last
     worker's loss NaN in its N-th step. Returns for each job what came of it on each worker: a summary, or an error."""
     directory.mkdir()
-    # Its processes import this file once, together.
-    multiprocessing.set_forkserver_preload(["tests.training"])
-    torch.multiprocessing.start_processes(
-        _work, (directory, jobs, world_size), nprocs=world_size, start_method="forkserver"
-    )
+    torch.multiprocessing.spawn(_work, (directory, jobs, world_size), nprocs=world_size)
     return [
         [json.loads((directory / f"{number}.{rank}.json").read_text()) for rank in range(world_size)]
         for number in range(len(jobs))
