@@ -9,8 +9,8 @@ from pipelines import recipe
 from pipelines.cli import UserError
 from pipelines.recipe import TrainOptions, flat_config, model_config, open_data
 from pipelines.train import train
-from tests.training import ALTERED, options
 from tests.shards import make_shards
+from tests.training import ALTERED, options
 
 
 @pytest.fixture(scope="module")
