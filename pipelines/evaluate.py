@@ -9,6 +9,7 @@ predictions.csv with a line for each clip.
 """
 
 import csv
+import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,13 +28,16 @@ from pipelines.cli import UserError
 from pipelines.measure import predict_split
 from pipelines.metrics import METRICS, chance_level, confusion, interval, per_class, score
 from pipelines.pictures import confusion_matrix
-from pipelines.recipe import TrainOptions, local_device, open_data, splits_of_run
+from pipelines.recipe import TrainOptions, local_device, open_data
 from pipelines.shards import ShardDataset, Split
 from pipelines.storage import Location, prepare_out
+from ttrnn.checkpoint import read_config
 from ttrnn.files import atomic_write
 from ttrnn.model import VideoClassifier
 
 __all__ = ["EvaluateOptions", "evaluate", "evaluate_model", "headline", "load_model", "measure"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +51,8 @@ class EvaluateOptions:
     split: str = "test"
     """train, val or test"""
     folds: int | None = None
-    """measure on folds that are dealt anew, as train has them; default: as the run learnt that the model lies in, else
-    the splits as they are in SHARDS"""
+    """measure on folds that are dealt anew, as train has them; default: those of the run that the model comes from if
+    it learnt from SHARDS, else the splits as they are there"""
     fold: int | None = None
     """with --folds: the part that is the test split, from 0"""
     split_by: str = "group"
@@ -61,12 +65,16 @@ class EvaluateOptions:
 
 def load_model(path: str | Path) -> VideoClassifier:
     """The model of a model directory or of a run, on the GPU where there is one. Raises UserError if it is damaged."""
-    path = Path(path)
-    if not (path / "model.safetensors").exists() and (path / "model" / "config.json").exists():
-        path = path / "model"
     with cli.user_errors():
-        model = ttrnn.load(path)
+        model = ttrnn.load(_directory(path))
     return model.to(local_device())
+
+
+def _directory(path: str | Path) -> Path:
+    """The model directory, of a run too."""
+    path = Path(path)
+    is_run = not (path / "model.safetensors").exists() and (path / "model" / "config.json").exists()
+    return path / "model" if is_run else path
 
 
 def evaluate_model(
@@ -84,17 +92,41 @@ def evaluate_model(
         shards_dir: The data.
         split: train, val or test.
         out: As `measure` has it.
-        **splits: folds, fold and split_by as train has them; without them, those of the run that the model lies in if
-            it learnt from these shards, else the splits as they were made.
+        **splits: folds, fold and split_by as train has them; without them, those of the run that the model comes from
+            if it learnt from these shards, else the splits as they were made.
 
     Raises:
-        UserError: damaged model or shards, or a data set whose frames or classes are not the model's.
+        UserError: damaged model or shards, a data set whose frames or classes are not the model's, or the validation
+            split of a run that learnt from it.
     """
-    splits = splits or splits_of_run(model_dir, shards_dir)
+    splits = splits or _splits_learnt(model_dir, shards_dir, split)
     with cli.user_errors():
         data = open_data(shards_dir, TrainOptions(shards=str(shards_dir), out=str(model_dir), **splits))
     result = measure(model_dir, data, split, out)
     return {**result, **splits, "model": str(model_dir), "shards": str(shards_dir)}
+
+
+def _splits_learnt(model_dir: str | Path, shards_dir: str | Path | Location, split: str) -> dict[str, Any]:
+    """The options of splits that a model learnt under, where these are not the splits of the shards; else {}.
+
+    The model directory knows them: a copy or an export of it must not be tested on what it learnt from.
+    """
+    with cli.user_errors():
+        results = read_config(_directory(model_dir))["results"]
+    if not (results.get("folds") or results.get("watch_test")):
+        return {}
+    if results["shards"] != str(Location.of(shards_dir).absolute()):
+        log.warning(
+            "%s learnt from other splits, of %s; if %s has the same clips, give the --folds of its run, or it may be "
+            "measured on what it learnt from",
+            model_dir,
+            results["shards"],
+            shards_dir,
+        )
+        return {}
+    if results.get("watch_test") and split == "val":
+        raise UserError(f"{model_dir} learnt from the clips of val too (watch_test); give --split test")
+    return {name: results[name] for name in ("folds", "fold", "split_by")} if results["folds"] else {}
 
 
 def measure(

@@ -1,6 +1,5 @@
 """What a training is made of: its options, the model that they ask for on given shards, and RUN/config.json."""
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -30,7 +29,6 @@ __all__ = [
     "open_data",
     "read_options",
     "resolve_precision",
-    "splits_of_run",
 ]
 
 # How a run goes, not what comes of it: another one may be given to resume.
@@ -89,7 +87,7 @@ class TrainOptions:
     """recurrent layers"""
     bidirectional: bool = False
     """read clips backwards too"""
-    differences: str = "none"
+    differences: str = "extra"
     """of each frame to the one before, as input: none, extra (beside the frame) or only"""
     pooling: str = "last"
     """of the states over time: last, mean, max, or attention with learnt weights"""
@@ -117,7 +115,7 @@ class TrainOptions:
     """what decays: all weights, or the classifier's (head)"""
     max_grad_norm: float | None = 1.0
     """gradients of a larger norm are scaled down to it; none: as they are"""
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.1
     """share of each label in training that is spread over all classes, 0 to 1"""
     weight_averaging: float = 0.0
     """decay per step of a moving average of the weights, which is the model that is measured and kept; 0: no average"""
@@ -240,16 +238,6 @@ def open_data(shards: str | Path | Location, options: TrainOptions) -> ShardData
             text = str(error).replace("--allow-group-leak", "--split-by clip").replace("--seed", "number of --folds")
             raise UserError(text) from error
     return without_val(data) if options.watch_test else data
-
-
-def splits_of_run(model_dir: str | Path, shards: str | Path | Location) -> dict[str, Any]:
-    """The options of splits of the run that a model lies in, if it learnt from folds of these very shards; else {}."""
-    for run in (Path(model_dir), Path(model_dir).parent):
-        with contextlib.suppress(OSError, UserError):
-            options = read_options(run / "config.json")
-            if options["folds"] is not None and options["shards"] == str(Location.of(shards).absolute()):
-                return {name: options[name] for name in ("folds", "fold", "split_by")}
-    return {}
 
 
 def model_config(options: TrainOptions, data: ShardDataset) -> ModelConfig:

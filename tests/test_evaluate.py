@@ -156,20 +156,31 @@ def test_unknown_split_is_refused_with_those_there_are(trained):
         evaluate_model(trained[0], trained[1], "dev")
 
 
-def test_a_run_on_a_fold_is_measured_on_the_test_split_of_that_fold(tmp_path, capsys):
+def test_a_model_of_a_fold_is_measured_on_the_test_split_of_that_fold(tmp_path, capsys, caplog):
     shards, run = make_shards(tmp_path / "shards"), str(tmp_path / "run")
     folds = {"folds": 4, "fold": 1, "split_by": "clip"}
     options = TrainOptions(shards=str(shards), out=run, hidden_modes="2x2x2x2", epochs=1, **folds)
     train(options)
     num_clips = len(open_data(shards, options).split("test"))
     assert num_clips != 12
-    for model in (run, f"{run}/model"):
+    copy = str(shutil.copytree(f"{run}/model", tmp_path / "copy"))
+    for model in (run, f"{run}/model", copy):
         result = evaluate_model(model, shards)
         assert {name: result[name] for name in folds} == folds
         assert result["num_clips"] == num_clips
-    copy = str(shutil.copytree(f"{run}/model", tmp_path / "copy"))
-    assert evaluate_model(copy, shards)["num_clips"] == 12
-    assert main([copy, str(shards), "--folds", "4", "--fold", "1", "--split-by", "clip", "--json"]) == 0
+    moved = str(shutil.copytree(shards, tmp_path / "moved"))
+    assert "other splits" not in caplog.text
+    assert evaluate_model(copy, moved)["num_clips"] == 12
+    assert f"{copy} learnt from other splits, of {shards}" in caplog.text
+    assert main([copy, moved, "--folds", "4", "--fold", "1", "--split-by", "clip", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["value"] == result["value"]
     assert main([copy, str(shards), "--fold", "1"]) == 2
     assert "need folds" in capsys.readouterr().err
+
+
+def test_the_validation_split_of_a_model_that_learnt_from_it_is_refused(tmp_path):
+    shards, run = str(make_shards(tmp_path / "shards")), str(tmp_path / "run")
+    train(TrainOptions(shards=shards, out=run, hidden_modes="2x2x2x2", epochs=1, watch_test=True, keep="last"))
+    assert evaluate_model(run, shards)["num_clips"] == 12
+    with pytest.raises(UserError, match="learnt from the clips of val too"):
+        evaluate_model(run, shards, "val")
