@@ -23,7 +23,7 @@ from pipelines.cli import StepError
 from pipelines.measure import losses, validate
 from pipelines.metrics import METRICS, chance_level, interval
 from pipelines.optim import make_average, make_optimizer, make_schedule
-from pipelines.recipe import TrainOptions, flat_config, local_device, model_config, open_data
+from pipelines.recipe import TrainOptions, flat_config, local_device, model_config, open_data, training_splits
 from pipelines.shards import ShardDataset
 from pipelines.storage import Location, only_writer
 from ttrnn.files import atomic_write, remove_leftovers
@@ -74,7 +74,7 @@ class _Run:
     def __init__(self, options: TrainOptions, data: ShardDataset) -> None:
         self.options, self.out = options, Path(options.out)
         self.rank, self.world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        self.train, self.val = data.split("train"), data.split("val")
+        self.train, self.val = training_splits(options, data)
         self.device = local_device()
         torch.manual_seed(options.seed)
         self.model = VideoClassifier(model_config(options, data)).to(self.device)

@@ -63,8 +63,8 @@ class ReproduceOptions:
         ]:
             if value not in choices:
                 raise ValueError(f"{name} must be among {', '.join(choices)}, got {value!r}")
-        if not self.models:
-            raise ValueError(f"models must name one at least: {', '.join(MODELS)}")
+        if not self.models or len(set(self.models)) < len(self.models):
+            raise ValueError(f"models must name one at least, each once, got {', '.join(self.models) or 'none'}")
         if self.folds is not None and EXPERIMENTS[self.dataset].folds is None:
             raise ValueError(f"{self.dataset} has official train and test lists; leave folds {self.folds} out")
         for name, least in (("folds", 2), ("seeds", 1), ("epochs", 1), ("max_frames", 1), ("cpus_per_run", 1)):

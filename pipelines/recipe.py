@@ -13,7 +13,7 @@ from pipelines import cli
 from pipelines.augment import Augmentation
 from pipelines.cli import UserError
 from pipelines.resplit import resplit, without_val
-from pipelines.shards import ShardDataset
+from pipelines.shards import ShardDataset, Split
 from pipelines.splits import SplitOptions
 from pipelines.storage import Location
 from ttrnn.contract import supports_bfloat16
@@ -29,6 +29,7 @@ __all__ = [
     "open_data",
     "read_options",
     "resolve_precision",
+    "training_splits",
 ]
 
 # How a run goes, not what comes of it: another one may be given to resume.
@@ -238,6 +239,15 @@ def open_data(shards: str | Path | Location, options: TrainOptions) -> ShardData
             text = str(error).replace("--allow-group-leak", "--split-by clip").replace("--seed", "number of --folds")
             raise UserError(text) from error
     return without_val(data) if options.watch_test else data
+
+
+def training_splits(options: TrainOptions, data: ShardDataset) -> tuple[Split, Split]:
+    """What is learnt from, and what is watched. Raises UserError where one has no clips."""
+    train, val = data.split("train"), data.split("val")
+    for name, split in (("train", train), ("test" if options.watch_test else "val", val)):
+        if not len(split):
+            raise UserError(f"{data.place} has no clips in its split {name!r}; preprocess more videos, or give --folds")
+    return train, val
 
 
 def model_config(options: TrainOptions, data: ShardDataset) -> ModelConfig:

@@ -105,7 +105,9 @@ def _interval(outs: Sequence[Path], metric: str) -> tuple[float, float]:
         classes = {name[2:-1]: number for number, name in enumerate(header[4:])}
         for clip_id, group, label, _, *row in lines:
             scores.append([float(value) for value in row])
-            labels.append(tuple(classes[name] for name in label.split("|") if name))
+            # A class that is alone may have | in its name.
+            names = [label] if label in classes else label.split("|")
+            labels.append(tuple(classes[name] for name in names if name))
             # The same clip under other seeds is no other clip.
             units.append(group or f"clip {clip_id}")
     task = next(task for task, name in METRICS.items() if name == metric)

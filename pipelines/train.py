@@ -39,6 +39,7 @@ from pipelines.recipe import (
     open_data,
     read_options,
     resolve_precision,
+    training_splits,
 )
 from pipelines.storage import Location, prepare_out
 from pipelines.tracking import CURVE, Tracking, check_tracker
@@ -57,6 +58,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
     check_tracker(options.track)
     options = resolve_precision(options)
     data = open_data(options.shards, options)
+    training_splits(options, data)
     config = model_config(options, data)
     if Path(options.out, "config.json").exists():
         # Other things have a config.json too: --overwrite must not delete them.

@@ -64,13 +64,24 @@ def test_modes_are_the_papers_where_they_fit_the_frame():
         ({"dataset": "ucf12"}, "ucf11, hollywood2, youtube_celebrities, got 'ucf12'"),
         ({"models": ("tt-gru", "tt-mlp")}, "models must be among .*tt-mlp"),
         ({"models": ()}, "models must name one"),
+        ({"models": ("tt-gru", "tt-gru")}, "each once, got tt-gru, tt-gru"),
         ({"protocol": "theirs"}, "protocol must be among published, ours, both"),
         ({"folds": 1}, "folds must be at least 2"),
         ({"dataset": "hollywood2", "folds": 5}, "official"),
         ({"time_limit_minutes": 0.0}, "time_limit_minutes must be positive"),
         ({"data": ""}, "--dry-run"),
     ],
-    ids=["data set", "model", "no models", "protocol", "one fold", "folds of official lists", "no time", "no data"],
+    ids=[
+        "data set",
+        "model",
+        "no models",
+        "a model twice",
+        "protocol",
+        "one fold",
+        "folds of official lists",
+        "no time",
+        "no data",
+    ],
 )
 def test_options_that_make_no_sense_are_refused(values, message):
     with pytest.raises(ValueError, match=message):

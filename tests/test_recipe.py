@@ -50,6 +50,17 @@ def test_what_no_fold_can_give_is_refused_in_the_words_of_train(shards, tmp_path
     assert "allow-group-leak" not in str(error.value)
 
 
+@pytest.mark.parametrize(("split", "watch_test"), [("val", False), ("test", True)], ids=["val", "test"])
+def test_a_split_without_clips_can_not_be_watched(tmp_path, split, watch_test):
+    shards, out = make_shards(tmp_path / "shards"), tmp_path / "out"
+    document = json.loads((shards / "dataset.json").read_text())
+    document["splits"][split] = {"num_clips": 0, "num_frames": 0, "shards": []}
+    (shards / "dataset.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match=f"no clips in its split '{split}'"):
+        train(options(shards, out, watch_test=watch_test, keep="last"))
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -100,3 +100,11 @@ def test_files_and_terminal_hold_the_same_rows(tmp_path):
     assert [line.split()[:3] for line in lines[:2]] == [["ours", "tt-gru", "50.0%"], ["ours", "dense|gru", "30.0%"]]
     assert "3,232" in lines[0]
     assert lines[0].endswith("100 MB")
+
+
+def test_a_class_may_have_the_sign_in_its_name_that_joins_labels(tmp_path):
+    run = a_run(tmp_path, 0, 0.4)
+    predictions = tmp_path / "tt-gru-0" / "test" / "predictions.csv"
+    whole = rows([run])
+    predictions.write_text(predictions.read_text().replace(",a,", ",a|b,").replace("p(a),p(b)", "p(a|b),p(b)"))
+    assert rows([run]) == whole
