@@ -33,7 +33,7 @@ from pipelines.protocols import ReproduceOptions, is_paper_frame, plan_runs
 from pipelines.recipe import local_device, model_config, open_data
 from pipelines.runs import Run, earlier_result, run_all
 from pipelines.shards import DATASET_JSON, ShardDataset
-from pipelines.storage import Location, prepare_out
+from pipelines.storage import Location, only_writer, prepare_out
 from search_spaces import paper
 from search_spaces.paper import EXPERIMENTS
 from ttrnn.files import atomic_write
@@ -57,8 +57,13 @@ def reproduce(options: ReproduceOptions) -> dict[str, Any]:
     out = Location.of(options.out).local.absolute()
     if options.overwrite and Location.of(options.data).lies_in(Location.of(out)):
         raise UserError(f"--overwrite deletes {out}, in which {options.data} lies; give another OUT")
-    prepare_out(out, marker=_MARKER, overwrite=options.overwrite, resume=options.resume)
-    _claim(out, options)
+    with only_writer(Location.of(out)):
+        prepare_out(out, marker=_MARKER, overwrite=options.overwrite, resume=options.resume)
+        _claim(out, options)
+        return _reproduce(options, out)
+
+
+def _reproduce(options: ReproduceOptions, out: Path) -> dict[str, Any]:
     try:
         data = ShardDataset.open(_shards(options, out))
         runs = plan_runs(options, str(data.place), out, data)

@@ -18,6 +18,7 @@ from pipelines.recipe import open_data
 from pipelines.reproduce import main, reproduce
 from pipelines.runs import run_one
 from pipelines.shards import ShardDataset
+from pipelines.storage import Location, only_writer
 from tests.shards import make_shards
 from tests.videos import moving_square, write_video
 
@@ -112,6 +113,15 @@ def test_resuming_runs_only_what_is_missing_and_more_models_may_be_added(shards,
     assert [row["value"] for row in more["table"][:2]] == [row["value"] for row in first["table"]]
     with pytest.raises(UserError, match="was started with epochs 1, not 2"):
         reproduce(options(shards, out, epochs=2, resume=True))
+
+
+def test_a_table_has_one_command_at_a_time(shards, tmp_path, here):
+    with only_writer(Location.of(tmp_path / "out")):
+        (tmp_path / "out" / "reproduce.json").write_text("{}")
+        for how in ("resume", "overwrite"):
+            with pytest.raises(UserError, match="another command is writing"):
+                reproduce(options(shards, tmp_path / "out", **{how: True}))
+        assert (tmp_path / "out" / "reproduce.json").read_text() == "{}"
 
 
 def test_a_run_that_fails_is_a_note_in_its_row_and_the_others_go_on(shards, tmp_path, here):
