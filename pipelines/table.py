@@ -96,15 +96,19 @@ def _row(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _interval(outs: Sequence[Path], metric: str) -> tuple[float, float]:
-    """The 95% interval of the metric over the test clips of all runs, whole groups drawn where they are known."""
+    """The 95% interval of the metric over the test clips of all runs, whole groups drawn where they are known.
+
+    Each run has columns of its own, in which other runs' clips come last: a model's scores rank its own clips only.
+    """
     scores, labels, units = [], [], []
-    for out in outs:
+    for number, out in enumerate(outs):
         with (out / "test" / "predictions.csv").open(encoding="utf-8", newline="") as file:
             header, *lines = csv.reader(file)
         # clip_id, group, label, predicted, and then p(CLASS) for each class.
-        classes = {name[2:-1]: number for number, name in enumerate(header[4:])}
+        classes = {name[2:-1]: place for place, name in enumerate(header[4:], number * len(header[4:]))}
+        before, after = ([-1.0] * (count * len(classes)) for count in (number, len(outs) - number - 1))
         for clip_id, group, label, _, *row in lines:
-            scores.append([float(value) for value in row])
+            scores.append([*before, *map(float, row), *after])
             # A class that is alone may have | in its name.
             names = [label] if label in classes else label.split("|")
             labels.append(tuple(classes[name] for name in names if name))

@@ -108,3 +108,17 @@ def test_a_class_may_have_the_sign_in_its_name_that_joins_labels(tmp_path):
     whole = rows([run])
     predictions.write_text(predictions.read_text().replace(",a,", ",a|b,").replace("p(a),p(b)", "p(a|b),p(b)"))
     assert rows([run]) == whole
+
+
+def test_the_interval_of_several_models_ranks_the_clips_of_each_by_themselves(tmp_path):
+    runs = []
+    for seed, least in enumerate((0.0, 0.5)):
+        run = a_run(tmp_path, seed, value=1.0, seed=seed, metric="mean_average_precision")
+        # Each is right about all clips; the positive ones of one have lower scores than the others of the other.
+        lines = [f"clip {i},,{'a' if i < 4 else ''},-,{least + 0.4 * (i < 4)},0" for i in range(10)]
+        predictions = tmp_path / f"tt-gru-{seed}" / "test" / "predictions.csv"
+        predictions.write_text("\n".join(["clip_id,group,label,predicted,p(a),p(b)", *lines]))
+        runs.append(run)
+    (row,) = rows(runs)
+    assert row["high"] == 1.0
+    assert row["low"] == rows(runs[:1])[0]["low"] > 0.5
