@@ -148,15 +148,19 @@ def _fit_worker(options: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def _following(metrics: Path, known: dict[str, Any], on_epoch: OnEpoch) -> Iterator[None]:
     """Passes on the lines that workers, maybe on other machines, add to metrics.jsonl, with what else is known."""
-    stop, seen = threading.Event(), 0
+
+    def whole_lines() -> list[str]:
+        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
+        return [line for line in lines if line.endswith("\n")]
+
+    # Those of a run that is resumed were told when they were new.
+    stop, seen = threading.Event(), len(whole_lines())
 
     def read() -> None:
         nonlocal seen
-        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
-        for line in lines[seen:]:
-            if line.endswith("\n"):
-                on_epoch({**json.loads(line), **known})
-                seen += 1
+        for line in whole_lines()[seen:]:
+            on_epoch({**json.loads(line), **known})
+            seen += 1
 
     def follow() -> None:
         while not stop.wait(1):

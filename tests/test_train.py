@@ -17,7 +17,7 @@ from pipelines import train as training
 from pipelines.cli import UserError
 from pipelines.evaluate import evaluate_model
 from pipelines.storage import Location
-from pipelines.train import TrainOptions, train
+from pipelines.train import TrainOptions, _following, train
 from tests.s3 import s3_server, upload
 from tests.shards import make_shards
 from tests.training import ALTERED, assert_nearly_equal, metrics, options
@@ -100,6 +100,14 @@ def test_each_epoch_is_told_in_one_line_with_the_time_that_is_left(caplog):
         f"epoch  99/100  {losses}  1 min 05 s left",
         f"epoch 100/100  {losses}  done",
     ]
+
+
+def test_epochs_of_workers_are_told_once_also_after_a_resume(tmp_path):
+    metrics, told = tmp_path / "metrics.jsonl", []
+    metrics.write_text('{"epoch": 1}\n')
+    with _following(metrics, {"metric": "accuracy"}, told.append):
+        metrics.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
+    assert told == [{"epoch": 2, "metric": "accuracy"}]
 
 
 def test_a_tracker_that_is_not_installed_is_told_before_anything_is_made(shards, tmp_path, monkeypatch, capsys):
