@@ -35,7 +35,12 @@ _MARGIN, _TITLE, _AXIS_NAME, _GAP = 16, 28, 24, 6
 
 
 def learning_curve(
-    records: Sequence[Mapping[str, Any]], path: str | Path, *, metric: str = "metric", chance: float | None = None
+    records: Sequence[Mapping[str, Any]],
+    path: str | Path,
+    *,
+    metric: str = "metric",
+    chance: float | None = None,
+    watched: str = "val",
 ) -> None:
     """Writes a PNG of 1024 x 448 pixels: both losses and the metric over the epochs, with the best epoch marked.
 
@@ -44,6 +49,7 @@ def learning_curve(
         path: The file.
         metric: What val_metric is.
         chance: What guessing reaches, 0 to 1.
+        watched: The split that val_loss and val_metric are of.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -55,13 +61,13 @@ def learning_curve(
     epochs = [record["epoch"] for record in records]
     # A line of one point can't be seen.
     style: dict[str, Any] = {"linewidth": 1.8 if len(records) < 200 else 1, "marker": "o" if len(records) < 2 else ""}
-    for name, colour in (("train", ORANGE), ("val", BLUE)):
-        losses.plot(epochs, [record[f"{name}_loss"] for record in records], color=colour, label=name, **style)
+    for name, split, colour in (("train", "train", ORANGE), ("val", watched, BLUE)):
+        losses.plot(epochs, [record[f"{name}_loss"] for record in records], color=colour, label=split, **style)
     losses.set_title("loss", loc="left", fontweight="bold")
     losses.legend(frameon=False)
     metrics.plot(epochs, [100 * record["val_metric"] for record in records], color=BLUE, **style)
     metrics.plot(best["epoch"], 100 * best["val_metric"], "o", color=BLUE, markersize=8)
-    metrics.set_title(f"{metric.replace('_', ' ')} on val, %", loc="left", fontweight="bold")
+    metrics.set_title(f"{metric.replace('_', ' ')} on {watched}, %", loc="left", fontweight="bold")
     is_late = 2 * best["epoch"] > epochs[0] + epochs[-1]
     metrics.annotate(
         f"best {100 * best['val_metric']:.1f}\nin epoch {best['epoch']}",

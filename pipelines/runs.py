@@ -35,7 +35,7 @@ _LOOK_EVERY_S = 60
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One training: which cell of the table it belongs to, its options, and the memory that it needs."""
+    """One training: which cell of the table it belongs to, and its options."""
 
     protocol: str
     model: str

@@ -66,7 +66,9 @@ class Tracking:
 
     def __init__(self, out: Path, settings: Mapping[str, Any], metric: str, track: str = "none") -> None:
         self._metrics, self._num_told = out / "metrics.jsonl", 0
-        self._trackers: dict[str, _Tracker] = {CURVE: _Curve(out, metric), "tensorboard": _TensorBoard(out, settings)}
+        watched = "test" if settings.get("watch_test") else "val"
+        curve = _Curve(out, metric, watched)
+        self._trackers: dict[str, _Tracker] = {CURVE: curve, "tensorboard": _TensorBoard(out, settings)}
         if track != "none":
             self._trackers[track] = {"mlflow": _MLflow, "wandb": _WandB}[track](out, settings)
 
@@ -108,8 +110,8 @@ def _records(metrics: Path) -> list[dict[str, Any]]:
 class _Curve:
     """RUN/learning-curve.png."""
 
-    def __init__(self, out: Path, metric: str) -> None:
-        self._out, self._metric = out, metric
+    def __init__(self, out: Path, metric: str, watched: str) -> None:
+        self._out, self._metric, self._watched = out, metric, watched
 
     def start(self) -> None:
         # As if the first one, which loads matplotlib, took a second.
@@ -130,7 +132,7 @@ class _Curve:
     def _draw(self, chance: float | None = None) -> None:
         start = time.monotonic()
         if records := _records(self._out / "metrics.jsonl"):
-            learning_curve(records, self._out / CURVE, metric=self._metric, chance=chance)
+            learning_curve(records, self._out / CURVE, metric=self._metric, chance=chance, watched=self._watched)
         now = time.monotonic()
         self._not_before = now + _REST_AFTER_DRAWING * (now - start)
 

@@ -50,6 +50,13 @@ def test_a_learning_curve_has_both_losses_the_metric_and_its_best_epoch(tmp_path
     assert imread(tmp_path / "curve.png").shape[:2] == (448, 1024)
 
 
+def test_a_learning_curve_names_the_split_that_was_watched(tmp_path, figures):
+    learning_curve(RECORDS, tmp_path / "curve.png", metric="accuracy", watched="test")
+    losses, metrics = figures[0].axes
+    assert [line.get_label() for line in losses.lines][:2] == ["train", "test"]
+    assert metrics.get_title(loc="left") == "accuracy on test, %"
+
+
 @pytest.mark.parametrize("num_epochs", [1, 2, 1001])
 def test_a_learning_curve_of_any_length_has_whole_epochs_and_its_texts_inside(tmp_path, figures, num_epochs):
     records = [{**RECORDS[0], "epoch": epoch + 1, "val_metric": epoch / 2000} for epoch in range(num_epochs)]

@@ -244,3 +244,13 @@ def test_the_real_wandb_takes_it_all(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "run" / "tracking.json").read_text())["epoch"] == 3
     (log,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     assert b"best_val_metric" in log.read_bytes()
+
+
+def test_the_curve_is_of_the_split_that_the_run_watches(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(tracking, "learning_curve", lambda *args, watched, **kwargs: drawn.append(watched))
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(record(1)) + "\n")
+    for watch_test in (False, True):
+        with Tracking(tmp_path, {**SETTINGS, "watch_test": watch_test}, "accuracy") as following:
+            following.finish(SUMMARY, [])
+    assert drawn == ["val", "test"]
