@@ -136,7 +136,8 @@ def _run_all(runs: Sequence[Run], options: ReproduceOptions, data: ShardDataset,
     """Trains what has no result yet, and writes the table after each run. Gives all results."""
     limit_s = None if options.time_limit_minutes is None else 60 * options.time_limit_minutes
     configs = {run: model_config(run.train, data) for run in runs}
-    found = {run: _before(run, config, options.dataset) | (earlier_result(run, limit_s) or {})
+    # Where it lies is known, if OUT was moved, better than by what was written then.
+    found = {run: _before(run, config, options.dataset) | (earlier_result(run, limit_s) or {}) | {"out": run.train.out}
              for run, config in configs.items()}  # fmt: skip
     remarks = _remarks(options, data)
 

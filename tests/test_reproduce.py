@@ -115,6 +115,12 @@ def test_resuming_runs_only_what_is_missing_and_more_models_may_be_added(shards,
         reproduce(options(shards, out, epochs=2, resume=True))
 
 
+def test_a_table_that_was_moved_is_still_whole(shards, tmp_path, here):
+    before = reproduce(options(shards, tmp_path / "out", protocol="ours"))["table"]
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert reproduce(options(shards, tmp_path / "moved", protocol="ours", resume=True))["table"] == before
+
+
 def test_a_table_has_one_command_at_a_time(shards, tmp_path, here):
     with only_writer(Location.of(tmp_path / "out")):
         (tmp_path / "out" / "reproduce.json").write_text("{}")
