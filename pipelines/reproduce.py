@@ -14,6 +14,7 @@ Leaves OUT/table.md, table.csv (a row for each protocol and model), runs.csv (on
 train leaves it, with its result.json) and, if videos were given, shards/.
 """
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -35,7 +36,7 @@ from pipelines.runs import Run, earlier_result, run_all
 from pipelines.shards import DATASET_JSON, ShardDataset
 from pipelines.storage import Location, only_writer, prepare_out
 from search_spaces import paper
-from search_spaces.paper import EXPERIMENTS
+from search_spaces.paper import EXPERIMENTS, MODELS
 from ttrnn.files import atomic_write
 from ttrnn.model import ModelConfig
 
@@ -86,7 +87,7 @@ def _reproduce(options: ReproduceOptions, out: Path) -> dict[str, Any]:
         "table": lines,
         "num_runs": len(found),
         "num_failed": num_failed,
-        "remarks": _remarks(options, data),
+        "remarks": _remarks(options, data, out),
     }
     return {**result, "exit_code": 1} if num_failed else result
 
@@ -133,13 +134,17 @@ def _shards(options: ReproduceOptions, out: Path) -> Location:
 
 
 def _run_all(runs: Sequence[Run], options: ReproduceOptions, data: ShardDataset, out: Path) -> list[dict[str, Any]]:
-    """Trains what has no result yet, and writes the table after each run. Gives all results."""
+    """Trains what has no result yet, writing the table after each run. Gives all results, of earlier commands too."""
     limit_s = None if options.time_limit_minutes is None else 60 * options.time_limit_minutes
-    configs = {run: model_config(run.train, data) for run in runs}
-    # Where it lies is known, if OUT was moved, better than by what was written then.
-    found = {run: _before(run, config, options.dataset) | (earlier_result(run, limit_s) or {}) | {"out": run.train.out}
-             for run, config in configs.items()}  # fmt: skip
-    remarks = _remarks(options, data)
+    others = [run for run in _runs_there(options, data, out) if run not in runs]
+    configs = {run: model_config(run.train, data) for run in (*runs, *others)}
+    found = {}
+    for run, config in configs.items():
+        # What is not asked for now is not given more time.
+        earlier = earlier_result(run, limit_s if run in runs else 0.0) or {}
+        # Where it lies is known, if OUT was moved, better than by what was written then.
+        found[run] = _before(run, config, options.dataset) | earlier | {"out": run.train.out}
+    remarks = _remarks(options, data, out)
 
     def write() -> None:
         everything = list(found.values())
@@ -160,6 +165,13 @@ def _run_all(runs: Sequence[Run], options: ReproduceOptions, data: ShardDataset,
             write()
             log.info("%s: %s", run, _told(found[run]))
     return list(found.values())
+
+
+def _runs_there(options: ReproduceOptions, data: ShardDataset, out: Path) -> list[Run]:
+    """Runs that earlier commands have left a result of, be they of other models, protocols or seeds."""
+    seeds = [int(path.parent.name.rpartition("-")[2]) + 1 for path in out.glob("runs/*/*/*/result.json")]
+    everything = dataclasses.replace(options, models=tuple(MODELS), protocol="both", seeds=max(seeds, default=1))
+    return [run for run in plan_runs(everything, str(data.place), out, data) if run.result_path.exists()]
 
 
 def _before(run: Run, config: ModelConfig, dataset: str) -> dict[str, Any]:
@@ -194,9 +206,10 @@ def _title(options: ReproduceOptions) -> str:
     return f"{options.dataset}: tensor trains against dense matrices"
 
 
-def _remarks(options: ReproduceOptions, data: ShardDataset) -> list[str]:
+def _remarks(options: ReproduceOptions, data: ShardDataset, out: Path) -> list[str]:
     """What a reader must know to judge the table."""
     experiment, clips = EXPERIMENTS[options.dataset], data.clips()
+    protocols = {*options.protocols, *(run.protocol for run in _runs_there(options, data, out))}
     remarks = [
         f"data: {len(clips):,} clips of {len(data.classes)} classes, {int(clips.lengths.sum()):,} frames of "
         f"{data.frame.width}x{data.frame.height}x{data.frame.channels}",
@@ -213,10 +226,10 @@ def _remarks(options: ReproduceOptions, data: ShardDataset) -> list[str]:
         )
     if not is_paper_frame(data, options.dataset):
         remarks.append(f"frames are not the paper's {experiment.width}x{experiment.height}x3: input modes follow them")
-    if "published" in options.protocols:
+    if "published" in protocols:
         dealt = "folds dealt clip by clip, groups leak, " if experiment.folds else "official lists, "
         remarks.append(f"protocol published: {dealt}the last epoch's model, {table.WATCHED}")
-    if "ours" in options.protocols:
+    if "ours" in protocols:
         dealt = "folds of whole groups, " if experiment.folds else "official lists, "
         remarks.append(f"protocol ours: {dealt}the best epoch on validation clips, the test fold looked at once")
     return remarks

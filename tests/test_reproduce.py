@@ -121,6 +121,19 @@ def test_a_table_that_was_moved_is_still_whole(shards, tmp_path, here):
     assert reproduce(options(shards, tmp_path / "moved", protocol="ours", resume=True))["table"] == before
 
 
+def test_a_table_keeps_what_the_next_command_does_not_ask_for(shards, tmp_path, here):
+    out = tmp_path / "out"
+    first = reproduce(options(shards, out, protocol="ours", models=("tt-srnn",), seeds=2))["table"]
+    both = reproduce(options(shards, out, protocol="published", models=("tt-gru",), resume=True))["table"]
+    assert [(row["protocol"], row["model"], row["num_runs"]) for row in both] == [
+        ("published", "tt-gru", 2),
+        ("ours", "tt-srnn", 4),
+    ]
+    assert both[1] == first[0]
+    assert len(here) == 4 + 2
+    assert "the test fold looked at once" in (out / "table.md").read_text()
+
+
 def test_a_table_has_one_command_at_a_time(shards, tmp_path, here):
     with only_writer(Location.of(tmp_path / "out")):
         (tmp_path / "out" / "reproduce.json").write_text("{}")
