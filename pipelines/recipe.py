@@ -95,7 +95,7 @@ class TrainOptions:
     dropout: float = 0.25
     """before the classifier and between layers, 0 to 1"""
     input_dropout: float = 0.0
-    """on the products of frames and input matrix, one mask per clip, 0 to 1"""
+    """on what the frames add to the gates, one mask per clip, 0 to 1"""
     recurrent_dropout: float = 0.0
     """on the hidden state in the recurrent product, 0 to 1"""
     input_gain: float = 0.3

@@ -55,6 +55,13 @@ def test_input_parameters_are_those_of_the_paper(dataset, model):
     assert model_config(dataset, model).input_params == COUNTS[dataset, model]
 
 
+def test_nothing_that_decides_a_result_is_left_to_the_defaults_of_train():
+    left = {"shards", "out", "seed", "num_workers", "resume", "overwrite", "checkpoint_minutes", "track", "precision"}
+    splits = {"folds", "fold", "split_by", "watch_test", "keep"}
+    names = {field.name for field in dataclasses.fields(TrainOptions)}
+    assert names - paper.train_options("ucf11", "tt-gru").keys() == left | splits
+
+
 @pytest.mark.parametrize(
     ("cell", "ranks", "count"),
     [

@@ -54,6 +54,16 @@ def test_values_and_gradients_are_those_by_the_book(kind):
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+@pytest.mark.parametrize("kind", POOLED)
+def test_autocast_changes_little(kind):
+    pooling, states = make(kind).float(), pack_sequence([clip.float() for clip in clips()])
+    sizes = states.batch_sizes.tolist()
+    with torch.autocast("cpu", torch.bfloat16):
+        near = pooling(states.data, sizes)
+    assert near.dtype == torch.float32
+    torch.testing.assert_close(near, pooling(states.data, sizes), rtol=0.1, atol=0.1)
+
+
 @pytest.mark.parametrize("scale", [1.0, 1000.0], ids=["plain", "scores beyond what exp holds"])
 @pytest.mark.parametrize("kind", POOLINGS)
 def test_a_stream_is_pooled_over_its_frames_so_far(kind, scale):

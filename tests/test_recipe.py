@@ -167,14 +167,15 @@ def test_pixels_are_standardised_by_the_data_or_centred_only(shards, pixels, exp
 
 
 def test_a_run_from_before_its_options_resumes_as_what_it_was(shards, tmp_path):
-    train(options(shards, tmp_path / "run", epochs=1))
+    earlier = {"epochs": 1, "differences": "none", "label_smoothing": 0.0}
+    train(options(shards, tmp_path / "run", **earlier))
     path = tmp_path / "run" / "config.json"
     config = json.loads(path.read_text())
     for name in recipe._ABSENT:
         config["options"].pop(name)
     config["options"]["precision"] = "float32"
     path.write_text(json.dumps(config))
-    chosen = options(shards, tmp_path / "run", epochs=1, precision="float32", resume=True)
+    chosen = options(shards, tmp_path / "run", precision="float32", resume=True, **earlier)
     assert train(chosen)["state"] == "complete"
     with pytest.raises(UserError, match=r"was started with label_smoothing 0.0, not 0.1"):
         train(dataclasses.replace(chosen, label_smoothing=0.1))

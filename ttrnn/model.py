@@ -73,7 +73,7 @@ class ModelConfig:
     dropout: float = 0.0
     """Between layers and before the classifier."""
     input_dropout: float = 0.0
-    """On the products with the input matrix, one mask per clip."""
+    """On what the frames add to the gates, one mask per clip."""
     recurrent_dropout: float = 0.0
     """On the hidden state where it enters the recurrent product."""
     mean: tuple[float, ...] = (127.5,)

@@ -59,10 +59,11 @@ class Pooling(nn.Module):
         if self.query is None:
             counts_B = torch.bincount(clip_F, minlength=num_clips)
             return zeros_BH.index_add(0, clip_F, states_FH) / counts_B.unsqueeze(1)
-        scores_F = states_FH @ self.query
+        # Under autocast the product comes in half precision; sums are in full.
+        scores_F = (states_FH @ self.query).to(states_FH.dtype)
         zeros_B = scores_F.new_zeros(num_clips)
         peaks_B = zeros_B.scatter_reduce(0, clip_F, scores_F.detach(), "amax", include_self=False)
-        weights_F = (scores_F - peaks_B[clip_F]).exp()
+        weights_F = (scores_F - peaks_B[clip_F]).exp().to(states_FH.dtype)
         total_B = zeros_B.index_add(0, clip_F, weights_F)
         return zeros_BH.index_add(0, clip_F, states_FH * weights_F.unsqueeze(1)) / total_B.unsqueeze(1)
 

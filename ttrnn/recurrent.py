@@ -388,7 +388,8 @@ class TTGRU(_TTRecurrent):
         differences: What the first layer sees: "none" the frames, "only" the difference of each to the one before (zero
             for the first), "extra" both, each with weights of its own. The weights that differences take are multiplied
             with frames, and the products subtracted: no difference of frames is ever made.
-        input_dropout: On the products of the first layer's input matrix; one mask per clip (Gal and Ghahramani, 2016).
+        input_dropout: On what the input adds to the gates of the first layer, bias included; one mask per clip (Gal and
+            Ghahramani, 2016).
         mean: Subtracted from the input; one number or one per channel of frames stored channels-last.
         scale: Multiplied with the input after that.
         compute_dtype: Of the first layer's products with the input, see TTLinear: torch.bfloat16 is about twice as fast
