@@ -317,7 +317,8 @@ def fit(options: TrainOptions, on_epoch: OnEpoch | None = None) -> dict[str, Any
 
     Args:
         options: OUT must exist.
-        on_epoch: Called after each epoch, on every worker, with the line of metrics.jsonl and the summary so far.
+        on_epoch: Called after each epoch, on every worker, with the line of metrics.jsonl and the summary so far: its
+            val_metric is that of the best epoch, epoch_val_metric that of this one.
 
     Returns:
         The contents of RUN/summary.json.
@@ -333,5 +334,5 @@ def fit(options: TrainOptions, on_epoch: OnEpoch | None = None) -> dict[str, Any
             record = run.run_epoch()
             summary = run.write_summary(run.summary("running"))
             if on_epoch is not None:
-                on_epoch({**record, **summary})
+                on_epoch({**record, **summary, "epoch_val_metric": record["val_metric"]})
         return run.write_summary(run.summary("complete"))

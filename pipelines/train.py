@@ -159,7 +159,8 @@ def _following(metrics: Path, known: dict[str, Any], on_epoch: OnEpoch) -> Itera
     def read() -> None:
         nonlocal seen
         for line in whole_lines()[seen:]:
-            on_epoch({**json.loads(line), **known})
+            record = json.loads(line)
+            on_epoch({**record, **known, "epoch_val_metric": record["val_metric"]})
             seen += 1
 
     def follow() -> None:
@@ -192,7 +193,7 @@ def _on_epoch(tracking: Tracking) -> OnEpoch:
             record["train_loss"],
             record["val_loss"],
             "accuracy" if record["metric"] == "accuracy" else "MAP",
-            100 * record["val_metric"],
+            100 * record["epoch_val_metric"],
             f"{record['frames_per_s']:,.0f}",
             f"{cli.duration(left_s)} left" if number < planned else "done",
         )

@@ -90,7 +90,9 @@ def test_a_run_that_watches_the_test_split_says_that_its_metric_is_of_that(shard
 def test_each_epoch_is_told_in_one_line_with_the_time_that_is_left(caplog):
     told = SimpleNamespace(update=lambda: None)
     on_epoch = training._on_epoch(told)
-    record = {"train_loss": 1.25, "val_loss": 1.5, "val_metric": 0.5, "metric": "accuracy", "frames_per_s": 12345.6}
+    record = {"train_loss": 1.25, "val_loss": 1.5, "metric": "accuracy", "frames_per_s": 12345.6}
+    # The line is about this epoch, not about the best.
+    record |= {"val_metric": 0.75, "epoch_val_metric": 0.5}
     with caplog.at_level("INFO"):
         for epoch, time_s in ((98, 100), (99, 30), (100, 1)):
             on_epoch({**record, "epoch": epoch, "epochs_planned": 100, "time_s": time_s})
@@ -104,10 +106,11 @@ def test_each_epoch_is_told_in_one_line_with_the_time_that_is_left(caplog):
 
 def test_epochs_of_workers_are_told_once_also_after_a_resume(tmp_path):
     metrics, told = tmp_path / "metrics.jsonl", []
-    metrics.write_text('{"epoch": 1}\n')
+    first, second = ('{"epoch": 1, "val_metric": 0.5}\n', '{"epoch": 2, "val_metric": 0.25}\n')
+    metrics.write_text(first)
     with _following(metrics, {"metric": "accuracy"}, told.append):
-        metrics.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
-    assert told == [{"epoch": 2, "metric": "accuracy"}]
+        metrics.write_text(first + second + '{"epo')
+    assert told == [{"epoch": 2, "metric": "accuracy", "val_metric": 0.25, "epoch_val_metric": 0.25}]
 
 
 def test_a_tracker_that_is_not_installed_is_told_before_anything_is_made(shards, tmp_path, monkeypatch, capsys):
