@@ -28,11 +28,11 @@ SMALL: dict[str, Any] = {
 PAPER: dict[str, Any] = {"width": 160, "height": 120, "classes": ("a", "b"), "in_modes": "8x20x20x18"}
 CASES = {
     **{
-        f"{cell}, {recurrent} recurrent, {pooling}": {"cell": cell, "recurrent_ranks": ranks, "pooling": pooling}
+        f"{cell}, {recurrent} recurrent": {"cell": cell, "recurrent_ranks": ranks}
         for cell in ("rnn", "gru", "lstm")
         for recurrent, ranks in (("dense", "none"), ("tt", "2"))
-        for pooling in POOLINGS
     },
+    **{f"pooling {pooling}": {"pooling": pooling} for pooling in POOLINGS},
     "two layers of an lstm, tt recurrent, mean": {
         "cell": "lstm", "num_layers": 2, "recurrent_ranks": "2", "pooling": "mean"},
     "differences, two layers": {"differences": "extra", "num_layers": 2, "pooling": "max"},
