@@ -164,7 +164,7 @@ def test_rank_above_the_modes_is_clipped_and_said(shards, tmp_path):
     words = command(shards, tmp_path / "run", "--epochs", 1, "--ranks", "99")
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert "clipped" in done.stderr
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["config"]["ranks"] == "12x32x8"
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["config"]["ranks"] == "24x32x8"
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
