@@ -70,7 +70,6 @@ def run_one(run: Run, time_limit_s: float | None) -> dict[str, Any]:
     Returns:
         What RESULT_COLUMNS names. A run that diverges has no value, but an error that says why.
     """
-    logging.getLogger("ttrnn").setLevel(logging.ERROR)
     options, out = resolve_precision(run.train), Path(run.train.out)
     out.mkdir(parents=True, exist_ok=True)
     claim_run(out, options, model_config(options, open_data(options.shards, options)))
@@ -138,7 +137,7 @@ def run_all(
     total = _memory_of_largest(device)
     start, waiting = time.monotonic(), {}
     # A process for each run: what one holds or spoils is no other's, and its memory can be told.
-    task = ray.remote(max_calls=1)(run_one)
+    task = ray.remote(max_calls=1)(_run_task)
     for run in runs:
         if needs[run] > total:
             error = f"needs {needs[run] / 1e9:.1f} GB of {device} memory, there are {total / 1e9:.1f} GB"
@@ -165,6 +164,12 @@ def run_all(
         if not ended:
             begun = [f"{run} epoch {done}" for run in waiting.values() if (done := run.num_epochs)]
             log.info("training: %s", ", ".join(begun) or "the first epochs")
+
+
+def _run_task(run: Run, time_limit_s: float | None) -> dict[str, Any]:
+    """`run_one` in a Ray worker of its own, where the library's remarks would be said once for each run."""
+    logging.getLogger("ttrnn").setLevel(logging.ERROR)
+    return run_one(run, time_limit_s)
 
 
 def _memory_of_largest(device: str) -> float:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 
 import pytest
 
@@ -19,14 +18,6 @@ FOLD = {"folds": 3, "fold": 1}
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     return str(make_shards(tmp_path_factory.mktemp("data") / "shards", num_groups=6))
-
-
-@pytest.fixture(autouse=True)
-def loud_again():
-    """A run silences the library, as befits a Ray worker of its own."""
-    level = logging.getLogger("ttrnn").level
-    yield
-    logging.getLogger("ttrnn").setLevel(level)
 
 
 def a_run(shards, out, protocol="ours", **values):
