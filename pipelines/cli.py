@@ -35,6 +35,7 @@ __all__ = [
     "UserError",
     "duration",
     "field_help",
+    "percent",
     "positional",
     "progress",
     "python",
@@ -314,6 +315,11 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes_left = divmod(minutes, 60)
     return f"{hours} h {minutes_left:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def percent(value: float | None) -> str:
+    """0.9375 -> `93.8%`; `-` for None."""
+    return "-" if value is None else f"{100 * value:.1f}%"
 
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:

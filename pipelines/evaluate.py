@@ -24,7 +24,7 @@ from rich.text import Text
 
 import ttrnn
 from pipelines import cli
-from pipelines.cli import UserError
+from pipelines.cli import UserError, percent
 from pipelines.measure import predict_split
 from pipelines.metrics import METRICS, chance_level, confusion, interval, per_class, score
 from pipelines.pictures import confusion_matrix
@@ -205,7 +205,7 @@ def _write_files(
             ["class", *classes],
             ([name, *row] for name, row in zip(classes, counts_CC.tolist(), strict=True)),
         )
-        title = f"accuracy {_percent(result['value'])} on {len(clips):,} clips of {result['split']}"
+        title = f"accuracy {percent(result['value'])} on {len(clips):,} clips of {result['split']}"
         confusion_matrix(counts_CC, classes, out / "confusion.png", title=title)
         chosen_BC = np.eye(len(classes), dtype=bool)[scores_BC.argmax(axis=1)]
     else:
@@ -245,20 +245,16 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
 
 def headline(result: Mapping[str, Any]) -> str:
     """The metric of `measure`, its interval, what that rests on, and chance."""
-    low, high = (_percent(bound) for bound in result["interval"])
+    low, high = (percent(bound) for bound in result["interval"])
     num_groups, by = result["num_groups"], ""
     if result["interval_by"] == "group":
         by = f" by {num_groups} groups"
     elif 0 < num_groups < result["num_clips"]:
         by = f" for more clips of the same {num_groups} group{'s' if num_groups > 1 else ''}"
     return (
-        f"{result['metric'].replace('_', ' ')} {_percent(result['value'])} (95% interval {low} to {high}{by}; chance "
-        f"{_percent(result['chance'])}) on {result['num_clips']:,} clips of {result['split']}"
+        f"{result['metric'].replace('_', ' ')} {percent(result['value'])} (95% interval {low} to {high}{by}; chance "
+        f"{percent(result['chance'])}) on {result['num_clips']:,} clips of {result['split']}"
     )
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}%"
 
 
 def summary(result: dict[str, Any]) -> RenderableType:
@@ -269,7 +265,7 @@ def summary(result: dict[str, Any]) -> RenderableType:
         head = {"num_clips": "clips", "f1": "F1", "average_precision": "average precision"}.get(name, name)
         table.add_column(head, justify="left" if name == "class" else "right")
     for name, num_clips, *shares in (row.values() for row in rows):
-        table.add_row(Text(name), f"{num_clips:,}", *map(_percent, shares))
+        table.add_row(Text(name), f"{num_clips:,}", *map(percent, shares))
     about = (
         f"{headline(result)}, {result['num_params']:,} parameters, {result['input_params']:,} of them input-to-hidden"
     )

@@ -28,9 +28,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines import cli
-from pipelines.cli import UserError
+from pipelines.cli import UserError, percent
 from pipelines.evaluate import evaluate_model
-from pipelines.report import marks, percent, texts, write_page, write_picture
+from pipelines.report import marks, texts, write_page, write_picture
 from pipelines.storage import Location
 from ttrnn.files import atomic_directory, atomic_write
 

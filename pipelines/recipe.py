@@ -15,7 +15,7 @@ from pipelines.cli import UserError
 from pipelines.resplit import resplit, without_val
 from pipelines.shards import ShardDataset, Split
 from pipelines.splits import SplitOptions
-from pipelines.storage import Location
+from pipelines.storage import Location, refuse_other_options
 from ttrnn.contract import supports_bfloat16
 from ttrnn.files import atomic_write
 from ttrnn.model import ModelConfig
@@ -287,13 +287,7 @@ def claim_run(out: Path, options: TrainOptions, config: ModelConfig) -> None:
     """Writes RUN/config.json, or refuses to resume a run that was started with other options."""
     path = out / "config.json"
     if path.exists():
-        earlier = read_options(path)
-        for name, value in options.settings().items():
-            if earlier.get(name) != value:
-                raise UserError(
-                    f"{out} was started with {name} {earlier.get(name)!r}, not {value!r}; resume it with the "
-                    "same options, or give another OUT"
-                )
+        refuse_other_options(out, read_options(path), options.settings())
         return
     with atomic_write(path) as file:
         json.dump(

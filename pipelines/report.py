@@ -20,11 +20,12 @@ from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 
 from pipelines import cli
+from pipelines.cli import percent
 from pipelines.metrics import standard_error
 from pipelines.pictures import plain
 from ttrnn.files import atomic_write
 
-__all__ = ["marks", "percent", "texts", "write_page", "write_picture"]
+__all__ = ["marks", "texts", "write_page", "write_picture"]
 
 # role: name in the legend, plotly's symbol, matplotlib's marker, size in px, colour of Okabe and Ito by day, by night
 ROLES = {
@@ -34,11 +35,6 @@ ROLES = {
     "frontier": ("frontier", "circle", "o", 12, "#0072b2", "#56b4e9"),
     "dense": ("dense baseline", "square", "s", 12, "#d55e00", "#e69f00"),
 }
-
-
-def percent(value: float | None) -> str:
-    """0.9375 -> `93.8%`; `-` for None."""
-    return "-" if value is None else f"{100 * value:.1f}%"
 
 
 def _count(value: int | None) -> str:

@@ -17,7 +17,6 @@ train leaves it, with its result.json) and, if videos were given, shards/.
 import dataclasses
 import json
 import logging
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,7 +33,7 @@ from pipelines.protocols import ReproduceOptions, is_paper_frame, plan_runs
 from pipelines.recipe import local_device, model_config, open_data
 from pipelines.runs import Run, earlier_result, run_all
 from pipelines.shards import DATASET_JSON, ShardDataset
-from pipelines.storage import Location, only_writer, prepare_out
+from pipelines.storage import Location, only_writer, prepare_out, refuse_other_options, undone_if_refused
 from search_spaces import paper
 from search_spaces.paper import EXPERIMENTS, MODELS
 from ttrnn.files import atomic_write
@@ -65,18 +64,13 @@ def reproduce(options: ReproduceOptions) -> dict[str, Any]:
 
 
 def _reproduce(options: ReproduceOptions, out: Path) -> dict[str, Any]:
-    try:
+    with undone_if_refused(out, marker=_MARKER):
         data = ShardDataset.open(_shards(options, out))
         runs = plan_runs(options, str(data.place), out, data)
         for protocol in options.protocols:
             # What can't be split is refused at once.
             some = next(run for run in runs if run.protocol == protocol)
             open_data(data.place, some.train)
-    except UserError:
-        # Nothing was made yet: the corrected command must not be told that OUT exists.
-        if [path.name for path in out.iterdir()] == [_MARKER]:
-            shutil.rmtree(out)
-        raise
     found = _run_all(runs, options, data, out)
     lines = table.rows(found)
     num_failed = sum(run["state"] in ("failed", "refused") for run in found)
@@ -87,7 +81,7 @@ def _reproduce(options: ReproduceOptions, out: Path) -> dict[str, Any]:
         "table": lines,
         "num_runs": len(found),
         "num_failed": num_failed,
-        "remarks": _remarks(options, data, out),
+        "remarks": _remarks(options, data, found),
     }
     return {**result, "exit_code": 1} if num_failed else result
 
@@ -99,13 +93,7 @@ def _claim(out: Path, options: ReproduceOptions) -> None:
         with atomic_write(path) as file:
             json.dump({"format": "ttrnn-reproduce", "version": 1, "options": options.settings()}, file, indent=1)
         return
-    earlier = json.loads(path.read_text(encoding="utf-8"))["options"]
-    for name, value in options.settings().items():
-        if earlier.get(name) != value:
-            raise UserError(
-                f"{out} was started with {name} {earlier.get(name)!r}, not {value!r}; resume it with the same options, "
-                "or give another OUT"
-            )
+    refuse_other_options(out, json.loads(path.read_text(encoding="utf-8"))["options"], options.settings())
 
 
 def _shards(options: ReproduceOptions, out: Path) -> Location:
@@ -144,7 +132,7 @@ def _run_all(runs: Sequence[Run], options: ReproduceOptions, data: ShardDataset,
         earlier = earlier_result(run, limit_s if run in runs else 0.0) or {}
         # Where it lies is known, if OUT was moved, better than by what was written then.
         found[run] = _before(run, config, options.dataset) | earlier | {"out": run.train.out}
-    remarks = _remarks(options, data, out)
+    remarks = _remarks(options, data, list(found.values()))
 
     def write() -> None:
         everything = list(found.values())
@@ -206,10 +194,10 @@ def _title(options: ReproduceOptions) -> str:
     return f"{options.dataset}: tensor trains against dense matrices"
 
 
-def _remarks(options: ReproduceOptions, data: ShardDataset, out: Path) -> list[str]:
+def _remarks(options: ReproduceOptions, data: ShardDataset, found: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a reader must know to judge the table."""
     experiment, clips = EXPERIMENTS[options.dataset], data.clips()
-    protocols = {*options.protocols, *(run.protocol for run in _runs_there(options, data, out))}
+    protocols = {run["protocol"] for run in found}
     remarks = [
         f"data: {len(clips):,} clips of {len(data.classes)} classes, {int(clips.lengths.sum()):,} frames of "
         f"{data.frame.width}x{data.frame.height}x{data.frame.channels}",

@@ -13,7 +13,7 @@ import posixpath
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -22,7 +22,7 @@ from urllib.parse import quote, unquote, urlsplit
 from pipelines.cli import StepError, UserError
 from ttrnn.files import atomic_write
 
-__all__ = ["Location", "StorageError", "only_writer", "prepare_out"]
+__all__ = ["Location", "StorageError", "only_writer", "prepare_out", "refuse_other_options", "undone_if_refused"]
 
 log = logging.getLogger(__name__)
 
@@ -352,6 +352,30 @@ def prepare_out(
             raise UserError(f"{out} exists; {way_out}--overwrite deletes it first")
     _make(place)
     return place
+
+
+def refuse_other_options(
+    out: Path, earlier: Mapping[str, Any], settings: Mapping[str, Any], *, name_of_out: str = "OUT"
+) -> None:
+    """Raises UserError if what is in OUT was started with other options than `settings`."""
+    for name, value in settings.items():
+        if earlier.get(name) != value:
+            raise UserError(
+                f"{out} was started with {name} {earlier.get(name)!r}, not {value!r}; resume it with the same "
+                f"options, or give another {name_of_out}"
+            )
+
+
+@contextlib.contextmanager
+def undone_if_refused(out: Path, *, marker: str) -> Iterator[None]:
+    """Removes OUT, if it has only its marker yet, where the block raises a UserError: the corrected command must not be
+    told that OUT exists."""
+    try:
+        yield
+    except UserError:
+        if [path.name for path in out.iterdir()] == [marker]:
+            shutil.rmtree(out)
+        raise
 
 
 def _make(place: Location) -> None:

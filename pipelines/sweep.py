@@ -38,7 +38,7 @@ from pipelines.metrics import METRICS, chance_level
 from pipelines.preprocess import PREPROCESS_JSON, PreprocessOptions, preprocess
 from pipelines.recipe import TrainOptions, claim_run, flat_config, model_config, resolve_precision
 from pipelines.shards import DATASET_JSON, ShardDataset
-from pipelines.storage import Location, prepare_out
+from pipelines.storage import Location, prepare_out, refuse_other_options, undone_if_refused
 from pipelines.train import fit_on_ray
 from ttrnn.files import atomic_write
 
@@ -109,17 +109,11 @@ def sweep(options: SweepOptions) -> dict[str, Any]:
     prepare_out(out, marker="sweep.json", overwrite=options.overwrite, resume=options.resume)
     _claim(out, options)
     start = time.monotonic()
-    try:
-        with start_ray():
-            device, slots = devices(options.num_workers, options.gpus_per_worker)
-            data = ShardDataset.open(_shards(options, out))
-            _write_facts(out, options, data)
-            num_failed = _run_trials(options, out, data, device, slots)
-    except UserError:
-        # Nothing was made yet: the corrected command must not be told that OUT exists.
-        if [path.name for path in out.iterdir()] == ["sweep.json"]:
-            shutil.rmtree(out)
-        raise
+    with undone_if_refused(out, marker="sweep.json"), start_ray():
+        device, slots = devices(options.num_workers, options.gpus_per_worker)
+        data = ShardDataset.open(_shards(options, out))
+        _write_facts(out, options, data)
+        num_failed = _run_trials(options, out, data, device, slots)
     result = pareto.write_frontier(out)
     if num_failed:
         log.error("%d trials failed; --resume tries them again", num_failed)
@@ -143,13 +137,8 @@ def _claim(out: Path, options: SweepOptions) -> None:
         with atomic_write(path) as file:
             json.dump({"format": "ttrnn-sweep", "version": 1, "options": options.settings()}, file, indent=1)
         return
-    earlier = pareto.read_sweep(out)["options"]
-    for name, value in options.settings().items():
-        if name != "out" and earlier.get(name) != value:
-            raise UserError(
-                f"{out} was started with {name} {earlier.get(name)!r}, not {value!r}; resume it with the same "
-                "options, or give another --out"
-            )
+    settings = {name: value for name, value in options.settings().items() if name != "out"}
+    refuse_other_options(out, pareto.read_sweep(out)["options"], settings, name_of_out="--out")
 
 
 def _shards(options: SweepOptions, out: Path) -> Location:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipelines import cli
+from pipelines.cli import percent
 from pipelines.metrics import METRICS, interval
 from pipelines.runs import RESULT_COLUMNS
 from ttrnn.files import atomic_write
@@ -134,17 +135,13 @@ def _notes(group: Sequence[Mapping[str, Any]]) -> list[str]:
     return notes
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}%"
-
-
 def _texts(row: Mapping[str, Any]) -> dict[str, str]:
     spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.1f}"
     texts = {
-        "value": _percent(row["value"]) + spread,
-        "published": _percent(row["published"]),
-        "interval": "-" if row["low"] is None else f"{_percent(row['low'])} to {_percent(row['high'])}",
-        "chance": _percent(row["chance"]),
+        "value": percent(row["value"]) + spread,
+        "published": percent(row["published"]),
+        "interval": "-" if row["low"] is None else f"{percent(row['low'])} to {percent(row['high'])}",
+        "chance": percent(row["chance"]),
         "compression": f"{row['compression']:,.0f}",
         "epochs": "-" if row["epochs"] is None else f"{row['epochs']:g}",
         "peak_bytes": "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:,.0f} MB",

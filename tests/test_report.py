@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 
+from pipelines.cli import percent
 from pipelines.pareto import write_frontier
-from pipelines.report import percent, texts, write_page, write_picture
+from pipelines.report import texts, write_page, write_picture
 from tests.test_pareto import TRIALS, Evaluate, config, make_sweep
 
 HOSTILE = '</script><script>alert(1)</script><img src="https://x.invalid/y">'

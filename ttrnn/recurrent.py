@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ttrnn.linear import TTLinear
 from ttrnn.packing import Frames
-from ttrnn.scan import NUM_GATES, before, scan
+from ttrnn.scan import NUM_GATES, before, masked, scan
 from ttrnn.shapes import gate_modes
 
 __all__ = ["DIFFERENCES", "TTGRU", "TTLSTM", "TTRNN", "input_out_modes"]
@@ -82,7 +82,7 @@ class _TTRecurrent(nn.Module):
             normalisation: dict[str, Any] = {"mean": mean, "scale": scale} if layer == 0 else {}
             # The bias comes after differences are taken, or it would cancel.
             apart = layer == 0 and differences != "none"
-            modes = input_out_modes(hidden_modes, NUM_GATES[self.cell], differences) if apart else out_modes
+            modes = input_out_modes(hidden_modes, NUM_GATES[self.cell], differences if apart else "none")
             setattr(
                 self,
                 f"ih_{suffix}",
@@ -271,10 +271,7 @@ class _TTRecurrent(nn.Module):
                 gates = gates + products[:, :size]
             bias = self._bias(suffix)
             gates, previous = gates if bias is None else gates + bias, moved[-sizes[-1] :]
-        mask_BG = self._mask(gates[: sizes[0]], self.input_dropout)
-        if mask_BG is not None:
-            gates = gates * torch.cat([mask_BG[:size] for size in sizes])
-        return gates, previous
+        return masked(gates, self._mask(gates[: sizes[0]], self.input_dropout), sizes), previous
 
     def _initial_state(self, hx: Tensor | tuple[Tensor, Tensor] | None, frames: Frames) -> tuple[Tensor, ...]:
         """(L, B, H) parts of the state, clips in packed order."""

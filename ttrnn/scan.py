@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["NUM_GATES", "before", "scan"]
+__all__ = ["NUM_GATES", "before", "masked", "scan"]
 
 # Order of the gates, as in torch: rnn (h); gru (r, z, n); lstm (i, f, g, o).
 NUM_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
@@ -83,6 +83,11 @@ def before(initial: Tensor, states: Tensor, sizes: list[int]) -> Tensor:
     return torch.cat([_running(block, size) for block, size in zip(blocks, sizes, strict=False)])
 
 
+def masked(packed_FH: Tensor, mask_BH: Tensor | None, sizes: list[int]) -> Tensor:
+    """Packed (F, H) times the mask of their clips (B, H), if there is one."""
+    return packed_FH if mask_BH is None else packed_FH * torch.cat([mask_BH[:size] for size in sizes])
+
+
 def _reversed_in_time(sizes: list[int], device: torch.device) -> Tensor:
     """(F,) for each packed row, the row of the same clip as far from its other end; its own inverse."""
     sizes_T = torch.tensor(sizes, device=device)
@@ -117,11 +122,6 @@ def _final(states: Tensor, sizes: list[int]) -> Tensor:
 def _entering(h: Tensor, mask: Tensor | None) -> Tensor:
     """What enters the recurrent product."""
     return h if mask is None else h * mask[: len(h)]
-
-
-def _all_entering(before: Tensor, mask: Tensor | None, sizes: list[int]) -> Tensor:
-    """The same for all frames."""
-    return before if mask is None else before * torch.cat([mask[:size] for size in sizes])
 
 
 def _through_u(d_u: Tensor, weight: Tensor, mask: Tensor | None, out: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ class _RNN(torch.autograd.Function):
             now = _running(d_h, len(d_out))
             d_step.mul_(now.add_(d_out))
             _through_u(d_step, weight, mask, out=now)
-        d_weight = d_u.t() @ _all_entering(before(initial, states, ctx.sizes), mask, ctx.sizes)
+        d_weight = d_u.t() @ masked(before(initial, states, ctx.sizes), mask, ctx.sizes)
         return d_u, d_weight, d_h, None, None, None
 
 
@@ -221,7 +221,7 @@ class _GRU(torch.autograd.Function):
             now = _running(d_h, len(d_out))
             d_step.mul_(now.add_(d_out).unsqueeze(1))
             now.mul_(z_t).add_(_through_u(d_u, weight_vrz, mask, out=_running(scratch, len(d_out))))
-        d_weight = (d_vrz.t() @ _all_entering(previous, mask, sizes)).roll(-size, 0)
+        d_weight = (d_vrz.t() @ masked(previous, mask, sizes)).roll(-size, 0)
         d_bias = d_v.sum(0) if ctx.needs_input_grad[2] else None
         return d_vrzn.flatten(1)[:, size:], d_weight, d_bias, d_h, None, None
 
@@ -275,5 +275,5 @@ class _LSTM(torch.autograd.Function):
             now_c.mul_(f_t)
             _through_u(d_u, weight, mask, out=now)
         d_u = d_ifgo.flatten(1)
-        d_weight = d_u.t() @ _all_entering(before(initial, states, sizes), mask, sizes)
+        d_weight = d_u.t() @ masked(before(initial, states, sizes), mask, sizes)
         return d_u, d_weight, d_h, d_c, None, None
