@@ -21,8 +21,10 @@ setup: .venv/installed
 sweep: setup
 	$(BIN)/python pipelines/sweep.py --resume
 
+# Two at a time, or what the machine has: most of the longest tests wait for Ray.
+test: export OMP_NUM_THREADS := 1
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check: setup
 	$(BIN)/ruff check .
