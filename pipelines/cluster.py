@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import secrets
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 
 from pipelines.cli import UserError
 
-__all__ = ["devices", "start_ray"]
+__all__ = ["devices", "largest_memory", "start_ray"]
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,17 @@ def devices(num_workers: int, gpus_per_worker: float = 1.0) -> tuple[str, int]:
         )
     share = 1 if device == "CPU" else int(1 / gpus_per_worker)
     return device, int(cluster[device]) * share // num_workers
+
+
+def largest_memory(device: str) -> float:
+    """Bytes of the node, or of this machine's GPU, that has most; infinite where that is not known."""
+    import ray
+    import torch
+
+    if device == "GPU":
+        return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else math.inf
+    nodes = [node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]]
+    return max(nodes, default=0) or math.inf
 
 
 def _join_or_start(kwargs: dict[str, Any]) -> None:

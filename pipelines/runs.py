@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipelines import cli
-from pipelines.cluster import devices
-from pipelines.cost import free_bytes, peak_memory
+from pipelines.cluster import devices, largest_memory
+from pipelines.cost import peak_memory
 from pipelines.evaluate import evaluate_model
 from pipelines.fit import DivergedError, fit
 from pipelines.recipe import TrainOptions, claim_run, local_device, model_config, open_data, resolve_precision
@@ -30,6 +28,7 @@ RESULT_COLUMNS = (
     "num_params", "input_params", "device", "error", "out",
 )  # fmt: skip
 """Of result.json. `value` is the metric on the test split; `error` is what a run failed of."""
+_INTERVALS = ("val_interval", "interval")
 _LOOK_EVERY_S = 60
 
 
@@ -40,6 +39,8 @@ class Run:
     protocol: str
     model: str
     train: TrainOptions
+    is_tested: bool = True
+    """Whether there is a test split to measure it on."""
 
     @property
     def result_path(self) -> Path:
@@ -68,7 +69,8 @@ def run_one(run: Run, time_limit_s: float | None) -> dict[str, Any]:
     Writes RUN/test/ (predictions and what evaluate makes of them), and then RUN/result.json.
 
     Returns:
-        What RESULT_COLUMNS names. A run that diverges has no value, but an error that says why.
+        What RESULT_COLUMNS names, and the 95% intervals of val_metric (val_interval) and of value (interval). A run
+        that diverges has no value, but an error that says why.
     """
     options, out = resolve_precision(run.train), Path(run.train.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -86,10 +88,10 @@ def run_one(run: Run, time_limit_s: float | None) -> dict[str, Any]:
         except DivergedError as error:
             summary = error.summary
         result = {**summary, "peak_bytes": peak(), "device": local_device().type, "out": str(out)}
-    if summary["state"] != "failed":
+    if summary["state"] != "failed" and run.is_tested:
         test = evaluate_model(out, options.shards, "test", out=out / "test")
-        result |= {name: test[name] for name in ("value", "chance", "num_clips")}
-    result = {name: result.get(name) for name in RESULT_COLUMNS}
+        result |= {name: test[name] for name in ("value", "chance", "num_clips", "interval")}
+    result = {name: result.get(name) for name in (*RESULT_COLUMNS, *_INTERVALS)}
     with atomic_write(run.result_path) as file:
         json.dump(result, file, indent=1)
     if summary["state"] == "complete":
@@ -100,9 +102,13 @@ def run_one(run: Run, time_limit_s: float | None) -> dict[str, Any]:
 
 def earlier_result(run: Run, time_limit_s: float | None) -> dict[str, Any] | None:
     """What an earlier command has left of a run that is done; one that was stopped may have more time now."""
-    if not run.result_path.exists():
+    try:
+        result: dict[str, Any] = json.loads(run.result_path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
         return None
-    result: dict[str, Any] = json.loads(run.result_path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        log.warning("%s cannot be read (%s): the run is done again", run.result_path, error)
+        return None
     if result["state"] == "stopped" and (time_limit_s is None or result["train_s"] < time_limit_s):
         return None
     return result
@@ -134,7 +140,7 @@ def run_all(
     import ray
 
     device, _ = devices(1)
-    total = _memory_of_largest(device)
+    total = largest_memory(device)
     start, waiting = time.monotonic(), {}
     # A process for each run: what one holds or spoils is no other's, and its memory can be told.
     task = ray.remote(max_calls=1)(_run_task)
@@ -170,16 +176,6 @@ def _run_task(run: Run, time_limit_s: float | None) -> dict[str, Any]:
     """`run_one` in a Ray worker of its own, where the library's remarks would be said once for each run."""
     logging.getLogger("ttrnn").setLevel(logging.ERROR)
     return run_one(run, time_limit_s)
-
-
-def _memory_of_largest(device: str) -> float:
-    """Bytes of the node, or of this machine's GPU, that has most; infinite where GPUs are elsewhere."""
-    import ray
-
-    if device == "GPU":
-        return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else math.inf
-    nodes = [node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]]
-    return max(nodes, default=0) or free_bytes("cpu")
 
 
 def _result_of(reference: Any) -> dict[str, Any]:
