@@ -23,7 +23,15 @@ from pipelines.cli import StepError
 from pipelines.measure import losses, validate
 from pipelines.metrics import METRICS, chance_level, interval
 from pipelines.optim import make_average, make_optimizer, make_schedule
-from pipelines.recipe import TrainOptions, flat_config, local_device, model_config, open_data, training_splits
+from pipelines.recipe import (
+    TrainOptions,
+    flat_config,
+    local_device,
+    model_config,
+    open_data,
+    starting_model,
+    training_splits,
+)
 from pipelines.shards import ShardDataset
 from pipelines.storage import Location, only_writer
 from ttrnn.files import atomic_write, remove_leftovers
@@ -79,6 +87,8 @@ class _Run:
         torch.manual_seed(options.seed)
         self.model = VideoClassifier(model_config(options, data)).to(self.device)
         self.model.rnn.reset_parameters(options.input_gain)
+        if options.init is not None and not self.checkpoint.exists():
+            self.model.load_state_dict(starting_model(options.init, self.model.config).state_dict())
         self.average = make_average(options, self.model)
         self.replica: nn.Module = self.model
         if self.world_size > 1:
@@ -87,6 +97,11 @@ class _Run:
         self.num_steps = num_steps(len(self.train), options.batch_size, self.world_size)
         self.schedule = make_schedule(options, self.optimizer, options.epochs * self.num_steps)
         self.progress, self.saved_at = _Progress(), time.monotonic()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that the training goes on from."""
+        return self.out / "checkpoint" / "state.pt"
 
     @property
     def result(self) -> VideoClassifier:
@@ -211,11 +226,11 @@ class _Run:
             "schedule": self.schedule.state_dict(),
             **dataclasses.asdict(self.progress),
         }
-        (self.out / "checkpoint").mkdir(exist_ok=True)
+        self.checkpoint.parent.mkdir(exist_ok=True)
         # By way of memory: torch's own writer does not say when the disk is full.
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        with atomic_write(self.out / "checkpoint" / "state.pt", "wb") as file:
+        with atomic_write(self.checkpoint, "wb") as file:
             file.write(buffer.getbuffer())
 
     def _publish(self) -> None:
@@ -258,9 +273,8 @@ class _Run:
 
     def restore(self) -> None:
         """Goes on from the checkpoint, if there is one."""
-        path = self.out / "checkpoint" / "state.pt"
-        if path.exists():
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        if self.checkpoint.exists():
+            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
             for name in ("model", "average", "optimizer", "schedule"):
                 if (part := getattr(self, name)) is not None:
                     part.load_state_dict(state[name])

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+import ttrnn
 from pipelines import cli
 from pipelines.augment import Augmentation
 from pipelines.cli import UserError
@@ -18,7 +19,8 @@ from pipelines.splits import SplitOptions
 from pipelines.storage import Location, refuse_other_options
 from ttrnn.contract import supports_bfloat16
 from ttrnn.files import atomic_write
-from ttrnn.model import ModelConfig
+from ttrnn.model import ModelConfig, VideoClassifier
+from ttrnn.rounding import rounded
 
 __all__ = [
     "TrainOptions",
@@ -29,6 +31,7 @@ __all__ = [
     "open_data",
     "read_options",
     "resolve_precision",
+    "starting_model",
     "training_splits",
 ]
 
@@ -60,6 +63,7 @@ _ABSENT = {
     "fold": None,
     "split_by": "group",
     "watch_test": False,
+    "init": None,
     **{field.name: field.default for field in dataclasses.fields(Augmentation)},
 }
 
@@ -100,6 +104,9 @@ class TrainOptions:
     """on the hidden state in the recurrent product, 0 to 1"""
     input_gain: float = 0.3
     """standard deviation of the gates' input part at start; with 1, clips are learnt by heart sooner"""
+    init: str | None = None
+    """model directory to start from: its weights are rounded to the ranks asked for, its cell, modes and classes must
+    be those asked for; default: random weights"""
     epochs: int = 24
     """passes over the train split"""
     batch_size: int = 16
@@ -271,6 +278,20 @@ def model_config(options: TrainOptions, data: ShardDataset) -> ModelConfig:
             sampling=data.sampling,
             **{name: getattr(options, name) for name in names},
         )
+
+
+def starting_model(init: str, config: ModelConfig) -> VideoClassifier:
+    """The weights of a model directory, rounded to a configuration; frames are normalised as the new data says.
+
+    Raises:
+        UserError: no model directory, or one that differs in more than ranks, by name.
+    """
+    with cli.user_errors():
+        model = ttrnn.load(init)
+    try:
+        return rounded(model, config)[0]
+    except ValueError as error:
+        raise UserError(f"--init {init} does not fit what is asked for: {error}") from error
 
 
 def flat_config(options: TrainOptions, config: ModelConfig) -> dict[str, Any]:

@@ -3,6 +3,7 @@
     python -m pipelines.train SHARDS runs/gru --cell gru --ranks 4 --epochs 24
     python -m pipelines.train SHARDS runs/tiny --recurrent-ranks 4 --hidden-modes 4x4x4x4
     python -m pipelines.train SHARDS runs/dense --input dense
+    python -m pipelines.train SHARDS runs/smaller --init runs/gru/model --ranks 2 --epochs 4
     python -m pipelines.train SHARDS runs/gru --resume
 
 Leaves RUN/config.json, metrics.jsonl (a line per epoch), summary.json, checkpoint/ (to resume) and model/ (best epoch
@@ -39,6 +40,7 @@ from pipelines.recipe import (
     open_data,
     read_options,
     resolve_precision,
+    starting_model,
     training_splits,
 )
 from pipelines.storage import Location, prepare_out
@@ -54,12 +56,15 @@ def train(options: TrainOptions) -> dict[str, Any]:
     """Makes or resumes the run in OUT, on this process or on Ray workers; gives summary.json with where it lies."""
     # Absolute, since Ray's workers have a working directory of their own.
     shards = str(Location.of(options.shards).absolute())
-    options = dataclasses.replace(options, shards=shards, out=os.path.abspath(options.out))
+    init = None if options.init is None else os.path.abspath(options.init)
+    options = dataclasses.replace(options, shards=shards, out=os.path.abspath(options.out), init=init)
     check_tracker(options.track)
     options = resolve_precision(options)
     data = open_data(options.shards, options)
     training_splits(options, data)
     config = model_config(options, data)
+    if options.init is not None and not options.resume:
+        starting_model(options.init, config)
     if Path(options.out, "config.json").exists():
         # Other things have a config.json too: --overwrite must not delete them.
         read_options(Path(options.out, "config.json"))

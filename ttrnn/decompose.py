@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ttrnn.shapes import TTShape, check_modes
 
-__all__ = ["Truncated", "tt_round", "tt_svd"]
+__all__ = ["Truncated", "balanced", "tt_round", "tt_svd"]
 
 # Relative to ||W||; singular values below are what float64 itself has rounded.
 _ROUNDING_ERROR = 1e-13
@@ -131,6 +131,23 @@ def tt_round(
         rest.insert(0, q.t())
         carry = upper.t()
     return _truncate(first @ carry, rest, asked, relative_error, cores[0])
+
+
+@torch.no_grad()
+def balanced(cores: Sequence[Tensor]) -> list[Tensor]:
+    """The same matrix, its cores scaled to one root mean square.
+
+    TT-SVD leaves all of the norm in the last core. Adam moves each weight by about the learning rate, whatever its
+    size: it would rewrite the small cores before it has moved that one.
+
+    Args:
+        cores: Gk of shape (R_{k-1}, M_k, N_k, R_k).
+    """
+    sizes = [core.to(torch.float64).square().mean().sqrt().item() for core in cores]
+    if min(sizes) == 0:
+        return [core.clone() for core in cores]
+    common = math.exp(sum(map(math.log, sizes)) / len(sizes))
+    return [core * (common / size) for core, size in zip(cores, sizes, strict=True)]
 
 
 def _asked(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ttrnn.contract import dense_weight, tt_product
-from ttrnn.decompose import tt_round, tt_svd
+from ttrnn.decompose import balanced, tt_round, tt_svd
 from ttrnn.init import orthogonal_cores_
 from ttrnn.planner import Plan, plan
 from ttrnn.shapes import TTShape, format_modes
@@ -189,6 +189,33 @@ class TTLinear(nn.Module):
         self.shape = near.shape
         for number, core in enumerate(near.cores):
             self.cores[number] = nn.Parameter(core, self.cores[number].requires_grad)
+        return near.relative_error
+
+    @torch.no_grad()
+    def approximate_(self, other: "TTLinear | Tensor") -> float:
+        """Takes over the matrix of another layer, or a dense one, as near as the ranks of this layer allow.
+
+        Shape, bias and normalisation stay. The cores come balanced. Ranks that exceed what the matrix needs lead from
+        the start values of one core to zeros of the next: they add nothing, and can be learnt.
+
+        Args:
+            other: Its weight, or a dense matrix (N, M).
+
+        Returns:
+            ||W - W'|| / ||W||, Frobenius, normalisation left out.
+
+        Raises:
+            ValueError: see tt_svd.
+        """
+        modes, ranks = (self.shape.in_modes, self.shape.out_modes), self.shape.ranks
+        if isinstance(other, TTLinear) and (other.shape.in_modes, other.shape.out_modes) == modes:
+            near = tt_round(list(other.cores), ranks)
+        else:
+            near = tt_svd(other.weight() if isinstance(other, TTLinear) else other, *modes, ranks)
+        for core, fitted in zip(self.cores, balanced(near.cores), strict=True):
+            r, _, _, s = fitted.shape
+            core[r:] = 0
+            core[:r, :, :, :s] = fitted
         return near.relative_error
 
     def to_dense(self) -> nn.Linear:
