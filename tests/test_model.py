@@ -79,6 +79,44 @@ def test_the_paper_s_models_and_their_dense_twins_are_counted_without_building_t
     assert (config.input_params, config.num_params) == (input_params, num_params)
 
 
+# By hand, for modes 8x9 -> 2x2 and rank 1: the last core costs 8 * 9 * 2, the first 8 * (gates * 2) * 2.
+CHAIN = 8 * 9 * 2
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "multiply_adds"),
+    [
+        ({}, CHAIN + 8 * 2 * 2 + 4 * 4),
+        ({"cell": "gru"}, CHAIN + 8 * 6 * 2 + 12 * 4),
+        ({"cell": "lstm"}, CHAIN + 8 * 8 * 2 + 16 * 4),
+        # The chain would take 8 * 9 * 2 * 4 + 8 * 4 * 2 * 2 = 704: the merged matrix, 72 * 4, is cheaper.
+        ({"ranks": "4"}, 72 * 4 + 4 * 4),
+        # Dense it would take 12 * 4 = 48; last core 2 * 2 * 2, first 2 * 6 * 2.
+        ({"cell": "gru", "recurrent_ranks": "1"}, CHAIN + 8 * 6 * 2 + 8 + 24),
+        ({"bidirectional": True}, 2 * (CHAIN + 8 * 2 * 2 + 4 * 4)),
+        ({"differences": "extra"}, CHAIN + 8 * 4 * 2 + 4 * 4),
+        ({"differences": "only", "pooling": "attention", "classes": ("a",)}, CHAIN + 8 * 2 * 2 + 4 * 4),
+        # The second layer's matrix, 2x2 -> 2x2, takes 16 merged or as a chain.
+        ({"num_layers": 2}, CHAIN + 8 * 2 * 2 + 16 + 2 * 16),
+        # Two more: 4x2 -> 2x2 takes 4 * 2 * 4 merged or as a chain.
+        ({"num_layers": 3, "bidirectional": True}, 2 * (CHAIN + 8 * 2 * 2 + 2 * 32 + 3 * 16)),
+        ({"input": "dense", "in_modes": "auto", "cell": "gru"}, 72 * 12 + 12 * 4),
+    ],
+    ids=str,
+)
+def test_multiply_adds_of_a_frame_are_those_counted_by_hand(kwargs, multiply_adds):
+    tiny = {"cell": "rnn", "in_modes": "8x9", "hidden_modes": "2x2", "ranks": "1"}
+    assert ModelConfig(**SMALL | tiny | kwargs).multiply_adds == multiply_adds
+
+
+def test_multiply_adds_of_the_paper_s_gru_and_its_dense_twin():
+    recurrent = 3 * 256 * 256
+    # Last core first: what is left of the frame, times S * N * R, times the outputs so far.
+    chain = 57_600 * 4 * 4 + 3_200 * 4 * 4 * 4 * 4 + 160 * 4 * 4 * 4 * 16 + 8 * 4 * 12 * 64
+    assert ModelConfig(**PAPER).multiply_adds == chain + recurrent
+    assert ModelConfig(**PAPER | {"input": "dense"}).multiply_adds == 57_600 * 768 + recurrent
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

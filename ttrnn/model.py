@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
+from ttrnn.planner import least_multiply_adds
 from ttrnn.pooling import POOLINGS, Pooling
 from ttrnn.recurrent import DIFFERENCES, TTGRU, TTLSTM, TTRNN, input_out_modes
 from ttrnn.scan import NUM_GATES
@@ -161,11 +162,32 @@ class ModelConfig:
         bias = gates * size + (size if self.cell == "gru" else 0)
         total = directions * (self.input_shape.num_params + recurrent + bias)
         if self.num_layers > 1:
-            below = (directions * hidden[0], *hidden[1:])
-            upper = TTShape(below, gate_modes(hidden, gates), _parse_ranks(self.ranks))
-            total += (self.num_layers - 1) * directions * (upper.num_params + recurrent + bias)
+            total += (self.num_layers - 1) * directions * (self._upper_shape.num_params + recurrent + bias)
         attention = directions * size if self.pooling == "attention" else 0
         return total + attention + (directions * size + 1) * len(self.classes)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds for one frame in all recurrent layers, both directions, without building the model.
+
+        Counted are the products with frames and states, each in the cheapest order of its cores, merged where that
+        saves some; the layers may take a faster way that has more. Left out: what is done element by element (gates,
+        differences), pooling, the classifier, and merging, which serves all frames.
+        """
+        directions, gates = 2 if self.bidirectional else 1, NUM_GATES[self.cell]
+        recurrent = self.recurrent_shape
+        total = least_multiply_adds(self.input_shape)
+        if self.num_layers > 1:
+            total += (self.num_layers - 1) * least_multiply_adds(self._upper_shape)
+        each = gates * self.hidden_size**2 if recurrent is None else least_multiply_adds(recurrent)
+        return directions * (total + self.num_layers * each)
+
+    @property
+    def _upper_shape(self) -> TTShape:
+        """The TT-matrix from the states of the layer below, of both directions, to all gates."""
+        hidden, directions = parse_modes(self.hidden_modes), 2 if self.bidirectional else 1
+        below = (directions * hidden[0], *hidden[1:])
+        return TTShape(below, gate_modes(hidden, NUM_GATES[self.cell]), _parse_ranks(self.ranks))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values by field name."""

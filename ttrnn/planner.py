@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from ttrnn.shapes import TTShape, format_modes
 
-__all__ = ["Group", "Plan", "block_rows", "groupings", "keeps", "plan"]
+__all__ = ["Group", "Plan", "block_rows", "groupings", "keeps", "least_multiply_adds", "plan"]
 
 # Converted rows per block: on a processor they and what is made of them stay in cache; on a GPU, few launches.
 _BLOCK_BYTES = {"cpu": 6 << 20, "cuda": 256 << 20}
@@ -135,6 +135,11 @@ def groupings(shape: TTShape) -> Iterator[tuple[Group, ...]]:
             bonds = (0, *cuts, shape.num_cores)
             before = (0, *bonds[:-2])
             yield tuple(_group(shape, *cores) for cores in zip(before[::-1], bonds[-2::-1], bonds[:0:-1], strict=True))
+
+
+def least_multiply_adds(shape: TTShape) -> int:
+    """Multiply-adds per row of the grouping that has the fewest, which is seldom the fastest."""
+    return min(sum(group.multiply_adds for group in groups) for groups in groupings(shape))
 
 
 def _group(shape: TTShape, next_first: int, first: int, stop: int) -> Group:

@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["NUM_GATES", "before", "masked", "scan"]
+from ttrnn.shapes import NUM_GATES
 
-# Order of the gates, as in torch: rnn (h); gru (r, z, n); lstm (i, f, g, o).
-NUM_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+__all__ = ["NUM_GATES", "before", "masked", "scan"]
 
 # (d, y) -> d * (1 - y^2) and d * y * (1 - y), each in one pass.
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input

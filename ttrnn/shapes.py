@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 __all__ = [
+    "NUM_GATES",
     "TTShape",
     "auto_modes",
     "check_modes",
@@ -21,10 +22,14 @@ __all__ = [
     "format_modes",
     "frame_modes",
     "gate_modes",
+    "max_ranks",
     "parse_modes",
 ]
 
 log = logging.getLogger(__name__)
+
+# Order of the gates, as in torch: rnn (h); gru (r, z, n); lstm (i, f, g, o).
+NUM_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
 
 def parse_modes(text: str) -> tuple[int, ...]:
@@ -93,6 +98,12 @@ def gate_modes(hidden_modes: Sequence[int], num_gates: int) -> tuple[int, ...]:
     return (num_gates * hidden_modes[0], *hidden_modes[1:])
 
 
+def max_ranks(in_modes: Sequence[int], out_modes: Sequence[int]) -> tuple[int, ...]:
+    """What each inner rank can be at most: the lesser of the products of M_l N_l on either side of the bond."""
+    sizes = [m * n for m, n in zip(in_modes, out_modes, strict=True)]
+    return tuple(min(math.prod(sizes[:k]), math.prod(sizes[k:])) for k in range(1, len(sizes)))
+
+
 def check_modes(modes: Sequence[int], size: int, name: str, what: str) -> None:
     """Raises ValueError, with a factorisation that would do, unless the modes multiply to `size`."""
     if math.prod(modes) != size:
@@ -141,9 +152,7 @@ class TTShape:
         for name, numbers in (("in_modes", in_modes), ("out_modes", out_modes), ("ranks", asked)):
             if any(number < 1 for number in numbers):
                 raise ValueError(f"{name} must be positive, got {format_modes(numbers)}")
-        sizes = [m * n for m, n in zip(in_modes, out_modes, strict=True)]
-        allowed = [min(math.prod(sizes[:k]), math.prod(sizes[k:])) for k in range(1, len(sizes))]
-        kept = tuple(min(pair) for pair in zip(asked, allowed, strict=True))
+        kept = tuple(min(pair) for pair in zip(asked, max_ranks(in_modes, out_modes), strict=True))
         if kept != asked:
             log.warning(
                 "ranks %s are clipped to %s: modes %s and %s allow no more",
