@@ -1,48 +1,105 @@
-"""Cells, modes of frame and hidden state, ranks of every bond, recurrent ranks, learning rate and dropout."""
+"""Number and sizes of modes, hidden size, ranks of every bond, cell, pooling, learning rate and dropout.
 
-from collections.abc import Sequence
+Frames are stored as height x width x channels. A mode is a factor of one axis, rows or columns: none straddles the
+border between the two, and the channels go with the last one. Of all ways to cut the axes so into 2 to 6 modes, those
+are pruned that promise nothing of their own:
+
+- with modes of 1, as far as others have fewer of them (prime sizes can't do without);
+- with the modes of an axis neither rising nor falling, 2x8x4 say: orders beyond these two differ little;
+- uneven ones: where the largest mode is so many times the smallest, and more than 1.5 times what that is in the most
+  even way. Modes that are alike need the fewest parameters for a rank.
+
+What is left is a choice of 24 at most, for each number of modes, for usual frames. Hidden sizes are powers of two, cut
+by the same rule, which leaves two orders. A rank for all bonds is halved or doubled at each, then cut down to what the
+modes allow, so a model has one spelling. Every size is drawn on a logarithmic scale: from below 1,000 parameters up to
+several 100,000, with about as many models in each octave. Not in it: reading backwards too, which can't stream,
+recurrent dropout, which was not worth it on real videos, and mean pooling, which is where attention starts.
+"""
+
+import functools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import optuna
 
-from ttrnn.shapes import factorisations, format_modes, frame_modes
+from ttrnn.shapes import NUM_GATES, factorisations, format_modes, frame_modes, gate_modes, max_ranks, parse_modes
 
-__all__ = ["baselines", "input_modes", "space"]
+__all__ = ["baselines", "hidden_modes", "input_modes", "space", "suggest_ranks"]
 
-HIDDEN_MODES = ("2x2x4x2", "2x4x4x2", "4x4x4x2", "4x4x4x4")
-_MAX_RANK = 8
+_NUM_MODES = (2, 6)
+_LOG2_HIDDEN_SIZE = (3, 8)
+_MAX_RANK = 16
+_MAX_UNEVENNESS = 1.5
 
 
 def space(trial: optuna.Trial) -> dict[str, Any]:
-    """One model and how it is trained: four modes, which the paper found to be enough."""
-    frame = trial.study.user_attrs["frame"]
+    """One model and how it is trained."""
+    num_modes = trial.suggest_int("num_modes", *_NUM_MODES)
+    # Optuna takes one set of choices for each name: that of this number of modes.
+    choices = [format_modes(modes) for modes in input_modes(*trial.study.user_attrs["frame"], num_modes)]
+    in_modes = parse_modes(trial.suggest_categorical(f"in_modes_{num_modes}", choices))
+    ways = hidden_modes(2 ** trial.suggest_int("log2_hidden_size", *_LOG2_HIDDEN_SIZE), num_modes)
+    hidden = ways[0 if trial.suggest_categorical("hidden_order", ["rising", "falling"]) == "rising" else -1]
+    cell = trial.suggest_categorical("cell", list(NUM_GATES))
+    differences = trial.suggest_categorical("differences", ["extra", "only"])
     recurrent = trial.suggest_categorical("recurrent", ["tt", "dense"])
+    gates = gate_modes(hidden, NUM_GATES[cell])
     return {
-        "cell": trial.suggest_categorical("cell", ["gru", "lstm", "rnn"]),
-        "in_modes": trial.suggest_categorical("in_modes", input_modes(*frame)),
-        "hidden_modes": trial.suggest_categorical("hidden_modes", HIDDEN_MODES),
-        "ranks": suggest_ranks(trial, "rank"),
-        "recurrent_ranks": suggest_ranks(trial, "recurrent_rank") if recurrent == "tt" else "none",
+        "cell": cell,
+        "in_modes": format_modes(in_modes),
+        "hidden_modes": format_modes(hidden),
+        "ranks": suggest_ranks(trial, "rank", in_modes, gate_modes(gates, 2 if differences == "extra" else 1)),
+        "recurrent_ranks": suggest_ranks(trial, "recurrent_rank", hidden, gates) if recurrent == "tt" else "none",
+        "differences": differences,
+        "pooling": trial.suggest_categorical("pooling", ["last", "max", "attention"]),
         "lr": trial.suggest_float("lr", 1e-3, 2e-2, log=True),
         "dropout": trial.suggest_float("dropout", 0.0, 0.5),
-        "recurrent_dropout": trial.suggest_float("recurrent_dropout", 0.0, 0.5),
+        "input_dropout": trial.suggest_float("input_dropout", 0.0, 0.5),
     }
 
 
-def suggest_ranks(trial: optuna.Trial, name: str) -> str:
-    """Three inner ranks, each bond on its own, as text."""
-    return format_modes([trial.suggest_int(f"{name}_{bond}", 1, _MAX_RANK, log=True) for bond in (1, 2, 3)])
+def suggest_ranks(trial: optuna.Trial, name: str, in_modes: Sequence[int], out_modes: Sequence[int]) -> str:
+    """Inner ranks as text: one for all bonds, halved or doubled at each, never above what the modes allow."""
+    rank = trial.suggest_int(name, 1, _MAX_RANK, log=True)
+    ranks = []
+    for bond, most in enumerate(max_ranks(in_modes, out_modes), start=1):
+        shift = trial.suggest_int(f"{name}_shift_{bond}", -1, 1)
+        ranks.append(min({-1: (rank + 1) // 2, 0: rank, 1: 2 * rank}[shift], most))
+    return format_modes(ranks)
 
 
-def input_modes(height: int, width: int, channels: int) -> list[str]:
-    """Modes that cut height and width in two each, neither factor above four times the other, as text."""
-    shapes = [
-        (y1, y2, x1, x2 * channels)
-        for y1, y2 in factorisations(height, 2)
-        for x1, x2 in factorisations(width, 2)
-        if max(y1, y2) <= 4 * min(y1, y2) and max(x1, x2) <= 4 * min(x1, x2)
-    ]
-    return [format_modes(shape) for shape in shapes or [frame_modes(height, width, channels)]]
+@functools.cache
+def input_modes(height: int, width: int, channels: int, num_modes: int) -> tuple[tuple[int, ...], ...]:
+    """The ways to cut a frame into so many modes that are worth trying, each once; the rule heads this file."""
+    return _even(
+        (*rows, *columns[:-1], columns[-1] * channels)
+        for num_rows in range(1, num_modes)
+        for rows in _monotone(height, num_rows)
+        for columns in _monotone(width, num_modes - num_rows)
+    )
+
+
+@functools.cache
+def hidden_modes(size: int, num_modes: int) -> tuple[tuple[int, ...], ...]:
+    """The ways to cut a hidden state that are worth trying, in lexical order: rising ones before falling ones."""
+    return _even(_monotone(size, num_modes))
+
+
+def _monotone(size: int, num_modes: int) -> set[tuple[int, ...]]:
+    return {
+        modes
+        for rising in map(sorted, factorisations(size, num_modes))
+        for modes in (tuple(rising), tuple(reversed(rising)))
+    }
+
+
+def _even(ways: Iterable[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+    """In lexical order, without duplicates."""
+    found = set(ways)
+    fewest = min(modes.count(1) for modes in found)
+    unevenness = {modes: max(modes) / min(modes) for modes in found if modes.count(1) == fewest}
+    most = _MAX_UNEVENNESS * min(unevenness.values())
+    return tuple(sorted(modes for modes in unevenness if unevenness[modes] <= most))
 
 
 def baselines(frame: Sequence[int]) -> list[dict[str, Any]]:

@@ -6,20 +6,16 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-import search_spaces
 import ttrnn
 from pipelines import sweep as sweeping
 from pipelines.cli import UserError
 from pipelines.pareto import COLUMNS
-from pipelines.recipe import TrainOptions, model_config
-from pipelines.shards import Frame
 from pipelines.sweep import SweepOptions, sweep
 from tests.shards import make_shards
 
@@ -213,35 +209,10 @@ def test_trials_of_two_workers_train_on_ray(shards, tmp_path):
     assert [trial["state"] for trial in result["trials"]] == ["complete", "complete"]
 
 
-@pytest.mark.parametrize("name", search_spaces.NAMES)
-@pytest.mark.parametrize("frame", [(120, 160, 3), (60, 80, 1), (32, 64, 1), (59, 7, 3)], ids=str)
-def test_every_point_of_a_space_is_a_model_that_fits_the_frame(name, frame):
-    space = search_spaces.load(name)
-    found = optuna.create_study(directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0))
-    found.set_user_attr("frame", list(frame))
-
-    data = SimpleNamespace(
-        frame=Frame(frame[1], frame[0], frame[2]),
-        classes=("a", "b"),
-        task="single_label",
-        mean=(1.0,),
-        std=(1.0,),
-        sampling={},
-    )
-    points = [space.space(found.ask()) for _ in range(20)] + space.baselines(frame)
-    sizes = {model_config(TrainOptions(shards="s", out="o", **point), data).num_params for point in points}
-    assert len(sizes) > 5
-
-
 @pytest.mark.parametrize("gpus", [0.0, 2.0])
 def test_a_trial_takes_a_gpu_or_a_part_of_one(gpus):
     with pytest.raises(ValueError, match="0 < gpus_per_worker <= 1"):
         SweepOptions(gpus_per_worker=gpus)
-
-
-def test_unknown_space_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=r"'no'.*shapes, ranks"):
-        search_spaces.load("no")
 
 
 def test_search_is_pickled_by_reference():
