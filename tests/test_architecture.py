@@ -27,7 +27,7 @@ LIBRARY = (
     ("export",),
 )
 PIPELINES = (
-    ("cli", "metrics", "pictures"),
+    ("cli", "metrics", "pictures", "terminal"),
     ("storage",),
     ("cache",),
     ("trials",),
@@ -43,7 +43,7 @@ PIPELINES = (
     ("protocols",),
     ("dry_run",),
     ("predict", "pareto"),
-    ("export",),
+    ("export", "screen"),
     ("sweep", "reproduce"),
 )
 COMMANDS = ("preprocess", "train", "sweep", "pareto", "export", "evaluate", "predict", "demo", "reproduce")
