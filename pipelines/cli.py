@@ -23,7 +23,7 @@ import textwrap
 import time
 import traceback
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -33,6 +33,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 __all__ = [
     "StepError",
     "UserError",
+    "check_values",
     "duration",
     "field_help",
     "percent",
@@ -166,19 +167,26 @@ def _read_config(options_class: type, path: str) -> dict[str, Any]:
         raise UserError(f"--config {path} cannot be read as JSON: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"--config {path} must hold one JSON object, got {type(values).__name__}")
+    check_values(options_class, values, f"--config {path}")
+    return values
+
+
+def check_values(options_class: type, values: Any, what: str) -> None:
+    """Raises UserError, with `what` before it, unless these are options of the class by name, of the right types."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{what}: must be options by their names, got {values!r}")
     hints = get_type_hints(options_class)
     for name, value in values.items():
         if name not in hints:
-            raise UserError(f"--config {path}: unknown option {name!r}; the options are {', '.join(sorted(hints))}")
+            raise UserError(f"{what}: unknown option {name!r}; the options are {', '.join(sorted(hints))}")
         kind, many = _scalar_type(hints[name])
         if many and not isinstance(value, list):
-            raise UserError(f"--config {path}: {name} must be a list, got {json.dumps(value)}")
+            raise UserError(f"{what}: {name} must be a list, got {json.dumps(value, default=repr)}")
         for item in value if many else [value]:
             optional = item is None and _is_optional(hints[name])
             right_type = isinstance(item, int | float if kind is float else kind)
             if not optional and (not right_type or (kind is not bool and isinstance(item, bool))):
-                raise UserError(f"--config {path}: {name} must be {kind.__name__}, got {json.dumps(item)}")
-    return values
+                raise UserError(f"{what}: {name} must be {kind.__name__}, got {json.dumps(item, default=repr)}")
 
 
 def _scalar_type(hint: Any) -> tuple[Any, bool]:

@@ -167,6 +167,24 @@ def test_a_mistake_in_the_config_file_is_said_in_one_line(
     assert printed.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"rank": 4}, "space: unknown option 'rank'; the options are limit, lr, "),
+        ({"lr": "1e-3"}, 'space: lr must be float, got "1e-3"'),
+        ({"resume": {1}}, 'space: resume must be bool, got "{1}"'),
+        ({3: 4}, "space: unknown option 3"),
+        (None, "space: must be options by their names, got None"),
+    ],
+    ids=str,
+)
+def test_values_that_come_from_code_are_checked_like_those_of_a_file(values: Any, words: str) -> None:
+    cli.check_values(Options, {"lr": 1, "sizes": [1, 2], "max_frames": None}, "space")
+    with pytest.raises(UserError) as refused:
+        cli.check_values(Options, values, "space")
+    assert words in str(refused.value)
+
+
 def test_help_tells_every_option_with_its_default(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as stopped:
