@@ -6,6 +6,7 @@ python -m pipelines.export runs/sweep model --select trial:0007
 python -m pipelines.export runs/gru model --onnx
 """
 
+import dataclasses
 import logging
 import sys
 from dataclasses import dataclass
@@ -13,10 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import ttrnn.checkpoint
-from pipelines import cli, pareto
-from pipelines.cli import UserError
+from pipelines import cli
+from pipelines.cli import UserError, percent
+from pipelines.confirm import draw
 from pipelines.evaluate import load_model
+from pipelines.frontier import knee
 from pipelines.metrics import standard_error
+from pipelines.pareto import known_tests
+from pipelines.trials import Trial, model_dir, read_sweep, read_trials
 from ttrnn.checkpoint import read_config
 from ttrnn.files import atomic_directory
 
@@ -34,7 +39,8 @@ class ExportOptions:
     out: str = cli.positional()
     """model directory to write"""
     select: str = "best"
-    """of a sweep: best (validation metric), knee, smallest (within one standard error of the best), or trial:ID"""
+    """of a sweep: best (validation metric), knee, smallest (within one standard error of the best), or trial:ID; by
+    confirmed values where there are such"""
     max_params: int | None = None
     """of a sweep: only models with at most this many parameters, classifier included; not with trial:ID"""
     onnx: bool = False
@@ -50,20 +56,16 @@ class ExportOptions:
 
 
 def choose(
-    points: list[pareto.Trial],
-    trials: list[pareto.Trial],
-    select: str,
-    num_val_clips: int,
-    max_params: int | None = None,
-) -> pareto.Trial:
+    points: list[Trial], trials: list[Trial], select: str, num_val_clips: int, max_params: int | None = None
+) -> Trial:
     """One trial by rule.
 
     Args:
         points: The frontier, smallest first.
         trials: All trials, for trial:ID.
-        select: best: highest validation metric. knee: see pareto.knee. smallest: fewest parameters among those whose
-            metric is within one standard error of the best's (the one-standard-error rule of Breiman et al., 1984).
-            trial:ID: that one.
+        select: best: highest validation metric, the mean of fresh seeds where it is confirmed. knee: see frontier.knee.
+            smallest: fewest parameters among those whose metric is within one standard error of the best's (the
+            one-standard-error rule of Breiman et al., 1984). trial:ID: that one.
         num_val_clips: Clips that the metric was measured on.
         max_params: Leave larger models out first.
 
@@ -84,10 +86,20 @@ def choose(
             f"no model of the frontier has at most {max_params:,} parameters; the smallest has {points[0].place[0]:,}"
         )
     if select == "knee":
-        return pareto.knee(fitting)
-    best = fitting[-1].place[1]
-    error = standard_error(best, num_val_clips)
-    return next(point for point in fitting if point.place[1] >= best - error) if select == "smallest" else fitting[-1]
+        return knee(fitting)
+    best = fitting[-1]
+    if select == "best":
+        return best
+    bound = best.place[1] - _standard_error(best, num_val_clips)
+    return next(point for point in fitting if point.place[1] >= bound)
+
+
+def _standard_error(trial: Trial, num_val_clips: int) -> float:
+    """Of its validation metric: from the lower half of the 95% interval where one is known, else that of a share."""
+    interval = trial.val_interval if trial.confirmed is None else trial.confirmed.val_interval
+    if interval is None:
+        return standard_error(trial.place[1], num_val_clips)
+    return max(0.0, trial.place[1] - interval[0]) / 1.96
 
 
 def export(options: ExportOptions) -> dict[str, Any]:
@@ -100,18 +112,21 @@ def export(options: ExportOptions) -> dict[str, Any]:
     chosen: dict[str, Any] = {}
     tested: dict[tuple[str, str], dict[str, Any]] = {}
     if (source / "sweep.json").exists():
-        sweep, trials = pareto.read_sweep(source), pareto.read_trials(source)
-        trial = choose(pareto.frontier(trials), trials, options.select, sweep["num_val_clips"], options.max_params)
-        directory = source / "trials" / trial.trial / "model"
+        sweep, drawn = read_sweep(source), draw(source, read_trials(source))
+        trial = choose(drawn.points, drawn.trials, options.select, sweep["num_val_clips"], options.max_params)
+        directory = model_dir(source, trial.trial)
         chosen = {"trial": trial.trial, "select": options.select}
-        tested = pareto.known_tests(source / "pareto.json")
+        if trial.confirmed is not None:
+            chosen["confirmed"] = dataclasses.asdict(trial.confirmed)
+        tested = known_tests(source / "pareto.json")
     elif (source / "model" / "config.json").exists():
         directory = source / "model"
     else:
         raise UserError(f"{source} is neither a sweep nor a run with a model; give the OUT directory of sweep or train")
     model = load_model(directory).cpu()
     config = read_config(directory)
-    chosen |= tested.get((chosen.get("trial", ""), config["sha256"]["model.safetensors"]), {})
+    found = tested.get((chosen.get("trial", ""), config["sha256"]["model.safetensors"]), {})
+    chosen |= {name: found[name] for name in ("test_metric", "test_interval") if name in found}
     results = {**config["results"], **chosen}
     with atomic_directory(out) as temporary:
         ttrnn.checkpoint.write(model, temporary, results)
@@ -138,10 +153,13 @@ def _write_onnx(model: ttrnn.VideoClassifier, path: Path) -> None:
 def summary(result: dict[str, Any]) -> str:
     """What a person reads."""
     trial = f"trial {result['trial']}, " if "trial" in result else ""
+    confirmed, again = result.get("confirmed"), ""
+    if confirmed is not None:
+        again = f"; on average {percent(confirmed['val_mean'])} when trained again with {len(confirmed['seeds'])} seeds"
     return (
         f"{result['out']}: {trial}{result['num_params']:,} parameters, {result['num_bytes']:,} bytes, "
         f"{result['metric'].replace('_', ' ')} {100 * result['val_metric']:.1f}% on {result['num_val_clips']} "
-        f"validation clips\n"
+        f"validation clips{again}\n"
         f"next: {cli.python()} -m pipelines.predict {result['out']} VIDEO"
     )
 

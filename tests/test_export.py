@@ -5,7 +5,7 @@ import torch
 
 import ttrnn
 from pipelines import export
-from pipelines.pareto import Trial
+from pipelines.trials import Trial
 from ttrnn.model import ModelConfig, VideoClassifier
 
 
