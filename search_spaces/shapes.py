@@ -1,19 +1,21 @@
 """Number and sizes of modes, hidden size, ranks of every bond, cell, pooling, learning rate and dropout.
 
 Frames are stored as height x width x channels. A mode is a factor of one axis, rows or columns: none straddles the
-border between the two, and the channels go with the last one. Of all ways to cut the axes so into 2 to 6 modes, those
-are pruned that promise nothing of their own:
+border between the two, and the channels go with the last one. Of all ordered ways to cut a frame so into 2 to 6 modes,
+those are left out that promise nothing of their own:
 
-- with modes of 1, as far as others have fewer of them (prime sizes can't do without);
-- with the modes of an axis neither rising nor falling, 2x8x4 say: orders beyond these two differ little;
-- uneven ones: where the largest mode is so many times the smallest, and more than 1.5 times what that is in the most
-  even way. Modes that are alike need the fewest parameters for a rank.
+- with more modes of 1 than others have (only sizes with few factors can't do without);
+- where the modes of an axis neither rise nor fall, 2x8x4 say: orders between these two differ little;
+- uneven ones, where the largest mode is so many times the smallest, and more than 1.5 times what that is in the most
+  even way: modes that are alike need the fewest parameters for a rank.
 
-What is left is a choice of 24 at most, for each number of modes, for usual frames. Hidden sizes are powers of two, cut
-by the same rule, which leaves two orders. A rank for all bonds is halved or doubled at each, then cut down to what the
-modes allow, so a model has one spelling. Every size is drawn on a logarithmic scale: from below 1,000 parameters up to
-several 100,000, with about as many models in each octave. Not in it: reading backwards too, which can't stream,
-recurrent dropout, which was not worth it on real videos, and mean pooling, which is where attention starts.
+That leaves some 20 ways at most for each number of modes. Hidden sizes, the powers of two from 8 to 256, are cut by the
+same rule, which leaves the two orders of their most even modes. Ranks have a common level, which each bond halves,
+keeps or doubles, up to what its modes allow: a model has one spelling.
+
+Random draws spread over orders of magnitude: about a tenth have fewer than 1,000 parameters, half fewer than 4,000 to
+8,000 by the size of the frame, a tenth more than 70,000. Left out: reading backwards, which can't stream; recurrent
+dropout, which was not worth it on real videos; mean pooling, which is where attention starts.
 """
 
 import functools
