@@ -112,7 +112,7 @@ def totals(state: State, now: float) -> list[str]:
 
 
 def draw(state: State, now: float, width: int, height: int) -> RenderableType:
-    """The screen, in at most `height` - 1 lines where there are 14 or more; what is too wide ends in an ellipsis.
+    """The screen, in at most `height` - 1 lines where there are 15 or more; what is too wide ends in an ellipsis.
 
     Args:
         state: What to show.
@@ -135,8 +135,8 @@ def draw(state: State, now: float, width: int, height: int) -> RenderableType:
     for name in ("trial", "num_params", "val_metric", "mark", *names):
         gives_way = name in ("modes", "ranks", "recurrent_ranks")
         table.add_column(justify="right" if name in ("num_params", "val_metric") else "left", no_wrap=not gives_way)
-    # For each part an empty line and a head.
-    room = max(height - 1 - len(head) - 4, 5)
+    # Beside them, for each part an empty line and a head, and a last line for the cursor and what is typed there.
+    room = max(height - 1 - len(head) - 5, 5)
     shown = list(state.running.values())
     if len(shown) > (most := room // 3 + 1):
         shown = shown[: most - 1]
@@ -153,7 +153,7 @@ def draw(state: State, now: float, width: int, height: int) -> RenderableType:
         _add_head(table, "frontier", "", names)
         for trial in points:
             _add_trial(table, trial, "knee" if trial.trial == bend else "", names)
-    return Group(*head, table)
+    return Group(*head, table, "")
 
 
 def _line(text: str, style: str = "") -> Text:
@@ -216,7 +216,7 @@ class Screen:
                 live = Live(
                     get_renderable=drawn,
                     console=console,
-                    refresh_per_second=2,
+                    refresh_per_second=1,
                     transient=True,
                     redirect_stdout=False,
                     redirect_stderr=False,
@@ -323,6 +323,10 @@ def tune_callback(screen: Screen) -> "tune.Callback":
     from ray import tune
 
     class OnScreen(tune.Callback):
+        def __reduce__(self) -> tuple[Any, ...]:
+            # Tune saves what it is given; a screen is no state.
+            return tune.Callback, ()
+
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             screen.started(Trial(trial=trial.config["trial"], state="running", config=trial.config["train"]))
 
