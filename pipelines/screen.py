@@ -127,7 +127,7 @@ def draw(state: State, now: float, width: int, height: int) -> RenderableType:
     bar.add_row(state.stage, ProgressBar(total=max(state.total, 1), completed=state.ended.total()), how_many)
     head: list[RenderableType] = [
         bar,
-        _line(states, "red" if state.ended["failed"] else ""),
+        _line(states or "no trial has begun yet", "red" if state.ended["failed"] else ""),
         *(_line(text) for text in others),
     ]
     names = ["cell", "modes", "ranks"] + (["recurrent_ranks"] if width >= _WIDE else [])
@@ -137,21 +137,19 @@ def draw(state: State, now: float, width: int, height: int) -> RenderableType:
         table.add_column(justify="right" if name in ("num_params", "val_metric") else "left", no_wrap=not gives_way)
     # Beside them, for each part an empty line and a head, and a last line for the cursor and what is typed there.
     room = max(height - 1 - len(head) - 5, 5)
-    shown = list(state.running.values())
-    if len(shown) > (most := room // 3 + 1):
+    shown, most = list(state.running.values()), room // 3 + 1
+    if more := f"+ {len(shown) - most + 1}" if len(shown) > most else "":
         shown = shown[: most - 1]
     if shown:
         _add_head(table, "running", "epoch", names)
         for trial in shown:
-            epochs = f"{trial.epochs or 0}/{trial.config.get('epochs', '?')}"
-            _add_trial(table, trial, epochs, names)
-        if (more := len(state.running) - len(shown)) > 0:
-            table.add_row(_line(f"+ {more}"))
+            _add_trial(table, trial, f"{trial.epochs or 0}/{trial.config.get('epochs', '?')}", names)
+        if more:
+            table.add_row(_line(more))
     if state.points:
-        bend = knee(state.points).trial
-        points = _thinned(state.points, max(room - len(shown) - (more > 0 if shown else 0), 3), bend)
         _add_head(table, "frontier", "", names)
-        for trial in points:
+        bend = knee(state.points).trial
+        for trial in _thinned(state.points, max(room - len(shown) - bool(more), 3), bend):
             _add_trial(table, trial, "knee" if trial.trial == bend else "", names)
     return Group(*head, table, "")
 
