@@ -10,13 +10,24 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipelines.cli import UserError
 
-__all__ = ["devices", "largest_memory", "start_ray"]
+__all__ = ["Slots", "devices", "largest_memory", "start_ray"]
 
 log = logging.getLogger(__name__)
+
+
+class Slots(NamedTuple):
+    """Where trainings run side by side."""
+
+    num_slots: int
+    """at a time"""
+    device: str
+    """GPU or CPU"""
+    gpus_per_worker: float
+    """of each process, where there are GPUs"""
 
 
 @contextlib.contextmanager

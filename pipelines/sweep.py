@@ -3,54 +3,52 @@
     python -m pipelines.sweep                                       the embedded demo
     python -m pipelines.sweep --data VIDEOS --out runs/mine         videos of your own
     python -m pipelines.sweep --data SHARDS --out runs/mine --num-trials 64 --max-params 20000
-    python -m pipelines.sweep --out runs/mine --data SHARDS --resume
+    python -m pipelines.sweep --data SHARDS --out runs/mine --refine --confirm 3
+    python -m pipelines.sweep --data SHARDS --out runs/mine --resume --num-trials 200
 
-Leaves SWEEP/sweep.json, study.journal (opens in optuna-dashboard), trials/ID/ (each a run as train leaves it), and what
-pareto.py makes of them: trials.csv, pareto.csv, pareto.json, report.html, pareto.png, best/ (a model directory).
+Leaves SWEEP/sweep.json, study.journal (opens in optuna-dashboard), trials/ID/ (each a run as train leaves it), confirm/
+(the frontier's points trained again), ray.log, and what pareto.py makes of them: trials.csv, pareto.csv, pareto.json,
+report.html, pareto.png, best/ (a model directory).
 """
 
 import dataclasses
 import json
 import logging
-import os
-import shutil
 import sys
 import time
-import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.study import StudyDirection
-from optuna.trial import TrialState
 from rich.console import Group, RenderableType
 
 import search_spaces
-from pipelines import cli, demo, pareto, report
+from pipelines import cli, demo, pareto
 from pipelines import predict as prediction
 from pipelines.cli import UserError
-from pipelines.cluster import devices, start_ray
-from pipelines.fit import DivergedError, fit
+from pipelines.cluster import Slots, devices, largest_memory, start_ray
+from pipelines.confirm import confirm, points_to_confirm
+from pipelines.cost import step_bytes
 from pipelines.metrics import METRICS, chance_level
 from pipelines.preprocess import PREPROCESS_JSON, PreprocessOptions, preprocess
-from pipelines.recipe import TrainOptions, claim_run, flat_config, model_config, resolve_precision
+from pipelines.recipe import TrainOptions
+from pipelines.screen import Screen, tune_callback
+from pipelines.search import SAMPLERS, Point, Search
 from pipelines.shards import DATASET_JSON, ShardDataset
+from pipelines.stopping import STOPPING, Judge, read_curve
 from pipelines.storage import Location, prepare_out, refuse_other_options, undone_if_refused
-from pipelines.train import fit_on_ray
+from pipelines.trials import read_sweep, read_trial, read_trials
 from ttrnn.files import atomic_write
-
-if TYPE_CHECKING:
-    from ray import tune
+from ttrnn.model import ModelConfig
 
 __all__ = ["SweepOptions", "sweep"]
 
 log = logging.getLogger(__name__)
-_STUDY = "sweep"
-_OBJECTIVES = {"val_metric": "max", "num_params": "min"}
-_DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
+
+# A resumed sweep may have more of these than it was started with.
+_MAY_GROW = ("num_trials", "refine", "confirm")
+_OF_THE_COMMAND = ("gpus_per_worker", "time_budget", "resume", "overwrite")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,13 +60,28 @@ class SweepOptions:
     out: str = "runs/sweep"
     """directory of the sweep"""
     space: str = "shapes"
-    """what to try: shapes (cells, modes, ranks) or ranks (the paper's shape, ranks only)"""
+    """what to try: shapes (cells, modes, ranks), ranks (the paper's shape, ranks only), or package.module:function of
+    your own"""
     num_trials: int = 16
-    """models to try, those that are too large for --max-params included"""
+    """models to train; those that exceed a limit, or were there before, are passed over and do not count"""
     epochs: int = 16
     """passes over the train split for each of them"""
     max_params: int | None = None
     """train no model with more parameters than this, classifier included; default: no limit"""
+    max_flops: int | None = None
+    """nor one with more multiply-adds for a frame than this; default: no limit"""
+    sampler: str = "tpe"
+    """how models are chosen: tpe (learns which shapes and ranks pay), random, or default (Optuna's own default)"""
+    early_stopping: str = "frontier"
+    """frontier: end a trial that a smaller one surpasses, beyond noise, at the same epoch; asha: successive halving by
+    the metric alone; none"""
+    refine: bool = False
+    """afterwards round the frontier's models to lower ranks and train them on for a few epochs: one training gives
+    many points"""
+    confirm: int = 0
+    """at the end train the frontier's models anew with so many fresh seeds each, and redraw it from their means"""
+    time_budget: float | None = None
+    """minutes after which no trial begins and those that run pause; --resume goes on; default: no limit"""
     seed: int = 0
     """of the search, the models and the demo"""
     num_workers: int = 1
@@ -82,12 +95,18 @@ class SweepOptions:
     """delete an older sweep first"""
 
     def __post_init__(self) -> None:
-        for name in ("num_trials", "epochs", "num_workers", "max_params"):
+        for name in ("num_trials", "epochs", "num_workers", "max_params", "max_flops"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {self.seed}")
+        for name in ("seed", "confirm"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.time_budget is not None and not self.time_budget > 0:
+            raise ValueError(f"time_budget must be positive minutes, got {self.time_budget}")
+        for name, choices in (("sampler", SAMPLERS), ("early_stopping", STOPPING)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if not 0 < self.gpus_per_worker <= 1:
             raise ValueError(f"0 < gpus_per_worker <= 1 must hold, got {self.gpus_per_worker}")
         search_spaces.load(self.space)
@@ -96,7 +115,7 @@ class SweepOptions:
         """What decides the result, and where it goes."""
         data = None if self.data is None else str(Location.of(self.data).absolute())
         values = dataclasses.asdict(self) | {"data": data}
-        return {name: value for name, value in values.items() if name not in ("gpus_per_worker", "resume", "overwrite")}
+        return {name: value for name, value in values.items() if name not in _OF_THE_COMMAND}
 
 
 def sweep(options: SweepOptions) -> dict[str, Any]:
@@ -105,25 +124,47 @@ def sweep(options: SweepOptions) -> dict[str, Any]:
         raise UserError(f"there is no {options.data}; give a folder of videos, a CSV or shards as --data")
     if options.overwrite and options.data is not None and _lies_in(options.data, options.out):
         raise UserError(f"--overwrite deletes {options.out}, in which --data {options.data} lies; give another --out")
+    start = time.monotonic()
+    deadline = None if options.time_budget is None else start + 60 * options.time_budget
     out = Location.of(options.out).local.absolute()
     prepare_out(out, marker="sweep.json", overwrite=options.overwrite, resume=options.resume)
     _claim(out, options)
-    start = time.monotonic()
     with undone_if_refused(out, marker="sweep.json"), start_ray():
-        device, slots = devices(options.num_workers, options.gpus_per_worker)
+        device, num_slots = devices(options.num_workers, options.gpus_per_worker)
         data = ShardDataset.open(_shards(options, out))
-        _write_facts(out, options, data)
-        num_failed = _run_trials(options, out, data, device, slots)
+        facts = _write_facts(out, options, data)
+        slots = Slots(num_slots, device, options.gpus_per_worker)
+        budget_s = None if deadline is None else deadline - time.monotonic()
+        with Screen(
+            metric=facts["metric"], chance=facts["chance"], chatter=out / "ray.log", time_budget_s=budget_s
+        ) as screen:
+            num_failed = _run_trials(options, out, data, slots, deadline, screen)
+            if options.confirm and not _is_late(deadline):
+                num_failed += _confirm(out, options, screen)
     result = pareto.write_frontier(out)
     if num_failed:
-        log.error("%d trials failed; --resume tries them again", num_failed)
+        log.error("%d trainings failed; --resume begins others in their place", num_failed)
         result["exit_code"] = 1
+    if _is_late(deadline):
+        log.warning("the time of %g minutes is up; --resume goes on", options.time_budget)
     result["wall_s"] = round(time.monotonic() - start, 1)
     if options.data is None:
         video = out / "videos" / data.split("test").clip_ids[0]
         log.info("classifying %s, which no model has seen, with the best model", video)
         result.update(prediction.predict(prediction.PredictOptions(model=str(out / "best"), video=(str(video),))))
     return result
+
+
+def _confirm(out: Path, options: SweepOptions, screen: Screen) -> int:
+    """Trains the frontier anew with seeds that it was not chosen by; gives the number of runs that failed."""
+    points = points_to_confirm(read_trials(out))
+    seeds = [options.seed + number for number in range(1, options.confirm + 1)]
+    screen.stage("confirm", len(points) * len(seeds))
+    return len(confirm(out, points, seeds, num_gpus=options.gpus_per_worker))
+
+
+def _is_late(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() > deadline
 
 
 def _lies_in(inner: str, outer: str) -> bool:
@@ -137,8 +178,15 @@ def _claim(out: Path, options: SweepOptions) -> None:
         with atomic_write(path) as file:
             json.dump({"format": "ttrnn-sweep", "version": 1, "options": options.settings()}, file, indent=1)
         return
-    settings = {name: value for name, value in options.settings().items() if name != "out"}
-    refuse_other_options(out, pareto.read_sweep(out)["options"], settings, name_of_out="--out")
+    earlier = read_sweep(out)["options"]
+    settings = {name: value for name, value in options.settings().items() if name not in ("out", *_MAY_GROW)}
+    refuse_other_options(out, earlier, settings, name_of_out="--out")
+    for name in _MAY_GROW:
+        if getattr(options, name) < earlier[name]:
+            raise UserError(
+                f"{out} was started with {name} {earlier[name]}, which can grow but not shrink to "
+                f"{getattr(options, name)}; give --{name.replace('_', '-')} {earlier[name]} or more"
+            )
 
 
 def _shards(options: SweepOptions, out: Path) -> Location:
@@ -162,7 +210,7 @@ def _shards(options: SweepOptions, out: Path) -> Location:
     return shards
 
 
-def _write_facts(out: Path, options: SweepOptions, data: ShardDataset) -> None:
+def _write_facts(out: Path, options: SweepOptions, data: ShardDataset) -> dict[str, Any]:
     """Adds to sweep.json what a reader of the results must know about the data."""
     val, test = data.split("val"), data.split("test")
     facts = {
@@ -180,197 +228,78 @@ def _write_facts(out: Path, options: SweepOptions, data: ShardDataset) -> None:
     }
     with atomic_write(out / "sweep.json") as file:
         json.dump(facts, file, indent=1)
+    return facts
 
 
-@dataclass(frozen=True, slots=True)
-class _Suggest:
-    """From an Optuna trial to the configuration of a Tune trial. Pickled with the search."""
+def _run_trials(
+    options: SweepOptions, out: Path, data: ShardDataset, slots: Slots, deadline: float | None, screen: Screen
+) -> int:
+    """Runs, resumes or extends the search, and refines what it found; gives the number of trials that crashed."""
+    from pipelines.tuning import run_trials
 
-    options: SweepOptions
-    out: Path
-    shards: Location
-
-    def __call__(self, trial: optuna.Trial) -> dict[str, Any]:
-        point = trial.user_attrs.get("baseline")
-        values = search_spaces.load(self.options.space).space(trial) if point is None else point
-        name = f"{trial.number:04d}"
-        options = TrainOptions(
-            shards=str(self.shards),
-            out=str(self.out / "trials" / name),
-            epochs=self.options.epochs,
-            seed=self.options.seed,
-            num_workers=self.options.num_workers,
-            **values,
-        )
-        config = model_config(options, ShardDataset.open(self.shards))
-        if self.options.max_params is not None:
-            trial.set_constraint("max_params", config.num_params - self.options.max_params)
-        trial.set_user_attr("num_params", config.num_params)
-        too_large = self.options.max_params is not None and config.num_params > self.options.max_params
-        return {"trial": name, "train": dataclasses.asdict(options), "too_large": too_large}
-
-
-def _train_trial(config: dict[str, Any]) -> None:
-    """One trial, on the slot that Tune gives it. Every report carries both objectives, finite, best so far."""
-    from ray import tune
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    logging.getLogger("ttrnn").setLevel(logging.ERROR)
-    options = resolve_precision(TrainOptions(**config["train"]))
-    data = ShardDataset.open(options.shards)
-    model, out = model_config(options, data), Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
-    claim_run(out, options, model)
-    nothing = {"val_metric": 0.0, "num_params": model.num_params, "input_params": model.input_params}
-    if config["too_large"]:
-        summary = {
-            **nothing,
-            "val_metric": None,
-            "state": "too_large",
-            "epochs": 0,
-            "config": flat_config(options, model),
-        }
-        with atomic_write(out / "summary.json") as file:
-            json.dump(summary, file, indent=1)
-        tune.report(nothing)
-    elif options.num_workers > 1:
-        fit_on_ray(options, [TuneReportCallback()], f"trial-{config['trial']}")
-    else:
-        try:
-            # A trial that had finished when its driver died still owes its report.
-            tune.report(fit(options, tune.report))
-        except DivergedError as error:
-            log.warning("trial %s %s", config["trial"], error)
-            tune.report(nothing)
-
-
-def _run_trials(options: SweepOptions, out: Path, data: ShardDataset, device: str, slots: int) -> int:
-    """Runs or resumes Tune until all trials have finished; gives the number of those that failed.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C has ended it early.
-    """
-    # Tune's own progress and result files are not what a person looks at here.
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    # Tune's state is saved in the step that asks for a trial: a killed driver forgets none that the study knows.
-    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "0"
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    from ray import tune
-    from ray.tune.search.optuna import OptunaSearch
-
-    storage = JournalStorage(JournalFileBackend(str(out / "study.journal")))
-    # With several workers a trial's own process waits; a share of a CPU would starve its workers, placed after it.
-    resources = {"memory": float(64 << 20)}
-    if options.num_workers == 1:
-        resources = {"CPU": 1.0} | ({"GPU": options.gpus_per_worker} if device == "GPU" else {})
-    trainable = tune.with_resources(_train_trial, resources)
-    state = out / ".tune" / _STUDY
-    if tune.Tuner.can_restore(str(state)):
-        log.info("resuming the sweep in %s", out)
-        tuner = tune.Tuner.restore(str(state), trainable, resume_unfinished=True, resume_errored=True)
-    else:
-        (out / "study.journal").unlink(missing_ok=True)
-        _create_study(options, data, storage)
-        search = OptunaSearch(
-            _Suggest(options, out, data.place),
-            metric=list(_OBJECTIVES),
-            mode=list(_OBJECTIVES.values()),
-            storage=JournalStorage(JournalFileBackend(str(out / "study.journal"))),
-            study_name=_STUDY,
-            sampler=optuna.samplers.TPESampler(seed=options.seed, multivariate=True, group=True),
-        )
-        tuner = tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=search,
-                num_samples=options.num_trials,
-                max_concurrent_trials=slots,
-                reuse_actors=True,
-                trial_dirname_creator=_trial_name,
-            ),
-            run_config=tune.RunConfig(
-                name=_STUDY, storage_path=str(out / ".tune"), verbose=0, callbacks=[_progress(options.num_trials)]
-            ),
-        )
+    search = _search(options, out, data, slots.device)
     log.info(
         "sweeping %d trials of %d epochs, %d at a time, over the space %s",
         options.num_trials,
         options.epochs,
-        slots,
+        slots.num_slots,
         options.space,
     )
-    results = tuner.fit()
-    for error in results.errors:
-        log.error("a trial failed: %s", str(error).strip().splitlines()[-1])
-    if sum(trial.state.is_finished() for trial in _study(storage).trials) < options.num_trials:
-        # Tune turns Ctrl-C into an orderly end.
-        raise KeyboardInterrupt
-    _settle(out, storage)
-    return len(results.errors)
+    earlier = [read_trial(directory) for directory in sorted((out / "trials").glob("[!.]*"))]
+    judge = Judge(len(data.split("val")), grace=max(1, options.epochs // 4))
+    for trial in earlier:
+        # A refined trial begins where others end: it is compared with none.
+        if trial.num_params is not None and trial.config.get("init", "none") == "none":
+            judge.add(read_curve(out / "trials" / trial.trial, trial.num_params))
+    screen.stage(
+        "search", options.num_trials, [trial for trial in earlier if trial.state in ("complete", "stopped", "failed")]
+    )
+    num_failed = run_trials(
+        search,
+        lambda: _refinements(search, options, out, screen),
+        judge,
+        slots,
+        scheduler=options.early_stopping,
+        epochs=options.epochs,
+        state=out / ".tune",
+        deadline=deadline,
+        callbacks=[tune_callback(screen)],
+    )
+    if search.exhausted:
+        log.warning("%s", search.exhausted)
+    return num_failed
 
 
-def _trial_name(trial: Any) -> str:
-    return str(trial.trial_id)
+def _search(options: SweepOptions, out: Path, data: ShardDataset, device: str) -> Search:
+    longest = max(int(data.split(name).lengths.max(initial=0)) for name in ("train", "val"))
+    limits = {name: getattr(options, name) for name in ("max_params", "max_flops")}
+    limits["memory_bytes"] = largest_memory(device)
+
+    def costs(train: TrainOptions, model: ModelConfig) -> dict[str, float]:
+        return {
+            "max_params": model.num_params,
+            "max_flops": model.multiply_adds,
+            "memory_bytes": step_bytes(model, train.batch_size, longest, "cuda" if device == "GPU" else "cpu"),
+        }
+
+    return Search(
+        out,
+        data,
+        {"epochs": options.epochs, "seed": options.seed, "num_workers": options.num_workers},
+        space=options.space,
+        num_trials=options.num_trials,
+        costs=costs,
+        limits={name: limit for name, limit in limits.items() if limit is not None},
+        sampler=options.sampler,
+        seed=options.seed,
+    )
 
 
-def _create_study(options: SweepOptions, data: ShardDataset, storage: JournalStorage) -> None:
-    study = optuna.create_study(storage=storage, study_name=_STUDY, directions=_DIRECTIONS)
-    study.set_metric_names(list(_OBJECTIVES))
-    study.set_user_attr("frame", list(data.frame.shape))
-    for point in search_spaces.load(options.space).baselines(data.frame.shape):
-        study.enqueue_trial({}, user_attrs={"baseline": point})
-
-
-def _study(storage: JournalStorage) -> optuna.Study:
-    return optuna.load_study(storage=storage, study_name=_STUDY)
-
-
-def _settle(out: Path, storage: JournalStorage) -> None:
-    """Trials that a killed driver had begun and Tune has replaced by new ones: fails them and removes their files.
-
-    Those that crashed keep theirs, and say that they failed.
-    """
-    study = _study(storage)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
-        path = out / "trials" / f"{trial.number:04d}" / "summary.json"
-        if path.exists() and pareto.read_trial(path.parent).state == "running":
-            content = json.loads(path.read_text(encoding="utf-8"))
-            with atomic_write(path) as file:
-                json.dump({**content, "state": "failed"}, file, indent=1)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
-        shutil.rmtree(out / "trials" / f"{trial.number:04d}", ignore_errors=True)
-
-
-def _progress(num_trials: int) -> "tune.Callback":
-    """A Tune callback that says a line for each trial that ends."""
-    from ray import tune
-
-    class Progress(tune.Callback):
-        def setup(self, *args: Any, **info: Any) -> None:
-            # After --resume too, when Tune unpickles this object of an earlier process.
-            self.start, self.num_here = time.monotonic(), 0
-
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self.num_here += 1
-            done = 1 + sum(other.is_finished() for other in trials if other is not trial)
-            left_s = (time.monotonic() - self.start) / self.num_here * (num_trials - done)
-            shown = report.texts(dataclasses.asdict(pareto.read_trial(Path(trial.config["train"]["out"]))))
-            log.info(
-                "trial %(trial)s  %(state)s  %(val_metric)s  %(num_params)s parameters  %(cell)s %(modes)s, "
-                "ranks %(ranks)s, recurrent ranks %(recurrent_ranks)s",
-                shown,
-            )
-            log.info("%d of %d trials, about %.0f s left", done, num_trials, left_s)
-
-        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self.num_here += 1
-            log.error("trial %s failed", trial.config["trial"])
-
-    return Progress()
+def _refinements(search: Search, options: SweepOptions, out: Path, screen: Screen) -> Sequence[Point]:
+    """A round of models that start from the frontier's, rounded to lower ranks; none when there is nothing more."""
+    if not options.refine:
+        return []
+    raise NotImplementedError
 
 
 def summary(result: dict[str, Any]) -> RenderableType:

@@ -43,7 +43,8 @@ PIPELINES = (
     ("protocols",),
     ("dry_run",),
     ("predict", "pareto"),
-    ("export", "screen"),
+    ("stopping", "search", "export", "screen"),
+    ("tuning",),
     ("sweep", "reproduce"),
 )
 COMMANDS = ("preprocess", "train", "sweep", "pareto", "export", "evaluate", "predict", "demo", "reproduce")

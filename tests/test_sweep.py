@@ -1,7 +1,6 @@
 import csv
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -19,6 +18,8 @@ from pipelines.pareto import COLUMNS
 from pipelines.sweep import SweepOptions, sweep
 from tests.shards import make_shards
 
+SWEPT = {"epochs": 2, "max_params": 150_000, "early_stopping": "none"}
+
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
@@ -29,7 +30,7 @@ def shards(tmp_path_factory):
 def swept(shards, tmp_path_factory):
     """One sweep of 6 trials with a limit that the first of them, the paper's, breaks."""
     out = tmp_path_factory.mktemp("sweep") / "out"
-    return out, sweep(SweepOptions(data=str(shards), out=str(out), num_trials=6, epochs=2, max_params=150_000))
+    return out, sweep(SweepOptions(data=str(shards), out=str(out), num_trials=6, **SWEPT))
 
 
 def study(out):
@@ -47,6 +48,7 @@ def test_sweep_leaves_what_the_design_says(swept):
     names = {
         "sweep.json",
         "study.journal",
+        "ray.log",
         "trials",
         "trials.csv",
         "pareto.csv",
@@ -56,36 +58,55 @@ def test_sweep_leaves_what_the_design_says(swept):
         "best",
     }
     assert names == {path.name for path in out.iterdir() if not path.name.startswith(".")}
-    assert sorted(path.name for path in (out / "trials").iterdir()) == [f"{number:04d}" for number in range(6)]
+    assert len(list((out / "trials").iterdir())) == 6
     assert list(table(out / "trials.csv")[0])[: len(COLUMNS)] == list(COLUMNS)
     model = ttrnn.load(out / "best")
     assert str(model.num_params) == table(out / "pareto.csv")[-1]["num_params"]
     assert {point["trial"] for point in result["frontier"]} == {row["trial"] for row in table(out / "pareto.csv")}
 
 
-def test_first_trials_are_the_baselines_and_too_large_ones_are_not_trained(swept, shards):
+def test_baselines_come_first_the_dense_one_last_and_what_is_too_large_is_never_trained(swept):
     out, _ = swept
-    rows = {row["trial"]: row for row in table(out / "trials.csv")}
-    paper, compressed, dense = (rows[f"{number:04d}"] for number in range(3))
-    assert (paper["cell"], paper["ranks"], paper["recurrent_ranks"], paper["input"]) == ("gru", "4x4x4", "none", "tt")
-    assert (compressed["recurrent_ranks"], dense["input"]) == ("4x4x4", "dense")
-    for row in rows.values():
-        too_large = int(row["num_params"]) > 150_000
-        assert row["state"] == ("too_large" if too_large else "complete")
-        assert row["epochs"] == ("0" if too_large else "2")
-    assert paper["state"] == dense["state"] == "too_large"
-    assert compressed["state"] == "complete"
+    rows = table(out / "trials.csv")
+    compressed = rows[0]
+    assert (compressed["cell"], compressed["ranks"], compressed["recurrent_ranks"]) == ("gru", "4x4x4", "4x4x4")
+    assert len(rows) == 6
+    for row in rows:
+        assert int(row["num_params"]) <= 150_000
+        assert row["state"] == "complete"
+        assert row["epochs"] == "2"
+    too_large = [trial for trial in study(out).trials if trial.user_attrs.get("rejected") == "too_large"]
+    assert {trial.user_attrs["values"].get("input", "tt") for trial in too_large} == {"tt", "dense"}
+    assert not any((out / "trials" / f"{trial.number:04d}").exists() for trial in too_large)
 
 
 def test_study_opens_in_optuna_with_both_objectives_and_no_trial_left_running(swept):
     out, _ = swept
-    trials = study(out).trials
-    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 6
     rows = {row["trial"]: row for row in table(out / "trials.csv")}
-    for trial in trials:
-        row = rows[f"{trial.number:04d}"]
-        assert trial.values == [float(row["val_metric"] or 0), float(row["num_params"])]
-        assert (max(trial.constraints.values()) > 0) == (row["state"] == "too_large")
+    for trial in study(out).trials:
+        if "rejected" in trial.user_attrs:
+            assert trial.state.name == "PRUNED"
+            assert trial.constraints["max_params"] > 0
+            continue
+        row = rows.pop(f"{trial.number:04d}")
+        assert trial.state.name == "COMPLETE"
+        assert trial.values == [float(row["val_metric"]), float(row["num_params"])]
+        assert trial.constraints["max_params"] <= 0
+    assert not rows
+
+
+def test_a_sweep_can_be_extended_but_not_shrunk(swept, shards, monkeypatch):
+    out, result = swept
+    more = {"data": str(shards), "out": str(out), "resume": True, **SWEPT}
+    with pytest.raises(UserError, match=r"num_trials 6.*can grow but not shrink to 5"):
+        sweep(SweepOptions(num_trials=5, **more))
+    # OUT and the data may be spelt another way.
+    monkeypatch.chdir(out.parent)
+    longer = sweep(SweepOptions(num_trials=7, **more | {"data": f"{shards}/", "out": "./out"}))
+    names = [trial["trial"] for trial in longer["trials"]]
+    assert names[:6] == [trial["trial"] for trial in result["trials"]]
+    assert len(names) == 7
+    assert json.loads((out / "sweep.json").read_text())["options"]["num_trials"] == 7
 
 
 def test_sweep_that_exists_is_refused_and_one_of_other_options_not_resumed(swept, shards):
@@ -93,14 +114,7 @@ def test_sweep_that_exists_is_refused_and_one_of_other_options_not_resumed(swept
     with pytest.raises(UserError, match="--resume"):
         sweep(SweepOptions(data=str(shards), out=str(out)))
     with pytest.raises(UserError, match="epochs 2, not 16"):
-        sweep(SweepOptions(data=str(shards), out=str(out), num_trials=6, max_params=150_000, resume=True))
-
-
-def test_out_may_be_spelt_another_way_when_resuming(swept, shards, monkeypatch):
-    out, result = swept
-    monkeypatch.chdir(out.parent)
-    options = SweepOptions(data=f"{shards}/", out="./out", num_trials=6, epochs=2, max_params=150_000, resume=True)
-    assert [trial["trial"] for trial in sweep(options)["trials"]] == [trial["trial"] for trial in result["trials"]]
+        sweep(SweepOptions(data=str(shards), out=str(out), max_params=150_000, early_stopping="none", resume=True))
 
 
 def test_overwrite_never_deletes_the_data_it_was_told_to_read(swept):
@@ -136,7 +150,7 @@ def command(shards, out, *words):
         "--out",
         str(out),
         "--num-trials",
-        "5",
+        "6",
         "--epochs",
         "30",
         "--max-params",
@@ -145,27 +159,30 @@ def command(shards, out, *words):
     ]
 
 
-def complete_trials(out):
+def num_ended(out):
     summaries = [json.loads(path.read_text()) for path in out.glob("trials/*/summary.json")]
-    return sum(summary["state"] in ("complete", "too_large") for summary in summaries)
+    return sum(summary["state"] in ("complete", "stopped") for summary in summaries)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
-def test_interrupted_sweep_resumes_with_the_same_number_of_trials(shards, tmp_path, how):
-    out = tmp_path / "out"
-    process = subprocess.Popen(command(shards, out), stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while complete_trials(out) < 3:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.05)
-    process.send_signal(how)
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == (130 if how is signal.SIGINT else -9)
-    assert "Traceback" not in stderr
+def test_a_sweep_that_is_killed_and_interrupted_resumes_with_the_same_number_of_trials(shards, tmp_path):
+    out, words = tmp_path / "out", []
+    for how, enough in ((signal.SIGKILL, 2), (signal.SIGINT, 4)):
+        process = subprocess.Popen(
+            command(shards, out, *words), stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        while num_ended(out) < enough:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(how)
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == (130 if how is signal.SIGINT else -9)
+        assert "Traceback" not in stderr
+        words = ["--resume"]
     # Ray's own processes notice that their driver is gone by themselves; what a user would start next must not care.
-    done = subprocess.run([*command(shards, out, "--resume"), "--json"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command(shards, out, *words), "--json"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert sum(trial["state"] in ("complete", "too_large") for trial in result["trials"]) == len(result["trials"]) == 5
+    assert len(result["trials"]) == num_ended(out) == 6
     assert all(trial.state.is_finished() for trial in study(out).trials)
     assert not list(out.rglob("*.tmp"))
 
@@ -213,8 +230,3 @@ def test_trials_of_two_workers_train_on_ray(shards, tmp_path):
 def test_a_trial_takes_a_gpu_or_a_part_of_one(gpus):
     with pytest.raises(ValueError, match="0 < gpus_per_worker <= 1"):
         SweepOptions(gpus_per_worker=gpus)
-
-
-def test_search_is_pickled_by_reference():
-    suggest = sweeping._Suggest(SweepOptions(), sweeping.Path("out"), sweeping.Path("shards"))
-    assert pickle.loads(pickle.dumps(suggest)) == suggest

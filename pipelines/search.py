@@ -1,0 +1,301 @@
+"""The study of a sweep: which model to train next, and what came of it. It knows nothing of Tune.
+
+SWEEP/study.journal (Optuna) and SWEEP/trials/ are all that a sweep remembers. What Optuna's trials carry beside their
+parameters, as user attributes: `values` (options of train: what the space gave), `num_params`, `multiply_adds`,
+`rejected` (too_large, duplicate: asked for, never trained), `parent` (of a refined trial: whose weights it started
+from), and of those that did not come to their end `stopped_by` or `error`.
+"""
+
+import contextlib
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+import search_spaces
+from pipelines import cli
+from pipelines.recipe import TrainOptions, flat_config, model_config
+from pipelines.shards import ShardDataset
+from pipelines.trials import read_trial
+from ttrnn.files import atomic_write
+from ttrnn.model import ModelConfig
+
+__all__ = ["SAMPLERS", "Point", "Search"]
+
+_STUDY = "sweep"
+_OBJECTIVES = ("val_metric", "num_params")
+_DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
+_NUM_STARTUP = 10
+# Asked in a row without one that may be trained: the space has no more of them, or hardly any.
+_MAX_REJECTED = 300
+
+SAMPLERS = ("tpe", "random", "default")
+
+Costs = Callable[[TrainOptions, ModelConfig], Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A trial that is to be trained."""
+
+    name: str
+    """of its directory under SWEEP/trials: its number in the study"""
+    options: TrainOptions
+    num_params: int
+    """of the whole model"""
+    memory_bytes: int
+    """that its training takes, about"""
+
+
+class Search:
+    """Asks for models, and tells the study what came of them.
+
+    Each ask seeds its sampler by the seed and the number of the trial: a sweep that is resumed goes on with the same
+    sampler. First come the baselines of the space, but those with a dense input matrix, which are there for comparison
+    and teach the search nothing, come last.
+
+    Args:
+        out: SWEEP.
+        data: What is trained on.
+        common: Options of train that all trials have alike: epochs, seed, num_workers.
+        space: Name of the search space.
+        num_trials: To be trained; refined ones are not counted, nor those that crashed in an earlier command.
+        costs: costs(options, model) -> by name what a model takes, `memory_bytes` of training it among them.
+        limits: By the same names. What takes more is infeasible: it is not trained, and the study knows by how much.
+        sampler: tpe (multivariate, aware of conditions), random, or default (Optuna's own).
+        seed: Of the sampler.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        data: ShardDataset,
+        common: Mapping[str, Any],
+        *,
+        space: str,
+        num_trials: int,
+        costs: Costs,
+        limits: Mapping[str, float],
+        sampler: str = "tpe",
+        seed: int = 0,
+    ) -> None:
+        self._out, self._data, self._common, self._costs, self._limits = out, data, common, costs, limits
+        self._space, self._space_name = search_spaces.load(space), space
+        self._sampler, self._seed, self.num_trials = sampler, seed, num_trials
+        self.exhausted: str | None = None
+        """Why fewer than num_trials were given out."""
+        self._num_given = self._num_rejected = 0
+        self._waiting: list[Point] = []
+        self._names: dict[str, str] = {}
+        """Of all models that were ever asked for: what tells them apart -> the name of the first trial of it."""
+        self.study = _open_study(out / "study.journal", data)
+        for trial in self.trials():
+            self._take_up(trial)
+        points = [(values, self._key(values)) for values in self._space.baselines(data.frame.shape)]
+        new = [values for values, key in points if key not in self._names]
+        self._first = [values for values in new if values.get("input") != "dense"]
+        self._last = [values for values in new if values.get("input") == "dense"]
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """Optuna's trials, of these states or of all."""
+        return self.study.get_trials(deepcopy=False, states=states or None)
+
+    def _take_up(self, trial: FrozenTrial) -> None:
+        """A trial that an earlier command has left: its end is told, or it is given out again."""
+        name, attrs = f"{trial.number:04d}", trial.user_attrs
+        if "values" not in attrs:
+            # Killed between the ask and the note of what it gave.
+            if not trial.state.is_finished():
+                self.study.tell(trial.number, state=TrialState.FAIL)
+            return
+        self._names.setdefault(self._key(attrs["values"]), name)
+        if "rejected" in attrs:
+            if not trial.state.is_finished():
+                self._tell_rejected(trial.number, attrs)
+            return
+        self._num_given += "parent" not in attrs and trial.state != TrialState.FAIL
+        if not trial.state.is_finished() and not self._told(name):
+            options, model = self._built(name, attrs["values"])
+            self._waiting.append(self._point(name, options, model))
+
+    @property
+    def num_left(self) -> int:
+        """Trials that may still be given out, beside those of earlier commands that are taken up again."""
+        return 0 if self.exhausted else max(0, self.num_trials - self._num_given)
+
+    def next(self) -> Point | None:
+        """The next model to train; None when all have been given out."""
+        if self._waiting:
+            return self._waiting.pop(0)
+        while self.num_left:
+            point = self._ask()
+            if point is not None:
+                self._num_given, self._num_rejected = self._num_given + 1, 0
+                return point
+            self._num_rejected += 1
+            if self._num_rejected >= _MAX_REJECTED:
+                self.exhausted = self._why_exhausted()
+        return None
+
+    def _ask(self) -> Point | None:
+        trials = self.trials(TrialState.COMPLETE, TrialState.PRUNED)
+        num_trained = sum("rejected" not in trial.user_attrs for trial in trials)
+        # Of trials that were not trained nothing is learnt but where not to ask.
+        random = self._sampler == "random" or (self._sampler == "tpe" and num_trained < _NUM_STARTUP)
+        self.study.sampler = _sampler("random" if random else self._sampler, self._seed, len(self.trials()))
+        trial = self.study.ask()
+        if self._first:
+            return self._given(trial, self._first.pop(0), None)
+        if self._last and self.num_left <= len(self._last):
+            return self._given(trial, self._last.pop(0), None)
+        return self._given(trial, self._space.space(trial), None)
+
+    def refine(self, values: Mapping[str, Any], parent: str) -> Point | None:
+        """A model that starts from the weights of the trial `parent`; None if it is infeasible, or was there before."""
+        return self._given(self.study.ask(), values, parent)
+
+    def _given(self, trial: optuna.Trial, values: Mapping[str, Any], parent: str | None) -> Point | None:
+        """Notes what the trial is; one that is not to be trained is told at once."""
+        name = f"{trial.number:04d}"
+        options, model = self._built(name, values)
+        attrs: dict[str, Any] = {"num_params": model.num_params, "multiply_adds": model.multiply_adds}
+        attrs |= {"parent": parent} if parent else {}
+        costs = self._costs(options, model)
+        excess = {limit: costs[limit] - most for limit, most in self._limits.items()}
+        for limit, amount in excess.items():
+            trial.set_constraint(limit, amount)
+        key = self._key(values)
+        if any(amount > 0 for amount in excess.values()):
+            attrs["rejected"] = "too_large"
+        elif key in self._names:
+            attrs |= {"rejected": "duplicate", "twin": self._names[key]}
+        self._names.setdefault(key, name)
+        # The values last: a trial that has them is known whole.
+        for attr, value in {**attrs, "values": dict(values)}.items():
+            trial.set_user_attr(attr, value)
+        if "rejected" in attrs:
+            self._tell_rejected(trial.number, attrs)
+            return None
+        return self._point(name, options, model)
+
+    def _point(self, name: str, options: TrainOptions, model: ModelConfig) -> Point:
+        return Point(name, options, model.num_params, int(self._costs(options, model)["memory_bytes"]))
+
+    def _tell_rejected(self, number: int, attrs: Mapping[str, Any]) -> None:
+        """What is too large teaches the sampler its limit, a twin what the first one has come to."""
+        if attrs["rejected"] == "too_large":
+            self.study.tell(number, state=TrialState.PRUNED)
+            return
+        twin = self.trials()[int(attrs["twin"])]
+        if twin.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            self.study.tell(number, twin.values, state=twin.state)
+        else:
+            self.study.tell(number, state=TrialState.FAIL)
+
+    def _why_exhausted(self) -> str:
+        rejected = [trial for trial in self.trials() if "rejected" in trial.user_attrs][-_MAX_REJECTED:]
+        too_large = [trial for trial in rejected if trial.user_attrs["rejected"] == "too_large"]
+        why = f"of the last {len(rejected)} models that the space {self._space_name} gave none is new"
+        if too_large:
+            smallest = min(trial.user_attrs["num_params"] for trial in too_large)
+            why += (
+                f" and within the limits ({len(too_large)} were too large, the smallest with {smallest:,} parameters); "
+                "give larger limits"
+            )
+        return f"{why}; give another --space or fewer --num-trials"
+
+    def _built(self, name: str, values: Mapping[str, Any]) -> tuple[TrainOptions, ModelConfig]:
+        what = f"the space {self._space_name}"
+        cli.check_values(TrainOptions, values, what)
+        with cli.user_errors(what):
+            options = self._options(name, values)
+        return options, model_config(options, self._data)
+
+    def _options(self, name: str, values: Mapping[str, Any]) -> TrainOptions:
+        place = {"shards": str(self._data.place), "out": str(self._out / "trials" / name)}
+        values = dict(values)
+        if values.get("init") is not None:
+            # By name: a sweep may be moved.
+            values["init"] = str(self._out / "trials" / values["init"] / "model")
+        return TrainOptions(**{**self._common, **values, **place})
+
+    def _key(self, values: Mapping[str, Any]) -> str:
+        """What tells a model from others: all options as they are settled, ranks clipped and written out."""
+        options, model = self._built("", values)
+        return json.dumps(flat_config(options, model), sort_keys=True)
+
+    def settle(self, name: str, *, error: str | None = None) -> None:
+        """Tells the study what has come of a trial, by its summary.json; nothing if it is to be continued.
+
+        Args:
+            name: Of the trial.
+            error: Why its process failed, if it did.
+        """
+        if error is None:
+            self._told(name)
+            return
+        path = self._out / "trials" / name / "summary.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        with atomic_write(path) as file:
+            json.dump({**content, "state": "failed", "error": error}, file, indent=1)
+        self.study.tell(int(name), state=TrialState.FAIL)
+
+    def _told(self, name: str) -> bool:
+        """Whether the trial has come to an end; then the study knows it."""
+        number, trial = int(name), read_trial(self._out / "trials" / name)
+        if trial.state == "complete":
+            assert trial.val_metric is not None
+            assert trial.num_params is not None
+            self.study.tell(number, [trial.val_metric, float(trial.num_params)])
+        elif trial.state in ("stopped", "failed"):
+            # To Optuna too it is not a result of so many epochs, but one that was given up.
+            self.study.tell(number, state=TrialState.PRUNED)
+        else:
+            return False
+        return True
+
+
+def _sampler(name: str, seed: int, number: int) -> BaseSampler:
+    seed = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+    if name == "random":
+        return RandomSampler(seed=seed)
+    if name == "default":
+        return TPESampler(seed=seed)
+    with _experiments():
+        return TPESampler(seed=seed, n_startup_trials=0, multivariate=True, group=True, constant_liar=True)
+
+
+@contextlib.contextmanager
+def _experiments() -> Iterator[None]:
+    """Optuna warns of what it may change; its version is bounded."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+def _open_study(journal: Path, data: ShardDataset) -> optuna.Study:
+    """The study of the sweep, made if there is none."""
+    if journal.exists():
+        content = journal.read_bytes()
+        if not content.endswith(b"\n"):
+            # Half a line, of a disk that was full or a machine that fell: Optuna would read no further.
+            with journal.open("r+b") as file:
+                file.truncate(content.rfind(b"\n") + 1)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    study = optuna.create_study(storage=storage, study_name=_STUDY, directions=_DIRECTIONS, load_if_exists=True)
+    with _experiments():
+        study.set_metric_names(list(_OBJECTIVES))
+    study.set_user_attr("frame", list(data.frame.shape))
+    return study

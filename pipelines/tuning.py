@@ -1,0 +1,242 @@
+"""Ray Tune around a search: trials side by side on the slots there are, each stopped when it is not worth going on.
+
+Tune's own state is of no use: the study and the trials' directories are what a resumed sweep goes on from.
+"""
+
+import dataclasses
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from pipelines.cli import StepError
+from pipelines.cluster import Slots
+from pipelines.fit import DivergedError, fit
+from pipelines.recipe import TrainOptions, claim_run, model_config, resolve_precision
+from pipelines.search import Point, Search
+from pipelines.shards import ShardDataset
+from pipelines.stopping import Judge, mark_stopped, read_curve
+from pipelines.train import fit_on_ray
+
+__all__ = ["run_trials"]
+
+log = logging.getLogger(__name__)
+
+# Trials that a dead worker has ended are begun again, from their last checkpoint, so many times.
+_MAX_FAILURES = 3
+
+
+def run_trials(
+    search: Search,
+    more: Callable[[], Sequence[Point]],
+    judge: Judge | None,
+    slots: Slots,
+    *,
+    scheduler: str,
+    epochs: int,
+    state: Path,
+    deadline: float | None,
+    callbacks: list[tune.Callback],
+) -> int:
+    """Trains what the search gives, and then what `more` gives, until nothing is left or the time is up.
+
+    Args:
+        search: The study.
+        more: Called whenever all trials have ended and the search has no more: further points; none ends it all.
+        judge: Knows the curves of earlier commands.
+        slots: Where trials run.
+        scheduler: frontier, asha or none.
+        epochs: Of a trial.
+        state: A directory that all nodes share, for Tune; deleted at the end.
+        deadline: By time.monotonic(): no trial begins after it, and those that run pause at their next epoch.
+        callbacks: Of Tune.
+
+    Returns:
+        The number of trials that crashed.
+
+    Raises:
+        StepError: what a search raises: a space that gives what can't be trained.
+        KeyboardInterrupt: Ctrl-C, which Tune has turned into an orderly end.
+    """
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "86400"
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots.num_slots)
+    # It misses the result files that Tune was told not to write.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
+    shutil.rmtree(state, ignore_errors=True)
+    searcher = _Suggestions(search, more, slots.num_slots, deadline)
+    tuner = tune.Tuner(
+        tune.with_resources(_train_trial, _Resources(slots)),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=_make_scheduler(scheduler, judge, epochs, deadline),
+            num_samples=-1,
+            reuse_actors=True,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name=state.name,
+            storage_path=str(state.parent),
+            verbose=0,
+            callbacks=callbacks,
+            failure_config=tune.FailureConfig(max_failures=_MAX_FAILURES),
+        ),
+    )
+    tuner.fit()
+    shutil.rmtree(state, ignore_errors=True)
+    if searcher.failure is not None:
+        raise searcher.failure
+    if not searcher.finished:
+        raise KeyboardInterrupt
+    return searcher.num_crashed
+
+
+def _trial_name(trial: Any) -> str:
+    return str(trial.trial_id)
+
+
+class _Resources:
+    """Of a trial, by its configuration. Memory in powers of two: actors are used again by trials that need as much."""
+
+    def __init__(self, slots: Slots) -> None:
+        self.slots = slots
+
+    def __call__(self, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        if config["train"]["num_workers"] > 1:
+            # The trial's own process waits; a share of a CPU would starve its workers, which are placed after it.
+            return tune.PlacementGroupFactory([{"memory": float(64 << 20)}])
+        gpus = {"GPU": self.slots.gpus_per_worker} if self.slots.device == "GPU" else {}
+        memory = {} if gpus else {"memory": float(1 << (max(config["memory_bytes"], 1 << 29) - 1).bit_length())}
+        return tune.PlacementGroupFactory([{"CPU": 1.0, **gpus, **memory}])
+
+
+class _Suggestions(Searcher):
+    """A search, as Tune asks it."""
+
+    def __init__(self, search: Search, more: Callable[[], Sequence[Point]], num_slots: int, deadline: float | None):
+        super().__init__(metric="val_metric", mode="max")
+        self.search, self.more, self.num_slots, self.deadline = search, more, num_slots, deadline
+        self.live: dict[str, str] = {}
+        self.waiting: list[Point] = []
+        self.failure: StepError | None = None
+        self.finished, self.num_crashed = False, 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Tune saves what it is given; the study is saved as it grows.
+        return Searcher, ()
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        if len(self.live) >= self.num_slots:
+            return None
+        try:
+            point = self._next()
+        except StepError as error:
+            # Through Tune it would come as one of its own, with a traceback.
+            self.failure, point = error, None
+        if point is not None:
+            self.live[trial_id] = point.name
+            return {
+                "trial": point.name,
+                "train": dataclasses.asdict(point.options),
+                "num_params": point.num_params,
+                "memory_bytes": point.memory_bytes,
+            }
+        if self.live:
+            return None
+        self.finished = True
+        return Searcher.FINISHED
+
+    def _next(self) -> Point | None:
+        if self.failure is not None or (self.deadline is not None and time.monotonic() > self.deadline):
+            return None
+        if not self.waiting and (point := self.search.next()) is not None:
+            return point
+        if not self.waiting and not self.live:
+            self.waiting = list(self.more())
+        return self.waiting.pop(0) if self.waiting else None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        name = self.live.pop(trial_id)
+        self.num_crashed += error
+        self.search.settle(name, error="its process died or raised an error; see ray.log" if error else None)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing, likewise."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+
+class _Ending:
+    """What both schedulers add to Tune's."""
+
+    deadline: float | None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The curves it goes by are read anew from the trials' files.
+        return FIFOScheduler, ()
+
+    def is_late(self) -> bool:
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+
+class _Frontier(_Ending, FIFOScheduler):
+    """Stops what is dominated beyond noise; with no judge, nothing."""
+
+    def __init__(self, judge: Judge | None, deadline: float | None) -> None:
+        super().__init__()
+        self.judge, self.deadline = judge, deadline
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        out, planned = Path(trial.config["train"]["out"]), trial.config["train"]["epochs"]
+        # A refined trial begins where others end: it is compared with none.
+        is_refined = trial.config["train"]["init"] is not None
+        if self.judge is not None and not is_refined and result["epoch"] < planned:
+            reason = self.judge.reason_to_stop(read_curve(out, result["num_params"]))
+            if reason is not None:
+                mark_stopped(out, reason)
+                return TrialScheduler.STOP
+        return TrialScheduler.STOP if self.is_late() else TrialScheduler.CONTINUE
+
+
+class _Asha(_Ending, ASHAScheduler):
+    """Successive halving by the validation metric alone."""
+
+    def __init__(self, epochs: int, deadline: float | None) -> None:
+        super().__init__("epoch", "val_metric", "max", max_t=epochs, grace_period=max(1, epochs // 9))
+        self.deadline = deadline
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        if decision == TrialScheduler.STOP and result["epoch"] < trial.config["train"]["epochs"]:
+            mark_stopped(Path(trial.config["train"]["out"]), f"not among the best at epoch {result['epoch']} (ASHA)")
+        return TrialScheduler.STOP if self.is_late() else decision
+
+
+def _make_scheduler(name: str, judge: Judge | None, epochs: int, deadline: float | None) -> TrialScheduler:
+    return _Asha(epochs, deadline) if name == "asha" else _Frontier(judge if name == "frontier" else None, deadline)
+
+
+def _train_trial(config: dict[str, Any]) -> None:
+    """One trial, in the process of its slot."""
+    logging.getLogger("ttrnn").setLevel(logging.ERROR)
+    options = resolve_precision(TrainOptions(**config["train"]))
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    claim_run(out, options, model_config(options, ShardDataset.open(options.shards)))
+    if options.num_workers > 1:
+        fit_on_ray(options, [TuneReportCallback()], f"trial-{config['trial']}")
+        return
+    try:
+        fit(options, tune.report)
+    except DivergedError as error:
+        log.warning("trial %s %s", config["trial"], error)
