@@ -285,7 +285,7 @@ class Screen:
             self._say_totals()
 
     def ended(self, trial: Trial, *, joins: bool = True) -> None:
-        """A trial has come to its end: complete, stopped or failed, as its state says.
+        """A trial has come to its end: complete, stopped, failed or paused, as its state says.
 
         Args:
             trial: As `read_trial` knows it.
@@ -317,7 +317,11 @@ class Screen:
 
 
 def tune_callback(screen: Screen) -> "tune.Callback":
-    """What Tune calls, to keep `screen` up to date. Trials are configured by {"trial": name, "train": TrainOptions}."""
+    """What Tune calls, to keep `screen` up to date.
+
+    Trials are configured by {"trial": name, "train": options of train, "num_params": count}; their results are the
+    summaries of `fit` with the number of the epoch.
+    """
     from ray import tune
 
     class OnScreen(tune.Callback):
@@ -326,17 +330,21 @@ def tune_callback(screen: Screen) -> "tune.Callback":
             return tune.Callback, ()
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            screen.started(Trial(trial=trial.config["trial"], state="running", config=trial.config["train"]))
+            config = trial.config
+            known = Trial(
+                trial=config["trial"], state="running", config=config["train"], num_params=config.get("num_params")
+            )
+            screen.started(known)
 
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
-            # A trial that could not begin, or had ended already, reports no epoch.
-            if result.get("epoch"):
-                screen.epoch(trial.config["trial"], result["epoch"], result["val_metric"], result["num_params"])
+            screen.epoch(trial.config["trial"], result["epoch"], result["val_metric"], result["num_params"])
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            screen.ended(_known(trial))
+            known = _known(trial)
+            # One that was sent home when the time was up goes on with --resume.
+            screen.ended(dataclasses.replace(known, state="paused") if known.state == "running" else known)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             error = str(trial.get_error() or "").strip().splitlines()

@@ -324,20 +324,22 @@ def test_tune_tells_the_screen_what_its_trials_do(plain, tmp_path, caplog):
         out = tmp_path / name
         out.mkdir()
         (out / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
-        config = {"trial": name, "train": SMALL | {"out": str(out)}}
+        config = {"trial": name, "train": SMALL | {"out": str(out)}, "num_params": 900}
         return SimpleNamespace(config=config, get_error=lambda: "Traceback\nRuntimeError: no luck\n")
 
     known = {"num_params": 900, "val_metric": 0.5, "epochs": 2, "config": SMALL}
     first, second, third = (
-        trial("0000", known | {"state": "stopped"}), trial("0001", known | {"state": "running"}), trial("0002", {})
-    )  # fmt: skip
+        trial(name, known | {"state": how})
+        for name, how in (("0000", "stopped"), ("0001", "running"), ("0002", "running"))
+    )
     for one in (first, second, third):
         callback.on_trial_start(1, [], one)
-    callback.on_trial_result(1, [], first, {"val_metric": 0.0, "num_params": 900})
-    assert plain.state.running["0000"].epochs is None, "a report without an epoch is none"
+    assert plain.state.running["0000"].num_params == 900
     callback.on_trial_result(1, [], first, {"epoch": 2, "val_metric": 0.5, "num_params": 900})
     assert (plain.state.running["0000"].epochs, plain.state.running["0000"].val_metric) == (2, 0.5)
     callback.on_trial_complete(1, [], first)
     callback.on_trial_error(1, [], second)
-    assert (plain.state.ended, set(plain.state.running)) == (Counter(stopped=1, failed=1), {"0002"})
+    callback.on_trial_complete(1, [], third)
+    # The third could not go on since the time was up.
+    assert (plain.state.ended, plain.state.running) == (Counter(stopped=1, failed=1, paused=1), {})
     assert "trial 0001 failed: RuntimeError: no luck" in caplog.messages
