@@ -11,6 +11,7 @@ from ttrnn.shapes import (
     format_modes,
     frame_modes,
     gate_modes,
+    max_ranks,
     parse_modes,
 )
 
@@ -59,6 +60,20 @@ def test_ranks_above_what_the_modes_allow_are_clipped_and_said(caplog):
     assert shape.ranks == (4, 4)
     assert "99x99" in caplog.text
     assert "4x4" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("in_modes", "out_modes", "most"),
+    [
+        ((2, 3, 2), (2, 1, 2), (4, 4)),
+        ((8, 20, 20, 18), (12, 4, 4, 4), (96, 5760, 72)),
+        ((1, 5, 1, 2), (3, 1, 1, 1), (3, 2, 2)),
+        ((72,), (16,), ()),
+    ],
+    ids=["even", "paper", "modes of 1", "one mode"],
+)
+def test_ranks_at_most_are_the_lesser_side_of_each_bond(in_modes, out_modes, most):
+    assert max_ranks(in_modes, out_modes) == most
 
 
 @pytest.mark.parametrize(
