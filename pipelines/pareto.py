@@ -9,7 +9,6 @@ chosen on validation. The test split is looked at once, and for the frontier's p
 for the same trial and the same weights is taken from there.
 """
 
-import csv
 import dataclasses
 import hashlib
 import json
@@ -17,7 +16,7 @@ import logging
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,10 @@ from pipelines.evaluate import evaluate_model
 from pipelines.frontier import HYPERVOLUME, dense_baseline, hypervolume, knee
 from pipelines.frontier_table import summary
 from pipelines.report import write_page, write_picture
+from pipelines.shown import tables
 from pipelines.storage import Location
 from pipelines.study import Study, edges, importances, num_rejected, read_study
-from pipelines.trials import model_dir, read_sweep, read_trial, read_trials
+from pipelines.trials import model_dir, read_sweep, read_trials
 from search_spaces import paper
 from ttrnn.files import atomic_directory, atomic_write
 from ttrnn.model import ModelConfig
@@ -42,9 +42,6 @@ __all__ = [
     "known_tests",
     "main",
     "pareto",
-    "read_sweep",
-    "read_trial",
-    "read_trials",
     "summary",
     "write_frontier",
 ]
@@ -53,7 +50,6 @@ log = logging.getLogger(__name__)
 
 Evaluate = Callable[..., Mapping[str, Any]]
 COLUMNS = ("trial", "state", "num_params", "input_params", "val_metric", "test_metric", "epochs", "train_s")
-_CONFIRMED_COLUMNS = ("val_mean", "test_mean", "num_seeds")
 _FILES = ("trials.csv", "pareto.csv", "pareto.json", "pareto.png", "report.html", "best")
 _OF_SWEEP = (
     "dataset", "metric", "num_classes", "classes", "chance", "num_val_clips", "num_test_clips", "shards", "options"
@@ -95,8 +91,9 @@ def write_frontier(sweep_dir: str | Path, evaluate: Evaluate = evaluate_model) -
     # First, because it keeps what the test split has said.
     with atomic_write(files["pareto.json"]) as file:
         json.dump(data, file, indent=1, allow_nan=False)
-    _write_csv(files["trials.csv"], data["trials"], data["columns"])
-    _write_csv(files["pareto.csv"], data["frontier"], [*data["columns"], *_CONFIRMED_COLUMNS])
+    for name, table in tables(data).items():
+        with atomic_write(files[name]) as file:
+            file.write(table)
     write_picture(files["pareto.png"], data)
     write_page(files["report.html"], data)
     with atomic_directory(files["best"]) as best:
@@ -233,22 +230,6 @@ def _command(options: Mapping[str, Any]) -> str:
         if value is not None and value is not False:
             words += ["--" + name.replace("_", "-"), *([] if value is True else [str(value)])]
     return shlex.join(words)
-
-
-def _write_csv(path: Path, trials: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    with atomic_write(path) as file:
-        # An empty cell: not known, or not configured in this trial. `none` is a value.
-        writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**trial["config"], **trial, **_confirmed_cells(trial)} for trial in trials)
-
-
-def _confirmed_cells(trial: Mapping[str, Any]) -> dict[str, Any]:
-    confirmed = trial["confirmed"]
-    if confirmed is None:
-        return {}
-    values = (confirmed["val_mean"], confirmed["test_mean"], len(confirmed["seeds"]))
-    return dict(zip(_CONFIRMED_COLUMNS, values, strict=True))
 
 
 def pareto(options: ParetoOptions) -> dict[str, Any]:

@@ -28,9 +28,9 @@ LIBRARY = (
 )
 PIPELINES = (
     ("cli", "metrics", "pictures", "terminal"),
-    ("storage",),
-    ("cache",),
-    ("trials",),
+    ("storage", "shown"),
+    ("cache", "page_view"),
+    ("trials", "page_parts"),
     ("shards", "splits", "cluster", "demo", "report", "frontier", "study"),
     ("catalog", "decode", "augment", "contact_sheet", "resplit", "frontier_table"),
     ("batches", "inspection", "plan", "isolation"),
@@ -48,7 +48,7 @@ PIPELINES = (
     ("sweep", "reproduce"),
 )
 COMMANDS = ("preprocess", "train", "sweep", "pareto", "export", "evaluate", "predict", "demo", "reproduce")
-HEAVY = ("ray", "optuna", "cv2", "plotly", "matplotlib", "onnx", "onnxruntime", "pyarrow", "pandas")
+HEAVY = ("ray", "optuna", "cv2", "matplotlib", "onnx", "onnxruntime", "pyarrow", "pandas")
 
 
 def modules(package):

@@ -1,0 +1,270 @@
+// What is chosen and pointed at, and the controls.
+
+const MAX_CHOSEN = 6;
+
+function showTip(found) {
+  document.querySelectorAll(".hot").forEach((node) => node.classList.remove("hot"));
+  tip.hidden = !found;
+  if (!found) return;
+  document.querySelectorAll(`[data-trial="${CSS.escape(found.trial)}"]`).forEach((node) => node.classList.add("hot"));
+  tip.replaceChildren(...view.trials[found.trial].tip.map((line) => make("div", {}, null, line)));
+  const {offsetWidth: width, offsetHeight: height} = tip;
+  const right = found.x + 18 + width < innerWidth ? found.x + 18 : found.x - 18 - width;
+  tip.style.left = `${Math.max(8, Math.min(right, innerWidth - width - 8))}px`;
+  const above = found.y - height - 14;
+  tip.style.top = `${above > 8 ? above : Math.min(found.y + 18, innerHeight - height - 8)}px`;
+}
+
+function toggle(trial) {
+  if (chosen.has(trial)) chosen.delete(trial);
+  else {
+    if (chosen.size === MAX_CHOSEN) chosen.delete(chosen.keys().next().value);
+    const taken = new Set(chosen.values());
+    chosen.set(trial, [...Array(MAX_CHOSEN).keys()].find((slot) => !taken.has(slot)));
+  }
+  update();
+}
+
+function update() {
+  charts.forEach((chart) => chart.redraw());
+  drawLegend();
+  listChosen();
+  listClasses();
+  for (const row of document.querySelectorAll("tbody tr[data-trial]")) {
+    const isChosen = chosen.has(row.dataset.trial), isAside = row.classList.contains("aside");
+    row.className = `${isAside ? "aside" : ""}${slotClass(row.dataset.trial)}`;
+    row.querySelector("button")?.setAttribute("aria-pressed", isChosen);
+  }
+}
+
+function swatch(parent, draw) {
+  const svg = make("svg", {width: 26, height: 14, viewBox: "-13 -7 26 14", "aria-hidden": "true"}, parent);
+  draw(svg);
+}
+
+function drawLegend() {
+  const legend = document.getElementById("legend"), focused = document.activeElement?.dataset?.role;
+  const roles = view.roles.filter(({role}) => view.points.some((point) => point.role === role)).reverse();
+  const entries = roles.map(({role, label, shape}) => [role, label, (svg) => mark(svg, role, shape, 0, 0)]);
+  if (view.links.length) entries.push(["links", "refined from", (svg) => make("path", {class: "link", d: "M-13,0H13"}, svg)]);
+  if (view.published.length) entries.push(["published", "claims of the paper", (svg) => {
+    make("path", {class: "claim", d: "M-13,0H13"}, svg);
+    mark(svg, "published", "star", 0, 0, 3);
+  }]);
+  legend.replaceChildren();
+  for (const [role, label, draw] of entries) {
+    const button = make("button", {type: "button", "aria-pressed": !hidden.has(role), "data-role": role}, legend);
+    swatch(button, draw);
+    make("span", {}, button, label);
+    button.addEventListener("click", () => {
+      if (!hidden.delete(role)) hidden.add(role);
+      update();
+    });
+    if (role === focused) button.focus();
+  }
+}
+
+function chip(parent, trial) {
+  const button = make("button", {type: "button", title: "put it back", "aria-label": `put back trial ${trial}`}, parent);
+  swatch(button, (svg) => make("path", {class: `swatch${slotClass(trial)}`, d: "M-13,0H13"}, svg));
+  make("span", {}, button, `${trial} ×`);
+  button.addEventListener("click", () => toggle(trial));
+}
+
+function listChosen() {
+  const place = document.getElementById("chosen"), names = [...chosen.keys()];
+  const commands = document.getElementById("export");
+  place.replaceChildren();
+  commands.textContent = names.map((name) => view.export + name).join("\n");
+  commands.hidden = !names.length || !view.export;
+  if (!names.length) {
+    make("p", {class: "hint"}, place, "None. Choose points of the picture, or trials of the tables below.");
+    return;
+  }
+  const table = make("table", {}, place), head = make("tr", {}, make("thead", {}, table)), body = make("tbody", {}, table);
+  make("th", {}, head, "trial");
+  names.forEach((name) => chip(make("th", {scope: "col"}, head), name));
+  for (const what of Object.keys(view.trials[names[0]].about)) {
+    const cells = names.map((name) => view.trials[name].about[what] ?? "-");
+    if (cells.every((cell) => cell === "-")) continue;
+    const row = make("tr", {}, body);
+    make("th", {scope: "row"}, row, what);
+    cells.forEach((cell) => make("td", {}, row, cell));
+  }
+}
+
+function listClasses() {
+  const place = document.getElementById("classes"), names = [...chosen.keys()].filter((name) => view.trials[name].per_class?.length);
+  place.replaceChildren();
+  if (!names.length) {
+    make("p", {class: "hint"}, place, "Known for points of the frontier, which are tested: choose one.");
+    return;
+  }
+  const rows = view.trials[names[0]].per_class, key = "recall" in rows[0] ? "recall" : "average_precision";
+  const box = make("div", {class: "scroll plain"}, place), table = make("table", {}, box);
+  const head = make("tr", {}, make("thead", {}, table)), body = make("tbody", {}, table);
+  ["class", "clips", ...names].forEach((text, k) => {
+    const cell = make("th", {scope: "col", class: k === 1 ? "number" : ""}, head, text);
+    if (k > 1) swatch(cell, (svg) => make("path", {class: `swatch${slotClass(text)}`, d: "M-11,0H13"}, svg));
+  });
+  rows.forEach((own, k) => {
+    const row = make("tr", {}, body);
+    make("th", {scope: "row"}, row, own.class);
+    make("td", {class: "number"}, row, own.num_clips);
+    for (const name of names) {
+      const share = view.trials[name].per_class[k]?.[key], cell = make("td", {class: `s${chosen.get(name)}`}, row);
+      make("span", {}, cell, share == null ? "-" : `${(100 * share).toFixed(0)}%`);
+      const svg = make("svg", {viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true"}, cell);
+      make("rect", {width: 100 * (share ?? 0), height: 10}, svg);
+    }
+  });
+  const meaning = key === "recall" ? "the share of a class's clips that were told to be of it (recall)" : "average precision";
+  make("p", {class: "hint"}, place, `On the test split: ${meaning}. So few clips a class leave it rough.`);
+}
+
+function download(name) {
+  const url = URL.createObjectURL(new Blob([view.csv[name]], {type: "text/csv"}));
+  make("a", {href: url, download: name}).click();
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+}
+
+function zoomBy(factor) {
+  const chart = charts[0];
+  if (!factor) zoom = null;
+  else {
+    const found = chart.reached.find((each) => each.trial === chart.current)?.places[0];
+    const ends = (own, middle) => {
+      const half = (own.at(own.high) - own.at(own.low)) / 2 / factor;
+      return [own.back(middle - half), own.back(middle + half)];
+    };
+    const middle = (own) => (own.at(own.low) + own.at(own.high)) / 2;
+    zoom = {x: ends(chart.x, found?.[0] ?? middle(chart.x)), y: ends(chart.y, found?.[1] ?? middle(chart.y))};
+  }
+  chart.redraw();
+}
+
+// A mouse draws a box to zoom in; a finger scrolls the page.
+function zoomByDragging(chart) {
+  let from = null, box = null;
+  const inside = (event) => {
+    const {left, top} = chart.svg.getBoundingClientRect();
+    return [event.clientX - left, event.clientY - top];
+  };
+  chart.svg.addEventListener("pointerdown", (event) => {
+    if (event.pointerType === "mouse" && event.button === 0) from = inside(event);
+  });
+  addEventListener("pointermove", (event) => {
+    if (!from) return;
+    const to = inside(event);
+    box ??= make("rect", {class: "zoombox"}, chart.svg);
+    const [x, y] = [0, 1].map((k) => Math.min(from[k], to[k]));
+    Object.entries({x, y, width: Math.abs(to[0] - from[0]), height: Math.abs(to[1] - from[1])})
+      .forEach(([name, value]) => box.setAttribute(name, value));
+  });
+  addEventListener("pointerup", (event) => {
+    const start = from, to = inside(event);
+    from = null;
+    box?.remove();
+    box = null;
+    if (!start || Math.abs(to[0] - start[0]) < 12 || Math.abs(to[1] - start[1]) < 12) return;
+    const ends = (own, k) => [own.back(start[k]), own.back(to[k])].sort((a, b) => a - b);
+    zoom = {x: ends(chart.x, 0), y: ends(chart.y, 1)};
+    chart.redraw();
+    // The click that ends the drag chooses nothing.
+    chart.svg.addEventListener("click", (click) => click.stopImmediatePropagation(), {capture: true, once: true});
+  });
+}
+
+function sortable(table) {
+  const body = table.tBodies[0];
+  [...table.tHead.rows[0].cells].forEach((cell, column) => {
+    const text = cell.textContent, button = make("button", {type: "button"}, null, text);
+    cell.replaceChildren(button);
+    button.addEventListener("click", () => {
+      const sign = cell.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+      cell.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+      // What a number begins with decides; what is not known comes last either way.
+      const key = (row) => {
+        const own = row.cells[column].textContent.trim(), number = parseFloat(own.replaceAll(",", ""));
+        return [own === "-" || own === "" ? 1 : 0, /^[\d,.]+(e-?\d+)?%?$/.test(own.split(" ")[0]) ? number : NaN, own];
+      };
+      const rows = [...body.rows].map((row) => [key(row), row]);
+      rows.sort(([a], [b]) => a[0] - b[0] || sign * (a[1] - b[1] || a[2].localeCompare(b[2], "en", {numeric: true})));
+      body.append(...rows.map(([, row]) => row));
+    });
+  });
+}
+
+function filterTrials(text) {
+  const words = text.toLowerCase().split(/\s+/).filter(Boolean), rows = [...document.querySelectorAll("#trials tbody tr")];
+  for (const row of rows) {
+    const own = row.textContent.toLowerCase();
+    row.hidden = !words.every((word) => own.includes(word));
+  }
+  const number = rows.filter((row) => !row.hidden).length;
+  document.getElementById("num-shown").textContent = words.length ? `${number} of ${rows.length}` : "";
+}
+
+function chooseAcross() {
+  const group = document.getElementById("across"), titles = Object.values(view.across);
+  group.hidden = titles.length < 2;
+  titles.forEach((title, k) => {
+    const label = make("label", {}, group), input = make("input", {type: "radio", name: "across", value: k}, label);
+    input.checked = k === 0;
+    label.append(title);
+    input.addEventListener("change", () => {
+      across = k;
+      zoom = null;
+      charts[0].redraw();
+    });
+  });
+}
+
+function setTheme() {
+  const button = document.getElementById("theme"), root = document.documentElement;
+  const isDark = () => (root.style.colorScheme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  const say = () => { button.textContent = isDark() ? "Light" : "Dark"; button.ariaLabel = `${button.textContent} theme`; };
+  button.addEventListener("click", () => { root.style.colorScheme = isDark() ? "light" : "dark"; say(); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", say);
+  button.hidden = false;
+  say();
+}
+
+function addCharts() {
+  const shared = {onPoint: showTip, onChoose: toggle};
+  const add = (id, more) => charts.push(new Chart(document.getElementById(id), {...shared, ...more}));
+  add("picture", {label: `Size against ${view.metric}: trials; arrows go through them, Enter chooses`, draw: drawFrontier,
+    height: (width) => Math.max(340, Math.min(560, 0.62 * width))});
+  add("curves", {label: "Learning curves of the trials; arrows go through them, Enter chooses", draw: drawCurves,
+    height: (width) => Math.max(280, Math.min(420, 0.6 * width))});
+  add("coordinates", {label: "What was chosen for each trial; arrows go through them, Enter chooses", draw: drawCoordinates,
+    height: () => 380, minWidth: 60 + 104 * view.dimensions.length});
+  zoomByDragging(charts[0]);
+  charts[0].svg.addEventListener("keydown", ({key}) => {
+    const factor = {"+": 2, "-": 0.5, 0: 0}[key];
+    if (factor !== undefined) zoomBy(factor);
+  });
+}
+
+function start() {
+  document.querySelectorAll("[data-scripted]").forEach((node) => { node.hidden = false; });
+  for (const row of document.querySelectorAll("tbody tr[data-trial]")) {
+    const button = make("button", {type: "button"}, null, row.dataset.trial);
+    button.addEventListener("click", () => toggle(row.dataset.trial));
+    row.cells[0].replaceChildren(button);
+  }
+  document.querySelectorAll("#frontier, #trials").forEach(sortable);
+  document.querySelectorAll("[data-csv]").forEach((node) => node.addEventListener("click", () => download(node.dataset.csv)));
+  document.querySelectorAll("[data-zoom]").forEach((node) => node.addEventListener("click", () => zoomBy(Number(node.dataset.zoom))));
+  document.getElementById("filter").addEventListener("input", (event) => filterTrials(event.target.value));
+  addEventListener("scroll", () => showTip(null), {passive: true});
+  view.chosen.forEach((trial, slot) => chosen.set(trial, slot));
+  document.getElementById("learning").hidden = !Object.values(view.trials).some(({curve}) => curve.length);
+  setTheme();
+  chooseAcross();
+  addCharts();
+  update();
+}
+
+start();
