@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from pipelines.cost import step_bytes
 from pipelines.frontier import dense_baseline, frontier
 from pipelines.recipe import TrainOptions, local_device, model_config, open_data, read_options
 from pipelines.runs import Run, earlier_result, run_all
-from pipelines.trials import Confirmed, Trial, read_sweep
+from pipelines.trials import Confirmed, Trial, read_sweep, read_trial
 from ttrnn.files import atomic_write
 
 __all__ = ["METHOD", "Drawn", "confirm", "draw", "mean_interval", "points_to_confirm"]
@@ -56,6 +56,7 @@ def confirm(
     *,
     num_cpus: int = 1,
     num_gpus: float | None = None,
+    on_end: Callable[[Trial], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Trains each point again with each seed on the Ray that runs, as many at a time as fit; goes on where it was.
 
@@ -68,6 +69,7 @@ def confirm(
         seeds: Not those of the trials themselves.
         num_cpus: As `run_all` has it.
         num_gpus: Likewise.
+        on_end: Called with each run that ends, as a trial named ID-sSEED; default: a line of it is logged.
 
     Returns:
         trial, seed and error of each run that failed; the others go on without it.
@@ -94,7 +96,10 @@ def confirm(
             del ready[runs[key]]
         for run, result in run_all(list(ready), _needs(ready), num_cpus=num_cpus, num_gpus=num_gpus):
             results[ready[run]] = result
-            _say(*ready[run], result)
+            ended = dataclasses.replace(
+                read_trial(Path(run.train.out)), state=result["state"], error=result.get("error")
+            )
+            (on_end or _say)(ended)
             _write_plan(sweep_dir, seeds, results)
     return _write_plan(sweep_dir, seeds, results)
 
@@ -140,11 +145,11 @@ def _failed(result: Mapping[str, Any]) -> bool:
     return result.get("state") in ("failed", "refused")
 
 
-def _say(trial: str, seed: int, result: Mapping[str, Any]) -> None:
-    if _failed(result):
-        log.error("trial %s with seed %d %s: %s", trial, seed, result["state"], result["error"])
+def _say(run: Trial) -> None:
+    if run.error is not None:
+        log.error("run %s %s: %s", run.trial, run.state, run.error)
         return
-    log.info("trial %s with seed %d: validation %s", trial, seed, percent(result["val_metric"]))
+    log.info("run %s: validation %s", run.trial, percent(run.val_metric))
 
 
 def _write_plan(

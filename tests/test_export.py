@@ -1,11 +1,14 @@
+import dataclasses
 import os
+import shutil
 
 import pytest
 import torch
 
 import ttrnn
 from pipelines import export
-from pipelines.trials import Trial
+from pipelines.trials import Confirmed, Trial
+from tests.test_pareto import confirm_by_hand, make_sweep
 from ttrnn.model import ModelConfig, VideoClassifier
 
 
@@ -91,3 +94,35 @@ def test_what_does_not_fit_is_refused_with_what_would(select, max_params, words)
 def test_unknown_rule_is_refused():
     with pytest.raises(ValueError, match="'luckiest'"):
         export.ExportOptions(source="a", out="b", select="luckiest")
+
+
+def confirmed(trial, mean, low):
+    values = {"val_mean": mean, "val_interval": [low, 1.0], "test_mean": None, "test_interval": None}
+    return dataclasses.replace(trial, confirmed=Confirmed(seeds=[1], val=[mean], test=[], **values))
+
+
+def test_smallest_takes_the_standard_error_from_the_interval_that_is_known():
+    # The half below is 1.96 standard errors.
+    wide = [*POINTS[:3], dataclasses.replace(POINTS[3], val_interval=[0.91 - 1.96 * 0.04, 0.95])]
+    assert export.choose(wide, wide, "smallest", 100).trial == "0002"
+    narrow = [*POINTS[:3], dataclasses.replace(POINTS[3], val_interval=[0.905, 0.95])]
+    assert export.choose(narrow, narrow, "smallest", 100).trial == "0004"
+    # Of a confirmed one, its mean and that one's interval.
+    means = [confirmed(POINTS[0], 0.7, 0.6), confirmed(wide[3], 0.8, 0.8 - 1.96 * 0.11)]
+    assert export.choose(means, means, "smallest", 100).trial == "0001"
+
+
+def test_a_sweep_that_was_confirmed_is_chosen_from_by_its_means(model, tmp_path, capsys):
+    names = {"0000": (1_000, 0.5), "0001": (2_000, 0.9)}
+    trials = {name: {"num_params": size, "val_metric": value} for name, (size, value) in names.items()}
+    sweep = make_sweep(tmp_path / "sweep", trials)
+    for name in names:
+        shutil.rmtree(sweep / "trials" / name / "model")
+        shutil.copytree(model, sweep / "trials" / name / "model")
+    confirm_by_hand(sweep, {"0000": [0.6, 0.7], "0001": [0.5, 0.6]})
+    code, text, _ = run(capsys, export.main, sweep, tmp_path / "out")
+    assert code == 0
+    assert "trial 0000" in text
+    assert "on average 65.0% when trained again with 2 seeds" in text
+    results = ttrnn.checkpoint.read_config(tmp_path / "out")["results"]
+    assert results["confirmed"]["val_mean"] == pytest.approx(0.65)

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.distributions import IntDistribution
 from rich.console import Console
 
 from pipelines.cli import UserError
+from pipelines.frontier import hypervolume
 from pipelines.frontier_table import summary
 from pipelines.pareto import COLUMNS, main, write_frontier
+from tests.test_study import make_study
 
 FILES = ("trials.csv", "pareto.csv", "pareto.json", "pareto.png", "report.html")
 CLASSES = ["left", "<script>alert(1)</script>", '"x",y']
@@ -319,3 +322,100 @@ def test_command_prints_one_json_object(tmp_path: Path, capsys: pytest.CaptureFi
 def test_command_refuses_a_directory_that_is_no_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 2
     assert "is no sweep" in capsys.readouterr().err
+
+
+def confirm_by_hand(sweep: Path, values: dict[str, list[float]]) -> None:
+    """Leaves what a confirmation leaves: of each trial the validation metrics of seeds 1, 2, ..."""
+    for name, own in values.items():
+        for seed, value in enumerate(own, 1):
+            run = sweep / "confirm" / f"{name}-s{seed}"
+            run.mkdir(parents=True)
+            result = {"val_metric": value, "val_interval": [value - 0.1, value + 0.1], "value": value - 0.01}
+            result |= {"state": "complete", "interval": [value - 0.11, value + 0.09]}
+            (run / "result.json").write_text(json.dumps(result))
+    seeds = list(range(1, 1 + max(map(len, values.values()))))
+    (sweep / "confirm/plan.json").write_text(json.dumps({"seeds": seeds, "failed": []}))
+
+
+def test_confirmed_means_decide_frontier_best_and_knee_and_stand_in_the_files(tmp_path: Path) -> None:
+    sweep, evaluate = make_sweep(tmp_path / "sweep"), Evaluate()
+    confirm_by_hand(sweep, {"0003": [0.3, 0.3], "0001": [0.8, 0.84], "0005": [0.8, 0.8]})
+    data = write_frontier(sweep, evaluate)
+    # Of the sweep's own weights only those of the frontier are tested, and best is among them.
+    assert evaluate.asked == ["0003", "0001"]
+    assert ([point["trial"] for point in data["frontier"]], data["best"]) == (["0003", "0001"], "0001")
+    assert [(point["trial"], point["lucky"], point["val_metric"]) for point in data["lucky"]] == [("0005", True, 0.85)]
+    assert data["confirmation"]["seeds"] == [1, 2]
+    confirmed = data["frontier"][1]["confirmed"]
+    assert (confirmed["seeds"], confirmed["val"]) == ([1, 2], [0.8, 0.84])
+    assert (confirmed["val_mean"], confirmed["test_mean"]) == (pytest.approx(0.82), pytest.approx(0.81))
+    assert (sweep / "best/model.safetensors").read_bytes() == b"0001"
+    row = read_csv(sweep / "pareto.csv")[1]
+    assert (row["val_metric"], float(row["val_mean"]), row["num_seeds"]) == ("0.8", pytest.approx(0.82), "2")
+    assert "val_mean" not in read_csv(sweep / "trials.csv")[0]
+    assert write_frontier(sweep, evaluate)["lucky"] == data["lucky"]
+    assert len(evaluate.asked) == 2
+
+
+def test_what_the_test_split_said_of_a_point_that_was_lost_is_kept(tmp_path: Path) -> None:
+    sweep, evaluate = make_sweep(tmp_path / "sweep"), Evaluate()
+    write_frontier(sweep, evaluate)
+    confirm_by_hand(sweep, {"0003": [0.3], "0001": [0.8], "0005": [0.5]})
+    for _ in range(2):
+        (lost,) = write_frontier(sweep, evaluate)["lucky"]
+        assert (lost["trial"], lost["test_metric"]) == ("0005", 0.53)
+    assert len(evaluate.asked) == 3
+
+
+def test_summary_tells_means_luck_and_what_failed(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep")
+    confirm_by_hand(sweep, {"0003": [0.3, 0.3], "0001": [0.8, 0.84], "0005": [0.8, 0.8]})
+    plan = {"seeds": [1, 2, 3], "failed": [{"trial": name, "seed": 3, "error": "died"} for name in TRIALS]}
+    (sweep / "confirm/plan.json").write_text(json.dumps(plan))
+    text = " ".join("\n".join(shown(write_frontier(sweep, Evaluate()), 120)).split())
+    assert "means of trainings with fresh seeds (1, 2, 3)" in text
+    assert "lucky: trial 0005 had 85.0% in the sweep, 80.0% on average when it was trained again" in text
+    assert "not confirmed: trial 0001 with seed 3: died" in text
+    assert " 82.0% 81.0% " in text
+
+
+def test_json_holds_what_the_sweep_came_to(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep", {**TRIALS, "0008": {"state": "stopped", "num_params": 9, "epochs": 2}})
+    (sweep / "trials/0007/metrics.jsonl").write_text('{"epoch": 1, "val_metric": 0.5}\n')
+    data = write_frontier(sweep, Evaluate())
+    # 25 of those that finished, 1 pruned, 5 failed, 2 stopped, 1 killed.
+    assert data["epochs_trained"] == 34
+    places = [(1_000, 0.3), (3_000, 0.8), (40_000, 0.85)]
+    assert data["hypervolume"] == pytest.approx(hypervolume(places))
+    assert "from 100 to 10,000,000 parameters" in data["hypervolume_reference"]
+    assert (data["num_too_large"], data["num_duplicates"], data["importances"], data["edges"]) == (0, 0, None, [])
+    assert (data["lucky"], data["confirmation"], data["published"]) == ([], None, [])
+    point = data["frontier"][0]
+    assert [row["class"] for row in point["per_class"]] == CLASSES
+    assert (point["confirmed"], point["lucky"], point["params"], point["parent"]) == (None, False, {}, None)
+    assert next(trial for trial in data["trials"] if trial["trial"] == "0000")["per_class"] is None
+    assert next(trial for trial in data["trials"] if trial["trial"] == "0007")["curve"] == [[1, 0.5]]
+
+
+def test_what_the_sampler_chose_is_told_of_each_trial(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep")
+    study = make_study(sweep)
+    asked = [study.ask({"rank": IntDistribution(1, 8)}).params for _ in range(6)]
+    data = write_frontier(sweep, Evaluate())
+    assert [trial["params"] for trial in data["trials"]] == [*asked, {}, {}]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        ("ucf11", [("tt-gru", 3232, 0.813), ("tt-lstm", 3360, 0.796)]),
+        ("YouTube-Celebrities", [("tt-gru", 3328, 0.8), ("tt-lstm", 3392, 0.755)]),
+        ("words", []),
+    ],
+)
+def test_published_figures_stand_beside_the_papers_own_data_sets(
+    tmp_path: Path, dataset: str, expected: list[tuple[str, int, float]]
+) -> None:
+    data = write_frontier(make_sweep(tmp_path / "sweep", dataset=dataset), Evaluate())
+    assert [tuple(claim.values()) for claim in data["published"]] == expected
+    assert all(list(claim) == ["model", "num_input_params", "accuracy"] for claim in data["published"])

@@ -32,9 +32,29 @@ def test_a_run_is_measured_on_its_own_test_fold_and_leaves_no_checkpoint(shards,
     assert {name: result[name] for name in ("value", "num_clips")} == {
         name: test[name] for name in ("value", "num_clips")
     }
+    assert result["interval"] == test["interval"]
+    assert result["val_interval"] == json.loads((tmp_path / "run" / "summary.json").read_text())["val_interval"]
     assert (tmp_path / "run" / "test" / "predictions.csv").exists()
     assert not (tmp_path / "run" / "checkpoint").exists()
     assert earlier_result(run, None) == json.loads((tmp_path / "run" / "result.json").read_text()) == result
+
+
+def test_a_run_without_a_test_split_ends_well_and_has_no_value(shards, tmp_path):
+    run = dataclasses.replace(a_run(shards, tmp_path / "run", epochs=1), is_tested=False)
+    result = run_one(run, None)
+    assert (result["state"], result["value"], result["interval"]) == ("complete", None, None)
+    assert 0 <= result["val_metric"] <= 1
+    assert not (tmp_path / "run" / "test").exists()
+
+
+def test_a_result_that_is_cut_off_is_no_result(shards, tmp_path, caplog):
+    run = a_run(shards, tmp_path / "run", epochs=1)
+    first = run_one(run, None)
+    run.result_path.write_text('{"state": "compl')
+    assert earlier_result(run, None) is None
+    assert "result.json cannot be read" in caplog.text
+    again = run_one(run, None)
+    assert (again["val_metric"], again["value"]) == (first["val_metric"], first["value"])
 
 
 def test_the_value_of_a_run_that_watches_the_test_split_is_that_of_its_last_epoch(shards, tmp_path):
