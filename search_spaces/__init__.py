@@ -18,7 +18,7 @@ space does not set keeps the default of train. For example `lips.py`, for `--spa
     def both_ways(trial):
         options = space(trial)
         options["bidirectional"] = trial.suggest_categorical("bidirectional", [False, True])
-        options["lr"] = trial.suggest_float("peak_lr", 1e-3, 5e-2, log=True)
+        options["weight_averaging"] = 0.98
         return options
 
 Only the driver of a sweep calls it: the machines of a cluster need not have the file. A name that is asked for must
