@@ -62,7 +62,7 @@ class State:
     stage: str = ""
     """search, refine or confirm"""
     stage_start: float = 0.0
-    """when it began"""
+    """when it, or its first trial, began"""
     total: int = 0
     """trials of this stage"""
     num_earlier: int = 0
@@ -262,8 +262,13 @@ class Screen:
             trial: Its name and configuration; `epochs` in the latter are those planned.
         """
         state, name = self.state, trial.trial
+        is_first = not state.running and state.ended.total() == state.num_earlier
         self.state = dataclasses.replace(
-            state, running={**state.running, name: trial}, first_epochs=_without(state.first_epochs, name)
+            state,
+            # What Ray takes to begin says nothing of the trials' pace.
+            stage_start=time.monotonic() if is_first else state.stage_start,
+            running={**state.running, name: trial},
+            first_epochs=_without(state.first_epochs, name),
         )
 
     def epoch(self, name: str, epoch: int, val_metric: float, num_params: int | None = None) -> None:

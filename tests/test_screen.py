@@ -167,6 +167,19 @@ def test_the_frontier_is_of_complete_trials_of_all_stages_but_confirming_ones(pl
     assert (plain.state.ended, plain.state.num_epochs) == (Counter(complete=1), 6 * 16)
 
 
+def test_the_clock_of_a_stage_begins_with_its_first_trial(plain, clock):
+    clock.now += 30
+    for name in ("0000", "0001"):
+        plain.started(Trial(trial=name, state="running", config=SMALL))
+        clock.now += 30
+    plain.ended(point(0))
+    plain.started(Trial(trial="0002", state="running", config=SMALL))
+    assert totals(plain.state, clock.now)[2:] == [
+        "best accuracy 30.0% (chance 25.0%); 16 epochs; 1 trials/min",
+        "1 min 30 s; about 3 min 00 s left",
+    ]
+
+
 def test_what_an_earlier_command_has_ended_counts_as_done(plain):
     plain.stage("search", total=4, earlier=[point(0), point(1, state="stopped", epochs=3)])
     assert totals(plain.state, 1060.0)[:3] == [
