@@ -1,6 +1,7 @@
 """The page and the picture: what they show, and that nothing a user named can break them."""
 
 import base64
+import copy
 import hashlib
 import json
 from html.parser import HTMLParser
@@ -11,6 +12,7 @@ import pytest
 from matplotlib.image import imread
 
 from pipelines.cli import percent
+from pipelines.page_view import dimensions
 from pipelines.pareto import write_frontier
 from pipelines.report import texts, write_page, write_picture
 from tests.test_pareto import TRIALS, Evaluate, config, make_sweep
@@ -63,6 +65,63 @@ class Page(HTMLParser):
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What pareto.json holds for the sweep of test_pareto."""
     return write_frontier(make_sweep(tmp_path_factory.mktemp("report") / "sweep"), Evaluate())
+
+
+def full(data: dict[str, Any]) -> dict[str, Any]:
+    """The same after refining and confirming: 0002 refined from 0005, 0004 stopped, 0001 lucky, everything known."""
+    data = copy.deepcopy(data)
+    trials = {trial["trial"]: trial for trial in data["trials"]}
+    for trial in trials.values():
+        trial["curve"] = [[1, 0.2], [2, 0.4], [3, trial["val_metric"]]] if trial["val_metric"] else []
+        trial["multiply_adds"] = trial["num_params"] and 10 * trial["num_params"]
+        trial["val_interval"] = [trial["val_metric"] - 0.1, trial["val_metric"] + 0.1] if trial["val_metric"] else None
+    trials["0002"] |= {"parent": "0005"}
+    trials["0004"] |= {"state": "stopped", "stopped_by": "0001 was better after 1 epoch", "curve": [[1, 0.99]]}
+    for name, mean in (("0003", 0.29), ("0001", 0.28), ("0005", 0.82), ("0000", 0.6)):
+        runs, bounds = [mean - 0.01, mean, mean + 0.01], [mean - 0.05, mean + 0.05]
+        split = {"val": runs, "val_mean": mean, "val_interval": bounds}
+        test = {"test": runs, "test_mean": mean + 0.02, "test_interval": bounds}
+        trials[name] |= {"confirmed": {"seeds": [1, 2, 3], **split, **test}, "lucky": name == "0001"}
+        rows = [
+            {"class": label, "num_clips": 10, "precision": 1.0, "recall": 0.5, "f1": 0.7} for label in data["classes"]
+        ]
+        trials[name]["per_class"] = rows if name != "0000" else None
+    return data | {
+        "frontier": [trials["0003"], trials["0005"]],
+        "lucky": [trials["0001"]],
+        "knee": "0005",
+        "confirmation": {"seeds": [1, 2, 3], "method": "By the method.", "failed": []},
+        "published": [
+            {"model": "tt-gru", "num_input_params": 3232, "accuracy": 0.813},
+            {"model": "tt-lstm", "num_input_params": 3360, "accuracy": 0.796},
+        ],
+        "importances": {"val_metric": {"lr": 0.75, "cell": 0.25}, "num_params": {"cell": 1.0}},
+        "edges": [{"param": "lr", "value": 0.02, "bound": "upper", "text": "lr is 0.02 at the best: widen it there"}],
+        "hypervolume": 0.5,
+        "hypervolume_reference": "of all there is",
+        "epochs_trained": 31,
+        "num_too_large": 4,
+        "num_duplicates": 2,
+    }
+
+
+NEW_KEYS = ("published", "importances", "edges", "lucky", "confirmation", "hypervolume", "hypervolume_reference")
+NEW_TRIAL_KEYS = ("parent", "stopped_by", "curve", "params", "multiply_adds", "per_class", "confirmed", "lucky")
+
+
+def older(data: dict[str, Any]) -> dict[str, Any]:
+    """The same as it was written before there were those."""
+    kept = {name: value for name, value in data.items() if name not in NEW_KEYS}
+    for name in ("trials", "frontier"):
+        kept[name] = [{key: trial[key] for key in trial if key not in NEW_TRIAL_KEYS} for trial in data[name]]
+    return kept
+
+
+@pytest.fixture(scope="module")
+def full_page(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Page:
+    path = tmp_path_factory.mktemp("full") / "report.html"
+    write_page(path, full(data))
+    return Page(path)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +200,79 @@ def test_names_from_elsewhere_stay_text(tmp_path: Path) -> None:
     assert page.text.count(HOSTILE) == 9
     assert "<" not in page.scripts[0]
     assert HOSTILE in page.view()["trials"]["0000"]["tip"][0]
+
+
+def test_confirmed_points_stand_at_their_means_and_lucky_ones_off_the_line(full_page: Page) -> None:
+    assert full_page.points() == {
+        "stopped": [(500, 99.0)],
+        "dominated": [(3000, 75.0)],
+        "lucky": [(3000, 28.0)],
+        "test": [(1000, 31.0), (3000, 30.0), (40_000, 84.0), (90_000, 62.0)],
+        "frontier": [(1000, 29.0), (40_000, 82.0)],
+        "dense": [(90_000, 60.0)],
+    }
+    best = next(point for point in full_page.view()["points"] if point["y"] == 82.0)
+    assert best["interval"] == pytest.approx([77.0, 87.0])
+    assert full_page.view()["trials"]["0001"]["mark"] == "lucky"
+    about = full_page.view()["trials"]["0005"]["about"]
+    assert about["validation"] == "85.0% (75.0 to 95.0%)"
+    assert about["validation, confirmed"] == "82.0% (77.0 to 87.0%): 81.0%, 82.0%, 83.0%"
+
+
+def test_page_tells_what_was_found_out_about_the_sweep(full_page: Page) -> None:
+    for part in (
+        "trial 0001 stood on the frontier with 80.0%.",
+        "Trained again with 3 fresh seeds it came to 28.0% (23.0 to 33.0%)",
+        "by the seeds 1, 2, 3, and the frontier redrawn from their means. By the method.",
+        "31 epochs trained; 2 proposed twice and trained once; 4 proposed that are too large",
+        "lr is 0.02 at the best: widen it there",
+        "lr75.0%",
+        "claims of the paper",
+        "1 of the trials: weights of a trained one, rounded",
+        "50.0%: of all there is",
+        "stopped: 0001 was better after 1 epoch",
+    ):
+        assert part in full_page.text
+    assert full_page.view()["links"] == [["0005", "0002"]]
+    assert full_page.view()["published"][0] == {"model": "tt-gru", "x": 3232, "y": pytest.approx(81.3)}
+
+
+def test_page_says_so_if_the_best_is_inside_the_space(data: dict[str, Any], tmp_path: Path) -> None:
+    write_page(tmp_path / "report.html", full(data) | {"edges": []})
+    assert "lies inside its range" in Page(tmp_path / "report.html").text
+
+
+def test_what_an_older_pareto_json_lacks_is_left_out(data: dict[str, Any], page: Page, tmp_path: Path) -> None:
+    write_page(tmp_path / "report.html", older(data))
+    write_picture(tmp_path / "pareto.png", older(data))
+    without = Page(tmp_path / "report.html")
+    assert without.points() == page.points()
+    assert "edge of the space" not in without.text
+    assert "What matters most" not in without.text
+
+
+@pytest.mark.parametrize("name", ["trials.csv", "pareto.csv"])
+def test_page_offers_the_tables_that_lie_beside_it(data: dict[str, Any], page: Page, name: str) -> None:
+    assert page.view()["csv"][name] == Path(data["files"][name]).read_text(encoding="utf-8")
+
+
+def test_axes_of_parallel_coordinates_are_what_differs_then_size_and_metric(data: dict[str, Any]) -> None:
+    axes = {axis["title"]: axis for axis in dimensions(data)}
+    assert list(axes)[-2:] == ["parameters", "validation accuracy, %"]
+    assert axes["largest of ranks"]["names"] == ["3", "4", "8", "none"]
+    assert axes["largest of ranks"]["values"] == {
+        "0000": "none", "0001": "3", "0002": "4", "0003": "4", "0004": "4", "0005": "8"
+    }  # fmt: skip
+    assert axes["cell"]["names"] == ["gru", "rnn"]
+    assert "lr" not in axes
+    assert axes["validation accuracy, %"]["values"]["0001"] == pytest.approx(80.0)
+
+
+def test_numbers_that_are_too_many_to_name_have_a_scale(data: dict[str, Any]) -> None:
+    one = data["trials"][1]
+    trials = [{**one, "trial": str(n), "config": {"lr": 10 ** (-n / 8), "shift": n}} for n in range(20)]
+    kinds = {axis["title"]: axis["kind"] for axis in dimensions({**data, "trials": trials, "frontier": trials[:1]})}
+    assert (kinds["lr"], kinds["shift"]) == ("log", "linear")
 
 
 def test_file_name_that_is_not_utf8_does_not_stop_the_page(data: dict[str, Any], tmp_path: Path) -> None:

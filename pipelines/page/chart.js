@@ -105,8 +105,8 @@ function closest(from, a, b) {
 // A picture of trials. `draw(chart)` fills chart.svg of chart.width x chart.height and tells by chart.reach() where
 // each trial can be pointed at; onPoint and onChoose are told of trials by pointer and keyboard alike.
 class Chart {
-  constructor(holder, {label, height, minWidth = 0, draw, onPoint, onChoose}) {
-    Object.assign(this, {holder, height, minWidth, draw, onPoint, onChoose, reached: [], current: null});
+  constructor(holder, {label, height, minWidth = 0, draw, isChosen, onPoint, onChoose}) {
+    Object.assign(this, {holder, height, minWidth, draw, isChosen, onPoint, onChoose, reached: [], current: null});
     this.svg = make("svg", {role: "listbox", tabindex: 0, "aria-label": label, "aria-multiselectable": "true"}, holder);
     this.svg.addEventListener("pointermove", (event) => event.pointerType === "mouse" && this.point(this.nearest(event)));
     this.svg.addEventListener("pointerleave", () => this.point(null));
@@ -135,6 +135,7 @@ class Chart {
     if (isStop) {
       node.id = `${this.holder.id}-${this.reached.length}`;
       node.setAttribute("role", "option");
+      node.setAttribute("aria-selected", this.isChosen(trial));
       node.setAttribute("aria-label", view.trials[trial].tip.join(", "));
     }
     this.reached.push({trial, node, places, isStop});
@@ -159,9 +160,14 @@ class Chart {
   }
 
   choose(found) {
-    if (!found) return;
-    this.onChoose(found.trial);
+    if (found) this.onChoose(found.trial);
     this.point(found);
+  }
+
+  pointAtCurrent() {
+    const stop = this.reached.find((each) => each.isStop && each.trial === this.current);
+    if (stop) this.svg.setAttribute("aria-activedescendant", stop.node.id);
+    this.point(stop && {...stop, at: stop.places.at(-1)});
   }
 
   key(event) {
@@ -171,10 +177,10 @@ class Chart {
       ArrowLeft: Math.max(here - 1, 0), ArrowDown: Math.max(here - 1, 0)}[event.key];
     if (there !== undefined && stops.length) {
       this.current = stops[there].trial;
-      this.svg.setAttribute("aria-activedescendant", stops[there].node.id);
-      this.point({...stops[there], at: stops[there].places.at(-1)});
+      this.pointAtCurrent();
     } else if ((event.key === "Enter" || event.key === " ") && here >= 0) {
       this.onChoose(this.current);
+      this.pointAtCurrent();
     } else if (event.key === "Escape") {
       this.point(null);
     } else return;

@@ -43,7 +43,7 @@ function drawFrontier(chart, width, height) {
   claims.sort((a, b) => b.y - a.y).forEach((claim, k) => {
     if (isPlaced && claim.x) {
       mark(inside, "published", "star", x.at(claim.x), y.at(claim.y));
-      make("text", {x: x.at(claim.x) + 10, y: y.at(claim.y) + 4, class: "label"}, inside, `paper: ${claim.model}`);
+      make("text", {x: x.at(claim.x) + 10, y: y.at(claim.y) + (k ? 15 : -5), class: "label"}, inside, `paper: ${claim.model}`);
     } else {
       make("line", {class: "claim", x1: place.left, x2: place.right, y1: y.at(claim.y), y2: y.at(claim.y)}, inside);
       make("text", {x: place.left + 6, y: y.at(claim.y) + (k ? 14 : -5), class: "tick"}, inside, `paper: ${claim.model} ${claim.y.toFixed(1)}%`);
@@ -102,6 +102,9 @@ function drawPoints(chart, inside, shown, x, y, place) {
   }
 }
 
+// The more lines, the fainter each.
+const ink = (count) => Math.max(0.25, Math.min(0.75, 25 / count));
+
 function drawCurves(chart, width, height) {
   const curves = chosenLast(Object.keys(view.trials)).map((name) => [name, view.trials[name].curve]).filter(([, c]) => c.length);
   const place = {left: 44, right: width - 60, top: 28, bottom: height - 46};
@@ -119,6 +122,7 @@ function drawCurves(chart, width, height) {
     const places = curve.map(([epoch, value]) => [x.at(epoch), y.at(value)]), [ex, ey] = places.at(-1);
     const group = make("g", {}, chart.svg);
     const own = make("path", {class: `line${slotClass(name)}`, d: lineOf(places)}, group);
+    own.style.setProperty("--ink", ink(curves.length));
     if (view.trials[name].stopped) make("path", {class: `end${slotClass(name)}`, d: SHAPES.cross(4), transform: `translate(${ex},${ey})`}, group);
     else if (curve.length === 1) make("path", {class: `end${slotClass(name)}`, d: SHAPES.dot(3), transform: `translate(${ex},${ey})`}, group);
     chart.reach(name, own, places);
@@ -147,7 +151,9 @@ function drawCoordinates(chart, width, height) {
       return value === undefined ? [] : [[at(k), own.at(value)]];
     });
     const path = make("path", {class: `line shared${slotClass(name)}`, d: lineOf(places)}, lines);
-    path.style.setProperty("--share", `${(100 * (metric[name] - worst)) / (best - worst || 1)}%`);
+    const share = (metric[name] - worst) / (best - worst || 1);
+    path.style.setProperty("--share", `${100 * share ** 2}%`);
+    path.style.setProperty("--ink", ink(all.length) * (0.4 + share ** 2));
     chart.reach(name, path, places);
   }
   scales.forEach((own, k) => {

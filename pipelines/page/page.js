@@ -141,6 +141,7 @@ function zoomBy(factor) {
     zoom = {x: ends(chart.x, found?.[0] ?? middle(chart.x)), y: ends(chart.y, found?.[1] ?? middle(chart.y))};
   }
   chart.redraw();
+  if (document.activeElement === chart.svg) chart.pointAtCurrent();
 }
 
 // A mouse draws a box to zoom in; a finger scrolls the page.
@@ -232,7 +233,7 @@ function setTheme() {
 }
 
 function addCharts() {
-  const shared = {onPoint: showTip, onChoose: toggle};
+  const shared = {isChosen: (trial) => chosen.has(trial), onPoint: showTip, onChoose: toggle};
   const add = (id, more) => charts.push(new Chart(document.getElementById(id), {...shared, ...more}));
   add("picture", {label: `Size against ${view.metric}: trials; arrows go through them, Enter chooses`, draw: drawFrontier,
     height: (width) => Math.max(340, Math.min(560, 0.62 * width))});
