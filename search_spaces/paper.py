@@ -130,6 +130,7 @@ _COMMON = {
     "speed": 1.0,
     "brightness": 0.0,
     "patience": None,
+    "init": None,
     "dropout": 0.25,
     "recurrent_dropout": 0.25,
     "optimizer": "adam",

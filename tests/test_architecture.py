@@ -36,7 +36,7 @@ PIPELINES = (
     ("batches", "inspection", "plan", "isolation"),
     ("task",),
     ("preprocess", "recipe"),
-    ("measure", "optim"),
+    ("measure", "optim", "refine"),
     ("fit", "evaluate", "tracking", "cost"),
     ("train", "runs"),
     ("table", "confirm"),

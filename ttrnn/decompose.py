@@ -39,6 +39,8 @@ class Truncated:
     """||W||."""
     bond_errors: tuple[float, ...]
     """eps_1..eps_{d-1}: what each bond's rank costs."""
+    singular_values: tuple[Tensor, ...]
+    """Of each bond, falling, with those that were left out; at relative_error 0 they are those of W unfolded there."""
 
     @property
     def shape(self) -> TTShape:
@@ -184,7 +186,7 @@ def _truncate(
     """
     norm = torch.linalg.vector_norm(matrix).item()
     budget = (max(relative_error or 0.0, _ROUNDING_ERROR) * norm) ** 2
-    factors, bonds, errors = [], [1], []
+    factors, bonds, errors, spectra = [], [1], [], []
     for k, behind in enumerate(rest):
         matrix = matrix.reshape(bonds[-1] * asked.in_modes[k] * asked.out_modes[k], -1)
         basis, singular = _left_singular(matrix)
@@ -195,6 +197,7 @@ def _truncate(
         else:
             # What earlier bonds did not use up goes to those that are left.
             rank = max(1, int((lost > math.sqrt(budget / (len(rest) - k))).sum()))
+        spectra.append(singular)
         errors.append(lost[rank].item())
         budget = max(0.0, budget - errors[-1] ** 2)
         factors.append(basis[:, :rank])
@@ -208,7 +211,7 @@ def _truncate(
         torch.empty(size, dtype=like.dtype, device=like.device).copy_(factor.reshape(size))
         for factor, size in zip([*factors, matrix], shape.core_shapes, strict=True)
     ]
-    return Truncated(cores, norm, tuple(errors))
+    return Truncated(cores, norm, tuple(errors), tuple(spectra))
 
 
 def _left_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,108 @@
+"""Which rounded models are worth a short training: planned from what the trials of a sweep have left, nothing trained.
+
+Weights of a trained model, rounded to lower ranks and trained for a quarter of the epochs, come near those of a small
+model that was trained from the start. Chains do better than jumps: each proposal takes one step down, and a later round
+may go on from what came of it.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ttrnn
+from pipelines.recipe import TrainOptions
+from pipelines.trials import Trial, model_dir
+from ttrnn.model import ModelConfig
+from ttrnn.rounding import lower_ranks
+
+__all__ = ["Proposal", "propose"]
+
+# What decides which function a model can be; how it was trained does not.
+_SHAPE = (
+    "cell",
+    "input",
+    "in_modes",
+    "hidden_modes",
+    "ranks",
+    "recurrent_ranks",
+    "num_layers",
+    "bidirectional",
+    "differences",
+    "pooling",
+)
+# Of the weights that ranks decide over, and of the epochs that a trial of the sweep has.
+_KEPT, _EPOCHS = 1 / 2, 1 / 4
+# Of the parent's parameters: more would be no other point.
+_MOST = 0.9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proposal:
+    """A model to train from the rounded weights of another."""
+
+    parent: str
+    """name of the trial whose weights it starts from"""
+    values: Mapping[str, Any]
+    """options of train: the parent's, with other ranks, fewer epochs, and the parent's name as init"""
+    num_params: int
+    """of the whole model"""
+
+
+def propose(
+    sweep_dir: str | Path,
+    parents: Iterable[Trial],
+    trials: Sequence[Trial],
+    *,
+    epochs: int,
+    max_params: int | None = None,
+) -> list[Proposal]:
+    """One step down in ranks for each parent: half of the weights that ranks decide over, where they cost least.
+
+    Args:
+        sweep_dir: SWEEP; the parents' models lie in it.
+        parents: Whose weights to start from: the points of the frontier, refined ones among them.
+        trials: All that there are: a shape that one of them has is not proposed again, unless it has failed.
+        epochs: Of a trial of the sweep; a quarter of them, at least one, is proposed.
+        max_params: No more parameters than this.
+
+    Returns:
+        In the order of the parents, none for those that are dense, that have nothing to lose or whose child is there
+        already: called again with what came of them, it ends with [].
+    """
+    known = {_shape(trial.config) for trial in trials if trial.state != "failed"}
+    proposals = []
+    for parent in parents:
+        model = ttrnn.load(model_dir(sweep_dir, parent.trial))
+        config = lower_ranks(model, _target(model.config, max_params))
+        if config is None or config.num_params > _MOST * model.num_params or _shape(config.to_dict()) in known:
+            continue
+        known.add(_shape(config.to_dict()))
+        proposals.append(
+            Proposal(parent=parent.trial, values=_values(parent, config, epochs), num_params=config.num_params)
+        )
+    return proposals
+
+
+def _target(config: ModelConfig, max_params: int | None) -> int:
+    if config.input == "dense":
+        return 0
+    smallest = dataclasses.replace(config, ranks="1", recurrent_ranks="1").num_params
+    target = smallest + int(_KEPT * (config.num_params - smallest))
+    return target if max_params is None else min(target, max_params)
+
+
+def _shape(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(config.get(name) for name in _SHAPE)
+
+
+def _values(parent: Trial, config: ModelConfig, epochs: int) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(TrainOptions)}
+    return {
+        **{name: value for name, value in parent.config.items() if name in names},
+        "ranks": config.ranks,
+        "recurrent_ranks": config.recurrent_ranks,
+        "init": parent.trial,
+        "epochs": max(1, round(_EPOCHS * epochs)),
+    }
