@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 import search_spaces
 from pipelines import cli
+from pipelines.cli import UserError
 from pipelines.recipe import TrainOptions, flat_config, model_config
 from pipelines.shards import ShardDataset
 from pipelines.trials import read_trial
@@ -38,6 +39,7 @@ _DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
 _NUM_STARTUP = 10
 # Asked in a row without one that may be trained: the space has no more of them, or hardly any.
 _MAX_REJECTED = 300
+_OF_THE_SWEEP = {"shards", "out", "epochs", "seed", "num_workers", "init", "resume", "overwrite"}
 
 SAMPLERS = ("tpe", "random", "default")
 
@@ -72,7 +74,7 @@ class Search:
         num_trials: To be trained; refined ones are not counted, nor those that crashed in an earlier command.
         costs: costs(options, model) -> by name what a model takes, `memory_bytes` of training it among them.
         limits: By the same names. What takes more is infeasible: it is not trained, and the study knows by how much.
-        sampler: tpe (multivariate, aware of conditions), random, or default (Optuna's own).
+        sampler: tpe (aware of what runs, and of what was too large), random, or default (Optuna's own).
         seed: Of the sampler.
     """
 
@@ -158,7 +160,13 @@ class Search:
             return self._given(trial, self._first.pop(0), None)
         if self._last and self.num_left <= len(self._last):
             return self._given(trial, self._last.pop(0), None)
-        return self._given(trial, self._space.space(trial), None)
+        what = f"the space {self._space_name}"
+        with cli.user_errors(what):
+            values = self._space.space(trial)
+        cli.check_values(TrainOptions, values, what)
+        if taken := sorted(_OF_THE_SWEEP & values.keys()):
+            raise UserError(f"{what}: {taken[0]} is given by the sweep, for all trials alike; leave it out")
+        return self._given(trial, values, None)
 
     def refine(self, values: Mapping[str, Any], parent: str) -> Point | None:
         """A model that starts from the weights of the trial `parent`; None if it is infeasible, or was there before."""
@@ -215,9 +223,7 @@ class Search:
         return f"{why}; give another --space or fewer --num-trials"
 
     def _built(self, name: str, values: Mapping[str, Any]) -> tuple[TrainOptions, ModelConfig]:
-        what = f"the space {self._space_name}"
-        cli.check_values(TrainOptions, values, what)
-        with cli.user_errors(what):
+        with cli.user_errors(f"the space {self._space_name}"):
             options = self._options(name, values)
         return options, model_config(options, self._data)
 
@@ -272,8 +278,7 @@ def _sampler(name: str, seed: int, number: int) -> BaseSampler:
         return RandomSampler(seed=seed)
     if name == "default":
         return TPESampler(seed=seed)
-    with _experiments():
-        return TPESampler(seed=seed, n_startup_trials=0, multivariate=True, group=True, constant_liar=True)
+    return TPESampler(seed=seed, n_startup_trials=0, constant_liar=True)
 
 
 @contextlib.contextmanager

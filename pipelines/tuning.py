@@ -200,7 +200,8 @@ class _Frontier(_Ending, FIFOScheduler):
         out, planned = Path(trial.config["train"]["out"]), trial.config["train"]["epochs"]
         # A refined trial begins where others end: it is compared with none.
         is_refined = trial.config["train"]["init"] is not None
-        if self.judge is not None and not is_refined and result["epoch"] < planned:
+        # The last word of a training of several workers is of no epoch.
+        if self.judge is not None and not is_refined and result.get("epoch", planned) < planned:
             reason = self.judge.reason_to_stop(read_curve(out, result["num_params"]))
             if reason is not None:
                 mark_stopped(out, reason)

@@ -25,6 +25,14 @@ def broken(trial):
     return {"in_modes": "7x7x7x7"}
 
 
+def unknown(trial):
+    return {"depth": 3}
+
+
+def taken(trial):
+    return {"epochs": 3}
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return ShardDataset.open(make_shards(tmp_path_factory.mktemp("data") / "shards"))
@@ -220,6 +228,9 @@ def test_a_refined_model_is_a_trial_without_parameters_and_does_not_count(tmp_pa
     assert again.next() == point
 
 
-def test_a_space_that_gives_what_cannot_be_trained_is_a_users_mistake(tmp_path, data):
-    with pytest.raises(UserError, match="7x7x7x7"):
-        make(tmp_path, data, space="tests.test_search:broken").next()
+@pytest.mark.parametrize(
+    ("space", "hint"), [("broken", "7x7x7x7"), ("unknown", "unknown option 'depth'"), ("taken", "epochs is given")]
+)
+def test_a_space_that_gives_what_cannot_be_trained_is_a_users_mistake(tmp_path, data, space, hint):
+    with pytest.raises(UserError, match=hint):
+        make(tmp_path, data, space=f"tests.test_search:{space}").next()
