@@ -211,7 +211,7 @@ def facts(data: Mapping[str, Any]) -> str:
         "Not confirmed": "; ".join(failed),
         "Test": "looked at once, after the frontier stood, and for its points only"
         + (", and once by each run that confirms them" if confirmation else ""),
-        "Refined": f"{refined} of the trials: weights of a trained one, rounded to smaller ranks and trained on for a few "
+        "Refined": f"{refined} of the trials: weights of a trained one, rounded to smaller ranks and tuned for a few "
         "epochs; a dashed line leads to each from its parent"
         if refined
         else "",
