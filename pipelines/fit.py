@@ -258,6 +258,7 @@ class _Run:
             "best_epoch": record["epoch"],
             "seed": options.seed,
             "shards": options.shards,
+            **({"init": options.init} if options.init else {}),
             **(splits if options.folds or options.watch_test else {}),
         }
 

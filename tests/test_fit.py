@@ -30,6 +30,7 @@ from tests.training import (
     options,
     weights,
 )
+from ttrnn.rounding import rounded
 
 
 def trained(chosen):
@@ -111,6 +112,37 @@ def test_clips_are_altered_in_training_only_and_the_run_says_so(shards, tmp_path
     assert sum(changed) > 20
     ((name, value),) = kwargs.items()
     assert result["config"][name] == value
+
+
+def test_a_run_that_starts_from_a_model_rounds_it_and_needs_it_no_more_once_it_has_a_checkpoint(shards, tmp_path):
+    trained(options(shards, tmp_path / "parent", ranks="3"))
+    parent = ttrnn.load(tmp_path / "parent" / "model")
+    chosen = options(
+        shards,
+        tmp_path / "run",
+        init=str(tmp_path / "parent" / "model"),
+        recurrent_ranks="2",
+        dropout=0.1,
+        weight_averaging=0.9,
+        lr=1e-12,
+        epochs=2,
+        precision="float32",
+    )
+
+    def killed(record):
+        raise KeyboardInterrupt
+
+    (tmp_path / "run").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        fit(chosen, killed)
+    shutil.rmtree(tmp_path / "parent")
+    summary = fit(chosen)
+    assert (summary["epochs"], summary["config"]["init"]) == (2, chosen.init)
+    assert [line["epoch"] for line in metrics(tmp_path / "run")] == [1, 2]
+    model = ttrnn.load(tmp_path / "run" / "model")
+    expected, _ = rounded(parent, model.config)
+    for name, weight in expected.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], weight, rtol=1e-6, atol=1e-9)
 
 
 def test_several_labels_are_learnt_and_measured_by_average_precision(tmp_path):

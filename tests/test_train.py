@@ -13,14 +13,17 @@ from types import SimpleNamespace
 
 import pytest
 
+import ttrnn
 from pipelines import train as training
 from pipelines.cli import UserError
 from pipelines.evaluate import evaluate_model
+from pipelines.recipe import model_config, open_data
 from pipelines.storage import Location
 from pipelines.train import TrainOptions, _following, train
 from tests.s3 import s3_server, upload
 from tests.shards import make_shards
 from tests.training import ALTERED, assert_nearly_equal, metrics, options
+from ttrnn.model import VideoClassifier
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +40,24 @@ def test_shards_in_a_bucket_train_the_same_model(shards, tmp_path, monkeypatch):
         assert result["shards"] == str(place)
     train(options(shards, tmp_path / "local", epochs=2))
     assert metrics(tmp_path / "remote") == metrics(tmp_path / "local")
+
+
+def test_a_model_that_can_not_be_rounded_to_what_is_asked_for_is_refused_before_anything_is_made(
+    shards, tmp_path, monkeypatch
+):
+    config = model_config(options(shards, "out"), open_data(shards, options(shards, "out")))
+    ttrnn.save(VideoClassifier(config), tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    for values, message in (
+        ({"cell": "lstm"}, "does not fit what is asked for: the model has cell gru, not lstm; only its ranks"),
+        ({"hidden_modes": "4x2x2x1"}, "hidden_modes 2x2x2x2, not 4x2x2x1"),
+        ({"init": "nowhere"}, "nowhere is not a model directory"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train(options(shards, "run", **{"init": "model"} | values))
+        assert not Path("run").exists()
+    result = train(options(shards, "run", init="model", ranks="1", epochs=1))
+    assert result["config"]["init"] == str(tmp_path / "model")
 
 
 def test_run_leaves_what_the_design_says(shards, tmp_path):
