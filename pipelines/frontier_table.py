@@ -79,8 +79,8 @@ def _about(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"val and test: means of trainings with fresh seeds ({seeds}), below them 95% intervals")
     elif any(point[f"{split}_interval"] for point in result["frontier"] for split in ("val", "test")):
         lines.append(
-            "below val and test: 95% intervals of single trainings; the best of many is partly luck: sweep with "
-            "--resume --confirm 3 tells"
+            "below val and test: 95% intervals of single trainings; the best of many is partly luck: sweep --resume "
+            f"--confirm {result['options'].get('confirm') or 3} tells"
         )
     lines += [
         f"lucky: trial {point['trial']} had {percent(point['val_metric'])} in the sweep, "

@@ -35,7 +35,9 @@ def read_study(sweep_dir: str | Path) -> dict[str, FrozenTrial]:
     if not path.exists():
         return {}
     try:
-        study = optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(path))))
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        (name,) = optuna.get_all_study_names(storage)
+        study = optuna.load_study(study_name=name, storage=storage)
     except (OSError, ValueError, KeyError) as error:
         log.warning("%s cannot be read (%s): what the sampler chose is left out", path, error)
         return {}

@@ -357,6 +357,14 @@ def test_confirmed_means_decide_frontier_best_and_knee_and_stand_in_the_files(tm
     assert len(evaluate.asked) == 2
 
 
+def test_a_confirmed_dense_model_is_the_baseline_before_others(tmp_path: Path) -> None:
+    lucky = {**(TRIALS["0000"] or {}), "val_metric": 0.72}
+    sweep = make_sweep(tmp_path / "sweep", {**TRIALS, "0008": lucky})
+    assert write_frontier(sweep, Evaluate())["baseline"] == "0008"
+    confirm_by_hand(sweep, {"0003": [0.3], "0001": [0.8], "0005": [0.9], "0000": [0.7]})
+    assert write_frontier(sweep, Evaluate())["baseline"] == "0000"
+
+
 def test_what_the_test_split_said_of_a_point_that_was_lost_is_kept(tmp_path: Path) -> None:
     sweep, evaluate = make_sweep(tmp_path / "sweep"), Evaluate()
     write_frontier(sweep, evaluate)
