@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ttrnn
-from pipelines.recipe import TrainOptions
+from pipelines.recipe import read_options
 from pipelines.trials import Trial, model_dir
 from ttrnn.model import ModelConfig
 from ttrnn.rounding import lower_ranks
@@ -32,6 +32,7 @@ _SHAPE = (
     "differences",
     "pooling",
 )
+_OF_THE_SWEEP = ("shards", "seed")
 # Of the weights that ranks decide over, and of the epochs that a trial of the sweep has.
 _KEPT, _EPOCHS = 1 / 2, 1 / 4
 # Of the parent's parameters: more would be no other point.
@@ -80,7 +81,11 @@ def propose(
             continue
         known.add(_shape(config.to_dict()))
         proposals.append(
-            Proposal(parent=parent.trial, values=_values(parent, config, epochs), num_params=config.num_params)
+            Proposal(
+                parent=parent.trial,
+                values=_values(Path(sweep_dir), parent, config, epochs),
+                num_params=config.num_params,
+            )
         )
     return proposals
 
@@ -97,10 +102,10 @@ def _shape(config: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(config.get(name) for name in _SHAPE)
 
 
-def _values(parent: Trial, config: ModelConfig, epochs: int) -> dict[str, Any]:
-    names = {field.name for field in dataclasses.fields(TrainOptions)}
+def _values(sweep_dir: Path, parent: Trial, config: ModelConfig, epochs: int) -> dict[str, Any]:
+    values = read_options(sweep_dir / "trials" / parent.trial / "config.json")
     return {
-        **{name: value for name, value in parent.config.items() if name in names},
+        **{name: value for name, value in values.items() if name not in _OF_THE_SWEEP},
         "ranks": config.ranks,
         "recurrent_ranks": config.recurrent_ranks,
         "init": parent.trial,

@@ -20,7 +20,7 @@ __all__ = ["STOPPING", "Curve", "Judge", "mark_stopped", "read_curve"]
 
 STOPPING = ("frontier", "asha", "none")
 
-CONFIDENCE = 0.9
+CONFIDENCE = 0.8
 """How sure it must be that a rival is better at this epoch."""
 
 

@@ -30,15 +30,17 @@ from pipelines.cli import UserError
 from pipelines.cluster import Slots, devices, largest_memory, start_ray
 from pipelines.confirm import confirm, points_to_confirm
 from pipelines.cost import step_bytes
+from pipelines.frontier import frontier
 from pipelines.metrics import METRICS, chance_level
 from pipelines.preprocess import PREPROCESS_JSON, PreprocessOptions, preprocess
 from pipelines.recipe import TrainOptions
+from pipelines.refine import propose
 from pipelines.screen import Screen, tune_callback
 from pipelines.search import SAMPLERS, Point, Search
 from pipelines.shards import DATASET_JSON, ShardDataset
 from pipelines.stopping import STOPPING, Judge, read_curve
 from pipelines.storage import Location, prepare_out, refuse_other_options, undone_if_refused
-from pipelines.trials import read_sweep, read_trial, read_trials
+from pipelines.trials import Trial, read_sweep, read_trial, read_trials
 from ttrnn.files import atomic_write
 from ttrnn.model import ModelConfig
 
@@ -160,7 +162,11 @@ def _confirm(out: Path, options: SweepOptions, screen: Screen) -> int:
     points = points_to_confirm(read_trials(out))
     seeds = [options.seed + number for number in range(1, options.confirm + 1)]
     screen.stage("confirm", len(points) * len(seeds))
-    return len(confirm(out, points, seeds, num_gpus=options.gpus_per_worker))
+
+    def on_end(run: Trial) -> None:
+        screen.ended(run, joins=False)
+
+    return len(confirm(out, points, seeds, num_gpus=options.gpus_per_worker, on_end=on_end))
 
 
 def _is_late(deadline: float | None) -> bool:
@@ -251,9 +257,8 @@ def _run_trials(
         # A refined trial begins where others end: it is compared with none.
         if trial.num_params is not None and trial.config.get("init", "none") == "none":
             judge.add(read_curve(out / "trials" / trial.trial, trial.num_params))
-    screen.stage(
-        "search", options.num_trials, [trial for trial in earlier if trial.state in ("complete", "stopped", "failed")]
-    )
+    ended = [trial for trial in earlier if trial.state in ("complete", "stopped") and trial.parent is None]
+    screen.stage("search", options.num_trials, ended)
     num_failed = run_trials(
         search,
         lambda: _refinements(search, options, out, screen),
@@ -297,9 +302,13 @@ def _search(options: SweepOptions, out: Path, data: ShardDataset, device: str) -
 
 def _refinements(search: Search, options: SweepOptions, out: Path, screen: Screen) -> Sequence[Point]:
     """A round of models that start from the frontier's, rounded to lower ranks; none when there is nothing more."""
-    if not options.refine:
-        return []
-    raise NotImplementedError
+    trials = read_trials(out) if options.refine else []
+    proposals = propose(out, frontier(trials), trials, epochs=options.epochs, max_params=options.max_params)
+    found = [search.refine(proposal.values, proposal.parent) for proposal in proposals]
+    points = [point for point in found if point is not None]
+    if points:
+        screen.stage("refine", len(points))
+    return points
 
 
 def summary(result: dict[str, Any]) -> RenderableType:

@@ -1,0 +1,219 @@
+"""What a sweep finds for the epochs it trains: the hypervolume of the frontier, search by search.
+
+    python -m tests.benchmarks.search shards/words shards/letters
+    python -m tests.benchmarks.search shards/words --contenders optuna,ours --seeds 1
+
+Every contender explores the same space from the same two first points and may train as many epochs in all. Sweeps that
+are there already are not run again.
+"""
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import optuna
+from matplotlib.figure import Figure
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from pipelines import cli
+from pipelines.frontier import hypervolume
+from pipelines.pictures import plain
+from pipelines.trials import Trial, read_trial
+from search_spaces import shapes
+from ttrnn.files import atomic_write
+
+log = logging.getLogger("tests.benchmarks.search")
+
+CONTENDERS: dict[str, dict[str, Any]] = {
+    "random": {"sampler": "random", "early_stopping": "none"},
+    "optuna": {"sampler": "default", "early_stopping": "none"},
+    "asha": {"sampler": "tpe", "early_stopping": "asha"},
+    "ours": {"sampler": "tpe", "early_stopping": "frontier", "refine": True},
+}
+NAMES = {
+    "random": "random search",
+    "optuna": "Optuna's default, nothing stopped",
+    "asha": "TPE and ASHA",
+    "ours": "ttrnn: early stopping for a frontier, and --refine",
+}
+space = shapes.space
+
+
+def baselines(frame: Sequence[int]) -> list[dict[str, Any]]:
+    """Those of the space without the dense twin, which takes long and says nothing of a search."""
+    return [point for point in shapes.baselines(frame) if point.get("input") != "dense"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchBenchmarkOptions:
+    """Compare searches by the hypervolume of their frontiers at equal numbers of trained epochs; leaves search.md."""
+
+    shards: tuple[str, ...] = cli.positional()
+    """directories that preprocess wrote"""
+    contenders: str = ",".join(CONTENDERS)
+    """which to run, joined by commas"""
+    seeds: int = 3
+    """of each, 0 and up"""
+    num_trials: int = 24
+    """whose epochs in full are the budget"""
+    epochs: int = 16
+    """of a trial"""
+    first: int = 8
+    """trials of ours before it refines for the first time"""
+    out: str = "bench/search"
+    """directory of the sweeps, the table and the picture"""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """How a sweep went: the hypervolume after so many epochs, trial by trial."""
+
+    epochs: list[int]
+    hypervolumes: list[float]
+
+    def at(self, epochs: float) -> float:
+        """The hypervolume when so many epochs had been trained."""
+        reached = [value for done, value in zip(self.epochs, self.hypervolumes, strict=True) if done <= epochs]
+        return reached[-1] if reached else 0.0
+
+    def epochs_to(self, hypervolume: float) -> float:
+        """After how many epochs it was reached; infinite if never."""
+        pairs = zip(self.epochs, self.hypervolumes, strict=True)
+        return next((done for done, value in pairs if value >= hypervolume), float("inf"))
+
+
+def benchmark(options: SearchBenchmarkOptions) -> dict[str, Any]:
+    """Runs what was not run yet, seed by seed, and writes table and picture anew after each."""
+    out, traces = Path(options.out), {}
+    for seed in range(options.seeds):
+        for shards in options.shards:
+            for name in options.contenders.split(","):
+                traces[Path(shards).name, name, seed] = _run(options, shards, name, seed)
+                log.info("%s, %s, seed %d: %.4f", shards, name, seed, traces[Path(shards).name, name, seed].at(1e9))
+                table = _table(options, traces)
+                with atomic_write(out / "search.md") as file:
+                    file.write(table)
+                _picture(out / "search.png", options, traces)
+    return {"out": str(out), "table": table}
+
+
+def _run(options: SearchBenchmarkOptions, shards: str, name: str, seed: int) -> Trace:
+    """A sweep, extended until the budget of epochs is spent."""
+    out = Path(options.out) / Path(shards).name / f"{name}-{seed}"
+    budget = options.num_trials * options.epochs
+    done = out / "trained.json"
+    num_trials = options.first if name == "ours" else options.num_trials
+    while not done.exists():
+        _sweep(options, shards, out, num_trials, seed, CONTENDERS[name])
+        trained = trace(out).epochs[-1]
+        log.info("%s, seed %d: %d trials, %d of %d epochs", name, seed, num_trials, trained, budget)
+        if trained >= budget:
+            with atomic_write(done) as file:
+                json.dump({"epochs": trained, "num_trials": num_trials}, file)
+        num_trials += options.first
+    return trace(out)
+
+
+def _sweep(
+    options: SearchBenchmarkOptions, shards: str, out: Path, num_trials: int, seed: int, chosen: Mapping[str, Any]
+) -> None:
+    values = {
+        "data": shards,
+        "out": str(out),
+        "space": "tests.benchmarks.search:space",
+        "num_trials": num_trials,
+        "epochs": options.epochs,
+        "seed": seed,
+        "resume": True,
+        **chosen,
+    }
+    config = out.with_suffix(".json")
+    with atomic_write(config) as file:
+        json.dump(values, file)
+    words = [sys.executable, "-m", "pipelines.sweep", "--config", str(config), "--json"]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+
+
+def trace(sweep_dir: Path) -> Trace:
+    """Trials in the order in which they ended; the epochs of those that run at that time are not counted yet."""
+    storage = JournalStorage(JournalFileBackend(str(sweep_dir / "study.journal")))
+    study = optuna.load_study(storage=storage, study_name="sweep")
+    ended = [trial for trial in study.trials if trial.datetime_complete and "rejected" not in trial.user_attrs]
+    ended.sort(key=lambda trial: trial.datetime_complete)
+    epochs, hypervolumes, places = [0], [0.0], []
+    for number in ended:
+        trial = read_trial(sweep_dir / "trials" / f"{number.number:04d}")
+        epochs.append(epochs[-1] + (trial.epochs or 0))
+        places += _place(trial)
+        hypervolumes.append(hypervolume(places))
+    return Trace(epochs, hypervolumes)
+
+
+def _place(trial: Trial) -> list[tuple[float, float]]:
+    return [trial.place] if trial.is_finished else []
+
+
+def _table(options: SearchBenchmarkOptions, traces: Mapping[tuple[str, str, int], Trace]) -> str:
+    """Markdown: hypervolume at a third of the budget and at its end, and when Optuna's end was reached."""
+    budget = options.num_trials * options.epochs
+    head = ["data", "search", f"at {budget // 3} epochs", f"at {budget}", "epochs to Optuna's end", "seeds"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for data in dict.fromkeys(data for data, _, _ in traces):
+        of_optuna = [own.at(budget) for (d, name, _), own in traces.items() if (d, name) == (data, "optuna")]
+        for name in options.contenders.split(","):
+            own = [found for (d, n, _), found in traces.items() if (d, n) == (data, name)]
+            if not own:
+                continue
+            cells = [data, NAMES[name], *(_spread([one.at(epochs) for one in own]) for epochs in (budget // 3, budget))]
+            if of_optuna:
+                needed = [one.epochs_to(mean(of_optuna)) for one in own]
+                cells.append(", ".join("never" if epochs == float("inf") else f"{epochs:.0f}" for epochs in needed))
+            else:
+                cells.append("-")
+            lines.append(f"| {' | '.join(cells)} | {len(own)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def _picture(path: Path, options: SearchBenchmarkOptions, traces: Mapping[tuple[str, str, int], Trace]) -> None:
+    """Hypervolume against epochs: the mean of the seeds, and where the seeds lie."""
+    names = list(dict.fromkeys(data for data, _, _ in traces))
+    figure = Figure(figsize=(6 * len(names), 4.5), dpi=120, layout="constrained")
+    all_axes = figure.subplots(1, len(names), squeeze=False)[0]
+    budget = options.num_trials * options.epochs
+    grid = list(range(0, budget + 1, 4))
+    for axes, data in zip(all_axes, names, strict=True):
+        for name in options.contenders.split(","):
+            own = [found for (d, n, _), found in traces.items() if (d, n) == (data, name)]
+            if not own:
+                continue
+            values = [[one.at(epochs) for one in own] for epochs in grid]
+            (line,) = axes.step(grid, [mean(at) for at in values], where="post", label=NAMES[name])
+            low, high = [min(at) for at in values], [max(at) for at in values]
+            axes.fill_between(grid, low, high, step="post", alpha=0.15, color=line.get_color())
+        axes.set(title=data, xlabel="epochs trained, all trials", ylabel="hypervolume")
+        plain(axes)
+    all_axes[0].legend(frameon=False, fontsize=8, loc="lower right")
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, format="png")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; see the head of this file."""
+    return cli.run(SearchBenchmarkOptions, benchmark, lambda result: result["table"], argv)
+
+
+if __name__ == "__main__":
+    from tests.benchmarks.search import main as importable_main
+
+    sys.exit(importable_main())
