@@ -20,8 +20,9 @@ from typing import Any
 from pipelines.cli import UserError, percent
 from pipelines.cost import step_bytes
 from pipelines.frontier import dense_baseline, frontier
-from pipelines.recipe import TrainOptions, local_device, model_config, open_data, read_options
+from pipelines.recipe import TrainOptions, local_device, model_config, read_options
 from pipelines.runs import Run, earlier_result, run_all
+from pipelines.shards import ShardDataset
 from pipelines.trials import Confirmed, Trial, read_sweep, read_trial
 from ttrnn.files import atomic_write
 
@@ -56,6 +57,7 @@ def confirm(
     *,
     num_cpus: int = 1,
     num_gpus: float | None = None,
+    on_start: Callable[[int], None] | None = None,
     on_end: Callable[[Trial], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Trains each point again with each seed on the Ray that runs, as many at a time as fit; goes on where it was.
@@ -69,6 +71,7 @@ def confirm(
         seeds: Not those of the trials themselves.
         num_cpus: As `run_all` has it.
         num_gpus: Likewise.
+        on_start: Called once with the number of runs to do.
         on_end: Called with each run that ends, as a trial named ID-sSEED; default: a line of it is logged.
 
     Returns:
@@ -86,6 +89,9 @@ def confirm(
     results = {key: found for key, run in runs.items() if (found := earlier_result(run, None))}
     todo = {key: run for key, run in runs.items() if key not in results}
     log.info("confirming %d points with %d seeds each: %d runs to do", len(points), len(seeds), len(todo))
+    if on_start is not None:
+        on_start(len(todo))
+    data = ShardDataset.open(sweep["shards"])
     _write_plan(sweep_dir, seeds, results)
     while todo:
         ready = {run: key for key, run in todo.items() if parents.get(key) not in todo}
@@ -94,7 +100,7 @@ def confirm(
         for key in [key for key in ready.values() if _failed(results.get(parents.get(key, key), {}))]:
             results[key] = {"state": "failed", "error": "the model that it starts from has failed"}
             del ready[runs[key]]
-        for run, result in run_all(list(ready), _needs(ready), num_cpus=num_cpus, num_gpus=num_gpus):
+        for run, result in run_all(list(ready), _needs(ready, data), num_cpus=num_cpus, num_gpus=num_gpus):
             results[ready[run]] = result
             ended = dataclasses.replace(
                 read_trial(Path(run.train.out)), state=result["state"], error=result.get("error")
@@ -131,14 +137,10 @@ def _run_dir(sweep_dir: Path, trial: str, seed: int) -> Path:
     return sweep_dir / "confirm" / f"{trial}-s{seed}"
 
 
-def _needs(runs: Iterable[Run]) -> dict[Run, int]:
+def _needs(runs: Iterable[Run], data: ShardDataset) -> dict[Run, int]:
     """Bytes of memory that each takes, about."""
-    device, needs = local_device().type, {}
-    for run in runs:
-        data = open_data(run.train.shards, run.train)
-        longest = int(data.clips().lengths.max())
-        needs[run] = step_bytes(model_config(run.train, data), run.train.batch_size, longest, device)
-    return needs
+    device, longest = local_device().type, int(data.clips().lengths.max())
+    return {run: step_bytes(model_config(run.train, data), run.train.batch_size, longest, device) for run in runs}
 
 
 def _failed(result: Mapping[str, Any]) -> bool:

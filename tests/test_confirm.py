@@ -207,14 +207,16 @@ def test_a_chain_ends_where_one_of_it_fails(tmp_path: Path, shards: Path, fake: 
 
 
 def test_each_run_that_ends_is_told_as_a_trial(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
-    sweep, told = sweep_of(tmp_path, shards), []
+    sweep, told, numbers = sweep_of(tmp_path, shards), [], []
     fake.values = {("b", 1): None}
-    confirm(sweep, points(sweep), [1], on_end=told.append)
+    confirm(sweep, points(sweep), [1], on_start=numbers.append, on_end=told.append)
     assert [(run.trial, run.state, run.error) for run in told] == [
         ("a-s1", "complete", None),
         ("b-s1", "failed", "worker died"),
         ("c-s1", "complete", None),
     ]
+    confirm(sweep, points(sweep), [1], on_start=numbers.append)
+    assert numbers == [3, 1]
 
 
 def test_new_points_of_a_grown_sweep_are_never_mixed_with_confirmed_ones(
