@@ -149,12 +149,20 @@ def edges(data: Mapping[str, Any]) -> str:
     if "edges" not in data:
         return ""
     found = "".join(f"<li>{html.escape(edge['text'])}</li>" for edge in data["edges"] or [])
-    answer = (
-        f"<p>Yes. What is better may lie outside; widen the space there:</p><ul>{found}</ul>"
-        if found
-        else "<p>No: every number that was sampled for the best point and the knee lies inside its range.</p>"
-    )
+    if found:
+        answer = f"<p>Yes. What is better may lie outside; widen the space there:</p><ul>{found}</ul>"
+    elif any(_sampled(name, every_trial(data)) for name in (data["best"], data["knee"])):
+        answer = "<p>No: no number that was sampled for the best point or the knee lies at an end of its range.</p>"
+    else:
+        answer = "<p>Not to be told: the best point and the knee were tried as given, not sampled from the space.</p>"
     return f"<section><h2>Is the best at the edge of the space?</h2>{answer}</section>"
+
+
+def _sampled(name: str, trials: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether the sampler chose anything of a trial; of a refined one, of its first ancestor."""
+    while trials[name].get("parent") in trials:
+        name = trials[name]["parent"]
+    return bool(trials[name].get("params"))
 
 
 def importances(data: Mapping[str, Any]) -> str:
@@ -190,7 +198,7 @@ def facts(data: Mapping[str, Any]) -> str:
     trials = ", ".join(f"{number} {state}" for state, number in states.items())
     trials += f"; {options['epochs']} epochs at most, seed {options['seed']}"
     for name, what in (("epochs_trained", "epochs trained"), ("num_duplicates", "proposed twice and trained once")):
-        trials += f"; {count(data[name])} {what}" if data.get(name) is not None else ""
+        trials += f"; {count(data[name])} {what}" if data.get(name) else ""
     if data.get("num_too_large"):
         trials += f"; {count(data['num_too_large'])} proposed that are too large, which were never trained"
     refined = sum(trial.get("parent") is not None for trial in data["trials"])

@@ -100,6 +100,7 @@ def test_page_of_an_older_pareto_json_opens(browser: Any, data: dict[str, Any], 
     opened = Opened(browser, tmp_path / "report.html")
     assert opened.wrong == []
     assert not opened.page.locator("#curves").is_visible()
+    assert not opened.page.locator("#classes").is_visible()
     assert opened.page.locator("#picture .steps").count() == 1
     opened.context.close()
 
@@ -120,6 +121,8 @@ def test_pointing_at_a_mark_tells_of_its_trial_everywhere(opened: Opened) -> Non
     assert opened.page.locator('#coordinates .hot[data-trial="0002"]').count() == 1
     opened.page.mouse.move(5, 5)
     assert not opened.page.locator("#tip").is_visible()
+    opened.page.locator('#frontier tr[data-trial="0003"]').hover()
+    assert opened.page.locator('#picture .hot[data-trial="0003"]').count() == 2
 
 
 def test_a_click_chooses_and_another_puts_back(opened: Opened) -> None:

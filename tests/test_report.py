@@ -237,9 +237,14 @@ def test_page_tells_what_was_found_out_about_the_sweep(full_page: Page) -> None:
     assert full_page.view()["published"][0] == {"model": "tt-gru", "x": 3232, "y": pytest.approx(81.3)}
 
 
-def test_page_says_so_if_the_best_is_inside_the_space(data: dict[str, Any], tmp_path: Path) -> None:
-    write_page(tmp_path / "report.html", full(data) | {"edges": []})
-    assert "lies inside its range" in Page(tmp_path / "report.html").text
+@pytest.mark.parametrize(("params", "answer"), [({"lr": 0.01}, "No: no number"), ({}, "Not to be told")])
+def test_page_says_so_if_the_best_is_not_at_the_edge_or_was_not_sampled(
+    data: dict[str, Any], tmp_path: Path, params: dict[str, float], answer: str
+) -> None:
+    inside = full(data) | {"edges": []}
+    inside["frontier"][-1]["params"] = params
+    write_page(tmp_path / "report.html", inside)
+    assert answer in Page(tmp_path / "report.html").text
 
 
 def test_what_an_older_pareto_json_lacks_is_left_out(data: dict[str, Any], page: Page, tmp_path: Path) -> None:

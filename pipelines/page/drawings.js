@@ -71,7 +71,8 @@ function isExplained(point) {
 
 function drawPoints(chart, inside, shown, x, y, place) {
   const shapes = Object.fromEntries(view.roles.map(({role, shape}) => [role, shape]));
-  const whiskers = make("g", {}, inside), marks = make("g", {}, inside), above = make("g", {}, inside), taken = [];
+  const [whiskers, marks, above] = ["true", "false", "true"].map((unsaid) => make("g", {"aria-hidden": unsaid}, inside));
+  const taken = [];
   const isInside = (px, py) => px >= place.left - 12 && px <= place.right + 12 && py >= place.top - 12 && py <= place.bottom + 12;
   for (const p of [...shown].sort((a, b) => a.x - b.x || a.y - b.y)) {
     // What the test split says stands a little to the right, so that both intervals are seen.

@@ -2,11 +2,15 @@
 
 const MAX_CHOSEN = 6;
 
-function showTip(found) {
+function highlight(trial) {
   document.querySelectorAll(".hot").forEach((node) => node.classList.remove("hot"));
+  if (trial !== undefined) document.querySelectorAll(`[data-trial="${CSS.escape(trial)}"]`).forEach((node) => node.classList.add("hot"));
+}
+
+function showTip(found) {
+  highlight(found?.trial);
   tip.hidden = !found;
   if (!found) return;
-  document.querySelectorAll(`[data-trial="${CSS.escape(found.trial)}"]`).forEach((node) => node.classList.add("hot"));
   tip.replaceChildren(...view.trials[found.trial].tip.map((line) => make("div", {}, null, line)));
   const {offsetWidth: width, offsetHeight: height} = tip;
   const right = found.x + 18 + width < innerWidth ? found.x + 18 : found.x - 18 - width;
@@ -254,6 +258,8 @@ function start() {
     const button = make("button", {type: "button"}, null, row.dataset.trial);
     button.addEventListener("click", () => toggle(row.dataset.trial));
     row.cells[0].replaceChildren(button);
+    row.addEventListener("pointerenter", () => highlight(row.dataset.trial));
+    row.addEventListener("pointerleave", () => highlight());
   }
   document.querySelectorAll("#frontier, #trials").forEach(sortable);
   document.querySelectorAll("[data-csv]").forEach((node) => node.addEventListener("click", () => download(node.dataset.csv)));
@@ -261,7 +267,9 @@ function start() {
   document.getElementById("filter").addEventListener("input", (event) => filterTrials(event.target.value));
   addEventListener("scroll", () => showTip(null), {passive: true});
   view.chosen.forEach((trial, slot) => chosen.set(trial, slot));
-  document.getElementById("learning").hidden = !Object.values(view.trials).some(({curve}) => curve.length);
+  const trials = Object.values(view.trials);
+  document.getElementById("learning").hidden = !trials.some(({curve}) => curve.length);
+  document.getElementById("by-class").hidden = !trials.some((trial) => trial.per_class?.length);
   setTheme();
   chooseAcross();
   addCharts();
