@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 import ttrnn
-from pipelines.recipe import TrainOptions, flat_config, model_config, open_data
+from pipelines.recipe import TrainOptions, claim_run, flat_config, model_config, open_data, read_options
 from pipelines.refine import propose
 from pipelines.trials import Trial, model_dir
 from tests.shards import make_shards
@@ -24,6 +24,7 @@ def trial(sweep, name, shards, model=None, state="complete", **values):
     chosen = options(shards, "out", **({"hidden_modes": "4x4x4x2", "ranks": "6"} | values))
     config = model_config(chosen, open_data(shards, chosen))
     ttrnn.save(model or VideoClassifier(config), model_dir(sweep, name))
+    claim_run(model_dir(sweep, name).parent, chosen, config)
     return Trial(
         trial=name, state=state, num_params=config.num_params, val_metric=0.5, config=flat_config(chosen, config)
     )
@@ -60,7 +61,8 @@ def test_a_child_is_trained_as_its_parent_was_for_a_quarter_of_the_epochs(shards
         (proposal,) = propose(tmp_path, [parent], [parent], epochs=epochs)
         assert proposal.values["epochs"] == fewer
     same = proposal.values.keys() - {"ranks", "recurrent_ranks", "init", "epochs"}
-    assert {name: proposal.values[name] for name in same} == {name: parent.config[name] for name in same}
+    known = read_options(model_dir(tmp_path, "0000").parent / "config.json")
+    assert {name: proposal.values[name] for name in same} == {name: known[name] for name in same}
     assert {"cell", "lr", "weight_averaging", "in_modes"} <= same
 
 

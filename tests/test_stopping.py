@@ -39,7 +39,7 @@ def test_the_reason_names_both_trials_figures():
 
 
 def test_few_clips_are_more_noise():
-    rival, own = Curve("a", 10, (0.6,)), Curve("b", 10, (0.4,))
+    rival, own = Curve("a", 10, (0.5,)), Curve("b", 10, (0.4,))
     assert judge(rival, num_clips=1000).reason_to_stop(own)
     assert not judge(rival, num_clips=10).reason_to_stop(own)
 

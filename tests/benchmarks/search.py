@@ -134,6 +134,7 @@ def _sweep(
         "resume": True,
         **chosen,
     }
+    out.parent.mkdir(parents=True, exist_ok=True)
     config = out.with_suffix(".json")
     with atomic_write(config) as file:
         json.dump(values, file)
