@@ -16,7 +16,7 @@ from typing import Any
 import ttrnn.checkpoint
 from pipelines import cli
 from pipelines.cli import UserError, percent
-from pipelines.confirm import draw
+from pipelines.confirmed import draw
 from pipelines.evaluate import load_model
 from pipelines.frontier import knee
 from pipelines.metrics import standard_error

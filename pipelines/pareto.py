@@ -23,7 +23,7 @@ from typing import Any
 
 from pipelines import cli
 from pipelines.cli import UserError
-from pipelines.confirm import Drawn, draw
+from pipelines.confirmed import Drawn, draw
 from pipelines.evaluate import evaluate_model
 from pipelines.frontier import HYPERVOLUME, dense_baseline, hypervolume, knee
 from pipelines.frontier_table import summary

@@ -9,7 +9,8 @@ import pytest
 
 from pipelines import confirm as confirming
 from pipelines.cli import UserError
-from pipelines.confirm import confirm, draw, mean_interval, points_to_confirm
+from pipelines.confirm import confirm, points_to_confirm
+from pipelines.confirmed import draw
 from pipelines.frontier import frontier
 from pipelines.recipe import TrainOptions, claim_run, model_config
 from pipelines.runs import Run
@@ -256,26 +257,3 @@ def test_a_damaged_plan_leaves_single_values(
     (sweep / "confirm/plan.json").write_text('{"see')
     assert draw(sweep, read_trials(sweep)).confirmation is None
     assert "plan.json cannot be read" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("values", "intervals", "expected"),
-    [
-        # One seed says nothing of seeds.
-        ([0.7], [[0.6, 0.75]], [0.6, 0.75]),
-        # Equal ones leave the clips: the mean of the margins.
-        ([0.7, 0.7], [[0.6, 0.8], [0.5, 0.8]], [0.55, 0.8]),
-        # 4.303 is Student's for 3; the spread is 0.1, over the root of 3.
-        ([0.4, 0.5, 0.6], [[0.4, 0.4], [0.5, 0.5], [0.6, 0.6]], [0.5 - 0.24843, 0.5 + 0.24843]),
-        ([0.4, 0.5, 0.6], [[0.2, 0.5], [0.3, 0.6], [0.4, 0.7]], [0.5 - 0.31893, 0.5 + 0.26780]),
-        # No metric is above 1.
-        ([0.9, 1.0], [[0.8, 1.0], [0.9, 1.0]], [0.5 * 1.9 - 0.64314, 1.0]),
-    ],
-    ids=["one seed", "equal seeds", "seeds alone", "both", "at the end"],
-)
-def test_interval_of_a_mean_joins_seeds_and_clips(
-    values: list[float], intervals: list[list[float]], expected: list[float]
-) -> None:
-    mean, bounds = mean_interval(values, intervals)
-    assert mean == pytest.approx(sum(values) / len(values))
-    assert bounds == pytest.approx(expected, abs=1e-4)

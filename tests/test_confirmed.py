@@ -1,0 +1,29 @@
+"""The mean of several seeds and how sure it is; what frontier comes of it, test_confirm.py has."""
+
+import pytest
+
+from pipelines.confirmed import mean_interval
+
+
+@pytest.mark.parametrize(
+    ("values", "intervals", "expected"),
+    [
+        # One seed says nothing of seeds.
+        ([0.7], [[0.6, 0.75]], [0.6, 0.75]),
+        # Equal ones leave the clips: the mean of the margins.
+        ([0.7, 0.7], [[0.6, 0.8], [0.5, 0.8]], [0.55, 0.8]),
+        # 4.303 is Student's for 3; the spread is 0.1, over the root of 3.
+        ([0.4, 0.5, 0.6], [[0.4, 0.4], [0.5, 0.5], [0.6, 0.6]], [0.5 - 0.24843, 0.5 + 0.24843]),
+        # Welch and Satterthwaite give 34.0 degrees of freedom below, 6.34 above: Student's points are 2.032 and 2.415.
+        ([0.4, 0.5, 0.6], [[0.2, 0.5], [0.3, 0.6], [0.4, 0.7]], [0.5 - 0.23826, 0.5 + 0.18608]),
+        # No metric is above 1.
+        ([0.9, 1.0], [[0.8, 1.0], [0.9, 1.0]], [0.95 - 0.19525, 1.0]),
+    ],
+    ids=["one seed", "equal seeds", "seeds alone", "both", "at the end"],
+)
+def test_interval_of_a_mean_joins_seeds_and_clips(
+    values: list[float], intervals: list[list[float]], expected: list[float]
+) -> None:
+    mean, bounds = mean_interval(values, intervals)
+    assert mean == pytest.approx(sum(values) / len(values))
+    assert bounds == pytest.approx(expected, abs=2e-4)
