@@ -71,12 +71,13 @@ def _metric(trial: Mapping[str, Any], name: str) -> str:
 def _about(result: Mapping[str, Any]) -> list[str]:
     """What a reader must know of the figures above."""
     states = [trial["state"] for trial in result["trials"]]
-    counts = f"{states.count('complete')} of {len(states)} trials finished"
-    counts += f", {states.count('stopped')} stopped early" if "stopped" in states else ""
+    finished = f"{states.count('complete')} of {len(states)} trials finished"
+    finished += f", {states.count('stopped')} stopped early" if "stopped" in states else ""
     confirmation, lines = result["confirmation"], []
     if confirmation is not None:
-        seeds = ", ".join(map(str, confirmation["seeds"]))
-        lines.append(f"val and test: means of trainings with fresh seeds ({seeds}), below them 95% intervals")
+        counts = {len(point["confirmed"]["seeds"]) for point in result["frontier"]}
+        number = " to ".join(map(str, sorted({min(counts), max(counts)})))
+        lines.append(f"val and test: means of {number} trainings with fresh seeds, below them 95% intervals")
     elif any(point[f"{split}_interval"] for point in result["frontier"] for split in ("val", "test")):
         lines.append(
             "below val and test: 95% intervals of single trainings; the best of many is partly luck: sweep --resume "
@@ -92,7 +93,7 @@ def _about(result: Mapping[str, Any]) -> list[str]:
         for run in (confirmation or {}).get("failed", [])
     ]
     return [
-        f"{counts}, {result['epochs_trained']:,} epochs in all; {result['num_val_clips']} validation and "
+        f"{finished}, {result['epochs_trained']:,} epochs in all; {result['num_val_clips']} validation and "
         f"{result['num_test_clips']} test clips; chance {percent(result['chance'])}",
         *lines,
         *(f"on the edge of the space: {edge['text']}" for edge in result["edges"]),
