@@ -8,7 +8,7 @@ from tensorly.tt_matrix import tt_matrix_to_matrix
 
 from tests.test_contract import SHAPES
 from ttrnn.contract import dense_weight
-from ttrnn.decompose import tt_round, tt_svd
+from ttrnn.decompose import balanced, tt_round, tt_svd
 from ttrnn.init import orthogonal_cores_
 from ttrnn.shapes import TTShape
 
@@ -319,3 +319,27 @@ def test_cores_stay_on_cuda_and_equal_the_cpu_s():
     for one, other in zip((*near.cores, *rounded.cores), (*expected.cores, *lower.cores), strict=True):
         assert one.is_cuda
         assert torch.equal(one.cpu(), other)
+
+
+@pytest.mark.parametrize("kind", MATRICES)
+def test_singular_values_are_those_of_the_unfoldings(kind):
+    shape = TTShape((2, 3, 4), (3, 2, 2), 2)
+    weight = matrix(kind, shape)
+    svd = tt_svd(weight, shape.in_modes, shape.out_modes, relative_error=0.0)
+    for whole in (svd, tt_round(svd.cores, relative_error=0.0)):
+        for found, unfolding in zip(whole.singular_values, unfoldings(weight, shape), strict=True):
+            expected = torch.linalg.svdvals(torch.as_tensor(unfolding))
+            torch.testing.assert_close(found, expected[: len(found)], rtol=1e-9, atol=1e-9 * weight.norm().item())
+            assert not len(found) < len(expected) or expected[len(found)] < 1e-9 * weight.norm()
+
+
+def test_balanced_cores_are_the_same_matrix_of_even_entries():
+    shape = TTShape((2, 3, 4), (3, 2, 2), 3)
+    cores = [core * 10.0**k for k, core in enumerate(train(shape))]
+    even = balanced(cores)
+    torch.testing.assert_close(dense_weight(even), dense_weight(cores))
+    sizes = [core.square().mean().sqrt().item() for core in even]
+    assert sizes == pytest.approx([sizes[0]] * 3)
+    nothing = balanced([cores[0], torch.zeros_like(cores[1]), cores[2]])
+    assert not dense_weight(nothing).any()
+    assert all(core.isfinite().all() for core in nothing)
