@@ -1,8 +1,8 @@
 """Which rounded models are worth a short training: planned from what the trials of a sweep have left, nothing trained.
 
 A trained model, rounded to lower ranks and trained for a quarter of the epochs, comes near a small one that was trained
-from the start; with half of that it does not. Chains do better than jumps: each proposal takes one step down, and a
-later round goes on from what came of it.
+from the start; with half of that it does not. Each proposal takes one step down, and a later round goes on from what
+came of it: as good as one jump with the epochs of all its steps, and every step is a point of its own.
 """
 
 import dataclasses
