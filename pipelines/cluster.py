@@ -28,6 +28,8 @@ class Slots(NamedTuple):
     """GPU or CPU"""
     gpus_per_worker: float
     """of each process, where there are GPUs"""
+    memory_bytes: float
+    """of the largest node, or of a GPU where there are some"""
 
 
 @contextlib.contextmanager

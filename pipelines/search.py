@@ -8,6 +8,7 @@ from), and of those that did not come to their end `stopped_by` or `error`.
 
 import contextlib
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from ttrnn.files import atomic_write
 from ttrnn.model import ModelConfig
 
 __all__ = ["SAMPLERS", "Point", "Search"]
+
+log = logging.getLogger(__name__)
 
 _STUDY = "sweep"
 _OBJECTIVES = ("val_metric", "num_params")
@@ -156,10 +159,9 @@ class Search:
         random = self._sampler == "random" or (self._sampler == "tpe" and num_trained < _NUM_STARTUP)
         self.study.sampler = _sampler("random" if random else self._sampler, self._seed, len(self.trials()))
         trial = self.study.ask()
-        if self._first:
-            return self._given(trial, self._first.pop(0), None)
-        if self._last and self.num_left <= len(self._last):
-            return self._given(trial, self._last.pop(0), None)
+        for points, is_time in ((self._first, True), (self._last, self.num_left <= len(self._last))):
+            if points and is_time:
+                return self._given(trial, points.pop(0), None)
         what = f"the space {self._space_name}"
         with cli.user_errors(what):
             values = self._space.space(trial)
@@ -185,6 +187,16 @@ class Search:
         key = self._key(values)
         if any(amount > 0 for amount in excess.values()):
             attrs["rejected"] = "too_large"
+            if not trial.params and parent is None:
+                worst = max(excess, key=lambda limit: excess[limit] / self._limits[limit])
+                log.info(
+                    "the baseline with input %s, %s parameters, is passed over: %s %s exceeds %s",
+                    options.input,
+                    f"{model.num_params:,}",
+                    worst,
+                    f"{costs[worst]:,.0f}",
+                    f"{self._limits[worst]:,.0f}",
+                )
         elif key in self._names:
             attrs |= {"rejected": "duplicate", "twin": self._names[key]}
         self._names.setdefault(key, name)

@@ -135,7 +135,7 @@ def sweep(options: SweepOptions) -> dict[str, Any]:
         device, num_slots = devices(options.num_workers, options.gpus_per_worker)
         data = ShardDataset.open(_shards(options, out))
         facts = _write_facts(out, options, data)
-        slots = Slots(num_slots, device, options.gpus_per_worker)
+        slots = Slots(num_slots, device, options.gpus_per_worker, largest_memory(device))
         budget_s = None if deadline is None else deadline - time.monotonic()
         with Screen(
             metric=facts["metric"], chance=facts["chance"], chatter=out / "ray.log", time_budget_s=budget_s
@@ -161,12 +161,15 @@ def _confirm(out: Path, options: SweepOptions, screen: Screen) -> int:
     """Trains the frontier anew with seeds that it was not chosen by; gives the number of runs that failed."""
     points = points_to_confirm(read_trials(out))
     seeds = [options.seed + number for number in range(1, options.confirm + 1)]
-    screen.stage("confirm", len(points) * len(seeds))
+
+    def on_start(num_runs: int) -> None:
+        screen.stage("confirm", num_runs)
 
     def on_end(run: Trial) -> None:
         screen.ended(run, joins=False)
 
-    return len(confirm(out, points, seeds, num_gpus=options.gpus_per_worker, on_end=on_end))
+    failed = confirm(out, points, seeds, num_gpus=options.gpus_per_worker, on_start=on_start, on_end=on_end)
+    return len(failed)
 
 
 def _is_late(deadline: float | None) -> bool:
@@ -243,7 +246,7 @@ def _run_trials(
     """Runs, resumes or extends the search, and refines what it found; gives the number of trials that crashed."""
     from pipelines.tuning import run_trials
 
-    search = _search(options, out, data, slots.device)
+    search = _search(options, out, data, slots)
     log.info(
         "sweeping %d trials of %d epochs, %d at a time, over the space %s",
         options.num_trials,
@@ -275,16 +278,16 @@ def _run_trials(
     return num_failed
 
 
-def _search(options: SweepOptions, out: Path, data: ShardDataset, device: str) -> Search:
+def _search(options: SweepOptions, out: Path, data: ShardDataset, slots: Slots) -> Search:
     longest = max(int(data.split(name).lengths.max(initial=0)) for name in ("train", "val"))
     limits = {name: getattr(options, name) for name in ("max_params", "max_flops")}
-    limits["memory_bytes"] = largest_memory(device)
+    limits["memory_bytes"] = slots.memory_bytes
 
     def costs(train: TrainOptions, model: ModelConfig) -> dict[str, float]:
         return {
             "max_params": model.num_params,
             "max_flops": model.multiply_adds,
-            "memory_bytes": step_bytes(model, train.batch_size, longest, "cuda" if device == "GPU" else "cpu"),
+            "memory_bytes": step_bytes(model, train.batch_size, longest, "cuda" if slots.device == "GPU" else "cpu"),
         }
 
     return Search(

@@ -105,7 +105,7 @@ def _trial_name(trial: Any) -> str:
 
 
 class _Resources:
-    """Of a trial, by its configuration. Memory in powers of two: actors are used again by trials that need as much."""
+    """Of a trial, by its configuration."""
 
     def __init__(self, slots: Slots) -> None:
         self.slots = slots
@@ -114,9 +114,12 @@ class _Resources:
         if config["train"]["num_workers"] > 1:
             # The trial's own process waits; a share of a CPU would starve its workers, which are placed after it.
             return tune.PlacementGroupFactory([{"memory": float(64 << 20)}])
-        gpus = {"GPU": self.slots.gpus_per_worker} if self.slots.device == "GPU" else {}
-        memory = {} if gpus else {"memory": float(1 << (max(config["memory_bytes"], 1 << 29) - 1).bit_length())}
-        return tune.PlacementGroupFactory([{"CPU": 1.0, **gpus, **memory}])
+        if self.slots.device == "GPU":
+            return tune.PlacementGroupFactory([{"CPU": 1.0, "GPU": self.slots.gpus_per_worker}])
+        # In powers of two: actors are used again by trials that need as much. But no more than the largest node has.
+        rounded = float(1 << (max(config["memory_bytes"], 1 << 30) - 1).bit_length())
+        memory = rounded if rounded <= self.slots.memory_bytes else float(config["memory_bytes"])
+        return tune.PlacementGroupFactory([{"CPU": 1.0, "memory": memory}])
 
 
 class _Suggestions(Searcher):
