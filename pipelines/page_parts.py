@@ -138,7 +138,12 @@ def all_trials(data: Mapping[str, Any]) -> tuple[str, str]:
     body = "".join(
         _row(cells["trial"], {name: html.escape(cells.get(name, "")) for name in columns}) for cells in shown
     )
-    alike = {name: str(v) for trial in data["trials"] for name, v in trial["config"].items() if name not in differing}
+    alike = {
+        name: str(v)
+        for trial in data["trials"]
+        for name, v in trial["config"].items()
+        if name not in (*differing, "init")
+    }
     same = "".join(f"<li>{html.escape(name)} <b>{html.escape(value)}</b></li>" for name, value in alike.items())
     table = f'<div class="scroll"><table id="trials"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     return table, f'<p>The same in all trials:</p><ul class="same">{same}</ul>' if same else ""
@@ -150,7 +155,7 @@ def edges(data: Mapping[str, Any]) -> str:
         return ""
     found = "".join(f"<li>{html.escape(edge['text'])}</li>" for edge in data["edges"] or [])
     if found:
-        answer = f"<p>Yes. What is better may lie outside; widen the space there:</p><ul>{found}</ul>"
+        answer = f"<p>Yes. What is better may lie outside:</p><ul>{found}</ul>"
     elif any(_sampled(name, every_trial(data)) for name in (data["best"], data["knee"])):
         answer = "<p>No: no number that was sampled for the best point or the knee lies at an end of its range.</p>"
     else:
@@ -167,9 +172,14 @@ def _sampled(name: str, trials: Mapping[str, Mapping[str, Any]]) -> bool:
 
 def importances(data: Mapping[str, Any]) -> str:
     """What mattered most, a table of bars for each objective."""
-    found = {name: shares for name, shares in (data.get("importances") or {}).items() if shares}
-    if not found:
+    if "importances" not in data:
         return ""
+    found = {name: shares for name, shares in (data["importances"] or {}).items() if shares}
+    if not found:
+        return (
+            "<section><h2>What matters most?</h2><p>Not to be told: too few of the sampled trials have finished, or "
+            "the best are no better than the others.</p></section>"
+        )
 
     def bars(objective: str, shares: Mapping[str, float]) -> str:
         rows = "".join(

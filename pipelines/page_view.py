@@ -125,9 +125,10 @@ def _about(trial: Mapping[str, Any], mark: str, differing: Iterable[str]) -> dic
 
 def varying(trials: Iterable[Mapping[str, Any]]) -> list[str]:
     """Names that are not configured alike in all trials that have a configuration."""
+    # Whose weights a refined trial starts from is told as its parent.
     values: dict[str, set[str]] = {}
     configs = [trial["config"] for trial in trials if trial["config"]]
-    for name in dict.fromkeys(name for config in configs for name in config):
+    for name in dict.fromkeys(name for config in configs for name in config if name != "init"):
         values[name] = {str(config.get(name)) for config in configs}
     return [name for name, found in values.items() if len(found) > 1]
 
@@ -173,7 +174,9 @@ def _scale(values: Mapping[str, Any]) -> dict[str, Any]:
     if are_numbers and len(found) > _MAX_NAMES:
         is_log = min(found) > 0 and math.log10(max(found) / min(found)) >= 1
         return {"kind": "log" if is_log else "linear", "values": values}
-    in_order = sorted(found, key=lambda value: (isinstance(value, str), value if are_numbers else str(value)))
+    in_order = sorted(
+        found, key=lambda value: (isinstance(value, str), 0 if isinstance(value, str) else value, str(value))
+    )
     return {
         "kind": "names",
         "names": [str(value) for value in in_order],

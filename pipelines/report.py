@@ -25,7 +25,7 @@ from pipelines import page_parts
 from pipelines.cli import percent
 from pipelines.page_view import view
 from pipelines.pictures import plain
-from pipelines.shown import ROLES, Point, marks, points, texts
+from pipelines.shown import ROLES, Point, links, marks, points, texts
 from ttrnn.files import atomic_write
 
 __all__ = ["marks", "texts", "write_page", "write_picture"]
@@ -73,6 +73,7 @@ def write_page(path: str | Path, data: Mapping[str, Any]) -> None:
         frontier=page_parts.frontier_table(data),
         edges=page_parts.edges(data),
         importances=page_parts.importances(data),
+        refined=" Refined trials begin with what their parents have learnt." if any(links(data)) else "",
         trials=table,
         same=same,
         facts=page_parts.facts(data),

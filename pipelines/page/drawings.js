@@ -138,7 +138,9 @@ function drawCoordinates(chart, width, height) {
   const scales = view.dimensions.map(({kind, values, names}) => {
     if (kind === "names") {
       const step = (bottom - top) / Math.max(names.length, 1), place = (name) => bottom - (names.indexOf(name) + 0.5) * step;
-      return {at: place, ticks: names.map((name) => [place(name), name])};
+      // As many names as have room.
+      const every = Math.ceil(13 / step);
+      return {at: place, ticks: names.filter((_, n) => n % every === 0).map((name) => [place(name), name])};
     }
     const [low, high] = range(Object.values(values), kind === "log", 0.03);
     return scale({low, high, from: bottom, to: top, isLog: kind === "log", count: 6});

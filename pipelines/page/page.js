@@ -265,7 +265,7 @@ function start() {
   document.querySelectorAll("[data-csv]").forEach((node) => node.addEventListener("click", () => download(node.dataset.csv)));
   document.querySelectorAll("[data-zoom]").forEach((node) => node.addEventListener("click", () => zoomBy(Number(node.dataset.zoom))));
   document.getElementById("filter").addEventListener("input", (event) => filterTrials(event.target.value));
-  addEventListener("scroll", () => showTip(null), {passive: true});
+  addEventListener("scroll", () => tip.hidden || showTip(null), {passive: true});
   view.chosen.forEach((trial, slot) => chosen.set(trial, slot));
   const trials = Object.values(view.trials);
   document.getElementById("learning").hidden = !trials.some(({curve}) => curve.length);
