@@ -24,6 +24,8 @@ _MIN_TRIALS = 10
 _BEST_SHARE = 0.25
 # A number this near to an end, as a share of its range, lies at the end.
 _NEAR = 0.05
+# One of fewer whole numbers is at an end too often to mean anything.
+_MIN_VALUES = 5
 
 Study = Mapping[str, FrozenTrial]
 """Optuna's trials by the names of their directories."""
@@ -87,7 +89,8 @@ def _shares(study: Study, trials: Sequence[Trial], value: Callable[[Trial], floa
 def edges(study: Study, trials: Mapping[str, Trial], points: Mapping[str, str]) -> list[dict[str, Any]]:
     """Numbers of the chosen points that lie at the end of their range: the search space should be widened there.
 
-    A lower end of 0, or of 1 for a whole number, is where such a thing ends, and no matter of the space.
+    A lower end of 0, or of 1 for a whole number, is where such a thing ends, and no matter of the space; among fewer
+    than five whole numbers an end says nothing.
 
     Args:
         study: As `read_study` gives it.
@@ -118,6 +121,8 @@ def _end(distribution: Any, value: Any) -> tuple[str, float, float] | None:
     if not isinstance(distribution, IntDistribution | FloatDistribution) or distribution.single():
         return None
     low, high = distribution.low, distribution.high
+    if isinstance(distribution, IntDistribution) and (high - low) // distribution.step + 1 < _MIN_VALUES:
+        return None
     low_is_natural = low <= (1 if isinstance(distribution, IntDistribution) else 0)
     scale = math.log if distribution.log else float
     share = (scale(value) - scale(low)) / (scale(high) - scale(low))

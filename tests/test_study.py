@@ -17,11 +17,12 @@ SPACE: dict[str, BaseDistribution] = {
     "lr": FloatDistribution(1e-3, 1e-1, log=True),
     "dropout": FloatDistribution(0.0, 0.5),
     "rank": IntDistribution(1, 8, log=True),
-    "size": IntDistribution(16, 64, step=16),
+    "size": IntDistribution(16, 80, step=16),
     "cell": CategoricalDistribution(["gru", "rnn"]),
     "fixed": IntDistribution(3, 3),
+    "shift": IntDistribution(-1, 1),
 }
-MIDDLE = {"lr": 1e-2, "dropout": 0.25, "rank": 3, "size": 32, "cell": "gru", "fixed": 3}
+MIDDLE = {"lr": 1e-2, "dropout": 0.25, "rank": 3, "size": 32, "cell": "gru", "fixed": 3, "shift": 0}
 
 
 def chosen(**changes: Any) -> FrozenTrial:
@@ -109,12 +110,14 @@ def test_trials_that_say_nothing_of_the_space_do_not_count(tmp_path: Path) -> No
         ({"lr": 0.09}, [("lr", "upper")]),
         ({"lr": 0.0011}, [("lr", "lower")]),
         ({"lr": 0.05}, []),
-        ({"rank": 8, "size": 64}, [("rank", "upper"), ("size", "upper")]),
-        ({"rank": 7, "size": 48}, []),
+        ({"rank": 8, "size": 80}, [("rank", "upper"), ("size", "upper")]),
+        ({"rank": 7, "size": 64}, []),
         ({"size": 16}, [("size", "lower")]),
         # Below 1 there is no rank, below 0 no dropout.
         ({"rank": 1, "dropout": 0.0}, []),
         ({"cell": "rnn"}, []),
+        ({"shift": 1}, []),
+        ({"shift": -1}, []),
     ],
     ids=str,
 )
