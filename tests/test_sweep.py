@@ -95,18 +95,28 @@ def test_study_opens_in_optuna_with_both_objectives_and_no_trial_left_running(sw
     assert not rows
 
 
-def test_a_sweep_can_be_extended_but_not_shrunk(swept, shards, monkeypatch):
+def test_a_sweep_can_be_extended_refined_and_confirmed_but_not_shrunk(swept, shards, monkeypatch):
     out, result = swept
     more = {"data": str(shards), "out": str(out), "resume": True, **SWEPT}
     with pytest.raises(UserError, match=r"num_trials 6.*can grow but not shrink to 5"):
         sweep(SweepOptions(num_trials=5, **more))
     # OUT and the data may be spelt another way.
     monkeypatch.chdir(out.parent)
-    longer = sweep(SweepOptions(num_trials=7, **more | {"data": f"{shards}/", "out": "./out"}))
-    names = [trial["trial"] for trial in longer["trials"]]
+    more |= {"data": f"{shards}/", "out": "./out", "num_trials": 7, "refine": True, "confirm": 1}
+    longer = sweep(SweepOptions(**more))
+    names = [trial["trial"] for trial in longer["trials"] if trial["parent"] is None]
     assert names[:6] == [trial["trial"] for trial in result["trials"]]
     assert len(names) == 7
     assert json.loads((out / "sweep.json").read_text())["options"]["num_trials"] == 7
+    by_name = {trial["trial"]: trial for trial in longer["trials"]}
+    refined = [trial for trial in longer["trials"] if trial["parent"] is not None]
+    assert refined
+    for trial in refined:
+        assert (trial["state"], trial["epochs"]) == ("complete", 1)
+        assert trial["num_params"] < by_name[trial["parent"]]["num_params"]
+    for point in longer["frontier"]:
+        assert point["confirmed"]["seeds"] == [1]
+        assert (out / "confirm" / f"{point['trial']}-s1" / "result.json").exists()
 
 
 def test_sweep_that_exists_is_refused_and_one_of_other_options_not_resumed(swept, shards):
