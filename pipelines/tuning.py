@@ -5,6 +5,7 @@ Tune's own state is of no use: the study and the trials' directories are what a 
 
 import dataclasses
 import logging
+import math
 import os
 import shutil
 import time
@@ -216,12 +217,15 @@ class _Asha(_Ending, ASHAScheduler):
     """Successive halving by the validation metric alone."""
 
     def __init__(self, epochs: int, deadline: float | None) -> None:
-        super().__init__("epoch", "val_metric", "max", max_t=epochs, grace_period=max(1, epochs // 9))
+        # Nothing is stopped at its last epoch: it has come to its end.
+        super().__init__("epoch", "val_metric", "max", max_t=epochs + 1, grace_period=max(1, epochs // 9))
         self.deadline = deadline
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         decision: str = super().on_trial_result(tune_controller, trial, result)
-        if decision == TrialScheduler.STOP and result["epoch"] < trial.config["train"]["epochs"]:
+        if result.get("epoch", math.inf) >= trial.config["train"]["epochs"]:
+            decision = TrialScheduler.CONTINUE
+        if decision == TrialScheduler.STOP:
             mark_stopped(Path(trial.config["train"]["out"]), f"not among the best at epoch {result['epoch']} (ASHA)")
         return TrialScheduler.STOP if self.is_late() else decision
 
