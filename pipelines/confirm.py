@@ -89,7 +89,8 @@ def confirm(
         for key in [key for key in ready.values() if _failed(results.get(parents.get(key, key), {}))]:
             results[key] = {"state": "failed", "error": "the model that it starts from has failed"}
             del ready[runs[key]]
-        for run, result in run_all(list(ready), _needs(ready, data), num_cpus=num_cpus, num_gpus=num_gpus):
+        needs = _needs(ready, data)
+        for run, result in run_all(list(ready), needs, num_cpus=num_cpus, num_gpus=num_gpus, fresh_processes=False):
             results[ready[run]] = result
             ended = dataclasses.replace(
                 read_trial(Path(run.train.out)), state=result["state"], error=result.get("error")

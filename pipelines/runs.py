@@ -121,6 +121,7 @@ def run_all(
     time_limit_s: float | None = None,
     num_cpus: int = 1,
     num_gpus: float | None = None,
+    fresh_processes: bool = True,
 ) -> Iterator[tuple[Run, dict[str, Any]]]:
     """Trains on the Ray that runs, as many at a time as its processors, GPUs and memory hold; yields each that ends.
 
@@ -133,6 +134,8 @@ def run_all(
         time_limit_s: A run ends with the epoch that exceeds it.
         num_cpus: Processors of each run.
         num_gpus: Where there are GPUs, the part of one for each run; None: by the memory that it needs.
+        fresh_processes: One for each run: what a run holds or spoils is no other's, and its memory can be told. Short
+            runs are done sooner without.
 
     Yields:
         The run and its result, as `run_one` gives it, or with the state `refused` or `failed` and its `error`.
@@ -142,8 +145,8 @@ def run_all(
     device, _ = devices(1)
     total = largest_memory(device)
     start, waiting = time.monotonic(), {}
-    # A process for each run: what one holds or spoils is no other's, and its memory can be told.
-    task = ray.remote(max_calls=1)(_run_task)
+    # 0: no limit.
+    task = ray.remote(max_calls=int(fresh_processes))(_run_task)
     for run in runs:
         if needs[run] > total:
             error = f"needs {needs[run] / 1e9:.1f} GB of {device} memory, there are {total / 1e9:.1f} GB"

@@ -142,10 +142,10 @@ def sweep(options: SweepOptions) -> dict[str, Any]:
         ) as screen:
             num_failed = _run_trials(options, out, data, slots, deadline, screen)
             if options.confirm and not _is_late(deadline):
-                num_failed += _confirm(out, options, screen)
+                _confirm(out, options, screen)
     result = pareto.write_frontier(out)
     if num_failed:
-        log.error("%d trainings failed; --resume begins others in their place", num_failed)
+        log.error("%d trials crashed; --resume begins others in their place", num_failed)
         result["exit_code"] = 1
     if _is_late(deadline):
         log.warning("the time of %g minutes is up; --resume goes on", options.time_budget)
@@ -157,8 +157,8 @@ def sweep(options: SweepOptions) -> dict[str, Any]:
     return result
 
 
-def _confirm(out: Path, options: SweepOptions, screen: Screen) -> int:
-    """Trains the frontier anew with seeds that it was not chosen by; gives the number of runs that failed."""
+def _confirm(out: Path, options: SweepOptions, screen: Screen) -> None:
+    """Trains the frontier anew with seeds that it was not chosen by. Runs that fail are told at the end."""
     points = points_to_confirm(read_trials(out))
     seeds = [options.seed + number for number in range(1, options.confirm + 1)]
 
@@ -168,8 +168,7 @@ def _confirm(out: Path, options: SweepOptions, screen: Screen) -> int:
     def on_end(run: Trial) -> None:
         screen.ended(run, joins=False)
 
-    failed = confirm(out, points, seeds, num_gpus=options.gpus_per_worker, on_start=on_start, on_end=on_end)
-    return len(failed)
+    confirm(out, points, seeds, on_start=on_start, on_end=on_end)
 
 
 def _is_late(deadline: float | None) -> bool:
