@@ -81,7 +81,7 @@ def notes(data: Mapping[str, Any]) -> str:
             f"<b>Lucky:</b> trial {html.escape(point['trial'])} stood on the frontier with "
             f"{percent(point['val_metric'])}. Trained again with {len(confirmed['seeds'])} fresh seeds it came to "
             f"{percent(confirmed['val_mean'])} ({span(confirmed.get('val_interval'))}), and a model with no more "
-            "parameters does as well. One good run was not worth the place."
+            "parameters reached as much on average."
         )
     return "".join(f'<p class="note">{text}</p>' for text in found)
 

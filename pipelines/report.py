@@ -73,6 +73,7 @@ def write_page(path: str | Path, data: Mapping[str, Any]) -> None:
         frontier=page_parts.frontier_table(data),
         edges=page_parts.edges(data),
         importances=page_parts.importances(data),
+        confirmed=" confirmed" if data.get("confirmation") else "",
         refined=" Refined trials begin with what their parents have learnt." if any(links(data)) else "",
         trials=table,
         same=same,

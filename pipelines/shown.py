@@ -103,7 +103,8 @@ def points(data: Mapping[str, Any]) -> list[Point]:
                 is_dense = trial["config"].get("input") == "dense"
                 roles = [*roles, "dense"] if is_dense else roles or ["dominated"]
             found += [_point(role, trial, "val") for role in roles]
-            if trial["test_metric"] is not None or (trial.get("confirmed") or {}).get("test_mean") is not None:
+            is_tested = trial["test_metric"] is not None or (trial.get("confirmed") or {}).get("test_mean") is not None
+            if is_tested and not {"stopped", "dominated"} & set(roles):
                 found.append(_point("test", trial, "test"))
     order = list(ROLES)
     return sorted(found, key=lambda point: (order.index(point.role), point.trial["num_params"]))

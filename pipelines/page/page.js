@@ -123,7 +123,7 @@ function listClasses() {
     }
   });
   const meaning = key === "recall" ? "the share of a class's clips that were told to be of it (recall)" : "average precision";
-  make("p", {class: "hint"}, place, `On the test split: ${meaning}. So few clips a class leave it rough.`);
+  make("p", {class: "hint"}, place, `On the test split, by the training of the sweep: ${meaning}. So few clips a class leave it rough.`);
 }
 
 function download(name) {
