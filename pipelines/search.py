@@ -154,7 +154,7 @@ class Search:
 
     def _ask(self) -> Point | None:
         trials = self.trials(TrialState.COMPLETE, TrialState.PRUNED)
-        num_trained = sum("rejected" not in trial.user_attrs for trial in trials)
+        num_trained = sum(bool(trial.params) and "rejected" not in trial.user_attrs for trial in trials)
         # Of trials that were not trained nothing is learnt but where not to ask.
         random = self._sampler == "random" or (self._sampler == "tpe" and num_trained < _NUM_STARTUP)
         self.study.sampler = _sampler("random" if random else self._sampler, self._seed, len(self.trials()))

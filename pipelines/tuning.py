@@ -202,10 +202,10 @@ class _Frontier(_Ending, FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         out, planned = Path(trial.config["train"]["out"]), trial.config["train"]["epochs"]
-        # A refined trial begins where others end: it is compared with none.
-        is_refined = trial.config["train"]["init"] is not None
+        # A refined trial begins where others end; a dense one is there for the others to be compared with.
+        is_judged = trial.config["train"]["init"] is None and trial.config["train"]["input"] != "dense"
         # The last word of a training of several workers is of no epoch.
-        if self.judge is not None and not is_refined and result.get("epoch", planned) < planned:
+        if self.judge is not None and is_judged and result.get("epoch", planned) < planned:
             reason = self.judge.reason_to_stop(read_curve(out, result["num_params"]))
             if reason is not None:
                 mark_stopped(out, reason)
