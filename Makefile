@@ -19,7 +19,7 @@ setup: .venv/installed
 	@touch $@
 
 sweep: setup
-	$(BIN)/python pipelines/sweep.py --resume
+	$(BIN)/python pipelines/sweep.py --resume --refine
 
 # Two at a time, or what the machine has: most of the longest tests wait for Ray.
 test: export OMP_NUM_THREADS := 1
