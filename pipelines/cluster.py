@@ -8,15 +8,16 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.cli import UserError
 
-__all__ = ["Slots", "devices", "largest_memory", "start_ray"]
+__all__ = ["Slots", "devices", "ends_with_ray", "largest_memory", "start_ray"]
 
 log = logging.getLogger(__name__)
+_LOOK_EVERY_S = 2.0
 
 
 class Slots(NamedTuple):
@@ -48,6 +49,9 @@ def start_ray(**kwargs: Any) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's coming default; without it, Ray warns of the change.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # How long Tune waits for a trial that it has stopped before it uses the process for another: 2 s by default, after
+    # which it waits for ever.
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
     # Imported here, so that Ray reads the lines above, and commands without Ray start fast.
     import ray
 
@@ -63,6 +67,33 @@ def start_ray(**kwargs: Any) -> Iterator[None]:
     finally:
         with _interrupts_later():
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def ends_with_ray(clean_up: Callable[[], None]) -> Iterator[None]:
+    """Ends this process, with exit code 1, when Ray's own process on this machine dies: Ray waits for it for ever.
+
+    Args:
+        clean_up: Called before.
+    """
+    import ray
+
+    stop, own = threading.Event(), ray.get_runtime_context().get_node_id()
+
+    def watch() -> None:
+        while not stop.wait(_LOOK_EVERY_S):
+            if not any(node["NodeID"] == own and node["Alive"] for node in ray.nodes()) and not stop.is_set():
+                clean_up()
+                log.error("Ray's own process on this machine (raylet) has died; start the command again with --resume")
+                os._exit(1)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def devices(num_workers: int, gpus_per_worker: float = 1.0) -> tuple[str, int]:

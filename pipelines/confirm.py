@@ -10,7 +10,7 @@ what the frontier is after that, confirmed.py tells.
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +71,11 @@ def confirm(
     (sweep_dir / "confirm").mkdir(exist_ok=True)
     runs: dict[Key, Run] = {}
     parents: dict[Key, Key] = {}
+    tested = {point.trial for point in points} if sweep["num_test_clips"] else set()
     # Seed by seed: one that is stopped early has compared all points.
     for seed in seeds:
         for point in points:
-            _plan_chain(sweep_dir, sweep, (point.trial, seed), runs, parents)
+            _plan_chain(sweep_dir, sweep, (point.trial, seed), tested, runs, parents)
     results = {key: found for key, run in runs.items() if (found := earlier_result(run, None))}
     todo = {key: run for key, run in runs.items() if key not in results}
     log.info("confirming %d points with %d seeds each: %d runs to do", len(points), len(seeds), len(todo))
@@ -101,7 +102,12 @@ def confirm(
 
 
 def _plan_chain(
-    sweep_dir: Path, sweep: Mapping[str, Any], key: Key, runs: dict[Key, Run], parents: dict[Key, Key]
+    sweep_dir: Path,
+    sweep: Mapping[str, Any],
+    key: Key,
+    tested: Collection[str],
+    runs: dict[Key, Run],
+    parents: dict[Key, Key],
 ) -> None:
     """Adds the run of a trial and a seed, after those of its ancestors."""
     if key in runs:
@@ -115,12 +121,12 @@ def _plan_chain(
     options = read_options(path)
     if options.get("init") is not None:
         parent = parents[key] = (Path(options["init"]).parent.name, seed)
-        _plan_chain(sweep_dir, sweep, parent, runs, parents)
+        _plan_chain(sweep_dir, sweep, parent, tested, runs, parents)
         options["init"] = str(_run_dir(sweep_dir, *parent) / "model")
     workers = options.pop("num_workers")
     options |= {"seed": seed, "batch_size": workers * options["batch_size"], "shards": sweep["shards"]}
     train = TrainOptions(**options, out=str(_run_dir(sweep_dir, *key)))
-    runs[key] = Run("confirm", trial, train, is_tested=sweep["num_test_clips"] > 0)
+    runs[key] = Run("confirm", trial, train, is_tested=trial in tested)
 
 
 def _run_dir(sweep_dir: Path, trial: str, seed: int) -> Path:

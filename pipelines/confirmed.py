@@ -79,20 +79,24 @@ def draw(sweep_dir: str | Path, trials: Sequence[Trial]) -> Drawn:
             len(plan["seeds"]),
         )
         return by_single
-    known = {name: found for name, runs in results.items() if (found := _confirmed(runs)) is not None}
+    known = {
+        name: _confirmed(runs)
+        for name, runs in results.items()
+        if all(runs.get(seed, {}).get("state") == "complete" for seed in plan["seeds"])
+    }
     confirmed = [dataclasses.replace(trial, confirmed=known[trial.trial]) for trial in trials if trial.trial in known]
     redrawn = frontier(confirmed)
     if not redrawn:
         log.warning("not one point of the frontier could be confirmed: it is drawn by single values")
         return by_single
     lost = {point.trial for point in points} - {point.trial for point in redrawn}
-    told = {
-        trial.trial: dataclasses.replace(trial, lucky=True) if trial.trial in lost else trial for trial in confirmed
-    }
+    told = {trial.trial: trial for trial in trials} | {trial.trial: trial for trial in confirmed}
+    # With seeds that diverge too: what the others come to is no mean of what such a training gives.
+    told |= {name: dataclasses.replace(told[name], lucky=True) for name in lost}
     return Drawn(
         points=redrawn,
         lucky=[trial for trial in told.values() if trial.lucky],
-        trials=[told.get(trial.trial, trial) for trial in trials],
+        trials=list(told.values()),
         confirmation={"seeds": plan["seeds"], "method": METHOD, "failed": plan["failed"]},
     )
 
@@ -120,11 +124,9 @@ def _read_results(sweep_dir: Path, trial: str) -> dict[int, dict[str, Any]]:
     return dict(sorted(found.items()))
 
 
-def _confirmed(results: Mapping[int, Mapping[str, Any]]) -> Confirmed | None:
-    """The runs that have ended well, together; None if there are none."""
+def _confirmed(results: Mapping[int, Mapping[str, Any]]) -> Confirmed:
+    """The runs that have ended well, together; at least one."""
     good = {seed: result for seed, result in results.items() if result["state"] == "complete"}
-    if not good:
-        return None
     val = [result["val_metric"] for result in good.values()]
     # Without a test split no run has one.
     test = [result["value"] for result in good.values() if result["value"] is not None]

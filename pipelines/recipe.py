@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -304,11 +305,12 @@ def flat_config(options: TrainOptions, config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def claim_run(out: Path, options: TrainOptions, config: ModelConfig) -> None:
-    """Writes RUN/config.json, or refuses to resume a run that was started with other options."""
+def claim_run(out: Path, options: TrainOptions, config: ModelConfig, *, but: Collection[str] = ()) -> None:
+    """Writes RUN/config.json, or refuses to resume a run that was started with other options, but for some of them."""
     path = out / "config.json"
     if path.exists():
-        refuse_other_options(out, read_options(path), options.settings())
+        settings = {name: value for name, value in options.settings().items() if name not in but}
+        refuse_other_options(out, read_options(path), settings)
         return
     with atomic_write(path) as file:
         json.dump(

@@ -91,6 +91,10 @@ class Screen:
         if self.state.stage:
             self._say_totals()
 
+    def close(self) -> None:
+        """Leaves the terminal as it was, for good."""
+        self._stack.close()
+
     def stage(self, name: str, total: int, earlier: Sequence[Trial] = ()) -> None:
         """A stage begins: search, refine or confirm.
 

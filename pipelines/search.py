@@ -97,6 +97,7 @@ class Search:
         self._out, self._data, self._common, self._costs, self._limits = out, data, common, costs, limits
         self._space, self._space_name = search_spaces.load(space), space
         self._sampler, self._seed, self.num_trials = sampler, seed, num_trials
+        self.num_workers = int(common.get("num_workers", 1))
         self.exhausted: str | None = None
         """Why fewer than num_trials were given out."""
         self._num_given = self._num_rejected = 0
@@ -106,7 +107,12 @@ class Search:
         self.study = _open_study(out / "study.journal", data)
         for trial in self.trials():
             self._take_up(trial)
-        points = [(values, self._key(values)) for values in self._space.baselines(data.frame.shape)]
+        what = f"the baselines of {space}"
+        with cli.user_errors(what):
+            baselines = self._space.baselines(data.frame.shape)
+        for values in baselines:
+            self._check(values, what)
+        points = [(values, self._key(values)) for values in baselines]
         new = [values for values, key in points if key not in self._names]
         self._first = [values for values in new if values.get("input") != "dense"]
         self._last = [values for values in new if values.get("input") == "dense"]
@@ -123,7 +129,9 @@ class Search:
             if not trial.state.is_finished():
                 self.study.tell(trial.number, state=TrialState.FAIL)
             return
-        self._names.setdefault(self._key(attrs["values"]), name)
+        if "rejected" in attrs or trial.state != TrialState.FAIL:
+            # What has crashed may be tried again.
+            self._names.setdefault(self._key(attrs["values"]), name)
         if "rejected" in attrs:
             if not trial.state.is_finished():
                 self._tell_rejected(trial.number, attrs)
@@ -131,6 +139,13 @@ class Search:
         self._num_given += "parent" not in attrs and trial.state != TrialState.FAIL
         if not trial.state.is_finished() and not self._told(name):
             options, model = self._built(name, attrs["values"])
+            costs = self._costs(options, model)
+            for limit, most in self._limits.items():
+                if costs[limit] > most:
+                    raise UserError(
+                        f"trial {name}, which was begun, takes {limit} {costs[limit]:,.0f}, and there are {most:,.0f}; "
+                        "resume the sweep where there is as much as when it was started"
+                    )
             self._waiting.append(self._point(name, options, model))
 
     @property
@@ -165,10 +180,14 @@ class Search:
         what = f"the space {self._space_name}"
         with cli.user_errors(what):
             values = self._space.space(trial)
+        self._check(values, what)
+        return self._given(trial, values, None)
+
+    @staticmethod
+    def _check(values: Mapping[str, Any], what: str) -> None:
         cli.check_values(TrainOptions, values, what)
         if taken := sorted(_OF_THE_SWEEP & values.keys()):
             raise UserError(f"{what}: {taken[0]} is given by the sweep, for all trials alike; leave it out")
-        return self._given(trial, values, None)
 
     def refine(self, values: Mapping[str, Any], parent: str) -> Point | None:
         """A model that starts from the weights of the trial `parent`; None if it is infeasible, or was there before."""
@@ -262,12 +281,12 @@ class Search:
         if error is None:
             self._told(name)
             return
+        self.study.tell(int(name), state=TrialState.FAIL)
         path = self._out / "trials" / name / "summary.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         with atomic_write(path) as file:
             json.dump({**content, "state": "failed", "error": error}, file, indent=1)
-        self.study.tell(int(name), state=TrialState.FAIL)
 
     def _told(self, name: str) -> bool:
         """Whether the trial has come to an end; then the study knows it."""

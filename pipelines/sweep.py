@@ -14,6 +14,7 @@ report.html, pareto.png, best/ (a model directory).
 import dataclasses
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ import search_spaces
 from pipelines import cli, demo, pareto
 from pipelines import predict as prediction
 from pipelines.cli import UserError
-from pipelines.cluster import Slots, devices, largest_memory, start_ray
+from pipelines.cluster import Slots, devices, ends_with_ray, largest_memory, start_ray
 from pipelines.confirm import confirm, points_to_confirm
 from pipelines.cost import step_bytes
 from pipelines.frontier import frontier
@@ -39,7 +40,7 @@ from pipelines.screen import Screen, tune_callback
 from pipelines.search import SAMPLERS, Point, Search
 from pipelines.shards import DATASET_JSON, ShardDataset
 from pipelines.stopping import STOPPING, Judge, read_curve
-from pipelines.storage import Location, prepare_out, refuse_other_options, undone_if_refused
+from pipelines.storage import Location, only_writer, prepare_out, refuse_other_options, undone_if_refused
 from pipelines.trials import Trial, read_sweep, read_trial, read_trials
 from ttrnn.files import atomic_write
 from ttrnn.model import ModelConfig
@@ -76,14 +77,15 @@ class SweepOptions:
     """how models are chosen: tpe (learns which shapes and ranks pay), random, or default (Optuna's own default)"""
     early_stopping: str = "frontier"
     """frontier: end a trial that a smaller one surpasses, beyond noise, at the same epoch; asha: successive halving by
-    the metric alone; none"""
+    the metric alone; none. Trials of several workers are not ended early"""
     refine: bool = False
     """afterwards round the frontier's models to lower ranks and train them on for a few epochs: one training gives
     many points"""
     confirm: int = 0
     """at the end train the frontier's models anew with so many fresh seeds each, and redraw it from their means"""
     time_budget: float | None = None
-    """minutes after which no trial begins and those that run pause; --resume goes on; default: no limit"""
+    """minutes after which no trial begins and those that run pause; --resume goes on; confirmation, once begun, is not
+    cut short; default: no limit"""
     seed: int = 0
     """of the search, the models and the demo"""
     num_workers: int = 1
@@ -121,7 +123,11 @@ class SweepOptions:
 
 
 def sweep(options: SweepOptions) -> dict[str, Any]:
-    """The whole job: data, trials, frontier, report, best model; for the demo, one held-out video classified too."""
+    """The whole job: data, trials, frontier, report, best model; for the demo, one held-out video classified too.
+
+    Raises:
+        UserError: no such data, other options than those of the sweep that is resumed, or another command works on it.
+    """
     if options.data is not None and not Location.of(options.data).exists():
         raise UserError(f"there is no {options.data}; give a folder of videos, a CSV or shards as --data")
     if options.overwrite and options.data is not None and _lies_in(options.data, options.out):
@@ -129,17 +135,25 @@ def sweep(options: SweepOptions) -> dict[str, Any]:
     start = time.monotonic()
     deadline = None if options.time_budget is None else start + 60 * options.time_budget
     out = Location.of(options.out).local.absolute()
+    with only_writer(Location.of(out)):
+        return _sweep(options, out, start, deadline)
+
+
+def _sweep(options: SweepOptions, out: Path, start: float, deadline: float | None) -> dict[str, Any]:
     prepare_out(out, marker="sweep.json", overwrite=options.overwrite, resume=options.resume)
-    _claim(out, options)
+    options = _claim(out, options)
     with undone_if_refused(out, marker="sweep.json"), start_ray():
         device, num_slots = devices(options.num_workers, options.gpus_per_worker)
         data = ShardDataset.open(_shards(options, out))
         facts = _write_facts(out, options, data)
         slots = Slots(num_slots, device, options.gpus_per_worker, largest_memory(device))
         budget_s = None if deadline is None else deadline - time.monotonic()
-        with Screen(
-            metric=facts["metric"], chance=facts["chance"], chatter=out / "ray.log", time_budget_s=budget_s
-        ) as screen:
+        with (
+            Screen(
+                metric=facts["metric"], chance=facts["chance"], chatter=out / "ray.log", time_budget_s=budget_s
+            ) as screen,
+            ends_with_ray(screen.close),
+        ):
             num_failed = _run_trials(options, out, data, slots, deadline, screen)
             if options.confirm and not _is_late(deadline):
                 _confirm(out, options, screen)
@@ -179,22 +193,23 @@ def _lies_in(inner: str, outer: str) -> bool:
     return Path(inner).resolve().is_relative_to(Path(outer).resolve())
 
 
-def _claim(out: Path, options: SweepOptions) -> None:
-    """Writes sweep.json, or refuses to resume a sweep that was started with other options."""
+def _claim(out: Path, options: SweepOptions) -> SweepOptions:
+    """Writes sweep.json, or refuses to resume a sweep that was started with other options.
+
+    Returns:
+        The options; of trials, refinement and confirmation what the sweep was started with, if that is more.
+    """
     path = out / "sweep.json"
     if not path.exists():
         with atomic_write(path) as file:
             json.dump({"format": "ttrnn-sweep", "version": 1, "options": options.settings()}, file, indent=1)
-        return
+        return options
     earlier = read_sweep(out)["options"]
+    if not earlier.keys() >= options.settings().keys():
+        raise UserError(f"{out} is from an earlier version, which this one can't resume; give another --out")
     settings = {name: value for name, value in options.settings().items() if name not in ("out", *_MAY_GROW)}
     refuse_other_options(out, earlier, settings, name_of_out="--out")
-    for name in _MAY_GROW:
-        if getattr(options, name) < earlier[name]:
-            raise UserError(
-                f"{out} was started with {name} {earlier[name]}, which can grow but not shrink to "
-                f"{getattr(options, name)}; give --{name.replace('_', '-')} {earlier[name]} or more"
-            )
+    return dataclasses.replace(options, **{name: max(earlier[name], getattr(options, name)) for name in _MAY_GROW})
 
 
 def _shards(options: SweepOptions, out: Path) -> Location:
@@ -257,7 +272,7 @@ def _run_trials(
     judge = Judge(len(data.split("val")), grace=max(1, options.epochs // 4))
     for trial in earlier:
         # A refined trial begins where others end: it is compared with none.
-        if trial.num_params is not None and trial.config.get("init", "none") == "none":
+        if trial.num_params is not None and trial.parent is None and trial.state != "failed":
             judge.add(read_curve(out / "trials" / trial.trial, trial.num_params))
     ended = [trial for trial in earlier if trial.state in ("complete", "stopped") and trial.parent is None]
     screen.stage("search", options.num_trials, ended)
@@ -296,7 +311,7 @@ def _search(options: SweepOptions, out: Path, data: ShardDataset, slots: Slots) 
         space=options.space,
         num_trials=options.num_trials,
         costs=costs,
-        limits={name: limit for name, limit in limits.items() if limit is not None},
+        limits={name: limit for name, limit in limits.items() if limit is not None and limit < math.inf},
         sampler=options.sampler,
         seed=options.seed,
     )

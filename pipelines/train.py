@@ -147,7 +147,7 @@ def _fit_worker(options: dict[str, Any]) -> None:
         # To Ray it would be a fault to try again, with the same end.
         summary = error.summary
     # Once more: a run that had finished when its driver died still owes a report.
-    ray.train.report(summary)
+    ray.train.report({**summary, "epoch": summary["epochs"]})
 
 
 @contextlib.contextmanager

@@ -74,6 +74,9 @@ def run_trials(
     # It misses the result files that Tune was told not to write.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     shutil.rmtree(state, ignore_errors=True)
+    # Their trial is in Ray Train's hands, and would go on behind the back of whoever stops it.
+    has_workers = search.num_workers > 1
+    scheduler = "none" if has_workers else scheduler
     searcher = _Suggestions(search, more, slots.num_slots, deadline)
     tuner = tune.Tuner(
         tune.with_resources(_train_trial, _Resources(slots)),
@@ -81,7 +84,7 @@ def run_trials(
             search_alg=searcher,
             scheduler=_make_scheduler(scheduler, judge, epochs, deadline),
             num_samples=-1,
-            reuse_actors=True,
+            reuse_actors=not has_workers,
             trial_dirname_creator=_trial_name,
         ),
         run_config=tune.RunConfig(
@@ -240,7 +243,8 @@ def _train_trial(config: dict[str, Any]) -> None:
     options = resolve_precision(TrainOptions(**config["train"]))
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    claim_run(out, options, model_config(options, ShardDataset.open(options.shards)))
+    # Where data and parent lie is the study's to say: a sweep may be moved.
+    claim_run(out, options, model_config(options, ShardDataset.open(options.shards)), but=("shards", "init"))
     if options.num_workers > 1:
         fit_on_ray(options, [TuneReportCallback()], f"trial-{config['trial']}")
         return

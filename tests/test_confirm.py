@@ -37,6 +37,7 @@ class FakeRuns:
         self.values: dict[tuple[str, int], float | None] = {}
         self.calls: list[list[str]] = []
         self.seen: dict[str, TrainOptions] = {}
+        self.tested: dict[str, bool] = {}
         self.stop_after = 10**9
 
     def __call__(self, runs: list[Run], needs: dict[Run, int], **resources: Any) -> Iterator[tuple[Run, Any]]:
@@ -44,10 +45,10 @@ class FakeRuns:
         self.calls.append(names)
         for name, run in zip(names, runs, strict=True):
             assert needs[run] > 1 << 20
-            assert run.is_tested
             if len(self.seen) == self.stop_after:
                 raise KeyboardInterrupt
             self.seen[name] = run.train
+            self.tested[name] = run.is_tested
             value = self.values.get((run.model, run.train.seed), 0.5)
             if value is None:
                 yield run, {"state": "failed", "error": "worker died"}
@@ -158,7 +159,7 @@ def test_the_frontier_is_redrawn_from_the_means_and_the_lucky_ones_are_marked(
     assert next(trial for trial in found.trials if trial.trial == "d").confirmed is None
 
 
-def test_a_run_that_fails_is_told_and_the_others_count(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
+def test_a_run_that_fails_is_told_and_its_point_has_no_mean_of_the_others(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
     sweep = sweep_of(tmp_path, shards)
     fake.values = {("a", 1): None, ("a", 2): 0.4, ("b", 1): None, ("b", 2): None, ("c", 1): 0.8, ("c", 2): 0.8}
     failed = confirm(sweep, points(sweep), [1, 2])
@@ -168,12 +169,11 @@ def test_a_run_that_fails_is_told_and_the_others_count(tmp_path: Path, shards: P
         ("b", 2, "worker died"),
     ]
     found = draw(sweep, read_trials(sweep))
-    # Of b nothing is known, not even that it was lucky.
-    assert drawn(sweep) == (["a", "c"], [])
+    points_left, lucky = drawn(sweep)
+    assert (points_left, sorted(lucky)) == (["c"], ["a", "b"])
     assert found.confirmation is not None
     assert found.confirmation["failed"] == failed
-    assert found.points[0].confirmed is not None
-    assert found.points[0].confirmed.seeds == [2]
+    assert all(point.confirmed is None for point in found.lucky)
     fake.values = {}
     assert confirm(sweep, points(sweep), [1, 2]) == []
     assert fake.calls[1] == ["a-s1", "b-s1", "b-s2"]
@@ -194,6 +194,8 @@ def test_a_refined_point_is_trained_as_a_chain_anew(tmp_path: Path, shards: Path
     sweep = sweep_of(tmp_path, shards, **chain)
     confirm(sweep, points(sweep)[:1], [1, 2])
     assert fake.calls == [["d-s1", "d-s2"], ["b-s1", "b-s2"], ["a-s1", "a-s2"]]
+    # The test split is looked at for the point alone.
+    assert [name for name in fake.tested if fake.tested[name]] == ["a-s1", "a-s2"]
     assert fake.seen["d-s2"].init is None
     assert fake.seen["b-s1"].init == str(sweep / "confirm/d-s1/model")
     assert fake.seen["a-s2"].init == str(sweep / "confirm/b-s2/model")

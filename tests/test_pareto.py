@@ -378,7 +378,7 @@ def test_what_the_test_split_said_of_a_point_that_was_lost_is_kept(tmp_path: Pat
 def test_summary_tells_means_luck_and_what_failed(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path / "sweep")
     confirm_by_hand(sweep, {"0003": [0.3, 0.3], "0001": [0.8, 0.84], "0005": [0.8, 0.8]})
-    plan = {"seeds": [1, 2, 3], "failed": [{"trial": name, "seed": 3, "error": "died"} for name in TRIALS]}
+    plan = {"seeds": [1, 2], "failed": [{"trial": "0001", "seed": 3, "error": "died"}]}
     (sweep / "confirm/plan.json").write_text(json.dumps(plan))
     text = " ".join("\n".join(shown(write_frontier(sweep, Evaluate()), 120)).split())
     assert "means of 2 trainings with fresh seeds" in text

@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 
 import optuna
 import pytest
@@ -234,3 +235,26 @@ def test_a_refined_model_is_a_trial_without_parameters_and_does_not_count(tmp_pa
 def test_a_space_that_gives_what_cannot_be_trained_is_a_users_mistake(tmp_path, data, space, hint):
     with pytest.raises(UserError, match=hint):
         make(tmp_path, data, space=f"tests.test_search:{space}").next()
+
+
+def test_what_has_crashed_may_be_tried_again(tmp_path, data):
+    search = make(tmp_path, data, space="ranks", num_trials=3)
+    (dense,) = [point for point in (search.next(), search.next(), search.next()) if point.options.input == "dense"]
+    search.settle(dense.name, error="its process died")
+    again = make(tmp_path, data, space="ranks", num_trials=3)
+    given = [again.next() for _ in range(3)]
+    assert [point.options.input for point in given] == ["tt", "tt", "dense"]
+    assert again.next() is None
+
+
+def test_a_trial_that_no_longer_fits_is_refused_with_the_numbers(tmp_path, data):
+    begun = make(tmp_path, data).next()
+    with pytest.raises(UserError, match=rf"trial {begun.name}.*memory_bytes.*there are 100"):
+        make(tmp_path, data, limits={"memory_bytes": 100.0})
+
+
+@pytest.mark.parametrize(("points", "hint"), [([{"depth": 3}], "depth"), ([{"epochs": 3}], "epochs is given")])
+def test_baselines_are_checked_as_the_space_is(tmp_path, data, points, hint, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "baselines", lambda frame: points, raising=False)
+    with pytest.raises(UserError, match=hint):
+        make(tmp_path, data)

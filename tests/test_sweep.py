@@ -95,11 +95,9 @@ def test_study_opens_in_optuna_with_both_objectives_and_no_trial_left_running(sw
     assert not rows
 
 
-def test_a_sweep_can_be_extended_refined_and_confirmed_but_not_shrunk(swept, shards, monkeypatch):
+def test_a_sweep_can_be_extended_refined_and_confirmed_and_never_shrinks(swept, shards, monkeypatch):
     out, result = swept
     more = {"data": str(shards), "out": str(out), "resume": True, **SWEPT}
-    with pytest.raises(UserError, match=r"num_trials 6.*can grow but not shrink to 5"):
-        sweep(SweepOptions(num_trials=5, **more))
     # OUT and the data may be spelt another way.
     monkeypatch.chdir(out.parent)
     more |= {"data": f"{shards}/", "out": "./out", "num_trials": 7, "refine": True, "confirm": 1}
@@ -114,6 +112,8 @@ def test_a_sweep_can_be_extended_refined_and_confirmed_but_not_shrunk(swept, sha
     for trial in refined:
         assert (trial["state"], trial["epochs"]) == ("complete", 1)
         assert trial["num_params"] < by_name[trial["parent"]]["num_params"]
+    fewer = sweeping._claim(out, SweepOptions(num_trials=5, **SWEPT, data=str(shards), out=str(out)))
+    assert (fewer.num_trials, fewer.refine, fewer.confirm) == (7, True, 1)
     for point in longer["frontier"]:
         assert point["confirmed"]["seeds"] == [1]
         assert (out / "confirm" / f"{point['trial']}-s1" / "result.json").exists()

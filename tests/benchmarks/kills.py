@@ -40,10 +40,10 @@ class KillsOptions:
     """rounds, one kill each"""
     num_trials: int = 8
     """of each sweep"""
-    epochs: int = 12
+    epochs: int = 60
     """of each trial"""
-    longest: float = 30.0
-    """the kill comes so many seconds after the start at most"""
+    longest: float = 20.0
+    """the kill comes so many seconds after the first trial has begun at most"""
     seed: int = 0
     """of the moments and the victims"""
 
@@ -54,7 +54,7 @@ def kills(options: KillsOptions) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         shards = make_shards(Path(directory) / "shards")
         for number in range(options.num_kills):
-            victim, delay_s = chance.choice(list(VICTIMS)), chance.uniform(3, options.longest)
+            victim, delay_s = chance.choice(list(VICTIMS)), chance.uniform(0, options.longest)
             rows.append(_round(options, shards, Path(directory) / f"sweep-{number}", victim, delay_s))
             log.info("%d of %d: %s", number + 1, options.num_kills, rows[-1])
     return {"rows": rows, "exit_code": 0 if all(row["whole"] for row in rows) else 1}
@@ -62,9 +62,10 @@ def kills(options: KillsOptions) -> dict[str, Any]:
 
 def _round(options: KillsOptions, shards: Path, out: Path, victim: str, delay_s: float) -> dict[str, Any]:
     process = subprocess.Popen(_command(options, shards, out), stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(out.glob("trials/*/metrics.jsonl")):
+        time.sleep(0.1)
     time.sleep(delay_s)
-    ended_before = process.poll() is not None
-    killed = 0 if ended_before else _kill(process.pid, victim)
+    killed = 0 if process.poll() is not None else _kill(process.pid, victim)
     _, stderr = process.communicate(timeout=300)
     first, num_resumes = process.returncode, 0
     done = first == 0
