@@ -87,6 +87,7 @@ def _about(result: Mapping[str, Any]) -> list[str]:
         f"lucky: trial {point['trial']} had {percent(point['val_metric'])} in the sweep, "
         f"{percent(point['confirmed']['val_mean'])} on average when it was trained again"
         for point in result["lucky"]
+        if point["confirmed"]
     ]
     lines += [
         f"not confirmed: trial {run['trial']} with seed {run['seed']}: {run['error']}"

@@ -77,11 +77,16 @@ def notes(data: Mapping[str, Any]) -> str:
     found = []
     for point in data.get("lucky") or []:
         confirmed = point["confirmed"]
+        came_to = "Trained again with fresh seeds it did not come to its end with all of them."
+        if confirmed:
+            came_to = (
+                f"Trained again with {len(confirmed['seeds'])} fresh seeds it came to "
+                f"{percent(confirmed['val_mean'])} ({span(confirmed.get('val_interval'))}), and a model with no more "
+                "parameters reached as much on average."
+            )
         found.append(
             f"<b>Lucky:</b> trial {html.escape(point['trial'])} stood on the frontier with "
-            f"{percent(point['val_metric'])}. Trained again with {len(confirmed['seeds'])} fresh seeds it came to "
-            f"{percent(confirmed['val_mean'])} ({span(confirmed.get('val_interval'))}), and a model with no more "
-            "parameters reached as much on average."
+            f"{percent(point['val_metric'])}. {came_to}"
         )
     return "".join(f'<p class="note">{text}</p>' for text in found)
 

@@ -159,7 +159,9 @@ def test_the_frontier_is_redrawn_from_the_means_and_the_lucky_ones_are_marked(
     assert next(trial for trial in found.trials if trial.trial == "d").confirmed is None
 
 
-def test_a_run_that_fails_is_told_and_its_point_has_no_mean_of_the_others(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
+def test_a_run_that_fails_is_told_and_its_point_has_no_mean_of_the_others(
+    tmp_path: Path, shards: Path, fake: FakeRuns
+) -> None:
     sweep = sweep_of(tmp_path, shards)
     fake.values = {("a", 1): None, ("a", 2): 0.4, ("b", 1): None, ("b", 2): None, ("c", 1): 0.8, ("c", 2): 0.8}
     failed = confirm(sweep, points(sweep), [1, 2])

@@ -385,6 +385,12 @@ def test_summary_tells_means_luck_and_what_failed(tmp_path: Path) -> None:
     assert "lucky: trial 0005 had 85.0% in the sweep, 80.0% on average when it was trained again" in text
     assert "not confirmed: trial 0001 with seed 3: died" in text
     assert " 82.0% 81.0% " in text
+    (sweep / "confirm/0005-s2/result.json").unlink()
+    plan["failed"] = [{"trial": "0005", "seed": 2, "error": "diverged"}]
+    (sweep / "confirm/plan.json").write_text(json.dumps(plan))
+    text = " ".join("\n".join(shown(write_frontier(sweep, Evaluate()), 120)).split())
+    assert "not confirmed: trial 0005 with seed 2: diverged" in text
+    assert "did not come to its end with all of them" in (sweep / "report.html").read_text()
 
 
 def test_json_holds_what_the_sweep_came_to(tmp_path: Path) -> None:
