@@ -3,7 +3,7 @@
     python -m tests.benchmarks.kills
     python -m tests.benchmarks.kills --num-kills 30 --seed 1
 
-Each round starts a sweep, kills the driver, a worker or Ray's raylet with SIGKILL at a random moment, and resumes
+Each round starts a sweep, kills the driver, a trial, an agent of Ray or its raylet by SIGKILL at a random moment, and resumes
 until the sweep says that it is done. Then it must have all its trials, each once, none running for ever, and no file
 half written.
 """
@@ -29,7 +29,7 @@ from tests.shards import make_shards
 
 log = logging.getLogger("tests.benchmarks.kills")
 
-VICTIMS = {"driver": "", "worker": "ray::", "raylet": "/raylet "}
+VICTIMS = {"driver": "", "trial": "ray::ImplicitFunc", "agent": "ray::RuntimeEnvAgent", "raylet": "/raylet "}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
