@@ -3,9 +3,9 @@
     python -m tests.benchmarks.kills
     python -m tests.benchmarks.kills --num-kills 30 --seed 1
 
-Each round starts a sweep, kills the driver, a trial, an agent of Ray or its raylet by SIGKILL at a random moment, and resumes
-until the sweep says that it is done. Then it must have all its trials, each once, none running for ever, and no file
-half written.
+Each round starts a sweep, kills the driver, a trial, an agent of Ray or its raylet by SIGKILL at a random moment, and
+resumes until the sweep says that it is done. Then it must have all its trials, each once, none running for ever, and no
+file half written.
 """
 
 import json
