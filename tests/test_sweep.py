@@ -174,6 +174,7 @@ def num_ended(out):
     return sum(summary["state"] in ("complete", "stopped") for summary in summaries)
 
 
+@pytest.mark.timeout(600)
 def test_a_sweep_that_is_killed_and_interrupted_resumes_with_the_same_number_of_trials(shards, tmp_path):
     out, words = tmp_path / "out", []
     for how, enough in ((signal.SIGKILL, 2), (signal.SIGINT, 4)):
@@ -229,11 +230,11 @@ def test_mistakes_end_with_2_and_one_line(shards, tmp_path, words, hint):
     assert not (tmp_path / "out").exists()
 
 
-def test_trials_of_two_workers_train_on_ray(shards, tmp_path):
+def test_a_trial_of_two_workers_trains_on_ray(shards, tmp_path):
     result = sweep(
-        SweepOptions(data=str(shards), out=str(tmp_path / "out"), num_trials=2, epochs=2, num_workers=2, space="ranks")
+        SweepOptions(data=str(shards), out=str(tmp_path / "out"), num_trials=1, epochs=2, num_workers=2, space="ranks")
     )
-    assert [trial["state"] for trial in result["trials"]] == ["complete", "complete"]
+    assert [trial["state"] for trial in result["trials"]] == ["complete"]
 
 
 @pytest.mark.parametrize("gpus", [0.0, 2.0])
