@@ -283,7 +283,8 @@ class _Run:
             names = {field.name for field in dataclasses.fields(_Progress)}
             self.progress = _Progress(**{name: value for name, value in state.items() if name in names})
         if self.rank == 0:
-            remove_leftovers(self.out)
+            for directory in (self.out, self.out / "checkpoint"):
+                remove_leftovers(directory)
             # The last epoch's line may be there or not.
             unsure = self.progress.step == 0 and self.progress.record is not None
             self._trim_metrics(self.progress.epoch - unsure)

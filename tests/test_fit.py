@@ -369,11 +369,12 @@ def test_divergence_stops_the_run_with_its_numbers_and_keeps_the_best_model(shar
 
 def test_what_a_killed_run_left_half_written_is_gone_after_resuming(shards, tmp_path):
     trained(options(shards, tmp_path / "run", epochs=1))
-    expected = set((tmp_path / "run").iterdir())
+    expected = set((tmp_path / "run").rglob("*"))
     (tmp_path / "run" / ".model.abc.tmp").mkdir()
     (tmp_path / "run" / ".summary.json.abc.tmp").write_text("{")
+    (tmp_path / "run" / "checkpoint" / ".state.pt.abc.tmp").write_text("{")
     trained(options(shards, tmp_path / "run", epochs=1))
-    assert set((tmp_path / "run").iterdir()) == expected
+    assert set((tmp_path / "run").rglob("*")) == expected
 
 
 @pytest.mark.parametrize("minutes", [1e-9, 10.0], ids=["checkpoints after each step", "of epochs only"])
