@@ -270,8 +270,8 @@ def _run(units: Sequence[dict[str, Any]], out: Location, options: PreprocessOpti
 
         ray.data.DataContext.get_current().enable_progress_bars = False
         for handler in logging.getLogger("ray.data").handlers:
-            # Its plans and timings stay in its log file.
-            if isinstance(handler, logging.StreamHandler):
+            # Its plans and timings stay in its log file; handlers of others, which it adopts, are theirs.
+            if isinstance(handler, logging.StreamHandler) and type(handler).__module__.startswith("ray."):
                 handler.setLevel(logging.ERROR)
         task = functools.partial(
             make_shard, out=out, frame=options.frame, sampling=options.sampling, time_limit_s=options.time_limit_s
