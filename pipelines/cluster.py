@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipelines.background import repeated
 from pipelines.cli import UserError
 
 __all__ = ["Slots", "devices", "ends_with_ray", "largest_memory", "start_ray"]
@@ -78,22 +79,16 @@ def ends_with_ray(clean_up: Callable[[], None]) -> Iterator[None]:
     """
     import ray
 
-    stop, own = threading.Event(), ray.get_runtime_context().get_node_id()
+    own = ray.get_runtime_context().get_node_id()
 
-    def watch() -> None:
-        while not stop.wait(_LOOK_EVERY_S):
-            if not any(node["NodeID"] == own and node["Alive"] for node in ray.nodes()) and not stop.is_set():
-                clean_up()
-                log.error("Ray's own process on this machine (raylet) has died; start the command again with --resume")
-                os._exit(1)
+    def look() -> None:
+        if not any(node["NodeID"] == own and node["Alive"] for node in ray.nodes()):
+            clean_up()
+            log.error("Ray's own process on this machine (raylet) has died; start the command again with --resume")
+            os._exit(1)
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
+    with repeated(look, _LOOK_EVERY_S):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def devices(num_workers: int, gpus_per_worker: float = 1.0) -> tuple[str, int]:

@@ -44,8 +44,6 @@ def confirm(
     points: Sequence[Trial],
     seeds: Sequence[int],
     *,
-    num_cpus: int = 1,
-    num_gpus: float | None = None,
     on_start: Callable[[int], None] | None = None,
     on_end: Callable[[Trial], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -58,8 +56,6 @@ def confirm(
         sweep_dir: The sweep.
         points: Finished trials.
         seeds: Not those of the trials themselves.
-        num_cpus: As `run_all` has it.
-        num_gpus: Likewise.
         on_start: Called once with the number of runs to do.
         on_end: Called with each run that ends, as a trial named ID-sSEED; default: a line of it is logged.
 
@@ -91,7 +87,7 @@ def confirm(
             results[key] = {"state": "failed", "error": "the model that it starts from has failed"}
             del ready[runs[key]]
         needs = _needs(ready, data)
-        for run, result in run_all(list(ready), needs, num_cpus=num_cpus, num_gpus=num_gpus, fresh_processes=False):
+        for run, result in run_all(list(ready), needs, fresh_processes=False):
             results[ready[run]] = result
             ended = dataclasses.replace(
                 read_trial(Path(run.train.out)), state=result["state"], error=result.get("error")

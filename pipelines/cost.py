@@ -5,7 +5,6 @@ Legend: B clips of a step, T frames of a clip, D frame size, H hidden size, G ga
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pipelines.background import repeated
 from pipelines.optim import make_optimizer
 from pipelines.recipe import TrainOptions, local_device
 from ttrnn.model import ModelConfig, VideoClassifier
@@ -116,7 +116,7 @@ def peak_memory() -> Iterator[Callable[[], int | None]]:
     Of the GPU where there is one. Else what is the process's own; mapped frames, which the system takes back, are not
     counted. None where the system does not say.
     """
-    statm, peak, stop = Path("/proc/self/statm"), 0, threading.Event()
+    statm, peak = Path("/proc/self/statm"), 0
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         yield torch.cuda.max_memory_allocated
@@ -131,14 +131,5 @@ def peak_memory() -> Iterator[Callable[[], int | None]]:
         peak = max(peak, (resident - shared) * os.sysconf("SC_PAGE_SIZE"))
         return peak
 
-    def watch() -> None:
-        while not stop.wait(0.2):
-            look()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
+    with repeated(look, 0.2):
         yield look
-    finally:
-        stop.set()
-        thread.join()

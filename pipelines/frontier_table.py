@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.cli import percent
-from pipelines.report import marks, texts
+from pipelines.shown import marks, texts
 
 __all__ = ["summary"]
 

@@ -25,10 +25,10 @@ from pipelines import page_parts
 from pipelines.cli import percent
 from pipelines.page_view import view
 from pipelines.pictures import plain
-from pipelines.shown import ROLES, Point, links, marks, points, texts
+from pipelines.shown import ROLES, Point, links, marks, points
 from ttrnn.files import atomic_write
 
-__all__ = ["marks", "texts", "write_page", "write_picture"]
+__all__ = ["write_page", "write_picture"]
 
 _PAGE = Path(__file__).parent / "page"
 # Of Okabe and Ito; the page has the same, and others by night.

@@ -28,8 +28,7 @@ from pipelines import cli
 from pipelines.cli import UserError
 from pipelines.recipe import TrainOptions, flat_config, model_config
 from pipelines.shards import ShardDataset
-from pipelines.trials import read_trial
-from ttrnn.files import atomic_write
+from pipelines.trials import add_to_summary, read_trial, trial_name
 from ttrnn.model import ModelConfig
 
 __all__ = ["SAMPLERS", "Point", "Search"]
@@ -112,8 +111,7 @@ class Search:
             baselines = self._space.baselines(data.frame.shape)
         for values in baselines:
             self._check(values, what)
-        points = [(values, self._key(values)) for values in baselines]
-        new = [values for values, key in points if key not in self._names]
+        new = [values for values in baselines if _key(*self._built("", values)) not in self._names]
         self._first = [values for values in new if values.get("input") != "dense"]
         self._last = [values for values in new if values.get("input") == "dense"]
 
@@ -123,30 +121,34 @@ class Search:
 
     def _take_up(self, trial: FrozenTrial) -> None:
         """A trial that an earlier command has left: its end is told, or it is given out again."""
-        name, attrs = f"{trial.number:04d}", trial.user_attrs
+        name, attrs = trial_name(trial.number), trial.user_attrs
         if "values" not in attrs:
             # Killed between the ask and the note of what it gave.
             if not trial.state.is_finished():
                 self.study.tell(trial.number, state=TrialState.FAIL)
             return
+        options, model = self._built(name, attrs["values"])
         if "rejected" in attrs or trial.state != TrialState.FAIL:
             # What has crashed may be tried again.
-            self._names.setdefault(self._key(attrs["values"]), name)
+            self._names.setdefault(_key(options, model), name)
         if "rejected" in attrs:
             if not trial.state.is_finished():
                 self._tell_rejected(trial.number, attrs)
             return
         self._num_given += "parent" not in attrs and trial.state != TrialState.FAIL
         if not trial.state.is_finished() and not self._told(name):
-            options, model = self._built(name, attrs["values"])
             costs = self._costs(options, model)
-            for limit, most in self._limits.items():
-                if costs[limit] > most:
+            for limit, amount in self._excess(costs).items():
+                if amount > 0:
                     raise UserError(
-                        f"trial {name}, which was begun, takes {limit} {costs[limit]:,.0f}, and there are {most:,.0f}; "
-                        "resume the sweep where there is as much as when it was started"
+                        f"trial {name}, which was begun, takes {limit} {costs[limit]:,.0f}, and there are "
+                        f"{self._limits[limit]:,.0f}; resume the sweep where there is as much as when it was started"
                     )
-            self._waiting.append(self._point(name, options, model))
+            self._waiting.append(_point(name, options, model, costs))
+
+    def _excess(self, costs: Mapping[str, float]) -> dict[str, float]:
+        """By name of the limit, how much beyond it that is."""
+        return {limit: costs[limit] - most for limit, most in self._limits.items()}
 
     @property
     def num_left(self) -> int:
@@ -195,15 +197,15 @@ class Search:
 
     def _given(self, trial: optuna.Trial, values: Mapping[str, Any], parent: str | None) -> Point | None:
         """Notes what the trial is; one that is not to be trained is told at once."""
-        name = f"{trial.number:04d}"
+        name = trial_name(trial.number)
         options, model = self._built(name, values)
         attrs: dict[str, Any] = {"num_params": model.num_params, "multiply_adds": model.multiply_adds}
         attrs |= {"parent": parent} if parent else {}
         costs = self._costs(options, model)
-        excess = {limit: costs[limit] - most for limit, most in self._limits.items()}
+        excess = self._excess(costs)
         for limit, amount in excess.items():
             trial.set_constraint(limit, amount)
-        key = self._key(values)
+        key = _key(options, model)
         if any(amount > 0 for amount in excess.values()):
             attrs["rejected"] = "too_large"
             if not trial.params and parent is None:
@@ -225,10 +227,7 @@ class Search:
         if "rejected" in attrs:
             self._tell_rejected(trial.number, attrs)
             return None
-        return self._point(name, options, model)
-
-    def _point(self, name: str, options: TrainOptions, model: ModelConfig) -> Point:
-        return Point(name, options, model.num_params, int(self._costs(options, model)["memory_bytes"]))
+        return _point(name, options, model, costs)
 
     def _tell_rejected(self, number: int, attrs: Mapping[str, Any]) -> None:
         """What is too large teaches the sampler its limit, a twin what the first one has come to."""
@@ -266,11 +265,6 @@ class Search:
             values["init"] = str(self._out / "trials" / values["init"] / "model")
         return TrainOptions(**{**self._common, **values, **place})
 
-    def _key(self, values: Mapping[str, Any]) -> str:
-        """What tells a model from others: all options as they are settled, ranks clipped and written out."""
-        options, model = self._built("", values)
-        return json.dumps(flat_config(options, model), sort_keys=True)
-
     def settle(self, name: str, *, error: str | None = None) -> None:
         """Tells the study what has come of a trial, by its summary.json; nothing if it is to be continued.
 
@@ -282,11 +276,7 @@ class Search:
             self._told(name)
             return
         self.study.tell(int(name), state=TrialState.FAIL)
-        path = self._out / "trials" / name / "summary.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        with atomic_write(path) as file:
-            json.dump({**content, "state": "failed", "error": error}, file, indent=1)
+        add_to_summary(self._out / "trials" / name, state="failed", error=error)
 
     def _told(self, name: str) -> bool:
         """Whether the trial has come to an end; then the study knows it."""
@@ -301,6 +291,15 @@ class Search:
         else:
             return False
         return True
+
+
+def _key(options: TrainOptions, model: ModelConfig) -> str:
+    """What tells a model from others: all options as they are settled, ranks clipped and written out."""
+    return json.dumps(flat_config(options, model), sort_keys=True)
+
+
+def _point(name: str, options: TrainOptions, model: ModelConfig, costs: Mapping[str, float]) -> Point:
+    return Point(name, options, model.num_params, int(costs["memory_bytes"]))
 
 
 def _sampler(name: str, seed: int, number: int) -> BaseSampler:

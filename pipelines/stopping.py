@@ -5,7 +5,7 @@ wrong: a small model is worth its place although large ones are better. Here a t
 have no more parameters: it ends where one of them was better at the same epoch, by more than chance explains.
 """
 
-import json
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from statistics import NormalDist
 
 from pipelines.cli import percent
 from pipelines.metrics import standard_error
-from ttrnn.files import atomic_write
+from pipelines.trials import add_to_summary, read_metrics
 
 __all__ = ["STOPPING", "Curve", "Judge", "mark_stopped", "read_curve"]
 
@@ -34,6 +34,11 @@ class Curve:
     """of the whole model"""
     best: Sequence[float]
     """the best validation metric up to each epoch, 0 to 1; epoch 1 first"""
+
+    @classmethod
+    def of(cls, trial: str, num_params: int, metrics: Iterable[Sequence[float]]) -> "Curve":
+        """From [epoch, validation metric] of each epoch."""
+        return cls(trial, num_params, list(itertools.accumulate((value for _, value in metrics), max)))
 
 
 class Judge:
@@ -86,24 +91,10 @@ class Judge:
 
 
 def read_curve(directory: Path, num_params: int) -> Curve:
-    """The curve of the run in `directory`, as its metrics.jsonl has it; a half written line does not count."""
-    path = directory / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    metrics = [json.loads(line)["val_metric"] for line in lines if line.endswith("\n")]
-    return Curve(directory.name, num_params, running_best(metrics))
-
-
-def running_best(metrics: Iterable[float]) -> list[float]:
-    """The best so far, at each place."""
-    best: list[float] = []
-    for value in metrics:
-        best.append(max(value, best[-1]) if best else value)
-    return best
+    """The curve of the run in `directory`, as its metrics.jsonl has it."""
+    return Curve.of(directory.name, num_params, read_metrics(directory / "metrics.jsonl"))
 
 
 def mark_stopped(directory: Path, reason: str) -> None:
     """Writes into RUN/summary.json that the trial was stopped, and why. Its process waits meanwhile."""
-    path = directory / "summary.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    with atomic_write(path) as file:
-        json.dump({**content, "state": "stopped", "stopped_by": reason}, file, indent=1)
+    add_to_summary(directory, state="stopped", stopped_by=reason)

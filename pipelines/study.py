@@ -13,7 +13,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
-from pipelines.trials import Trial
+from pipelines.trials import Trial, trial_name
 
 __all__ = ["Study", "edges", "importances", "num_rejected", "read_study"]
 
@@ -43,7 +43,7 @@ def read_study(sweep_dir: str | Path) -> dict[str, FrozenTrial]:
     except (OSError, ValueError, KeyError) as error:
         log.warning("%s cannot be read (%s): what the sampler chose is left out", path, error)
         return {}
-    return {f"{trial.number:04d}": trial for trial in study.get_trials(deepcopy=False)}
+    return {trial_name(trial.number): trial for trial in study.get_trials(deepcopy=False)}
 
 
 def num_rejected(study: Study, reason: str) -> int:

@@ -39,9 +39,9 @@ from pipelines.refine import propose
 from pipelines.screen import Screen, tune_callback
 from pipelines.search import SAMPLERS, Point, Search
 from pipelines.shards import DATASET_JSON, ShardDataset
-from pipelines.stopping import STOPPING, Judge, read_curve
+from pipelines.stopping import STOPPING, Curve, Judge
 from pipelines.storage import Location, only_writer, prepare_out, refuse_other_options, undone_if_refused
-from pipelines.trials import Trial, read_sweep, read_trial, read_trials
+from pipelines.trials import Trial, begun_trials, read_sweep, read_trials
 from ttrnn.files import atomic_write
 from ttrnn.model import ModelConfig
 
@@ -133,13 +133,13 @@ def sweep(options: SweepOptions) -> dict[str, Any]:
     if options.overwrite and options.data is not None and _lies_in(options.data, options.out):
         raise UserError(f"--overwrite deletes {options.out}, in which --data {options.data} lies; give another --out")
     start = time.monotonic()
-    deadline = None if options.time_budget is None else start + 60 * options.time_budget
+    deadline = start + 60 * (options.time_budget or math.inf)
     out = Location.of(options.out).local.absolute()
     with only_writer(Location.of(out)):
         return _sweep(options, out, start, deadline)
 
 
-def _sweep(options: SweepOptions, out: Path, start: float, deadline: float | None) -> dict[str, Any]:
+def _sweep(options: SweepOptions, out: Path, start: float, deadline: float) -> dict[str, Any]:
     prepare_out(out, marker="sweep.json", overwrite=options.overwrite, resume=options.resume)
     options = _claim(out, options)
     with undone_if_refused(out, marker="sweep.json"), start_ray():
@@ -147,7 +147,7 @@ def _sweep(options: SweepOptions, out: Path, start: float, deadline: float | Non
         data = ShardDataset.open(_shards(options, out))
         facts = _write_facts(out, options, data)
         slots = Slots(num_slots, device, options.gpus_per_worker, largest_memory(device))
-        budget_s = None if deadline is None else deadline - time.monotonic()
+        budget_s = deadline - time.monotonic() if options.time_budget else None
         with (
             Screen(
                 metric=facts["metric"], chance=facts["chance"], chatter=out / "ray.log", time_budget_s=budget_s
@@ -155,13 +155,13 @@ def _sweep(options: SweepOptions, out: Path, start: float, deadline: float | Non
             ends_with_ray(screen.close),
         ):
             num_failed = _run_trials(options, out, data, slots, deadline, screen)
-            if options.confirm and not _is_late(deadline):
+            if options.confirm and time.monotonic() < deadline:
                 _confirm(out, options, screen)
     result = pareto.write_frontier(out)
     if num_failed:
         log.error("%d trials crashed; --resume begins others in their place", num_failed)
         result["exit_code"] = 1
-    if _is_late(deadline):
+    if time.monotonic() > deadline:
         log.warning("the time of %g minutes is up; --resume goes on", options.time_budget)
     result["wall_s"] = round(time.monotonic() - start, 1)
     if options.data is None:
@@ -183,10 +183,6 @@ def _confirm(out: Path, options: SweepOptions, screen: Screen) -> None:
         screen.ended(run, joins=False)
 
     confirm(out, points, seeds, on_start=on_start, on_end=on_end)
-
-
-def _is_late(deadline: float | None) -> bool:
-    return deadline is not None and time.monotonic() > deadline
 
 
 def _lies_in(inner: str, outer: str) -> bool:
@@ -255,7 +251,7 @@ def _write_facts(out: Path, options: SweepOptions, data: ShardDataset) -> dict[s
 
 
 def _run_trials(
-    options: SweepOptions, out: Path, data: ShardDataset, slots: Slots, deadline: float | None, screen: Screen
+    options: SweepOptions, out: Path, data: ShardDataset, slots: Slots, deadline: float, screen: Screen
 ) -> int:
     """Runs, resumes or extends the search, and refines what it found; gives the number of trials that crashed."""
     from pipelines.tuning import run_trials
@@ -268,12 +264,12 @@ def _run_trials(
         slots.num_slots,
         options.space,
     )
-    earlier = [read_trial(directory) for directory in sorted((out / "trials").glob("[!.]*"))]
+    earlier = begun_trials(out)
     judge = Judge(len(data.split("val")), grace=max(1, options.epochs // 4))
     for trial in earlier:
         # A refined trial begins where others end: it is compared with none.
         if trial.num_params is not None and trial.parent is None and trial.state != "failed":
-            judge.add(read_curve(out / "trials" / trial.trial, trial.num_params))
+            judge.add(Curve.of(trial.trial, trial.num_params, trial.curve))
     ended = [trial for trial in earlier if trial.state in ("complete", "stopped") and trial.parent is None]
     screen.stage("search", options.num_trials, ended)
     num_failed = run_trials(

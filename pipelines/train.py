@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import cli
+from pipelines.background import repeated
 from pipelines.cluster import devices, start_ray
 from pipelines.evaluate import headline, measure
 from pipelines.fit import DivergedError, OnEpoch, fit
@@ -159,7 +160,7 @@ def _following(metrics: Path, known: dict[str, Any], on_epoch: OnEpoch) -> Itera
         return [line for line in lines if line.endswith("\n")]
 
     # Those of a run that is resumed were told when they were new.
-    stop, seen = threading.Event(), len(whole_lines())
+    seen = len(whole_lines())
 
     def read() -> None:
         nonlocal seen
@@ -168,17 +169,10 @@ def _following(metrics: Path, known: dict[str, Any], on_epoch: OnEpoch) -> Itera
             on_epoch({**record, **known, "epoch_val_metric": record["val_metric"]})
             seen += 1
 
-    def follow() -> None:
-        while not stop.wait(1):
-            read()
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
     try:
-        yield
+        with repeated(read, 1):
+            yield
     finally:
-        stop.set()
-        thread.join()
         read()
 
 

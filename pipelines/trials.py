@@ -9,9 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cli import UserError
+from ttrnn.files import atomic_write
 from ttrnn.model import ModelConfig
 
-__all__ = ["Confirmed", "Trial", "model_dir", "read_sweep", "read_trial", "read_trials"]
+__all__ = [
+    "Confirmed",
+    "Trial",
+    "add_to_summary",
+    "begun_trials",
+    "model_dir",
+    "read_metrics",
+    "read_sweep",
+    "read_trial",
+    "read_trials",
+    "trial_name",
+]
 
 log = logging.getLogger(__name__)
 
@@ -134,8 +146,7 @@ def read_trials(sweep_dir: str | Path) -> list[Trial]:
         UserError: The directory is no sweep, or none of its trials has finished.
     """
     read_sweep(sweep_dir)
-    directories = sorted(path for path in Path(sweep_dir, "trials").glob("[!.]*") if path.is_dir())
-    trials = [read_trial(path) for path in directories]
+    trials = begun_trials(sweep_dir)
     if not any(trial.is_finished for trial in trials):
         raise UserError(
             f"{sweep_dir}: none of its {len(trials)} trials has finished with a metric, so there is no "
@@ -143,6 +154,16 @@ def read_trials(sweep_dir: str | Path) -> list[Trial]:
             "python -m pipelines.sweep --resume, or give another one a larger --max-params"
         )
     return trials
+
+
+def begun_trials(sweep_dir: str | Path) -> list[Trial]:
+    """All trials of a sweep by name, none of which need have finished; [] before the first."""
+    return [read_trial(path) for path in sorted(Path(sweep_dir, "trials").glob("[!.]*")) if path.is_dir()]
+
+
+def trial_name(number: int) -> str:
+    """Of the directory of a trial, by its number in the study."""
+    return f"{number:04d}"
 
 
 def read_trial(directory: Path) -> Trial:
@@ -164,7 +185,7 @@ def read_trial(directory: Path) -> Trial:
         trial=directory.name,
         state=found.get("state", "unfinished"),
         config=config,
-        curve=_read_curve(directory / "metrics.jsonl"),
+        curve=read_metrics(directory / "metrics.jsonl"),
         **_read_config(directory / "config.json"),
         **known,
     )
@@ -185,8 +206,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     return {"parent": init and Path(init).parent.name, "multiply_adds": multiply_adds}
 
 
-def _read_curve(path: Path) -> list[list[float]]:
-    """[epoch, validation metric] of each whole line; of a trial that is training, the last one may be half written."""
+def read_metrics(path: Path) -> list[list[float]]:
+    """[epoch, validation metric] of each whole line of metrics.jsonl; of a trial that is training, the last one may be
+    half written."""
     curve: list[list[float]] = []
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -197,3 +219,12 @@ def _read_curve(path: Path) -> list[list[float]]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("the learning curve of trial %s ends where %s cannot be read (%s)", path.parent.name, path, error)
     return curve
+
+
+def add_to_summary(directory: Path, **values: Any) -> None:
+    """Writes values into RUN/summary.json, beside what it says already. Nobody else may be writing it."""
+    path = directory / "summary.json"
+    directory.mkdir(parents=True, exist_ok=True)
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    with atomic_write(path) as file:
+        json.dump({**content, **values}, file, indent=1)

@@ -5,7 +5,6 @@ Tune's own state is of no use: the study and the trials' directories are what a 
 
 import dataclasses
 import logging
-import math
 import os
 import shutil
 import time
@@ -44,7 +43,7 @@ def run_trials(
     scheduler: str,
     epochs: int,
     state: Path,
-    deadline: float | None,
+    deadline: float,
     callbacks: list[tune.Callback],
 ) -> int:
     """Trains what the search gives, and then what `more` gives, until nothing is left or the time is up.
@@ -57,7 +56,7 @@ def run_trials(
         scheduler: frontier, asha or none.
         epochs: Of a trial.
         state: A directory that all nodes share, for Tune; deleted at the end.
-        deadline: By time.monotonic(): no trial begins after it, and those that run pause at their next epoch.
+        deadline: By time.monotonic(), or infinite: no trial begins after it, those that run pause at their next epoch.
         callbacks: Of Tune.
 
     Returns:
@@ -129,7 +128,7 @@ class _Resources:
 class _Suggestions(Searcher):
     """A search, as Tune asks it."""
 
-    def __init__(self, search: Search, more: Callable[[], Sequence[Point]], num_slots: int, deadline: float | None):
+    def __init__(self, search: Search, more: Callable[[], Sequence[Point]], num_slots: int, deadline: float):
         super().__init__(metric="val_metric", mode="max")
         self.search, self.more, self.num_slots, self.deadline = search, more, num_slots, deadline
         self.live: dict[str, str] = {}
@@ -163,7 +162,7 @@ class _Suggestions(Searcher):
         return Searcher.FINISHED
 
     def _next(self) -> Point | None:
-        if self.failure is not None or (self.deadline is not None and time.monotonic() > self.deadline):
+        if self.failure is not None or time.monotonic() > self.deadline:
             return None
         if not self.waiting and (point := self.search.next()) is not None:
             return point
@@ -186,20 +185,20 @@ class _Suggestions(Searcher):
 class _Ending:
     """What both schedulers add to Tune's."""
 
-    deadline: float | None
+    deadline: float
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The curves it goes by are read anew from the trials' files.
         return FIFOScheduler, ()
 
     def is_late(self) -> bool:
-        return self.deadline is not None and time.monotonic() > self.deadline
+        return time.monotonic() > self.deadline
 
 
 class _Frontier(_Ending, FIFOScheduler):
     """Stops what is dominated beyond noise; with no judge, nothing."""
 
-    def __init__(self, judge: Judge | None, deadline: float | None) -> None:
+    def __init__(self, judge: Judge | None, deadline: float) -> None:
         super().__init__()
         self.judge, self.deadline = judge, deadline
 
@@ -207,8 +206,7 @@ class _Frontier(_Ending, FIFOScheduler):
         out, planned = Path(trial.config["train"]["out"]), trial.config["train"]["epochs"]
         # A refined trial begins where others end; a dense one is there for the others to be compared with.
         is_judged = trial.config["train"]["init"] is None and trial.config["train"]["input"] != "dense"
-        # The last word of a training of several workers is of no epoch.
-        if self.judge is not None and is_judged and result.get("epoch", planned) < planned:
+        if self.judge is not None and is_judged and result["epoch"] < planned:
             reason = self.judge.reason_to_stop(read_curve(out, result["num_params"]))
             if reason is not None:
                 mark_stopped(out, reason)
@@ -219,21 +217,21 @@ class _Frontier(_Ending, FIFOScheduler):
 class _Asha(_Ending, ASHAScheduler):
     """Successive halving by the validation metric alone."""
 
-    def __init__(self, epochs: int, deadline: float | None) -> None:
+    def __init__(self, epochs: int, deadline: float) -> None:
         # Nothing is stopped at its last epoch: it has come to its end.
         super().__init__("epoch", "val_metric", "max", max_t=epochs + 1, grace_period=max(1, epochs // 9))
         self.deadline = deadline
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         decision: str = super().on_trial_result(tune_controller, trial, result)
-        if result.get("epoch", math.inf) >= trial.config["train"]["epochs"]:
+        if result["epoch"] >= trial.config["train"]["epochs"]:
             decision = TrialScheduler.CONTINUE
         if decision == TrialScheduler.STOP:
             mark_stopped(Path(trial.config["train"]["out"]), f"not among the best at epoch {result['epoch']} (ASHA)")
         return TrialScheduler.STOP if self.is_late() else decision
 
 
-def _make_scheduler(name: str, judge: Judge | None, epochs: int, deadline: float | None) -> TrialScheduler:
+def _make_scheduler(name: str, judge: Judge | None, epochs: int, deadline: float) -> TrialScheduler:
     return _Asha(epochs, deadline) if name == "asha" else _Frontier(judge if name == "frontier" else None, deadline)
 
 

@@ -27,7 +27,7 @@ LIBRARY = (
     ("export",),
 )
 PIPELINES = (
-    ("cli", "metrics", "pictures", "terminal"),
+    ("background", "cli", "metrics", "pictures", "terminal"),
     ("storage", "shown"),
     ("cache", "page_view"),
     ("trials", "page_parts"),

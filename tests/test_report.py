@@ -14,7 +14,8 @@ from matplotlib.image import imread
 from pipelines.cli import percent
 from pipelines.page_view import dimensions
 from pipelines.pareto import write_frontier
-from pipelines.report import texts, write_page, write_picture
+from pipelines.report import write_page, write_picture
+from pipelines.shown import texts
 from tests.test_pareto import TRIALS, Evaluate, config, make_sweep
 
 HOSTILE = '</script><script>alert(1)</script><img src="https://x.invalid/y">'

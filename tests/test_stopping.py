@@ -68,7 +68,7 @@ def test_trials_that_run_side_by_side_are_compared_at_the_epoch_both_have_come_t
 
 
 def test_the_curve_of_a_run_is_its_best_so_far_and_half_a_line_does_not_count(tmp_path):
-    lines = [json.dumps({"val_metric": value}) for value in (0.2, 0.5, 0.4)]
+    lines = [json.dumps({"epoch": epoch, "val_metric": value}) for epoch, value in enumerate((0.2, 0.5, 0.4), start=1)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"val_met')
     assert read_curve(tmp_path, 7) == Curve(tmp_path.name, 7, [0.2, 0.5, 0.5])
     assert read_curve(tmp_path / "none", 7).best == []

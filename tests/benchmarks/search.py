@@ -17,14 +17,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import optuna
 from matplotlib.figure import Figure
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 
 from pipelines import cli
 from pipelines.frontier import hypervolume
 from pipelines.pictures import plain
+from pipelines.study import read_study
 from pipelines.trials import Trial, read_trial
 from search_spaces import shapes
 from ttrnn.files import atomic_write
@@ -144,13 +142,12 @@ def _sweep(
 
 def trace(sweep_dir: Path) -> Trace:
     """Trials in the order in which they ended; the epochs of those that run at that time are not counted yet."""
-    storage = JournalStorage(JournalFileBackend(str(sweep_dir / "study.journal")))
-    study = optuna.load_study(storage=storage, study_name="sweep")
-    ended = [trial for trial in study.trials if trial.datetime_complete and "rejected" not in trial.user_attrs]
-    ended.sort(key=lambda trial: trial.datetime_complete)
+    study = read_study(sweep_dir)
+    ended = [name for name, trial in study.items() if trial.datetime_complete and "rejected" not in trial.user_attrs]
+    ended.sort(key=lambda name: study[name].datetime_complete)
     epochs, hypervolumes, places = [0], [0.0], []
-    for number in ended:
-        trial = read_trial(sweep_dir / "trials" / f"{number.number:04d}")
+    for name in ended:
+        trial = read_trial(sweep_dir / "trials" / name)
         epochs.append(epochs[-1] + (trial.epochs or 0))
         places += _place(trial)
         hypervolumes.append(hypervolume(places))
