@@ -8,17 +8,19 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.background import repeated
 from pipelines.cli import UserError
 
-__all__ = ["Slots", "devices", "ends_with_ray", "largest_memory", "start_ray"]
+__all__ = ["Slots", "devices", "ends_with_ray", "largest_memory", "nodes_that_see", "start_ray"]
 
 log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 2.0
+_ANSWER_WITHIN_S = 60.0
 
 
 class Slots(NamedTuple):
@@ -32,6 +34,22 @@ class Slots(NamedTuple):
     """of each process, where there are GPUs"""
     memory_bytes: float
     """of the largest node, or of a GPU where there are some"""
+    least: int = 1
+    """of them are asked for, whether they fit or not: a cluster that can grow does so"""
+
+    @classmethod
+    def of_cluster(cls, num_workers: int, gpus_per_worker: float, least: int | None) -> "Slots":
+        """Those of the Ray that runs. Raises UserError where not one group of workers fits."""
+        device, num_slots = devices(num_workers, gpus_per_worker)
+        least = least or 1
+        return cls(max(num_slots, least), device, gpus_per_worker, largest_memory(device), least)
+
+    def count(self, num_workers: int) -> int:
+        """How many there are by now: nodes come and go."""
+        try:
+            return max(self.least, devices(num_workers, self.gpus_per_worker)[1])
+        except UserError:
+            return self.least
 
 
 @contextlib.contextmanager
@@ -129,6 +147,50 @@ def largest_memory(device: str) -> float:
         return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else math.inf
     nodes = [node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]]
     return max(nodes, default=0) or math.inf
+
+
+def nodes_that_see(files: Mapping[str, int]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Which nodes find files of this machine, because they share a file system with it.
+
+    Args:
+        files: Paths of this machine and their sizes, bytes.
+
+    Returns:
+        The nodes that are alive, as `ray.nodes()` has them: this one and those that find every file with its size,
+        and the others, among them who has not answered within a minute.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    own = ray.get_runtime_context().get_node_id()
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    look = ray.remote(num_cpus=0, max_retries=0)(_sees)
+    answers = {
+        node["NodeID"]: look.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(dict(files))
+        for node in alive
+        if node["NodeID"] != own
+    }
+    seeing = {own}
+    deadline = time.monotonic() + _ANSWER_WITHIN_S
+    for node, answer in answers.items():
+        try:
+            seeing |= {node} if ray.get(answer, timeout=max(deadline - time.monotonic(), 0)) else set()
+        except ray.exceptions.RayError as error:
+            log.warning("node %s does not say which files it sees (%s)", node[:8], type(error).__name__)
+            ray.cancel(answer)
+    return (
+        [node for node in alive if node["NodeID"] in seeing],
+        [node for node in alive if node["NodeID"] not in seeing],
+    )
+
+
+def _sees(files: Mapping[str, int]) -> bool:
+    try:
+        return all(os.path.getsize(path) == size for path, size in files.items())
+    except OSError:
+        return False
 
 
 def _join_or_start(kwargs: dict[str, Any]) -> None:

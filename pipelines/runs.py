@@ -1,12 +1,13 @@
 """Trainings side by side on Ray: each a run as train leaves it and a result.json, whatever becomes of the others."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pipelines.cluster import devices, largest_memory
 from pipelines.cost import peak_memory
 from pipelines.evaluate import evaluate_model
 from pipelines.fit import DivergedError, fit
+from pipelines.home import kept_home, visiting
 from pipelines.recipe import TrainOptions, claim_run, local_device, model_config, open_data, resolve_precision
 from ttrnn.files import atomic_write
 
@@ -63,10 +65,15 @@ class _TimeUpError(Exception):
     """The time that a run was given is over."""
 
 
-def run_one(run: Run, time_limit_s: float | None) -> dict[str, Any]:
+def run_one(run: Run, time_limit_s: float | None, after_epoch: Callable[[], object] = lambda: None) -> dict[str, Any]:
     """Trains one model from its last checkpoint on, and measures it on its test split, once.
 
     Writes RUN/test/ (predictions and what evaluate makes of them), and then RUN/result.json.
+
+    Args:
+        run: The training.
+        time_limit_s: It ends with the epoch that exceeds it.
+        after_epoch: Called when the files of an epoch are written.
 
     Returns:
         What RESULT_COLUMNS names, and the 95% intervals of val_metric (val_interval) and of value (interval). A run
@@ -77,6 +84,7 @@ def run_one(run: Run, time_limit_s: float | None) -> dict[str, Any]:
     claim_run(out, options, model_config(options, open_data(options.shards, options)))
 
     def on_epoch(record: Mapping[str, Any]) -> None:
+        after_epoch()
         if time_limit_s is not None and record["train_s"] >= time_limit_s and record["epoch"] < options.epochs:
             raise _TimeUpError
 
@@ -144,24 +152,32 @@ def run_all(
 
     device, _ = devices(1)
     total = largest_memory(device)
-    start, waiting = time.monotonic(), {}
+    waiting = {}
     # 0: no limit.
     task = ray.remote(max_calls=int(fresh_processes))(_run_task)
-    for run in runs:
-        if needs[run] > total:
-            error = f"needs {needs[run] / 1e9:.1f} GB of {device} memory, there are {total / 1e9:.1f} GB"
-            log.error("%s is refused: it %s", run, error)
-            yield run, {"state": "refused", "error": error}
-            continue
-        resources: dict[str, Any] = {"num_cpus": num_cpus}
-        if device == "GPU":
-            # Rounded up, so that shares add up to what a GPU holds; a whole one where that is not known.
-            share = min(1.0, (int(20 * needs[run] / total) + 1) / 20) if total < math.inf else 1.0
-            resources["num_gpus"] = num_gpus or share
-        else:
-            resources["memory"] = needs[run]
-        waiting[task.options(**resources).remote(run, time_limit_s)] = run
-    num_runs = len(waiting)
+    with kept_home() as home:
+        for run in runs:
+            if needs[run] > total:
+                error = f"needs {needs[run] / 1e9:.1f} GB of {device} memory, there are {total / 1e9:.1f} GB"
+                log.error("%s is refused: it %s", run, error)
+                yield run, {"state": "refused", "error": error}
+                continue
+            resources: dict[str, Any] = {"num_cpus": num_cpus}
+            if device == "GPU":
+                # Rounded up, so that shares add up to what a GPU holds; a whole one where that is not known.
+                share = min(1.0, (int(20 * needs[run] / total) + 1) / 20) if total < math.inf else 1.0
+                resources["num_gpus"] = num_gpus or share
+            else:
+                resources["memory"] = needs[run]
+            waiting[task.options(**resources).remote(run, time_limit_s, home)] = run
+        yield from _ended(waiting)
+
+
+def _ended(waiting: dict[Any, Run]) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """Each run as it ends, with its result; says how far they are."""
+    import ray
+
+    start, num_runs = time.monotonic(), len(waiting)
     while waiting:
         ended, _ = ray.wait(list(waiting), timeout=_LOOK_EVERY_S)
         for reference in ended:
@@ -175,10 +191,12 @@ def run_all(
             log.info("training: %s", ", ".join(begun) or "the first epochs")
 
 
-def _run_task(run: Run, time_limit_s: float | None) -> dict[str, Any]:
+def _run_task(run: Run, time_limit_s: float | None, home: str | None) -> dict[str, Any]:
     """`run_one` in a Ray worker of its own, where the library's remarks would be said once for each run."""
     logging.getLogger("ttrnn").setLevel(logging.ERROR)
-    return run_one(run, time_limit_s)
+    with visiting(home, run.train.out) as visit:
+        here = dataclasses.replace(run, train=visit.brought(run.train))
+        return run_one(here, time_limit_s, visit.send) | {"out": run.train.out}
 
 
 def _result_of(reference: Any) -> dict[str, Any]:

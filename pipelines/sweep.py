@@ -28,7 +28,7 @@ import search_spaces
 from pipelines import cli, demo, pareto
 from pipelines import predict as prediction
 from pipelines.cli import UserError
-from pipelines.cluster import Slots, devices, ends_with_ray, largest_memory, start_ray
+from pipelines.cluster import Slots, ends_with_ray, start_ray
 from pipelines.confirm import confirm, points_to_confirm
 from pipelines.cost import step_bytes
 from pipelines.frontier import frontier
@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 # A resumed sweep may have more of these than it was started with.
 _MAY_GROW = ("num_trials", "refine", "confirm")
-_OF_THE_COMMAND = ("gpus_per_worker", "time_budget", "resume", "overwrite")
+_OF_THE_COMMAND = ("gpus_per_worker", "slots", "time_budget", "resume", "overwrite")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,13 +93,16 @@ class SweepOptions:
     gpus_per_worker: float = 1.0
     """where there are GPUs: less than 1 lets several trials of small models share one, 0.25 four; they must fit in its
     memory together"""
+    slots: int | None = None
+    """trials at a time; default: as many as fit on the nodes that are up. With more, a cluster that can grow starts
+    nodes for them"""
     resume: bool = False
     """continue a sweep that was interrupted"""
     overwrite: bool = False
     """delete an older sweep first"""
 
     def __post_init__(self) -> None:
-        for name in ("num_trials", "epochs", "num_workers", "max_params", "max_flops"):
+        for name in ("num_trials", "epochs", "num_workers", "slots", "max_params", "max_flops"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -143,10 +146,9 @@ def _sweep(options: SweepOptions, out: Path, start: float, deadline: float) -> d
     prepare_out(out, marker="sweep.json", overwrite=options.overwrite, resume=options.resume)
     options = _claim(out, options)
     with undone_if_refused(out, marker="sweep.json"), start_ray():
-        device, num_slots = devices(options.num_workers, options.gpus_per_worker)
         data = ShardDataset.open(_shards(options, out))
         facts = _write_facts(out, options, data)
-        slots = Slots(num_slots, device, options.gpus_per_worker, largest_memory(device))
+        slots = Slots.of_cluster(options.num_workers, options.gpus_per_worker, options.slots)
         budget_s = deadline - time.monotonic() if options.time_budget else None
         with (
             Screen(

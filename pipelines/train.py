@@ -32,6 +32,7 @@ from pipelines.background import repeated
 from pipelines.cluster import devices, start_ray
 from pipelines.evaluate import headline, measure
 from pipelines.fit import DivergedError, OnEpoch, fit
+from pipelines.home import kept_home, visiting
 from pipelines.metrics import METRICS
 from pipelines.recipe import (
     TrainOptions,
@@ -86,8 +87,8 @@ def train(options: TrainOptions) -> dict[str, Any]:
             summary = fit(options, on_epoch)
         else:
             known = {"epochs_planned": options.epochs, "metric": METRICS[config.task]}
-            with start_ray(), _following(out / "metrics.jsonl", known, on_epoch):
-                summary = fit_on_ray(options)
+            with start_ray(), kept_home() as home, _following(out / "metrics.jsonl", known, on_epoch):
+                summary = fit_on_ray(options, home)
             if summary["state"] == "failed":
                 raise DivergedError(summary["error"])
         # A run that watches the test split has that as its validation split, and says so.
@@ -98,8 +99,17 @@ def train(options: TrainOptions) -> dict[str, Any]:
     return {**summary, "measured": measured, "out": str(out), "model": str(out / "model"), "shards": options.shards}
 
 
-def fit_on_ray(options: TrainOptions, callbacks: list[Any] | None = None, name: str | None = None) -> dict[str, Any]:
-    """`fit` on options.num_workers Ray Train workers; a worker that dies brings all back to the last checkpoint."""
+def fit_on_ray(
+    options: TrainOptions, home: str | None, callbacks: list[Any] | None = None, name: str | None = None
+) -> dict[str, Any]:
+    """`fit` on options.num_workers Ray Train workers; a worker that dies brings all back to the last checkpoint.
+
+    Args:
+        options: OUT is a directory of this node, and this node is home.
+        home: For workers on other nodes, as home.kept_home gives it.
+        callbacks: Of Ray Train.
+        name: Of the run, to Ray.
+    """
     # Each report waits for the next health check, 2 s apart by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -109,7 +119,7 @@ def fit_on_ray(options: TrainOptions, callbacks: list[Any] | None = None, name: 
     out = Path(options.out)
     trainer = TorchTrainer(
         _fit_worker,
-        train_loop_config=dataclasses.asdict(options),
+        train_loop_config={"options": dataclasses.asdict(options), "home": home},
         scaling_config=ScalingConfig(num_workers=options.num_workers, use_gpu=device == "GPU"),
         # A name that was there before would silently resume.
         run_config=RunConfig(
@@ -139,14 +149,22 @@ def _in_a_thread(function: Callable[[], Any]) -> None:
     outcome.result()
 
 
-def _fit_worker(options: dict[str, Any]) -> None:
+def _fit_worker(config: dict[str, Any]) -> None:
     import ray.train
 
-    try:
-        summary = fit(TrainOptions(**options), ray.train.report)
-    except DivergedError as error:
-        # To Ray it would be a fault to try again, with the same end.
-        summary = error.summary
+    options = TrainOptions(**config["options"])
+    is_writer = ray.train.get_context().get_world_rank() == 0
+    with visiting(config["home"], options.out, is_writer=is_writer) as visit:
+
+        def report(record: dict[str, Any]) -> None:
+            visit.send()
+            ray.train.report(record)
+
+        try:
+            summary = fit(visit.brought(options), report)
+        except DivergedError as error:
+            # To Ray it would be a fault to try again, with the same end.
+            summary = error.summary
     # Once more: a run that had finished when its driver died still owes a report.
     ray.train.report({**summary, "epoch": summary["epochs"]})
 

@@ -20,6 +20,7 @@ from ray.tune.search import Searcher
 from pipelines.cli import StepError
 from pipelines.cluster import Slots
 from pipelines.fit import DivergedError, fit
+from pipelines.home import kept_home, visiting
 from pipelines.recipe import TrainOptions, claim_run, model_config, resolve_precision
 from pipelines.search import Point, Search
 from pipelines.shards import ShardDataset
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 # Trials that a dead worker has ended are begun again, from their last checkpoint, so many times.
 _MAX_FAILURES = 3
+_COUNT_EVERY_S = 5.0
 
 
 def run_trials(
@@ -69,32 +71,34 @@ def run_trials(
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "86400"
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots.num_slots)
+    # How many there are is for the searcher to say.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000000"
     # It misses the result files that Tune was told not to write.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     shutil.rmtree(state, ignore_errors=True)
     # Their trial is in Ray Train's hands, and would go on behind the back of whoever stops it.
     has_workers = search.num_workers > 1
     scheduler = "none" if has_workers else scheduler
-    searcher = _Suggestions(search, more, slots.num_slots, deadline)
-    tuner = tune.Tuner(
-        tune.with_resources(_train_trial, _Resources(slots)),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=_make_scheduler(scheduler, judge, epochs, deadline),
-            num_samples=-1,
-            reuse_actors=not has_workers,
-            trial_dirname_creator=_trial_name,
-        ),
-        run_config=tune.RunConfig(
-            name=state.name,
-            storage_path=str(state.parent),
-            verbose=0,
-            callbacks=callbacks,
-            failure_config=tune.FailureConfig(max_failures=_MAX_FAILURES),
-        ),
-    )
-    tuner.fit()
+    with kept_home() as home:
+        searcher = _Suggestions(search, more, slots, deadline, home)
+        tuner = tune.Tuner(
+            tune.with_resources(_train_trial, _Resources(slots)),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=_make_scheduler(scheduler, judge, epochs, deadline),
+                num_samples=-1,
+                reuse_actors=not has_workers,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name=state.name,
+                storage_path=str(state.parent),
+                verbose=0,
+                callbacks=callbacks,
+                failure_config=tune.FailureConfig(max_failures=_MAX_FAILURES),
+            ),
+        )
+        tuner.fit()
     shutil.rmtree(state, ignore_errors=True)
     if searcher.failure is not None:
         raise searcher.failure
@@ -111,12 +115,15 @@ class _Resources:
     """Of a trial, by its configuration."""
 
     def __init__(self, slots: Slots) -> None:
-        self.slots = slots
+        import ray
+
+        self.slots, self.home = slots, f"node:{ray.util.get_node_ip_address()}"
 
     def __call__(self, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         if config["train"]["num_workers"] > 1:
             # The trial's own process waits; a share of a CPU would starve its workers, which are placed after it.
-            return tune.PlacementGroupFactory([{"memory": float(64 << 20)}])
+            # It follows them by their files: on this node.
+            return tune.PlacementGroupFactory([{"memory": float(64 << 20), self.home: 0.001}])
         if self.slots.device == "GPU":
             return tune.PlacementGroupFactory([{"CPU": 1.0, "GPU": self.slots.gpus_per_worker}])
         # In powers of two: actors are used again by trials that need as much. But no more than the largest node has.
@@ -128,9 +135,18 @@ class _Resources:
 class _Suggestions(Searcher):
     """A search, as Tune asks it."""
 
-    def __init__(self, search: Search, more: Callable[[], Sequence[Point]], num_slots: int, deadline: float):
+    def __init__(
+        self,
+        search: Search,
+        more: Callable[[], Sequence[Point]],
+        slots: Slots,
+        deadline: float,
+        home: str | None,
+    ) -> None:
         super().__init__(metric="val_metric", mode="max")
-        self.search, self.more, self.num_slots, self.deadline = search, more, num_slots, deadline
+        self.search, self.more, self.slots, self.deadline = search, more, slots, deadline
+        self.home = home
+        self.num_slots, self.counted_at = slots.num_slots, time.monotonic()
         self.live: dict[str, str] = {}
         self.waiting: list[Point] = []
         self.failure: StepError | None = None
@@ -141,6 +157,9 @@ class _Suggestions(Searcher):
         return Searcher, ()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        if time.monotonic() - self.counted_at > _COUNT_EVERY_S:
+            # Nodes come and go.
+            self.num_slots, self.counted_at = self.slots.count(self.search.num_workers), time.monotonic()
         if len(self.live) >= self.num_slots:
             return None
         try:
@@ -155,6 +174,7 @@ class _Suggestions(Searcher):
                 "train": dataclasses.asdict(point.options),
                 "num_params": point.num_params,
                 "memory_bytes": point.memory_bytes,
+                "home": self.home,
             }
         if self.live:
             return None
@@ -239,14 +259,28 @@ def _train_trial(config: dict[str, Any]) -> None:
     """One trial, in the process of its slot."""
     logging.getLogger("ttrnn").setLevel(logging.ERROR)
     options = resolve_precision(TrainOptions(**config["train"]))
+    home = config["home"]
+    if options.num_workers > 1:
+        # This process is at home, and its workers are where there is room.
+        _claim(options)
+        fit_on_ray(options, home, [TuneReportCallback()], f"trial-{config['trial']}")
+        return
+    with visiting(home, options.out) as visit:
+        options = visit.brought(options)
+        _claim(options)
+
+        def report(record: dict[str, Any]) -> None:
+            visit.send()
+            tune.report(record)
+
+        try:
+            fit(options, report)
+        except DivergedError as error:
+            log.warning("trial %s %s", config["trial"], error)
+
+
+def _claim(options: TrainOptions) -> None:
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     # Where data and parent lie is the study's to say: a sweep may be moved.
     claim_run(out, options, model_config(options, ShardDataset.open(options.shards)), but=("shards", "init"))
-    if options.num_workers > 1:
-        fit_on_ray(options, [TuneReportCallback()], f"trial-{config['trial']}")
-        return
-    try:
-        fit(options, tune.report)
-    except DivergedError as error:
-        log.warning("trial %s %s", config["trial"], error)

@@ -36,7 +36,7 @@ PIPELINES = (
     ("batches", "inspection", "plan", "isolation"),
     ("task",),
     ("preprocess", "recipe"),
-    ("measure", "optim", "refine"),
+    ("measure", "optim", "refine", "home"),
     ("fit", "evaluate", "tracking", "cost"),
     ("train", "runs"),
     ("table", "confirm"),
