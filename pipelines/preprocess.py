@@ -9,8 +9,8 @@
 
 The plan (plan.py) says which clip goes into which shard. One row of the Ray data set is one shard, which its task
 writes under a name of its own, whole or not at all, and then its report, which says that the shard is done. So any
-process may die at any time, the job is resumed, and the bytes are the same. On a cluster of several nodes the videos
-and OUT must lie where every node finds them: on storage that all of them share, or in a bucket.
+process may die at any time, the job is resumed, and the bytes are the same. Of a cluster those nodes work that see the
+videos and OUT: where both are URIs all nodes, those too that come later; where one is a path, those that share it.
 """
 
 import contextlib
@@ -19,9 +19,11 @@ import functools
 import io
 import json
 import logging
+import os
 import posixpath
 import shlex
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -34,7 +36,7 @@ from rich.table import Table
 from pipelines import cli
 from pipelines.catalog import SPLITS, Catalog, Entry, read_catalog
 from pipelines.cli import StepError, UserError
-from pipelines.cluster import start_ray
+from pipelines.cluster import nodes_that_see, start_ray
 from pipelines.decode import Sampling
 from pipelines.isolation import IsolatedDecoder
 from pipelines.plan import PREPROCESS_JSON, Plan, Shard, clips_per_shard, read_reports
@@ -278,8 +280,9 @@ def _run(units: Sequence[dict[str, Any]], out: Location, options: PreprocessOpti
         )
         rows = ray.data.from_items([{"unit": json.dumps(unit)} for unit in units], override_num_blocks=len(units))
         reports = {}
+        mapped = rows.map(task, label_selector=_where(units, out, options.videos))
         # Closed at once when something goes wrong, so that no task outlives this function.
-        with contextlib.closing(iter(rows.map(task).iter_rows())) as results:  # type: ignore[type-var]
+        with contextlib.closing(iter(mapped.iter_rows())) as results:  # type: ignore[type-var]
             for row in cli.progress(results, len(units), "shards"):
                 if row["errno"]:
                     raise OSError(row["errno"], row["error"])
@@ -288,6 +291,34 @@ def _run(units: Sequence[dict[str, Any]], out: Location, options: PreprocessOpti
                 report = json.loads(row["report"])
                 reports[report["shard"]["file"]] = report
         return reports
+
+
+def _where(units: Sequence[dict[str, Any]], out: Location, videos: str) -> dict[str, str] | None:
+    """Which nodes may work, as a label selector of Ray: to one that does not see a video, it would be missing."""
+    paths = [path for unit in units for *_, path in unit["clips"] if Location.of(path).is_local]
+    if not paths and not out.is_local:
+        return None
+    some = {*paths[:: -(-len(paths) // 64) or 1], *paths[-1:]}
+    files = {path: os.path.getsize(path) for path in some if os.path.isfile(path)}
+    with contextlib.ExitStack() as stack:
+        if out.is_local:
+            token = stack.enter_context(tempfile.NamedTemporaryFile(dir=out.local, prefix=".", suffix=".tmp"))
+            files[token.name] = 0
+        seeing, blind = nodes_that_see(files)
+    way_out = f"put {videos} and {out} on s3:// or a file system that all nodes share"
+    if not any(node["Resources"].get("CPU") for node in seeing):
+        raise UserError(f"of {len(seeing + blind)} nodes none with a CPU sees {videos} and {out}; {way_out}")
+    if blind:
+        log.warning(
+            "%d of %d nodes do not see %s and %s: %s; %s to use all nodes",
+            len(blind),
+            len(seeing + blind),
+            videos,
+            out,
+            "this node alone decodes" if len(seeing) == 1 else f"the other {len(seeing)} decode",
+            way_out,
+        )
+    return {"ray.io/node-id": f"in({','.join(node['NodeID'] for node in seeing)})"}
 
 
 def _finish(
