@@ -6,12 +6,13 @@ Two variables of the environment, because they belong to a node and not to a job
     TTRNN_CACHE_GB   the limit in GB [default: half of the disk that the directory is on]
 """
 
+import contextlib
 import fcntl
 import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from pipelines.cli import StepError, UserError
 from pipelines.storage import Location
 from ttrnn.files import atomic_write, remove_leftovers
 
-__all__ = ["Remote", "cached"]
+__all__ = ["Remote", "cache_directory", "cached"]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,24 @@ class Remote(NamedTuple):
     num_bytes: int
 
 
+def cache_directory() -> Path:
+    """Where this node keeps copies of what lies elsewhere; made if it is not there. Raises UserError."""
+    directory = Path(os.environ.get("TTRNN_CACHE") or Path.home() / ".cache" / "ttrnn").absolute()
+    with _writable(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+@contextlib.contextmanager
+def _writable(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the cache {directory} can't be written ({error.strerror}); set TTRNN_CACHE to another directory"
+        ) from error
+
+
 def cached(files: Sequence[Remote]) -> list[Path]:
     """Local copies of the files, in order; fetched and checked where they are not there yet.
 
@@ -46,14 +65,9 @@ def cached(files: Sequence[Remote]) -> list[Path]:
         UserError: together they are larger than the limit, or the directory can't be written.
         StepError: a file is missing, differs from its SHA-256, or can't be fetched.
     """
-    directory = Path(os.environ.get("TTRNN_CACHE") or Path.home() / ".cache" / "ttrnn").absolute()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
+    directory = cache_directory()
+    with _writable(directory):
         lock = (directory / ".lock").open("w")
-    except OSError as error:
-        raise UserError(
-            f"the cache {directory} can't be written ({error.strerror}); set TTRNN_CACHE to another directory"
-        ) from error
     by_path = {directory / f"{file.sha256}.arrow": file for file in files}
     with lock:
         limit, needed = _limit_bytes(directory), sum(file.num_bytes for file in by_path.values())

@@ -32,7 +32,7 @@ PIPELINES = (
     ("cache", "page_view"),
     ("trials", "page_parts"),
     ("shards", "splits", "cluster", "demo", "report", "frontier", "study"),
-    ("catalog", "decode", "augment", "contact_sheet", "resplit", "frontier_table", "confirmed", "progress"),
+    ("catalog", "decode", "augment", "contact_sheet", "resplit", "frontier_table", "confirmed", "progress", "mirror"),
     ("batches", "inspection", "plan", "isolation"),
     ("task",),
     ("preprocess", "recipe"),

@@ -6,8 +6,10 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -309,6 +311,45 @@ def test_a_bucket_that_there_is_not(query: str) -> None:
         place.read_text()
     with pytest.raises(StorageError, match=r"s3://none/x?.*NO_SUCH_BUCKET"):
         place.write_text("1")
+
+
+class _RefusesTheLast(BaseHTTPRequestHandler):
+    """An S3 that takes the parts of a file, and not the request that makes a file of them."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        is_first = self.path.endswith("?uploads")
+        result = b"<InitiateMultipartUploadResult><UploadId>x</UploadId></InitiateMultipartUploadResult>"
+        self._answer(200, result) if is_first else self._answer(403)
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(200 if "partNumber" in self.path else 403)
+
+    def _answer(self, code: int, body: bytes = b"") -> None:
+        self.send_response(code)
+        self.send_header("ETag", '"x"')
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, 20_000_000], ids=["empty", "one request", "parts"])
+def test_a_file_that_the_store_refuses_at_the_last_is_not_taken_for_written(
+    query: str, tmp_path: Path, num_bytes: int
+) -> None:
+    (tmp_path / "file").write_bytes(bytes(num_bytes))
+    with ThreadingHTTPServer(("127.0.0.1", 0), _RefusesTheLast) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        options = f"endpoint_override=127.0.0.1:{server.server_port}&scheme=http&region=us-east-1"
+        with pytest.raises(StorageError, match=r"ACCESS_DENIED|403"):
+            Location.of(f"s3://lab/x?{options}").upload(tmp_path / "file")
+        server.shutdown()
 
 
 def test_a_name_that_a_store_does_not_take_is_told_in_one_line(query: str) -> None:
