@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ import numpy as np
 
 from pipelines.frontier import frontier
 from pipelines.trials import Confirmed, Trial
+from ttrnn.files import atomic_write
 
-__all__ = ["METHOD", "Drawn", "draw", "mean_interval"]
+__all__ = ["METHOD", "Drawn", "draw", "mean_interval", "with_tests"]
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,26 @@ def draw(sweep_dir: str | Path, trials: Sequence[Trial]) -> Drawn:
         trials=list(told.values()),
         confirmation={"seeds": plan["seeds"], "method": METHOD, "failed": plan["failed"]},
     )
+
+
+def with_tests(sweep_dir: str | Path, point: Trial, evaluate: Callable[[Path], Mapping[str, Any]]) -> Trial:
+    """A point that only its fresh seeds have brought onto the frontier: they too are measured on the test split, once.
+
+    Args:
+        sweep_dir: The sweep.
+        point: Confirmed.
+        evaluate: Gives value, chance, num_clips and interval of a model directory.
+    """
+    assert point.confirmed is not None
+    results = _read_results(Path(sweep_dir), point.trial)
+    for seed in point.confirmed.seeds:
+        if results[seed]["value"] is None:
+            run = Path(sweep_dir, "confirm", f"{point.trial}-s{seed}")
+            test = evaluate(run / "model")
+            results[seed] |= {name: test[name] for name in ("value", "chance", "num_clips", "interval")}
+            with atomic_write(run / "result.json") as file:
+                json.dump(results[seed], file, indent=1)
+    return dataclasses.replace(point, confirmed=_confirmed({seed: results[seed] for seed in point.confirmed.seeds}))
 
 
 def _read_plan(sweep_dir: Path) -> dict[str, Any] | None:

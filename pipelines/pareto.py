@@ -23,7 +23,7 @@ from typing import Any
 
 from pipelines import cli
 from pipelines.cli import UserError
-from pipelines.confirmed import Drawn, draw
+from pipelines.confirmed import Drawn, draw, with_tests
 from pipelines.evaluate import evaluate_model
 from pipelines.frontier import HYPERVOLUME, dense_baseline, hypervolume, knee
 from pipelines.frontier_table import summary
@@ -125,6 +125,8 @@ def _tested(sweep_dir: Path, sweep: Mapping[str, Any], drawn: Drawn, evaluate: E
             result = evaluate(weights.parent, shards, split="test")
             names = {"test_metric": "value", "test_interval": "interval", "per_class": "per_class"}
             test = {name: result[source] for name, source in names.items()}
+        if number < num_points and can_test and point.confirmed and not point.confirmed.test:
+            point = with_tests(sweep_dir, point, lambda model: evaluate(model, shards, split="test"))
         tested.append(dataclasses.replace(point, **test, model_sha256=digest))
     points, lucky = tested[:num_points], tested[num_points:]
     if any(point.test_metric is None for point in points) and not can_test:

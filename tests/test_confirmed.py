@@ -1,8 +1,11 @@
 """The mean of several seeds and how sure it is; what frontier comes of it, test_confirm.py has."""
 
+import json
+
 import pytest
 
-from pipelines.confirmed import mean_interval
+from pipelines.confirmed import mean_interval, with_tests
+from pipelines.trials import Confirmed, Trial
 
 
 @pytest.mark.parametrize(
@@ -27,3 +30,24 @@ def test_interval_of_a_mean_joins_seeds_and_clips(
     mean, bounds = mean_interval(values, intervals)
     assert mean == pytest.approx(sum(values) / len(values))
     assert bounds == pytest.approx(expected, abs=2e-4)
+
+
+def test_a_point_that_only_its_fresh_seeds_bring_onto_the_frontier_is_tested_once(tmp_path):
+    for seed, value in ((1, None), (2, 0.7)):
+        run = tmp_path / "confirm" / f"a-s{seed}"
+        run.mkdir(parents=True)
+        result = {"state": "complete", "val_metric": 0.8, "val_interval": [0.7, 0.9], "value": value}
+        (run / "result.json").write_text(json.dumps({**result, "interval": [0.6, 0.8] if value else None}))
+    looked_at = []
+
+    def evaluate(model):
+        looked_at.append(model.relative_to(tmp_path).as_posix())
+        return {"value": 0.5, "chance": 0.1, "num_clips": 20, "interval": [0.4, 0.6], "per_class": []}
+
+    nothing = {"val": [], "val_mean": 0.8, "val_interval": [0.7, 0.9], "test_mean": None, "test_interval": None}
+    point = Trial(trial="a", state="complete", confirmed=Confirmed(seeds=[1, 2], test=[], **nothing))
+    for _ in range(2):
+        confirmed = with_tests(tmp_path, point, evaluate).confirmed
+        assert (confirmed.test, confirmed.test_mean) == ([0.5, 0.7], pytest.approx(0.6))
+        assert confirmed.val == [0.8, 0.8]
+    assert looked_at == ["confirm/a-s1/model"]
