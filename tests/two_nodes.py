@@ -25,6 +25,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -195,13 +197,13 @@ class TwoNodes:
         self._furnish(machine)
         self._connect(machine)
         if name in NODES:
-            machine.run("sshd" if shutil.which("sshd") is None else str(shutil.which("sshd")), "-f", "/run/sshd_config")
+            machine.run(str(shutil.which("sshd")), "-f", "/run/sshd_config")
 
     def kill(self, name: str) -> None:
         """Ends a machine at once, with all that runs on it."""
         if process := self._processes.pop(name, None):
             process.kill()
-            process.wait()
+            process.communicate()
             machine = self.machines.pop(name, None)
             # Gone with the last of its processes.
             while machine is not None and Path(f"/proc/{machine.pid}").exists():
@@ -262,8 +264,6 @@ def two_nodes(names: Sequence[str] = tuple(ADDRESSES)) -> Iterator[TwoNodes]:
 
 
 def _key_pair() -> dict[str, str]:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "key"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file)], check=True)
@@ -272,14 +272,12 @@ def _key_pair() -> dict[str, str]:
 
 def _virtual_environment(machine: Machine) -> None:
     """~/.venv there, without the project: pip and all that the project needs come from this Python's packages."""
-    import sysconfig
-
     packages = Path(sysconfig.get_path("purelib"))
     own = f"{HOME}/.venv/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
     machine.write(f"{own}/shared.pth", f"{packages}\n")
     machine.write(f"{HOME}/.venv/pyvenv.cfg", f"home = {sys.base_prefix}/bin\ninclude-system-site-packages = false\n")
     for name in ("python", "python3"):
-        (machine.path(f"{HOME}/.venv/bin").mkdir(exist_ok=True, parents=True))
+        machine.path(f"{HOME}/.venv/bin").mkdir(exist_ok=True, parents=True)
         machine.path(f"{HOME}/.venv/bin/{name}").symlink_to(os.path.realpath(sys.executable))
     for name, module in (("pip", "pip._internal.cli.main"), ("ray", "ray.scripts.scripts")):
         text = f"#!{HOME}/.venv/bin/python\nimport sys\nfrom {module} import main\nsys.exit(main())\n"
