@@ -27,6 +27,7 @@ from pipelines import cli
 from pipelines.cli import UserError, percent
 from pipelines.measure import predict_split
 from pipelines.metrics import METRICS, chance_level, confusion, interval, per_class, score
+from pipelines.mirror import reading_copy
 from pipelines.pictures import confusion_matrix
 from pipelines.recipe import TrainOptions, local_device, open_data
 from pipelines.shards import ShardDataset, Split
@@ -45,7 +46,7 @@ class EvaluateOptions:
     """Measure a model on one split of a data set: accuracy, or mean average precision for clips with several labels."""
 
     model: str = cli.positional()
-    """model directory, such as runs/sweep/best"""
+    """model directory or its URI, such as runs/sweep/best"""
     shards: str = cli.positional()
     """directory that preprocess wrote"""
     split: str = "test"
@@ -239,8 +240,9 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     if options.out is not None:
         out = Location.of(options.out).local
         prepare_out(out, marker="predictions.csv", overwrite=options.overwrite)
-    result = evaluate_model(options.model, options.shards, options.split, out=out, **(splits if given else {}))
-    return {**result, "out": options.out} if out else result
+    with reading_copy(Location.of(options.model)) as model:
+        result = evaluate_model(model, options.shards, options.split, out=out, **(splits if given else {}))
+    return {**result, "model": options.model, **({"out": options.out} if out else {})}
 
 
 def headline(result: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ python -m pipelines.export runs/sweep model --select knee
 python -m pipelines.export runs/sweep model --select smallest --max-params 20000
 python -m pipelines.export runs/sweep model --select trial:0007
 python -m pipelines.export runs/gru model --onnx
+python -m pipelines.export s3://bucket/sweep model
 """
 
 import dataclasses
@@ -20,7 +21,9 @@ from pipelines.confirmed import draw
 from pipelines.evaluate import load_model
 from pipelines.frontier import knee
 from pipelines.metrics import standard_error
+from pipelines.mirror import reading_copy
 from pipelines.pareto import known_tests
+from pipelines.storage import Location
 from pipelines.trials import Trial, model_dir, read_sweep, read_trials
 from ttrnn.checkpoint import read_config
 from ttrnn.files import atomic_directory
@@ -35,7 +38,7 @@ class ExportOptions:
     """Write a model directory: weights, configuration and a model card; all that predict needs."""
 
     source: str = cli.positional()
-    """directory of a sweep or of a run"""
+    """directory or URI of a sweep or of a run"""
     out: str = cli.positional()
     """model directory to write"""
     select: str = "best"
@@ -104,7 +107,11 @@ def _standard_error(trial: Trial, num_val_clips: int) -> float:
 
 def export(options: ExportOptions) -> dict[str, Any]:
     """The command as a function. Returns what was chosen and where it lies."""
-    source, out = Path(options.source), Path(options.out)
+    with reading_copy(Location.of(options.source)) as source:
+        return _export(options, source, Location.of(options.out).local)
+
+
+def _export(options: ExportOptions, source: Path, out: Path) -> dict[str, Any]:
     if out.exists() and not options.overwrite:
         raise UserError(f"{out} exists; --overwrite replaces it")
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not (out / "model.safetensors").exists():
@@ -122,7 +129,9 @@ def export(options: ExportOptions) -> dict[str, Any]:
     elif (source / "model" / "config.json").exists():
         directory = source / "model"
     else:
-        raise UserError(f"{source} is neither a sweep nor a run with a model; give the OUT directory of sweep or train")
+        raise UserError(
+            f"{options.source} is neither a sweep nor a run with a model; give the OUT directory of sweep or train"
+        )
     model = load_model(directory).cpu()
     config = read_config(directory)
     found = tested.get((chosen.get("trial", ""), config["sha256"]["model.safetensors"]), {})

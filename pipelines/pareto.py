@@ -2,6 +2,7 @@
 
     python -m pipelines.pareto runs/sweep
     python -m pipelines.pareto runs/sweep --json
+    python -m pipelines.pareto s3://bucket/sweep
 
 Reads SWEEP/sweep.json, SWEEP/trials/ID/, SWEEP/study.journal and SWEEP/confirm/; writes SWEEP/trials.csv, pareto.csv,
 pareto.json, pareto.png, report.html and best/, the model of the best point as the sweep trained it. The frontier is
@@ -27,6 +28,7 @@ from pipelines.confirmed import Drawn, draw, with_tests
 from pipelines.evaluate import evaluate_model
 from pipelines.frontier import HYPERVOLUME, dense_baseline, hypervolume, knee
 from pipelines.frontier_table import summary
+from pipelines.mirror import reading_copy
 from pipelines.report import write_page, write_picture
 from pipelines.shown import tables
 from pipelines.storage import Location
@@ -61,16 +63,19 @@ class ParetoOptions:
     """The frontier of a sweep: table, CSV, JSON, picture, page, and the best point's model."""
 
     sweep: str = cli.positional()
-    """the OUT directory of `python -m pipelines.sweep`; the files are written into it"""
+    """the OUT of `python -m pipelines.sweep`, directory or URI; the files are written into it"""
 
 
-def write_frontier(sweep_dir: str | Path, evaluate: Evaluate = evaluate_model) -> dict[str, Any]:
+def write_frontier(
+    sweep_dir: str | Path, evaluate: Evaluate = evaluate_model, place: Location | None = None
+) -> dict[str, Any]:
     """Computes the frontier of a sweep and writes all the files that show it, each whole or not at all.
 
     Args:
         sweep_dir: The sweep, finished or not.
         evaluate: evaluate(model_dir, shards_dir, split="test") -> {"value": metric, ...}; called once for each point of
             the frontier whose weights have not been tested before.
+        place: What to call the sweep, of which `sweep_dir` may be a copy; default: `sweep_dir`.
 
     Returns:
         What pareto.json holds, as JSON values, and under "files" where everything lies.
@@ -85,7 +90,8 @@ def write_frontier(sweep_dir: str | Path, evaluate: Evaluate = evaluate_model) -
         for trial in trials
     ]
     drawn = _tested(sweep_dir, sweep, draw(sweep_dir, trials), evaluate)
-    data = _facts(sweep_dir, sweep, drawn) | _insights(study, drawn)
+    place = place or Location(str(sweep_dir))
+    data = _facts(sweep_dir, place, sweep, drawn) | _insights(study, drawn)
 
     files = {name: sweep_dir / name for name in _FILES}
     # First, because it keeps what the test split has said.
@@ -98,7 +104,7 @@ def write_frontier(sweep_dir: str | Path, evaluate: Evaluate = evaluate_model) -
     write_page(files["report.html"], data)
     with atomic_directory(files["best"]) as best:
         shutil.copytree(model_dir(sweep_dir, data["best"]), best, dirs_exist_ok=True)
-    return {**data, "files": {name: str(path) for name, path in files.items()}}
+    return {**data, "files": {name: str(place / name) for name in files}}
 
 
 def _tested(sweep_dir: Path, sweep: Mapping[str, Any], drawn: Drawn, evaluate: Evaluate) -> Drawn:
@@ -160,24 +166,24 @@ def known_tests(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
         return {}
 
 
-def _facts(sweep_dir: Path, sweep: Mapping[str, Any], drawn: Drawn) -> dict[str, Any]:
+def _facts(sweep_dir: Path, place: Location, sweep: Mapping[str, Any], drawn: Drawn) -> dict[str, Any]:
     """What the table, the picture and the page show of the trials."""
     trials, points = drawn.trials, drawn.points
     # Of means and single values the best would be the luckiest.
     baseline = dense_baseline(trial for trial in trials if trial.confirmed) or dense_baseline(trials)
     columns = dict.fromkeys([*COLUMNS, *(name for trial in trials for name in trial.config)])
-    page = (sweep_dir / "report.html").absolute().as_uri()
     return {
         "format": "ttrnn-pareto",
         "version": 1,
-        "sweep": str(sweep_dir),
+        "sweep": str(place),
         **{name: sweep[name] for name in _OF_SWEEP},
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": _command(sweep["options"]),
         "next": [
-            f"{cli.python()} -m webbrowser {shlex.quote(page)}",
-            f"{cli.python()} -m pipelines.export {shlex.quote(str(sweep_dir))} exported --select knee --onnx",
-            f"{cli.python()} -m pipelines.predict {shlex.quote(str(sweep_dir / 'best'))} VIDEO",
+            # The page of a bucket has to be fetched first.
+            _browser(sweep_dir) if place.is_local else f"{cli.python()} -m pipelines.pareto {shlex.quote(str(place))}",
+            f"{cli.python()} -m pipelines.export {shlex.quote(str(place))} exported --select knee --onnx",
+            f"{cli.python()} -m pipelines.predict {shlex.quote(str(place / 'best'))} VIDEO",
         ],
         "columns": list(columns),
         "best": points[-1].trial,
@@ -189,6 +195,10 @@ def _facts(sweep_dir: Path, sweep: Mapping[str, Any], drawn: Drawn) -> dict[str,
         "trials": [dataclasses.asdict(trial) for trial in trials],
         "published": _published(sweep["dataset"]),
     }
+
+
+def _browser(sweep_dir: Path) -> str:
+    return f"{cli.python()} -m webbrowser {shlex.quote((sweep_dir / 'report.html').absolute().as_uri())}"
 
 
 def _insights(study: Study, drawn: Drawn) -> dict[str, Any]:
@@ -236,8 +246,14 @@ def _command(options: Mapping[str, Any]) -> str:
 
 
 def pareto(options: ParetoOptions) -> dict[str, Any]:
-    """The command: `write_frontier` of options.sweep."""
-    return write_frontier(options.sweep)
+    """The command: `write_frontier` of options.sweep. Of one in a bucket it tells where the files can be looked at."""
+    place = Location.of(options.sweep)
+    with reading_copy(place, _FILES) as path:
+        result = write_frontier(path, place=place)
+    if not place.is_local:
+        result["files"] = {name: str(path / name) for name in _FILES}
+        result["next"][0] = _browser(path)
+    return result
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -21,7 +21,9 @@ from pipelines.cli import UserError
 from pipelines.decode import RejectedError, Sampling
 from pipelines.evaluate import load_model
 from pipelines.isolation import IsolatedDecoder
+from pipelines.mirror import reading_copy
 from pipelines.shards import Frame
+from pipelines.storage import Location
 from ttrnn.model import VideoClassifier
 
 __all__ = ["PredictOptions", "predict", "predict_frames"]
@@ -35,7 +37,7 @@ class PredictOptions:
     """Classify video files with a model directory; it knows frame size, sampling and classes by itself."""
 
     model: str = cli.positional()
-    """model directory, such as runs/sweep/best"""
+    """model directory or its URI, such as runs/sweep/best"""
     video: tuple[str, ...] = cli.positional()
     """one or more video files"""
     stream: bool = False
@@ -60,7 +62,8 @@ def predict_frames(model: VideoClassifier, frames_THWC: np.ndarray, stream: bool
 
 def predict(options: PredictOptions) -> dict[str, Any]:
     """Classifies each video; one that does not decode is an entry with an error, and the rest go on."""
-    model = load_model(options.model)
+    with reading_copy(Location.of(options.model)) as directory:
+        model = load_model(directory)
     config = model.config
     if options.stream and (config.bidirectional or config.sampling.get("num_frames")):
         raise UserError(

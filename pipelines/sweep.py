@@ -5,6 +5,7 @@
     python -m pipelines.sweep --data SHARDS --out runs/mine --num-trials 64 --max-params 20000
     python -m pipelines.sweep --data SHARDS --out runs/mine --refine --confirm 3
     python -m pipelines.sweep --data SHARDS --out runs/mine --resume --num-trials 200
+    python -m pipelines.sweep --data SHARDS --out s3://bucket/mine
 
 Leaves SWEEP/sweep.json, study.journal (opens in optuna-dashboard), trials/ID/ (each a run as train leaves it), confirm/
 (the frontier's points trained again), ray.log, and what pareto.py makes of them: trials.csv, pareto.csv, pareto.json,
@@ -15,6 +16,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -33,6 +35,7 @@ from pipelines.confirm import confirm, points_to_confirm
 from pipelines.cost import step_bytes
 from pipelines.frontier import frontier
 from pipelines.metrics import METRICS, chance_level
+from pipelines.mirror import working_copy
 from pipelines.preprocess import PREPROCESS_JSON, PreprocessOptions, preprocess
 from pipelines.recipe import TrainOptions
 from pipelines.refine import propose
@@ -54,14 +57,20 @@ _MAY_GROW = ("num_trials", "refine", "confirm")
 _OF_THE_COMMAND = ("gpus_per_worker", "slots", "time_budget", "resume", "overwrite")
 
 
+def _default_out() -> str:
+    storage = os.environ.get("TTRNN_STORAGE")
+    return str(Location.of(storage) / "runs" / "sweep") if storage else "runs/sweep"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepOptions:
     """Explore tensor-train shapes and ranks with Ray Tune and Optuna; then frontier, report and best model."""
 
     data: str | None = None
     """videos (folder or CSV) or shards; default: the embedded demo"""
-    out: str = "runs/sweep"
-    """directory of the sweep"""
+    out: str = dataclasses.field(default_factory=_default_out)
+    """directory of the sweep, or its URI: s3://bucket/sweep is worked on in a copy, mirrored there as it grows, and
+    resumed from any machine [default: runs/sweep, below $TTRNN_STORAGE where that is set: s3://bucket, say]"""
     space: str = "shapes"
     """what to try: shapes (cells, modes, ranks), ranks (the paper's shape, ranks only), or package.module:function of
     your own"""
@@ -133,12 +142,15 @@ def sweep(options: SweepOptions) -> dict[str, Any]:
     """
     if options.data is not None and not Location.of(options.data).exists():
         raise UserError(f"there is no {options.data}; give a folder of videos, a CSV or shards as --data")
-    if options.overwrite and options.data is not None and _lies_in(options.data, options.out):
+    place = Location.of(options.out)
+    if options.overwrite and options.data is not None and Location.of(options.data).lies_in(place):
         raise UserError(f"--overwrite deletes {options.out}, in which --data {options.data} lies; give another --out")
     start = time.monotonic()
     deadline = start + 60 * (options.time_budget or math.inf)
-    out = Location.of(options.out).local.absolute()
-    with only_writer(Location.of(out)):
+    with (
+        working_copy(place, marker="sweep.json", resume=options.resume, overwrite=options.overwrite) as out,
+        only_writer(Location.of(out)),
+    ):
         return _sweep(options, out, start, deadline)
 
 
@@ -159,7 +171,7 @@ def _sweep(options: SweepOptions, out: Path, start: float, deadline: float) -> d
             num_failed = _run_trials(options, out, data, slots, deadline, screen)
             if options.confirm and time.monotonic() < deadline:
                 _confirm(out, options, screen)
-    result = pareto.write_frontier(out)
+    result = pareto.write_frontier(out, place=Location.of(options.out).absolute())
     if num_failed:
         log.error("%d trials crashed; --resume begins others in their place", num_failed)
         result["exit_code"] = 1
@@ -187,10 +199,6 @@ def _confirm(out: Path, options: SweepOptions, screen: Screen) -> None:
     confirm(out, points, seeds, on_start=on_start, on_end=on_end)
 
 
-def _lies_in(inner: str, outer: str) -> bool:
-    return Path(inner).resolve().is_relative_to(Path(outer).resolve())
-
-
 def _claim(out: Path, options: SweepOptions) -> SweepOptions:
     """Writes sweep.json, or refuses to resume a sweep that was started with other options.
 
@@ -212,7 +220,9 @@ def _claim(out: Path, options: SweepOptions) -> SweepOptions:
 
 def _shards(options: SweepOptions, out: Path) -> Location:
     """The directory of shards: what was given, or what is made of the videos that were given or rendered."""
-    shards = Location.of(out / "shards")
+    place = Location.of(options.out)
+    # Where all nodes read them.
+    shards = (Location.of(out) if place.is_local else place) / "shards"
     frame: dict[str, Any] = {}
     if options.data is None:
         videos = Location.of(out / "videos")

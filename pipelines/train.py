@@ -5,6 +5,7 @@
     python -m pipelines.train SHARDS runs/dense --input dense
     python -m pipelines.train SHARDS runs/smaller --init runs/gru/model --ranks 2 --epochs 4
     python -m pipelines.train SHARDS runs/gru --resume
+    python -m pipelines.train SHARDS s3://bucket/gru
 
 Leaves RUN/config.json, metrics.jsonl (a line per epoch), summary.json, checkpoint/ (to resume) and model/ (best epoch
 on the validation split); to look at, learning-curve.png, tensorboard/, and in val/ what the model makes of the
@@ -34,6 +35,7 @@ from pipelines.evaluate import headline, measure
 from pipelines.fit import DivergedError, OnEpoch, fit
 from pipelines.home import kept_home, visiting
 from pipelines.metrics import METRICS
+from pipelines.mirror import working_copy
 from pipelines.recipe import (
     TrainOptions,
     claim_run,
@@ -56,6 +58,13 @@ log = logging.getLogger(__name__)
 
 def train(options: TrainOptions) -> dict[str, Any]:
     """Makes or resumes the run in OUT, on this process or on Ray workers; gives summary.json with where it lies."""
+    place = Location.of(options.out)
+    with working_copy(place, marker="config.json", resume=options.resume, overwrite=options.overwrite) as out:
+        result = _train(dataclasses.replace(options, out=str(out)))
+    return result if place.is_local else {**result, "out": str(place), "model": str(place / "model")}
+
+
+def _train(options: TrainOptions) -> dict[str, Any]:
     # Absolute, since Ray's workers have a working directory of their own.
     shards = str(Location.of(options.shards).absolute())
     init = None if options.init is None else os.path.abspath(options.init)
