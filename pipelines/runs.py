@@ -17,8 +17,9 @@ from pipelines.cluster import devices, largest_memory
 from pipelines.cost import peak_memory
 from pipelines.evaluate import evaluate_model
 from pipelines.fit import DivergedError, fit
-from pipelines.home import kept_home, visiting
+from pipelines.home import kept_home
 from pipelines.recipe import TrainOptions, claim_run, local_device, model_config, open_data, resolve_precision
+from pipelines.visit import visiting
 from ttrnn.files import atomic_write
 
 __all__ = ["RESULT_COLUMNS", "Run", "earlier_result", "run_all", "run_one"]

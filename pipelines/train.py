@@ -33,7 +33,7 @@ from pipelines.background import repeated
 from pipelines.cluster import devices, start_ray
 from pipelines.evaluate import headline, measure
 from pipelines.fit import DivergedError, OnEpoch, fit
-from pipelines.home import kept_home, visiting
+from pipelines.home import kept_home
 from pipelines.metrics import METRICS
 from pipelines.mirror import working_copy
 from pipelines.recipe import (
@@ -49,6 +49,7 @@ from pipelines.recipe import (
 )
 from pipelines.storage import Location, prepare_out
 from pipelines.tracking import CURVE, Tracking, check_tracker
+from pipelines.visit import visiting
 from ttrnn.files import atomic_directory
 
 __all__ = ["DivergedError", "TrainOptions", "fit", "fit_on_ray", "train"]

@@ -20,12 +20,13 @@ from ray.tune.search import Searcher
 from pipelines.cli import StepError
 from pipelines.cluster import Slots
 from pipelines.fit import DivergedError, fit
-from pipelines.home import kept_home, visiting
+from pipelines.home import kept_home
 from pipelines.recipe import TrainOptions, claim_run, model_config, resolve_precision
 from pipelines.search import Point, Search
 from pipelines.shards import ShardDataset
 from pipelines.stopping import Judge, mark_stopped, read_curve
 from pipelines.train import fit_on_ray
+from pipelines.visit import visiting
 
 __all__ = ["run_trials"]
 

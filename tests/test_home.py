@@ -1,4 +1,4 @@
-"""pipelines/home.py: runs on other nodes leave at home what they would have left there, and nothing on the way.
+"""pipelines/home.py and visit.py: runs on other nodes leave at home what they would have left, and nothing on the way.
 
 The other node is another root directory here: paths of home begin there.
 """
@@ -13,8 +13,9 @@ import pipelines.home
 from pipelines.cli import StepError
 from pipelines.cluster import start_ray
 from pipelines.fit import fit
-from pipelines.home import SupersededError, Visit, kept_home, visiting
+from pipelines.home import SupersededError, kept_home
 from pipelines.shards import ShardDataset
+from pipelines.visit import Visit, visiting
 from tests.shards import make_shards
 from tests.training import assert_equal_to_the_bit, options
 
