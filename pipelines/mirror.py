@@ -222,7 +222,7 @@ class _Mirror:
             run = _run_of(name, self._is_run)
             if run is not None:
                 runs.setdefault(run, {})[name] = status
-            elif name != _JOURNAL and (is_last or name not in _AT_THE_END):
+            if name == self._marker or (run is None and name != _JOURNAL and (is_last or name not in _AT_THE_END)):
                 single[name] = status
         changed = [run for run in runs if self._is_due(run, runs[run], is_last)]
         trials = [run for run in changed if not run.startswith("confirm/") and (self._is_run or content)]

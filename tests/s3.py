@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,3 +65,44 @@ def upload(folder: Path, place: Location) -> Location:
         with (place / name).writing() as file:
             file.write((folder / name).read_bytes())
     return place
+
+
+class Relay:
+    """A way to the server that can be cut: while it is, nobody listens on its port."""
+
+    def __init__(self, query: str) -> None:
+        parts = dict(part.split("=", 1) for part in query.split("&"))
+        self._server = int(parts["endpoint_override"].split(":")[1])
+        self._port = 0
+        self.up()
+        self.query = query.replace(parts["endpoint_override"], f"127.0.0.1:{self._port}")
+
+    def up(self) -> None:
+        self._ends: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", self._port))
+        self._port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def down(self) -> None:
+        for end in (self._listener, *self._ends):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._server))
+                self._ends += [client, server]
+                for ends in ((client, server), (server, client)):
+                    threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+
+    @staticmethod
+    def _pass_on(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
