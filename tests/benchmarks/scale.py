@@ -1,0 +1,276 @@
+"""What a sweep of very many trials on very many nodes takes of the command's own machine.
+
+    python -m tests.benchmarks.scale SHARDS --num-trials 1000
+    python -m tests.benchmarks.scale --model                    time and cost of a large sweep, from measured parameters
+
+The nodes are Ray's own, on this machine, each with a directory for a disk: below /proc/self/cwd every node sees another
+one, so that all files go home as on a cluster without a shared file system. The search, the command and what a trial
+writes are the true ones; only the passes over the data are slept through.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipelines import cli
+from pipelines.study import read_study
+from pipelines.trials import begun_trials
+from tests.benchmarks import scale_model
+
+_ROOT = Path(__file__).resolve().parents[2]
+_HERE = "/proc/self/cwd"
+_EVERY_S = 5.0
+_EPOCH_S = "SCALE_EPOCH_S"
+_TIMES = "times.jsonl"
+# By what their command lines begin with.
+_ROLES = {"_Home": "home", "gcs_server": "gcs", "/raylet": "raylets", "Agent": "others", "ray::": "trials"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScaleOptions:
+    """Simulate a sweep of many trials on many nodes, or compute what a real one would take."""
+
+    shards: str = cli.positional(default="")
+    """directory that preprocess wrote"""
+    num_trials: int = 100
+    """of the sweep"""
+    epochs: int = 6
+    """of a trial"""
+    epoch_s: float = 2.0
+    """that an epoch sleeps, s"""
+    nodes: int = 16
+    """beside the command's own"""
+    slots: int = 2
+    """trials that run at a time on a node"""
+    model: bool = False
+    """compute instead what scale_model.py says of a large sweep"""
+
+
+def scale(options: ScaleOptions) -> dict[str, Any]:
+    """Starts the nodes, runs the command, and watches the processes."""
+    if options.model:
+        return {"table": scale_model.table()}
+    directory = Path(tempfile.mkdtemp(prefix="ray"))
+    try:
+        disk = directory / "head"
+        shutil.copytree(options.shards, disk / "shards")
+        os.environ |= {
+            "RAY_TMPDIR": str(directory),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_prestart_worker_first_driver": "0",
+            "PYTHONPATH": str(_ROOT),
+            _EPOCH_S: str(options.epoch_s),
+        }
+        with _cluster(directory, options) as address:
+            words = ["--data", f"{_HERE}/shards", "--out", f"{_HERE}/sweep"]
+            words += ["--num-trials", str(options.num_trials), "--epochs", str(options.epochs)]
+            start = time.monotonic()
+            process = subprocess.Popen(
+                [sys.executable, "-c", "from tests.benchmarks.scale import drive; drive()", *words],
+                cwd=disk,
+                env={**os.environ, "RAY_ADDRESS": address},
+                stdout=subprocess.DEVNULL,
+            )
+            samples = list(_watch(process, disk))
+            wall_s = time.monotonic() - start
+        if process.returncode:
+            raise SystemExit(process.returncode)
+        return _result(options, disk, samples, wall_s)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _cluster(directory: Path, options: ScaleOptions) -> Iterator[str]:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster()
+    try:
+        for number in range(options.nodes + 1):
+            place = directory / (f"node{number}" if number else "head")
+            place.mkdir(exist_ok=True)
+            with contextlib.chdir(place):
+                cluster.add_node(
+                    num_cpus=options.slots if number else 0,
+                    memory=256 << 30,
+                    object_store_memory=80 << 20,
+                    include_dashboard=False,
+                )
+        yield cluster.address
+    finally:
+        cluster.shutdown()
+
+
+def drive() -> None:
+    """The command, in a process of its own, that times its asks and tells; its trials only pretend to train."""
+    from pipelines import sweep, tuning
+    from pipelines.search import Search
+
+    with Path(_TIMES).open("w", buffering=1) as file:
+        Search.next = _timed("ask", Search.next, file)  # type: ignore[method-assign]
+        Search.settle = _timed("tell", Search.settle, file)  # type: ignore[method-assign]
+        tuning._train_trial = pretended_trial
+        sys.exit(sweep.main(sys.argv[1:]))
+
+
+def _timed(what: str, function: Callable[..., Any], file: Any) -> Callable[..., Any]:
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        start = time.thread_time()
+        result = function(*args, **kwargs)
+        if result is not None or what == "tell":
+            spent = time.thread_time() - start
+            known = {"what": what, "s": spent, "at": time.monotonic(), "command_s": time.process_time()}
+            file.write(json.dumps(known) + "\n")
+        return result
+
+    return timed
+
+
+def pretended_trial(config: dict[str, Any]) -> None:
+    """A trial as pipelines.tuning has it, in the process of its slot; it sleeps where it would train."""
+    from pipelines import fit
+    from pipelines.tuning import _train_trial
+
+    fit._Run.run_epoch = _pretended_epoch  # type: ignore[method-assign]
+    _train_trial(config)
+
+
+def _pretended_epoch(run: Any) -> dict[str, Any]:
+    """An epoch of pipelines.fit without its passes: larger models learn more, some of them faster."""
+    torch.set_num_threads(1)
+    progress = run.progress
+    if progress.epoch == 0:
+        # So that the checkpoint is as large as that of a training.
+        for parameter in run.model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        run.optimizer.step()
+    luck = int.from_bytes(hashlib.sha256(run.options.out.encode()).digest()[:4]) / 2**32
+    progress.epoch_s = float(os.environ[_EPOCH_S]) * (0.8 + 0.4 * luck)
+    time.sleep(progress.epoch_s)
+    progress.num_clips, progress.loss_sum = 1, 1.0
+    able = math.log10(run.model.config.num_params) / 7
+    learnt = 1 - math.exp(-(progress.epoch + 1) / (2 + 2 * luck))
+    num_clips, num_classes = len(run.val), len(run.model.config.classes)
+    metric = round(min(able * learnt * (0.7 + 0.6 * luck), 1.0) * num_clips) / num_clips
+    record: dict[str, Any] = run._finish_epoch(metric, 1.0, np.zeros((num_clips, num_classes), np.float32), 0.0)
+    return record
+
+
+def _watch(process: "subprocess.Popen[bytes]", disk: Path) -> Iterator[dict[str, float]]:
+    """Every few seconds what the processes have used: CPU s since their start, and MB of memory."""
+    start = time.monotonic()
+    while process.poll() is None:
+        used: dict[str, float] = {"wall_s": time.monotonic() - start}
+        for name, cpu_s, size in _processes(process.pid):
+            used[f"{name} CPU s"] = used.get(f"{name} CPU s", 0) + cpu_s
+            used[f"{name} MB"] = used.get(f"{name} MB", 0) + size / 1e6
+        journal = disk / "sweep/study.journal"
+        used["journal MB"] = journal.stat().st_size / 1e6 if journal.exists() else 0
+        used["trials"] = sum(record["what"] == "tell" for record in _times(disk))
+        yield used
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_EVERY_S)
+
+
+def _processes(command: int) -> Iterator[tuple[str, float, int]]:
+    """(role, CPU s, resident bytes) of this process's descendants."""
+    parents, found = {}, {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
+            words = (path / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            pid = int(path.name)
+            parents[pid] = int(fields[1])
+            cpu_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            found[pid] = (words[0], cpu_s, int(fields[21]) * os.sysconf("SC_PAGE_SIZE"))
+    for pid, (word, cpu_s, size) in found.items():
+        ancestor = pid
+        while ancestor in parents and ancestor != os.getpid():
+            ancestor = parents[ancestor]
+        if ancestor == os.getpid() != pid:
+            known = (role for name, role in _ROLES.items() if name in word)
+            yield "command" if pid == command else next(known, "others"), cpu_s, size
+
+
+def _times(disk: Path) -> list[dict[str, Any]]:
+    path = disk / _TIMES
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def _result(options: ScaleOptions, disk: Path, samples: list[dict[str, float]], wall_s: float) -> dict[str, Any]:
+    trials, records = begun_trials(disk / "sweep"), _times(disk)
+    num_slots = options.nodes * options.slots
+    train_s = statistics.mean(trial.train_s or 0.0 for trial in trials)
+    # While all slots work: without the start of their processes, and the end.
+    ends = sorted(record["at"] for record in records if record["what"] == "tell")[num_slots:-num_slots]
+    trials_per_s = (len(ends) - 1) / (ends[-1] - ends[0])
+    return {
+        "trials": len(trials),
+        "stopped early": sum(trial.state == "stopped" for trial in trials),
+        "failed": sum(trial.state not in ("stopped", "complete") for trial in trials),
+        "epochs": sum(trial.epochs or 0 for trial in trials),
+        "asked for, with those passed over": len(read_study(disk / "sweep")),
+        "home MB": round(sum(path.stat().st_size for path in disk.glob("sweep/trials/**/*")) / 1e6, 1),
+        "slots": num_slots,
+        "wall_s": round(wall_s, 1),
+        "train_s of a trial": round(train_s, 2),
+        "trials per hour": round(3600 * trials_per_s),
+        "of what the slots can do": round(trials_per_s * train_s / num_slots, 3),
+        "by trials": _by_trials(options, samples, records),
+    }
+
+
+def _by_trials(
+    options: ScaleOptions, samples: list[dict[str, float]], records: list[dict[str, Any]]
+) -> list[dict[str, float]]:
+    """At each tenth of the sweep: what a trial cost the command since the one before, and what there was by then."""
+    rows = []
+    asks = [record for record in records if record["what"] == "ask"]
+    tells = [record for record in records if record["what"] == "tell"]
+    size = max(options.num_trials // 10, 1)
+    for end in range(size, len(tells) + 1, size):
+        sample = next((sample for sample in samples if sample["trials"] >= end), samples[-1])
+        rows.append(
+            {
+                "trials": end,
+                "command ms/trial": 1e3
+                * (tells[end - 1]["command_s"] - tells[max(end - size - 1, 0)]["command_s"])
+                / size,
+                "ask ms": 1e3 * statistics.median(record["s"] for record in asks[end - size : end]),
+                "tell ms": 1e3 * statistics.median(record["s"] for record in tells[end - size : end]),
+                **{name: value for name, value in sample.items() if name != "trials"},
+            }
+        )
+    return [{name: round(value, 1) for name, value in row.items()} for row in rows]
+
+
+def summary(result: dict[str, Any]) -> Any:
+    """The table of the model, or the figures of the simulation."""
+    return result["table"] if "table" in result else json.dumps(result, indent=1)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; see the head of this file."""
+    return cli.run(ScaleOptions, scale, summary, argv)
+
+
+if __name__ == "__main__":
+    from tests.benchmarks.scale import main as importable_main
+
+    sys.exit(importable_main())
