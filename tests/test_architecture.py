@@ -27,7 +27,7 @@ LIBRARY = (
     ("export",),
 )
 PIPELINES = (
-    ("background", "cli", "metrics", "pictures", "terminal"),
+    ("background", "cli", "metrics", "pictures", "spot", "terminal"),
     ("storage", "shown"),
     ("cache", "page_view", "home"),
     ("trials", "page_parts"),

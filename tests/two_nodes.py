@@ -19,6 +19,7 @@ there. They have no Internet: `apt-get` does nothing.
 import contextlib
 import json
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -31,8 +32,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 ADDRESSES = {"laptop": "10.213.7.1", "head": "10.213.7.2", "worker": "10.213.7.3", "stranger": "10.213.7.9"}
@@ -92,23 +91,18 @@ _UNSHARE = ["unshare", "--kill-child", "--fork", "--pid", "--mount-proc", "--net
 
 
 def local_yaml(text: str, *, num_cpus: int = 1) -> str:
-    """cluster.yaml for the two nodes: what its comments say of machines of one's own, and the size of these nodes.
+    """cluster.yaml for the two nodes: its provider section changed as its comments tell, and the size of these nodes.
 
     Args:
         text: The repository's file.
         num_cpus: Of each node, instead of all of this machine's.
     """
-    config: dict[str, Any] = yaml.safe_load(text)
-    for name in ("available_node_types", "head_node_type", "max_workers"):
-        del config[name]
-    config["provider"] = {"type": "local", "head_ip": ADDRESSES["head"], "worker_ips": [ADDRESSES["worker"]]}
-    config["auth"]["ssh_private_key"] = "~/.ssh/id_ed25519"
+    (lines,) = re.findall(r"^#     (provider: \{type: local.*)\n#     (auth: .*)$", text, re.MULTILINE)
+    section = re.sub(r"head_ip: .*\]", f"head_ip: {ADDRESSES['head']}, worker_ips: [{ADDRESSES['worker']}]", lines[0])
+    before, rest = text.split("# ==== AWS\n")
+    after = rest.split("# ==== all providers\n")[1]
     size = f" --num-cpus={num_cpus} --memory={2 << 30} --object-store-memory={150 << 20}"
-    for name in NODES:
-        config[f"{name}_start_ray_commands"] = [
-            command + size if "ray start" in command else command for command in config[f"{name}_start_ray_commands"]
-        ]
-    return yaml.safe_dump(config, sort_keys=False)
+    return f"{before}{section}\n{lines[1]}\n{after}".replace("--disable-usage-stats", f"--disable-usage-stats{size}")
 
 
 class Machine:
