@@ -23,8 +23,9 @@ LIBRARY = (
     ("linear",),
     ("recurrent",),
     ("model",),
-    ("checkpoint", "rounding"),
-    ("export",),
+    ("checkpoint", "rounding", "onnx_graph"),
+    ("onnx_parts", "parity"),
+    ("export", "program"),
 )
 PIPELINES = (
     ("background", "cli", "metrics", "pictures", "spot", "terminal"),

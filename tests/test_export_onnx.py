@@ -1,4 +1,4 @@
-"""ttrnn/export.py: the ONNX file does what model.step does and is as small as the model, or is not there."""
+"""ttrnn/export.py: the ONNX files give what the model gives and are as small as the model, or are not there."""
 
 import importlib.util
 import json
@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-import ttrnn.export
+import ttrnn.parity
 from ttrnn import ModelConfig, VideoClassifier
-from ttrnn.export import export_onnx_step
+from ttrnn.export import export_onnx_clip, export_onnx_step
+from ttrnn.onnx_graph import Graph
 from ttrnn.pooling import POOLINGS
 
-MODULES = ("onnx", "onnxscript", "onnxruntime")
+MODULES = ("onnx", "onnxruntime")
 needs_onnx = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, MODULES)),
-    reason=f"{', '.join(MODULES)} are not all installed: pip install 'ttrnn[onnx]'",
+    reason=f"{' and '.join(MODULES)} are not both installed: pip install 'ttrnn[onnx]'",
 )
 
 SMALL: dict[str, Any] = {
@@ -40,7 +41,17 @@ CASES = {
     "dense input": {"input": "dense"},
     "grey, no mean, rank 1": {"channels": 1, "in_modes": "4x4x3", "mean": (0.0,), "ranks": "1", "recurrent_ranks": "1"},
     "ranks as high as they go": {"ranks": "99", "recurrent_ranks": "99"},
+    "several labels": {"task": "multi_label"},
 }  # fmt: skip
+BOTH = {
+    "both directions": {"bidirectional": True},
+    "both directions, two layers, differences, attention": {
+        "bidirectional": True, "num_layers": 2, "differences": "extra", "pooling": "attention", "recurrent_ranks": "2"},
+    "both directions of an lstm, max": {"bidirectional": True, "cell": "lstm", "pooling": "max"},
+    "both directions of an rnn, mean, dense": {
+        "bidirectional": True, "cell": "rnn", "pooling": "mean", "input": "dense"},
+}  # fmt: skip
+FORMS = {"step": export_onnx_step, "clip": export_onnx_clip}
 
 
 def make(**kwargs: Any) -> VideoClassifier:
@@ -95,6 +106,7 @@ def test_frame_by_frame_the_file_gives_what_step_gives(changes: dict[str, Any], 
                 expected = dict(zip(("h_n", "c_n"), hx if isinstance(hx, tuple) else (hx,), strict=False))
                 mine = {name: result[name][:, number : number + 1] for name in expected}
                 expected["logits"], mine["logits"] = logits, result["logits"][number]
+                expected["scores"], mine["scores"] = model.probabilities(logits), result["scores"][number]
                 carried = dict(zip(model.pooling.state(torch.zeros(1)), pooled, strict=True))
                 if previous is not None:
                     carried |= {"previous": previous, "seen": torch.ones(1, 1)}
@@ -105,8 +117,39 @@ def test_frame_by_frame_the_file_gives_what_step_gives(changes: dict[str, Any], 
 
 
 @needs_onnx
-def test_the_file_says_what_it_takes_and_gives(tmp_path: Path) -> None:
-    export_onnx_step(make(cell="lstm", num_layers=2, pooling="mean"), tmp_path / "step.onnx")
+@pytest.mark.parametrize("changes", (CASES | BOTH).values(), ids=CASES | BOTH)
+def test_the_clip_file_gives_what_the_model_gives_for_clips_of_all_lengths(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    model = make(**changes)
+    export_onnx_clip(model, tmp_path / "clip.onnx")
+    session = open_session(tmp_path / "clip.onnx")
+    # 500 frames of the small models are several blocks and a part of one.
+    for lengths in ([1], [7], [5, 1, 9], [500], [2, 2]):
+        frames = clips(model, len(lengths), max(lengths))
+        feeds = {"frames": frames.numpy(), "lengths": torch.tensor(lengths, dtype=torch.int32).numpy()}
+        logits, scores = map(torch.from_numpy, session.run(["logits", "scores"], feeds))
+        with torch.no_grad():
+            expected = model(frames, lengths=lengths)
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(scores, model.probabilities(expected), rtol=1e-4, atol=1e-5)
+
+
+@needs_onnx
+def test_what_lies_behind_a_clip_is_not_looked_at(tmp_path: Path) -> None:
+    model = make(**BOTH["both directions, two layers, differences, attention"])
+    export_onnx_clip(model, tmp_path / "clip.onnx")
+    session = open_session(tmp_path / "clip.onnx")
+    frames, lengths = clips(model, 2, 6).numpy(), torch.tensor([6, 3], dtype=torch.int32).numpy()
+    before = session.run(None, {"frames": frames, "lengths": lengths})
+    frames[1, 3:] = 255
+    for old, new in zip(before, session.run(None, {"frames": frames, "lengths": lengths}), strict=True):
+        assert (old == new).all()
+
+
+@needs_onnx
+def test_the_step_file_says_what_it_takes_and_gives(tmp_path: Path) -> None:
+    difference = export_onnx_step(make(cell="lstm", num_layers=2, pooling="mean"), tmp_path / "step.onnx")
     session = open_session(tmp_path / "step.onnx")
     inputs = {i.name: (i.type, i.shape) for i in session.get_inputs()}
     assert inputs == {
@@ -117,21 +160,46 @@ def test_the_file_says_what_it_takes_and_gives(tmp_path: Path) -> None:
         "count_0": ("tensor(float)", ["batch", 1]),
     }
     outputs = {o.name.replace("_n", "_0"): (o.type, o.shape) for o in session.get_outputs()}
-    assert outputs == {"logits": ("tensor(float)", ["batch", 3])} | {n: inputs[n] for n in inputs if n != "frame"}
-    metadata = session.get_modelmeta().custom_metadata_map
-    assert json.loads(metadata.pop("classes")) == list(SMALL["classes"])
-    assert metadata == {"width": "6", "height": "8", "channels": "3"}
+    scores = ("tensor(float)", ["batch", 3])
+    assert outputs == {"logits": scores, "scores": scores} | {n: inputs[n] for n in inputs if n != "frame"}
+    check_metadata(session, "step", difference)
 
 
 @needs_onnx
+def test_the_clip_file_says_what_it_takes_and_gives(tmp_path: Path) -> None:
+    difference = export_onnx_clip(make(bidirectional=True), tmp_path / "clip.onnx")
+    session = open_session(tmp_path / "clip.onnx")
+    assert {i.name: (i.type, i.shape) for i in session.get_inputs()} == {
+        "frames": ("tensor(uint8)", ["batch", "time", 8, 6, 3]),
+        "lengths": ("tensor(int32)", ["batch"]),
+    }
+    scores = ("tensor(float)", ["batch", 3])
+    assert {o.name: (o.type, o.shape) for o in session.get_outputs()} == {"logits": scores, "scores": scores}
+    check_metadata(session, "clip", difference)
+
+
+def check_metadata(session: Any, form: str, difference: float) -> None:
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata.pop("classes")) == list(SMALL["classes"])
+    assert json.loads(metadata.pop("sampling")) == {}
+    assert float(metadata.pop("matches_within")) == pytest.approx(difference, rel=0.1)
+    assert 0 < difference < 1e-4
+    assert metadata == {
+        "format": "ttrnn", "version": "1", "form": form, "task": "single_label",
+        "width": "6", "height": "8", "channels": "3"}  # fmt: skip
+
+
+@needs_onnx
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("changes", [
     pytest.param({**PAPER, "hidden_modes": "4x4x4x4", "ranks": "4", "recurrent_ranks": "4"}, id="tt recurrent"),
+    pytest.param({**PAPER, "hidden_modes": "4x4x4x4", "ranks": "4"}, id="dense recurrent"),
     pytest.param({"width": 32, "height": 24, "input": "dense", "hidden_modes": "64"}, id="dense input"),
 ])  # fmt: skip
-def test_the_file_is_as_small_as_the_model(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_the_file_is_as_small_as_the_model(form: str, changes: dict[str, Any], tmp_path: Path) -> None:
     model = make(**changes)
-    export_onnx_step(model, tmp_path / "step.onnx")
-    assert (tmp_path / "step.onnx").stat().st_size <= 4 * model.num_params + 10_000
+    FORMS[form](model, tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").stat().st_size <= 4 * model.num_params + 15_000
 
 
 @needs_onnx
@@ -141,8 +209,9 @@ def test_exporting_is_quiet_names_no_path_and_leaves_the_model_alone(
     caplog.set_level(logging.INFO)
     model = make(dropout=0.5).double().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    export_onnx_step(model, tmp_path / "step.onnx")
-    assert str(Path(ttrnn.__file__).parent).encode() not in (tmp_path / "step.onnx").read_bytes()
+    for form, export in FORMS.items():
+        export(model, tmp_path / form)
+        assert str(Path(ttrnn.__file__).parent).encode() not in (tmp_path / form).read_bytes()
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
@@ -150,29 +219,31 @@ def test_exporting_is_quiet_names_no_path_and_leaves_the_model_alone(
     assert {record.name for record in caplog.records if record.levelno >= logging.INFO} == {"ttrnn.export"}
 
 
-def _shift(monkeypatch: pytest.MonkeyPatch, owner: type, by: tuple[float, ...]) -> None:
-    """Makes `owner` give outputs that are off by that much each."""
-    forward = owner.forward
-
-    def tampered(self: Any, frame: torch.Tensor, *state: torch.Tensor) -> Any:
-        result = forward(self, frame, *state)
-        if isinstance(result, tuple):
-            return tuple(part + shift for part, shift in zip(result, by, strict=True))
-        return result + by[0]
-
-    monkeypatch.setattr(owner, "forward", tampered)
+@needs_onnx
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shift", [1e-3, float("nan")], ids=["off by a thousandth", "not a number"])
+def test_a_file_that_differs_from_the_model_is_not_kept(
+    form: str, shift: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = VideoClassifier.forward
+    monkeypatch.setattr(VideoClassifier, "forward", lambda *args, **kwargs: forward(*args, **kwargs) + shift)
+    with pytest.raises(RuntimeError, match=r"outputs differ from the model's by .*not kept"):
+        FORMS[form](make(), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 @needs_onnx
-@pytest.mark.parametrize(("owner", "by"), [
-    pytest.param(VideoClassifier, (1e-3,), id="logits"),
-    pytest.param(VideoClassifier, (float("nan"),), id="logits not a number"),
-    pytest.param(ttrnn.export._Step, (0, 1e-3), id="state"),
-])  # fmt: skip
-def test_a_file_that_differs_from_the_model_is_not_kept(
-    owner: type, by: tuple[float, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _shift(monkeypatch, owner, by)
+def test_a_step_file_whose_state_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = Graph.call
+
+    def shifted(graph: Graph, name: str, op: str, *inputs: str, **attributes: Any) -> str:
+        if name == "h_n":
+            op, inputs = "Add", (*inputs, graph.constant(1e-3))
+        return finish(graph, name, op, *inputs, **attributes)
+
+    monkeypatch.setattr(Graph, "call", shifted)
+    # The logits follow from the same states, before the shift.
+    monkeypatch.setattr(ttrnn.parity, "_LENGTHS", ([1],))
     with pytest.raises(RuntimeError, match=r"outputs differ from the model's by .*not kept"):
         export_onnx_step(make(), tmp_path / "step.onnx")
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,93 @@
+"""Whether what was written of a model gives what it gives, for clips of noise of several lengths.
+
+Legend: B batch, T time, H hidden size, G gates, L layers.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ttrnn.model import VideoClassifier
+
+__all__ = ["TOLERANCE", "after", "checked", "largest_difference", "metadata", "step_state", "streamed"]
+
+TOLERANCE = 1e-4
+"""of float32 against float32: |file - model| <= TOLERANCE * (1 + |model|)"""
+# Lengths of the clips of each batch that is tried.
+_LENGTHS = ([4], [1], [2, 4, 1])
+
+
+def step_state(model: VideoClassifier, batch: int) -> dict[str, Tensor]:
+    """The state of streams before their first frame, by the names it has in files."""
+    config = model.config
+    shape = (config.num_layers, batch, config.hidden_size)
+    state = {"h_0": torch.zeros(shape)}
+    if config.cell == "lstm":
+        state["c_0"] = torch.zeros(shape)
+    if config.differences != "none":
+        state |= {"previous_0": torch.zeros(batch, len(model.rnn.bias_ih_l0)), "seen_0": torch.zeros(batch, 1)}
+    return state | {f"{name}_0": part for name, part in model.pooling.state(torch.zeros(batch)).items()}
+
+
+def after(state: Iterable[str]) -> list[str]:
+    """The names of what goes out and is the next frame's state: h_0 -> h_n."""
+    return [name.replace("_0", "_n") for name in state]
+
+
+def streamed(
+    model: VideoClassifier, frames: Tensor, step: Callable[[Tensor, dict[str, Tensor]], Sequence[Tensor]]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs of what `step` gives after each frame and what it should give: logits, scores and states.
+
+    Args:
+        model: What it should give.
+        frames: (B, T, *frame) of B streams.
+        step: From a frame (B, *frame) and the state to logits, scores and the next state.
+    """
+    state = step_state(model, len(frames))
+    for number in range(frames.shape[1]):
+        logits, scores, *parts = step(frames[:, number], state)
+        state = dict(zip(state, parts, strict=True))
+        _, hx = model.rnn(frames[:, : number + 1])
+        expected = model(frames[:, : number + 1])
+        yield from ((logits, expected), (scores, model.probabilities(expected)))
+        # What is carried for differences and pooling shows in the logits.
+        yield from zip(parts, hx if isinstance(hx, tuple) else (hx,), strict=False)
+
+
+@torch.no_grad()
+def largest_difference(
+    model: VideoClassifier, run: Callable[[Tensor, list[int]], Iterable[tuple[Tensor, Tensor]]]
+) -> float:
+    """The largest |is - should be| / (1 + |should be|) of pairs that `run` gives for frames of noise; NaN if one is.
+
+    Args:
+        model: Whose frames it is about.
+        run: From uint8 frames (B, T, *frame) and the length of each clip to pairs of what is and what should be.
+    """
+    config, generator, differences = model.config, torch.Generator().manual_seed(0), []
+    for lengths in _LENGTHS:
+        size = (len(lengths), max(lengths), config.height, config.width, config.channels)
+        frames = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
+        differences += [((mine - theirs).abs() / (1 + theirs.abs())).max() for mine, theirs in run(frames, lengths)]
+    return torch.stack(differences).max().item()
+
+
+def checked(what: str, difference: float) -> float:
+    """The difference itself, if it is within TOLERANCE; else raises RuntimeError."""
+    # Not >, so that NaN is refused too.
+    if not difference <= TOLERANCE:
+        raise RuntimeError(
+            f"the {what}'s outputs differ from the model's by {difference:.1e}, more than {TOLERANCE:.0e}: not kept"
+        )
+    return difference
+
+
+def metadata(model: VideoClassifier, form: str, difference: float) -> dict[str, str]:
+    """What a file says of itself: form (step or clip), what goes in and comes out, and how near it is to the model."""
+    config = model.config
+    numbers = {name: str(getattr(config, name)) for name in ("width", "height", "channels")}
+    texts = {"classes": json.dumps(config.classes), "sampling": json.dumps(config.sampling), "task": config.task}
+    return {"format": "ttrnn", "version": "1", "form": form, "matches_within": f"{difference:.1e}", **texts, **numbers}
