@@ -82,7 +82,7 @@ def epochs(run):
 
 
 def wait_for(what):
-    give_up = time.monotonic() + 120
+    give_up = time.monotonic() + 300
     while not what():
         assert time.monotonic() < give_up
         time.sleep(0.1)
@@ -383,9 +383,10 @@ def test_a_run_in_a_bucket_is_resumed_by_another_machine_and_equal_to_the_bit(sh
     assert train(TrainOptions(**of_run, resume=True))["train_s"] == result["train_s"]
 
 
+@pytest.mark.timeout(600)
 def test_a_killed_sweep_goes_on_from_its_bucket_on_another_machine(shards, place, tmp_path, on):
     def command(machine, *words):
-        options = ("--data", str(shards), "--num-trials", "4", "--epochs", "20", "--early-stopping", "none")
+        options = ("--data", str(shards), "--num-trials", "3", "--epochs", "10", "--early-stopping", "none")
         return subprocess.Popen(
             [sys.executable, "-m", "pipelines.sweep", *options, "--max-params", "100000", "--out", str(place), *words],
             stdout=subprocess.PIPE,
@@ -404,10 +405,10 @@ def test_a_killed_sweep_goes_on_from_its_bucket_on_another_machine(shards, place
     ended = [name for name in place.files() if name.endswith("summary.json")]
     before = {name: (place / name).read_text() for name in ended}
     resumed = command("b", "--resume", "--json")
-    stdout, stderr = resumed.communicate(timeout=120)
+    stdout, stderr = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, stderr
     result = json.loads(stdout)
-    assert [trial["state"] for trial in result["trials"]] == ["complete"] * 4
+    assert [trial["state"] for trial in result["trials"]] == ["complete"] * 3
     # What had ended was not trained again.
     assert {name: (place / name).read_text() for name in ended} == before
     assert not any(name.endswith(".zip") or ".tune" in name for name in place.files())
