@@ -116,10 +116,13 @@ class Visit:
 
         Raises:
             SupersededError: the run is another process's by now.
+            StepError: the run's directory is gone from this node; what lies at home stays.
         """
         if self._home is None:
             return
         entries = _entries(self.out)
+        if not self.out.is_dir():
+            raise StepError(f"{self.out} is gone from node {os.uname().nodename}; the run goes on from what is at home")
         for entry in sorted(entries, key=lambda name: (name in _LAST, _LAST.index(name) if name in _LAST else 0)):
             if self._sent.get(entry) == entries[entry]:
                 continue

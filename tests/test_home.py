@@ -113,6 +113,16 @@ def test_what_a_run_removes_is_removed_at_home(home, tmp_path, node):
     assert not (tmp_path / "run" / "checkpoint").exists()
 
 
+def test_a_run_whose_directory_vanishes_from_its_node_keeps_what_is_at_home(home, tmp_path, node):
+    visit = Visit(home, tmp_path / "run", root=node)
+    (visit.out / "summary.json").write_text("{}")
+    visit.send()
+    shutil.rmtree(visit.out)
+    with pytest.raises(StepError, match="is gone from node"):
+        visit.send()
+    assert (tmp_path / "run" / "summary.json").read_text() == "{}"
+
+
 def test_a_directory_that_both_nodes_see_is_neither_copied_nor_removed(home, shards, tmp_path, node):
     out = tmp_path / "run"
     node.symlink_to("/")
