@@ -73,6 +73,8 @@ def scale(options: ScaleOptions) -> dict[str, Any]:
             "RAY_TMPDIR": str(directory),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_prestart_worker_first_driver": "0",
+            # Or a process would have other disks while it works on a trial.
+            "RAY_CHDIR_TO_TRIAL_DIR": "0",
             "PYTHONPATH": str(_ROOT),
             _EPOCH_S: str(options.epoch_s),
         }
