@@ -19,7 +19,7 @@ PACKAGES = ("ttrnn", "search_spaces", "pipelines")
 LIBRARY = (
     ("shapes",),
     ("planner",),
-    ("contract", "scan", "decompose", "init", "packing", "pooling"),
+    ("contract", "scan", "decompose", "init", "packing", "pooling", "stream"),
     ("linear",),
     ("recurrent",),
     ("model",),

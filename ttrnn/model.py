@@ -18,6 +18,7 @@ from ttrnn.pooling import POOLINGS, Pooling
 from ttrnn.recurrent import DIFFERENCES, TTGRU, TTLSTM, TTRNN, input_out_modes
 from ttrnn.scan import NUM_GATES
 from ttrnn.shapes import TTShape, auto_modes, check_modes, format_modes, gate_modes, parse_modes
+from ttrnn.stream import Stream, as_frames
 
 __all__ = ["ModelConfig", "VideoClassifier"]
 
@@ -298,6 +299,54 @@ class VideoClassifier(nn.Module):
         h, carried = self.rnn.step(frame.unsqueeze(0), carried)
         pooled, *pooling = self.pooling.step(h, *(self.pooling.state(h).values() if pooling is None else pooling))
         return self.head(self.dropout(pooled[0])), (carried, pooling)
+
+    @torch.inference_mode()
+    def predict(self, frames: Any, lengths: Tensor | Sequence[int] | None = None) -> Tensor:
+        """Probabilities of a clip, or of several.
+
+        Args:
+            frames: uint8 (T, height, width, channels) or (B, T, height, width, channels), RGB, of the model's size: a
+                tensor on any device, or a numpy array.
+            lengths: (B,) frames that count of each clip, from 1 to T; None for all.
+
+        Returns:
+            (C,) or (B, C) in the order of config.classes, from 0 to 1, on the CPU.
+
+        Raises:
+            ValueError: not uint8, another shape, lengths outside 1..T, or a model in training mode.
+        """
+        self._refuse_training()
+        clips = self._frames(frames, "T", "BT")
+        is_one = clips.dim() == 4
+        scores = self.probabilities(self(clips.unsqueeze(0) if is_one else clips, lengths)).cpu()
+        return scores[0] if is_one else scores
+
+    def stream(self) -> Stream:
+        """For one frame at a time, in constant memory: `stream.push(frame)` gives the probabilities so far.
+
+        Any number of streams may run at once; they share the weights.
+
+        Raises:
+            ValueError: the model is bidirectional, or in training mode.
+        """
+        self._refuse_training()
+        if self.config.bidirectional:
+            raise ValueError("bidirectional models can't stream, they start at the last frame: use predict")
+        return Stream(self._push)
+
+    @torch.inference_mode()
+    def _push(self, frame: Any, state: Any) -> tuple[Tensor, Any]:
+        """(C,) probabilities after one more frame, and the state, as `step` has it."""
+        logits, state = self.step(self._frames(frame, ""), state)
+        return self.probabilities(logits).cpu(), state
+
+    def _frames(self, frames: Any, *kinds: str) -> Tensor:
+        config = self.config
+        return as_frames(frames, (config.height, config.width, config.channels), kinds).to(self.head.weight.device)
+
+    def _refuse_training(self) -> None:
+        if self.training:
+            raise ValueError("the model is in training mode, with dropout: call model.eval() first")
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax over classes, or a sigmoid each where clips have several labels."""

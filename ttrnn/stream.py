@@ -1,0 +1,71 @@
+"""Frames as cameras and decoders give them, checked; and a model that takes them one at a time.
+
+Legend: B batch, T time, C classes.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttrnn.shapes import format_modes
+
+__all__ = ["Stream", "as_frames"]
+
+
+def as_frames(frames: Any, shape: Sequence[int], kinds: Sequence[str]) -> Tensor:
+    """Frames as a tensor, copied only where torch can't share them (read-only or mirrored numpy arrays).
+
+    Args:
+        frames: uint8 (*leading, height, width, channels), a tensor or what torch makes one of, a numpy array say.
+        shape: Height, width and channels.
+        kinds: The leading axes that are allowed, one letter each: "", "T" or "BT".
+
+    Raises:
+        ValueError: not uint8, or of another shape.
+    """
+    flags = getattr(frames, "flags", None)
+    if flags is not None and (not flags.writeable or min(frames.strides, default=0) < 0):
+        frames = frames.copy()
+    tensor = torch.as_tensor(frames)
+    leading = tensor.dim() - len(shape)
+    fits = tensor.shape[max(leading, 0) :] == tuple(shape) and leading in map(len, kinds)
+    if tensor.dtype != torch.uint8 or not fits:
+        wanted = " or ".join(f"({', '.join((*kind, *map(str, shape)))})" for kind in kinds)
+        raise ValueError(
+            f"frames must be uint8 {wanted}: height, width, channels last; got "
+            f"{str(tensor.dtype).removeprefix('torch.')} {format_modes(tensor.shape) or 'without axes'}"
+        )
+    return tensor
+
+
+class Stream:
+    """Classifies one stream of frames as they come, in constant memory; made by VideoClassifier.stream.
+
+    Example:
+        >>> stream = model.stream()
+        >>> for frame in camera:
+        ...     scores = stream.push(frame)
+    """
+
+    def __init__(self, step: Callable[[Any, Any], tuple[Tensor, Any]]) -> None:
+        self._step, self._state = step, None
+        self.num_frames = 0
+        """pushed so far"""
+
+    def push(self, frame: Any) -> Tensor:
+        """One more frame.
+
+        Args:
+            frame: uint8 (height, width, channels), RGB, of the model's size: a tensor or a numpy array.
+
+        Returns:
+            (C,) probabilities given all frames so far, on the CPU: those that `predict` gives for them as a clip.
+
+        Raises:
+            ValueError: not uint8, or of another shape.
+        """
+        scores, self._state = self._step(frame, self._state)
+        self.num_frames += 1
+        return scores
