@@ -82,7 +82,8 @@ def run_one(run: Run, time_limit_s: float | None, after_epoch: Callable[[], obje
     """
     options, out = resolve_precision(run.train), Path(run.train.out)
     out.mkdir(parents=True, exist_ok=True)
-    claim_run(out, options, model_config(options, open_data(options.shards, options)))
+    # Where the model lies that it starts from is the sweep's to say: that may be moved, or be another machine's copy.
+    claim_run(out, options, model_config(options, open_data(options.shards, options)), but=("init",))
 
     def on_epoch(record: Mapping[str, Any]) -> None:
         after_epoch()

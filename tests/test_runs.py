@@ -79,6 +79,15 @@ def test_a_run_whose_time_is_over_stops_with_a_value_and_goes_on_when_it_has_mor
     assert result["value"] == undisturbed["value"]
 
 
+def test_a_run_goes_on_where_the_model_that_it_started_from_has_moved(shards, tmp_path):
+    run_one(a_run(shards, tmp_path / "parent", epochs=1), None)
+    started = a_run(shards, tmp_path / "run", init=str(tmp_path / "parent/model"))
+    assert run_one(started, 1e-9)["state"] == "stopped"
+    (tmp_path / "parent").rename(tmp_path / "moved")
+    moved = a_run(shards, tmp_path / "run", init=str(tmp_path / "moved/model"))
+    assert run_one(moved, None)["state"] == "complete"
+
+
 def test_a_run_that_diverges_has_no_value_but_a_reason_and_is_not_tried_again(shards, tmp_path):
     run = a_run(shards, tmp_path / "run", optimizer="adam", schedule="constant", max_grad_norm=None, lr=1e36)
     result = run_one(run, None)
