@@ -242,13 +242,25 @@ def test_a_bucket_that_is_away_for_a_while_is_told_of_once_and_misses_nothing(qu
         relay.up()
         wait_for(lambda: "answers again" in caplog.text)
         assert (place / "trials/0000/summary.json").exists()
-        relay.down()
-        (out / "late").touch()
-        with contextlib.suppress(StorageError):
-            place.exists()
-        relay.up()
-    assert caplog.text.count("tried again") <= 2
-    assert (place / "late").exists()
+    assert caplog.text.count("tried again") == 1
+
+
+def test_at_the_end_a_bucket_that_is_away_is_waited_for(folder, on, monkeypatch):
+    on("a")
+    monkeypatch.setattr(mirror, "_PATIENCE_S", 60.0)
+    monkeypatch.setattr(mirror, "repeated", lambda *_: contextlib.nullcontext())
+    upload, refused = Location.upload, []
+
+    def refuse_at_first(*args):
+        if len(refused) < 3:
+            refused.append(1)
+            refuse()
+        upload(*args)
+
+    monkeypatch.setattr(Location, "upload", refuse_at_first)
+    worked(folder)
+    assert len(refused) == 3
+    assert {"sweep.json", "trials/0000/running.zip"} <= set(folder.files())
 
 
 def test_a_directory_that_is_not_of_this_command_is_refused_and_kept(place, on):

@@ -75,6 +75,21 @@ def test_what_there_is(folder: Location) -> None:
     assert not folder.is_empty()
 
 
+def test_a_file_of_this_machine_is_put_there_over_an_older_one_and_taken_away(folder: Location, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", folder / "copy"
+    folder.mkdir()
+    for content in (b"older and longer", b"", b"new"):
+        source.write_bytes(content)
+        target.upload(source)
+        assert target.read_bytes() == content
+    target.remove()
+    assert not target.exists()
+    target.remove()
+    with pytest.raises(FileNotFoundError):
+        target.upload(tmp_path / "none")
+    assert not target.exists()
+
+
 def test_what_is_missing_is_told_as_python_does(folder: Location, tmp_path_factory: pytest.TempPathFactory) -> None:
     copy = tmp_path_factory.mktemp("copies") / "copy"
     reads: list[Callable[[Location], Any]] = [
