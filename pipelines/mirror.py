@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 
 _MIRROR, _RUNNING, _JOURNAL = "mirror.json", "running.zip", "study.journal"
 _EVERY_S = 5.0
-# A run that is being trained is sent so often: more than that a lost machine does not cost.
+# A run that is being trained is sent so often, and what grows: more than that a lost machine does not cost.
 _RUNNING_EVERY_S = 30.0
 # For a bucket that does not answer when all is done.
 _PATIENCE_S = 120.0
@@ -128,6 +129,7 @@ class _Mirror:
         self._runs: dict[str, Files] = {}
         self._zipped: set[str] = set()
         self._zipped_at: dict[str, float] = {}
+        self._put_at: dict[str, float] = {}
         self._is_down = self._is_lost = False
 
     def is_followed_by(self, found: dict[str, Any]) -> bool:
@@ -227,7 +229,7 @@ class _Mirror:
         changed = [run for run in runs if self._is_due(run, runs[run], is_last)]
         trials = [run for run in changed if not run.startswith("confirm/") and (self._is_run or content)]
         confirmed = [run for run in changed if run.startswith("confirm/")]
-        single = {name: status for name, status in single.items() if self._sent.get(name) != status}
+        single = {name: status for name, status in single.items() if self._is_to_put(name, status, is_last)}
         is_grown = bool(signature[1]) and self._sent.get(_JOURNAL) != signature
         if not (changed or single or is_grown):
             return
@@ -257,6 +259,11 @@ class _Mirror:
         # Before its first checkpoint there is nothing to go on from.
         since = time.monotonic() - self._zipped_at.setdefault(run, time.monotonic())
         return (is_last or since >= _RUNNING_EVERY_S) and any("checkpoint" in name.split("/") for name in files)
+
+    def _is_to_put(self, name: str, status: tuple[int, int, int], is_last: bool) -> bool:
+        """Whether a file of no run is another one than the bucket has; one that grows is sent now and then."""
+        since = time.monotonic() - self._put_at.get(name, -math.inf)
+        return self._sent.get(name) != status and (is_last or since >= _RUNNING_EVERY_S)
 
     def _send_run(self, run: str, files: Files) -> None:
         place = self._place / run if run else self._place
@@ -292,7 +299,7 @@ class _Mirror:
     def _put(self, name: str, status: tuple[int, int, int]) -> None:
         if self._sent.get(name) != status:
             _put(self._copy, self._place, name)
-            self._sent[name] = status
+            self._sent[name], self._put_at[name] = status, time.monotonic()
 
 
 def _run_of(name: str, is_run: bool) -> str | None:

@@ -245,6 +245,30 @@ def test_a_bucket_that_is_away_for_a_while_is_told_of_once_and_misses_nothing(qu
     assert caplog.text.count("tried again") == 1
 
 
+def test_what_grows_and_runs_that_are_short_take_few_requests(folder, on, monkeypatch):
+    on("a")
+    monkeypatch.setattr(mirror, "_RUNNING_EVERY_S", 60.0)
+    upload, written = Location._upload, []
+
+    def noted(place, source):
+        written.append(place.name)
+        upload(place, source)
+
+    monkeypatch.setattr(Location, "_upload", noted)
+    with a_sweep(folder) as out:
+        open_study(out).ask()
+        for number in range(10):
+            (out / "events").write_text("x" * number)
+            write_run(out / "trials/0000", number)
+            time.sleep(0.1)
+        write_run(out / "trials/0000", 10, "complete")
+    assert (folder / "events").read_text() == "x" * 9
+    assert sorted(written) == sorted(
+        ["mirror.json", "sweep.json", "study.journal", "events", "events"]
+        + ["config.json", "metrics.jsonl", "config.json", "model.safetensors", "summary.json"]
+    )
+
+
 def test_at_the_end_a_bucket_that_is_away_is_waited_for(folder, on, monkeypatch):
     on("a")
     monkeypatch.setattr(mirror, "_PATIENCE_S", 60.0)
