@@ -22,7 +22,8 @@ from tests.knock import UNAUTHENTICATED, UNIMPLEMENTED
 from tests.shards import make_shards
 from tests.two_nodes import ADDRESSES, HOME, NODES, ROOT, Machine, TwoNodes
 
-pytestmark = pytest.mark.skipif(two_nodes.missing() is not None, reason=two_nodes.missing() or "")
+MISSING = two_nodes.missing()
+pytestmark = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
 
 YAML = "~/cluster.yaml".replace("~", HOME)
 WRONG = "0" * 64
