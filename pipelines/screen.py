@@ -207,9 +207,13 @@ def tune_callback(screen: Screen) -> "tune.Callback":
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
-            screen.epoch(trial.config["trial"], result["epoch"], result["val_metric"], result["num_params"])
+            if "unfit" not in result:
+                screen.epoch(trial.config["trial"], result["epoch"], result["val_metric"], result["num_params"])
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            if "unfit" in trial.last_result:
+                # It goes on on another node.
+                return
             known = _known(trial)
             # One that was sent home when the time was up goes on with --resume.
             screen.ended(dataclasses.replace(known, state="paused") if known.state == "running" else known)

@@ -26,7 +26,7 @@ from pipelines.search import Point, Search
 from pipelines.shards import ShardDataset
 from pipelines.stopping import Judge, mark_stopped, read_curve
 from pipelines.train import fit_on_ray
-from pipelines.visit import visiting
+from pipelines.visit import UnfitNodeError, visiting
 
 __all__ = ["run_trials"]
 
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 # Trials that a dead worker has ended are begun again, from their last checkpoint, so many times.
 _MAX_FAILURES = 3
 _COUNT_EVERY_S = 5.0
+# So long no trial is given to a node that could not keep its files.
+_AVOID_S = 600.0
 
 
 def run_trials(
@@ -120,17 +122,23 @@ class _Resources:
 
         self.slots, self.home = slots, f"node:{ray.util.get_node_ip_address()}"
 
+    def _bundle(self, config: dict[str, Any], **resources: float) -> tune.PlacementGroupFactory:
+        if not config["avoid"]:
+            return tune.PlacementGroupFactory([resources])
+        where = {"ray.io/node-id": f"!in({','.join(config['avoid'])})"}
+        return tune.PlacementGroupFactory([resources], bundle_label_selector=[where])
+
     def __call__(self, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         if config["train"]["num_workers"] > 1:
             # The trial's own process waits; a share of a CPU would starve its workers, which are placed after it.
             # It follows them by their files: on this node.
             return tune.PlacementGroupFactory([{"memory": float(64 << 20), self.home: 0.001}])
         if self.slots.device == "GPU":
-            return tune.PlacementGroupFactory([{"CPU": 1.0, "GPU": self.slots.gpus_per_worker}])
+            return self._bundle(config, CPU=1.0, GPU=self.slots.gpus_per_worker)
         # In powers of two: actors are used again by trials that need as much. But no more than the largest node has.
         rounded = float(1 << (max(config["memory_bytes"], 1 << 30) - 1).bit_length())
         memory = rounded if rounded <= self.slots.memory_bytes else float(config["memory_bytes"])
-        return tune.PlacementGroupFactory([{"CPU": 1.0, "memory": memory}])
+        return self._bundle(config, CPU=1.0, memory=memory)
 
 
 class _Suggestions(Searcher):
@@ -148,8 +156,9 @@ class _Suggestions(Searcher):
         self.search, self.more, self.slots, self.deadline = search, more, slots, deadline
         self.home = home
         self.num_slots, self.counted_at = slots.num_slots, time.monotonic()
-        self.live: dict[str, str] = {}
+        self.live: dict[str, Point] = {}
         self.waiting: list[Point] = []
+        self.unfit: dict[str, float] = {}
         self.failure: StepError | None = None
         self.finished, self.num_crashed = False, 0
 
@@ -169,13 +178,14 @@ class _Suggestions(Searcher):
             # Through Tune it would come as one of its own, with a traceback.
             self.failure, point = error, None
         if point is not None:
-            self.live[trial_id] = point.name
+            self.live[trial_id] = point
             return {
                 "trial": point.name,
                 "train": dataclasses.asdict(point.options),
                 "num_params": point.num_params,
                 "memory_bytes": point.memory_bytes,
                 "home": self.home,
+                "avoid": self._avoided(),
             }
         if self.live:
             return None
@@ -192,9 +202,25 @@ class _Suggestions(Searcher):
         return self.waiting.pop(0) if self.waiting else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        name = self.live.pop(trial_id)
-        self.num_crashed += error
-        self.search.settle(name, error="its process died or raised an error; see ray.log" if error else None)
+        point = self.live.pop(trial_id)
+        why = "its process died or raised an error; see ray.log" if error else None
+        if result is not None and "unfit" in result:
+            self.unfit[result["node"]] = time.monotonic()
+            if self._avoided():
+                log.warning("%s; trial %s goes on elsewhere", result["unfit"], point.name)
+                self.waiting.insert(0, point)
+                return
+            why = result["unfit"]
+        self.num_crashed += why is not None
+        self.search.settle(point.name, error=why)
+
+    def _avoided(self) -> list[str]:
+        """Nodes that could not keep the files of a trial a while ago; none if there are no others."""
+        import ray
+
+        avoided = {node for node, since in self.unfit.items() if time.monotonic() - since < _AVOID_S}
+        others = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")] if avoided else []
+        return sorted(avoided) if any(node["NodeID"] not in avoided for node in others) else []
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing, likewise."""
@@ -266,7 +292,18 @@ def _train_trial(config: dict[str, Any]) -> None:
         _claim(options)
         fit_on_ray(options, home, [TuneReportCallback()], f"trial-{config['trial']}")
         return
-    with visiting(home, options.out) as visit:
+    try:
+        _train_away(config, options)
+    except UnfitNodeError as error:
+        import ray
+
+        # Tune would try it here again, and count that against it.
+        node = ray.get_runtime_context().get_node_id()
+        tune.report({"epoch": 0, "val_metric": 0.0, "unfit": str(error), "node": node})
+
+
+def _train_away(config: dict[str, Any], options: TrainOptions) -> None:
+    with visiting(config["home"], options.out) as visit:
         options = visit.brought(options)
         _claim(options)
 

@@ -8,6 +8,7 @@ say, nothing is copied.
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -22,12 +23,18 @@ from pipelines.shards import DATASET_JSON, ShardDataset
 from pipelines.storage import Location, only_writer
 from ttrnn.files import atomic_write
 
-__all__ = ["Visit", "visiting"]
+__all__ = ["UnfitNodeError", "Visit", "visiting"]
 
 # Another process of the node fetches the same shards.
 _WAIT_S = 3600.0
 # What tells that a run is done is the last to arrive.
 _LAST = ("summary.json", "result.json")
+# Of a disk that is full or broken.
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+class UnfitNodeError(StepError):
+    """This node can't keep the files of a run: no room, a broken disk, no rights. On another node it may go on."""
 
 
 class Visit:
@@ -69,6 +76,11 @@ class Visit:
                 pass
             self._bring(self._at_home)
         self._sent = _entries(self.out)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the run lies on a disk of this node, and a copy at home."""
+        return self._home is not None
 
     def here(self, path: str) -> Path:
         """A path of home on this node."""
@@ -154,6 +166,9 @@ class Visit:
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, SupersededError):
                 raise error.cause from None
+            if isinstance(error.cause, OSError):
+                # Not of this node, which is told by it otherwise.
+                raise StepError(f"{args[0]}, on the node of the command: {error.cause.strerror}") from error
             raise
 
     def _read(self, path: str) -> bytes:
@@ -185,7 +200,7 @@ class Visit:
         try:
             yield
         except OSError as error:
-            raise StepError(
+            raise UnfitNodeError(
                 f"node {os.uname().nodename} can't keep {place} ({error.strerror}); give paths that all nodes can "
                 "write to, below the home directory say, or shards on s3://"
             ) from error
@@ -193,10 +208,18 @@ class Visit:
 
 @contextlib.contextmanager
 def visiting(home: str | None, out: str, *, root: Path = Path("/"), is_writer: bool = True) -> Iterator[Visit]:
-    """A run in `out` in this process; what it has left is sent home at the end, also when it fails."""
+    """A run in `out` in this process; what it has left is sent home at the end, also when it fails.
+
+    Raises:
+        UnfitNodeError: this node is not home, and its disk can't take what the block writes.
+    """
     visit = Visit(home, Path(out), root=root, is_writer=is_writer)
     try:
         yield visit
+    except OSError as error:
+        if not visit.is_away or error.errno not in _OF_THE_DISK:
+            raise
+        raise UnfitNodeError(f"node {os.uname().nodename} can't keep {visit.out} ({error.strerror})") from error
     finally:
         if is_writer:
             with contextlib.suppress(SupersededError):

@@ -186,6 +186,13 @@ def begin_sweep(cluster: Cluster, name: str) -> Job:
     return job
 
 
+def begin_sweep_on_a_small_disk(cluster: Cluster, name: str) -> Job:
+    """The same, where what trials write on the worker lies on a disk of its own."""
+    cluster.worker.run("mkdir", "-p", f"{HOME}/{name}")
+    cluster.worker.run("mount", "-t", "tmpfs", "-o", "size=1g", "disk", f"{HOME}/{name}")
+    return begin_sweep(cluster, name)
+
+
 def begin_training(cluster: Cluster, name: str) -> Job:
     """A training of two workers, one on each node, some epochs old."""
     line = f"python -m pipelines.train shards {name} --num-workers 2 --epochs 150 --batch-size 4"
@@ -331,14 +338,19 @@ def cut_network(job: Job) -> None:
     job.cluster.worker.run("ip", "link", "set", "eth0", "up")
 
 
-def _fill(machine: Machine) -> None:
-    used_kb = int(machine.run("df", "--output=used", "/run").stdout.split()[1])
-    machine.run("mount", "-o", f"remount,size={used_kb}k", "/run")
+def _fill(machine: Machine, disk: str = "/run") -> None:
+    used_kb = int(machine.run("df", "--output=used", disk).stdout.split()[1])
+    machine.run("mount", "-o", f"remount,size={used_kb}k", disk)
 
 
 def fill_worker(job: Job) -> None:
     """No room on the worker's disk, for good."""
     _fill(job.cluster.worker)
+
+
+def fill_small_disk(job: Job) -> None:
+    """No room where the worker's trials write, for good; Ray's own files and processes have theirs."""
+    _fill(job.cluster.worker, f"{HOME}/{job.name}")
 
 
 def fill_head(job: Job) -> None:
@@ -372,6 +384,7 @@ FAULTS: dict[str, tuple[Callable[[Cluster, str], Job], Callable[[Job], None]]] =
     "sweep-replace-worker": (begin_sweep, replace_worker),
     "sweep-cut": (begin_sweep, cut_network),
     "sweep-worker-disk": (begin_sweep, fill_worker),
+    "sweep-worker-small-disk": (begin_sweep_on_a_small_disk, fill_small_disk),
     "sweep-head-disk": (begin_sweep, fill_head),
     "sweep-kill-driver": (begin_sweep, kill_driver),
     "sweep-spot": (begin_sweep, spot_notice),
