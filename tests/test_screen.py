@@ -214,7 +214,7 @@ def test_tune_tells_the_screen_what_its_trials_do(plain, tmp_path, caplog):
         out.mkdir()
         (out / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
         config = {"trial": name, "train": SMALL | {"out": str(out)}, "num_params": 900}
-        return SimpleNamespace(config=config, get_error=lambda: "Traceback\nRuntimeError: no luck\n")
+        return SimpleNamespace(config=config, last_result={}, get_error=lambda: "Traceback\nRuntimeError: no luck\n")
 
     known = {"num_params": 900, "val_metric": 0.5, "epochs": 2, "config": SMALL}
     first, second, third = (
@@ -226,6 +226,12 @@ def test_tune_tells_the_screen_what_its_trials_do(plain, tmp_path, caplog):
     assert plain.state.running["0000"].num_params == 900
     callback.on_trial_result(1, [], first, {"epoch": 2, "val_metric": 0.5, "num_params": 900})
     assert (plain.state.running["0000"].epochs, plain.state.running["0000"].val_metric) == (2, 0.5)
+    # Its node can't keep its files: it is begun again on another.
+    first.last_result = {"epoch": 0, "val_metric": 0.0, "unfit": "no room"}
+    callback.on_trial_result(1, [], first, first.last_result)
+    callback.on_trial_complete(1, [], first)
+    assert plain.state.running["0000"].epochs == 2
+    first.last_result = {}
     callback.on_trial_complete(1, [], first)
     callback.on_trial_error(1, [], second)
     callback.on_trial_complete(1, [], third)
