@@ -52,21 +52,22 @@ class Parameters:
     run_bytes: float = 20e3
     """of a run beside 16 bytes for each parameter: model 4, checkpoint 12; measured: tests.benchmarks.scale"""
 
-    ask_ms: float = 25.0
+    ask_ms: float = 30.0
     """CPU time of the command for a new trial, and"""
-    ask_ms_per_trial: float = 0.17
-    """more for each trial that there is already; measured: pipelines.search alone, 500 trials"""
-    epoch_ms: float = 10.0
+    ask_ms_per_trial: float = 0.15
+    """more for each trial that there is already; measured: tests.benchmarks.scale, and pipelines.search
+    alone for 1,000 trials"""
+    epoch_ms: float = 14.0
     """CPU time of the command for an epoch of a trial; measured: tests.benchmarks.scale"""
-    home_epoch_ms: float = 40.0
-    """CPU time of the process that keeps what the nodes send home, for an epoch; measured: likewise, 300 trials"""
+    home_epoch_ms: float = 21.0
+    """CPU time of the process that keeps what the nodes send home, for an epoch; measured: likewise"""
     home_fsyncs: int = 12
     """for an epoch, of the same process, one after another; counted: the files of a run"""
     fsync_ms: float = 2.0
     """of the disk of the command's node; assumed: a network SSD"""
     home_ms_per_mb: float = 1.0
     """CPU time of the same, for what it gives; measured: 250 MB read through it"""
-    journal_bytes: float = 6_000
+    journal_bytes: float = 5_300
     """of the study, for a trial; measured: tests.benchmarks.scale"""
 
     look_s: float = 5.0
