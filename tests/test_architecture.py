@@ -23,8 +23,9 @@ LIBRARY = (
     ("linear",),
     ("recurrent",),
     ("model",),
-    ("checkpoint", "rounding", "onnx_graph"),
-    ("onnx_parts", "parity"),
+    ("rounding", "onnx_graph", "parity"),
+    ("onnx_parts", "quantise"),
+    ("checkpoint",),
     ("export", "program"),
 )
 PIPELINES = (

@@ -6,6 +6,8 @@ in config.json, so that a changed byte is seen.
 
 import hashlib
 import json
+import stat
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +16,39 @@ from safetensors import torch as safetensors_torch
 
 from ttrnn.files import atomic_directory
 from ttrnn.model import ModelConfig, VideoClassifier
+from ttrnn.quantise import DTYPES, difference, pack, unpack
 
 __all__ = ["load", "read_config", "save", "write"]
 
-_FORMAT, _VERSION = "ttrnn-model", 1
+_FORMAT = "ttrnn-model"
+# 1: weights as they are, no "dtype". Read: 1 and 2.
+_VERSION = 2
+# Of config.json, and of what stands beside the weights: a hundred thousand classes take 2 MB.
+_LARGEST_BYTES = 16 << 20
 
 
-def save(model: VideoClassifier, path: str | Path, results: dict[str, Any] | None = None) -> None:
+def save(
+    model: VideoClassifier, path: str | Path, results: dict[str, Any] | None = None, dtype: str = "float32"
+) -> None:
     """Writes a model directory, whole or not at all.
 
     Args:
-        model: Its weights are written in the dtype they have.
+        model: The model.
         path: The directory; an older model directory there is replaced.
         results: JSON values about how the model was made and how well it does; kept in config.json and in the card.
+        dtype: float32: weights are written in the dtype they have. bfloat16 or int8: rounded, see quantise.py; `load`
+            gives them back in float32, and config.json and the card say how far that moves the logits.
     """
     path = Path(path)
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / "config.json").exists()):
         raise ValueError(f"{path} exists and is no model directory: it is not replaced; give another path")
     with atomic_directory(path) as directory:
-        write(model, directory, results)
+        write(model, directory, results, dtype)
 
 
-def write(model: VideoClassifier, directory: Path, results: dict[str, Any] | None = None) -> None:
+def write(
+    model: VideoClassifier, directory: Path, results: dict[str, Any] | None = None, dtype: str = "float32"
+) -> None:
     """As `save`, straight into a directory that the caller takes care of.
 
     Raises:
@@ -47,18 +60,21 @@ def write(model: VideoClassifier, directory: Path, results: dict[str, Any] | Non
             "the weights into a VideoClassifier whose config has the new ranks, and save that"
         )
     weights = safetensors_torch.save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        {name: tensor.detach().cpu().contiguous() for name, tensor in pack(model.state_dict(), dtype).items()}
     )
     (directory / "model.safetensors").write_bytes(weights)
     config: dict[str, Any] = {
         "format": _FORMAT,
         "version": _VERSION,
         "model": model.config.to_dict(),
+        "dtype": dtype,
         "results": results or {},
         "num_params": model.config.num_params,
         "input_params": model.config.input_params,
         "sha256": {"model.safetensors": hashlib.sha256(weights).hexdigest()},
     }
+    if dtype != "float32":
+        config["logits_moved_by"] = difference(model, dtype)
     config["sha256"]["config.json"] = _config_hash(config)
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     (directory / "README.md").write_text(_card(config), encoding="utf-8")
@@ -71,32 +87,54 @@ def read_config(path: str | Path) -> dict[str, Any]:
         ValueError: not a model directory, a newer version, or a byte has changed in a file.
     """
     path = Path(path)
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ValueError(f"{path} is not a model directory: it has no config.json") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path / 'config.json'} is damaged ({error}); export the model again") from error
+    config, place = _read_json(path), path / "config.json"
     if not isinstance(config, dict) or config.get("format") != _FORMAT:
-        raise ValueError(f"{path / 'config.json'} does not describe a ttrnn model")
-    if config.get("version") != _VERSION:
+        raise ValueError(f"{place} does not describe a ttrnn model")
+    if type(config.get("version")) is not int or not 1 <= config["version"] <= _VERSION:
         raise ValueError(
-            f"{path} has model format version {config.get('version')!r}, this ttrnn reads {_VERSION}; "
-            "export the model again, or install the ttrnn that wrote it"
+            f"{path} has model format version {_shown(config.get('version'))}, this ttrnn reads 1 to {_VERSION}; "
+            "install a newer ttrnn, or export the model again with this one"
         )
     hashes = config.get("sha256")
     if not isinstance(hashes, dict) or hashes.get("config.json") != _config_hash(config):
+        raise ValueError(f"{place} does not match its sha256: it was changed or damaged; export the model again")
+    if not isinstance(config.get("results"), dict) or config.get("dtype", DTYPES[0]) not in DTYPES:
         raise ValueError(
-            f"{path / 'config.json'} does not match its sha256: it was changed or damaged; export the model again"
+            f"{place} does not hold results and a dtype, one of {', '.join(DTYPES)}; export the model again"
         )
-    weights = path / "model.safetensors"
+    _check_weights(path / "model.safetensors", hashes.get("model.safetensors"), config.get("num_params"))
+    return config
+
+
+def _check_weights(weights: Path, sha256: Any, num_params: Any) -> None:
+    """Raises ValueError unless the file has that hash; without reading one that is too large for its model."""
     if not weights.is_file():
         raise ValueError(f"{weights} is missing; export the model again")
-    if hashlib.sha256(weights.read_bytes()).hexdigest() != hashes.get("model.safetensors"):
+    try:
+        if not isinstance(num_params, int) or weights.stat().st_size > 8 * num_params + _LARGEST_BYTES:
+            raise ValueError(f"{weights} does not fit the num_params of config.json; export the model again")
+        with open(weights, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"{weights} can't be read: {_shown(error)}") from error
+    if digest != sha256:
         raise ValueError(
             f"{weights} does not match its sha256 in config.json: it was changed or damaged; export the model again"
         )
-    return config
+
+
+def _read_json(path: Path) -> Any:
+    """What config.json holds. Raises ValueError where it is none, without waiting for what never ends."""
+    place = path / "config.json"
+    try:
+        # What is no file may never end.
+        if stat.S_ISREG((found := place.stat()).st_mode) and found.st_size <= _LARGEST_BYTES:
+            return json.loads(place.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(f"{path} is not a model directory: it has no config.json") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{place} is damaged ({_shown(error)}); export the model again") from error
+    raise ValueError(f"{place} is no file, or larger than {_LARGEST_BYTES >> 20} MiB; export the model again")
 
 
 def load(path: str | Path) -> VideoClassifier:
@@ -106,10 +144,16 @@ def load(path: str | Path) -> VideoClassifier:
         ValueError: see read_config; or weights that do not fit the configuration.
     """
     path = Path(path)
+    found = read_config(path)
     try:
-        config = ModelConfig.from_dict(read_config(path)["model"])
+        config = ModelConfig.from_dict(found["model"])
         with safe_open(path / "model.safetensors", framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            names = list(file.keys())
+            # torch takes minutes for a hundred thousand axes.
+            if any(len(file.get_slice(name).get_shape()) > 4 for name in names):
+                raise ValueError("model.safetensors has tensors of more axes than cores have")
+            packed = {name: file.get_tensor(name) for name in names}
+        state = unpack(packed, found.get("dtype", DTYPES[0]))
         num_params = sum(tensor.numel() for tensor in state.values())
         # Before the model is built: a configuration must not ask for more memory than its weights have.
         if num_params != config.num_params:
@@ -118,9 +162,14 @@ def load(path: str | Path) -> VideoClassifier:
             )
         model = VideoClassifier(config)
         model.load_state_dict(state)
-    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{path} does not hold a model that fits its config.json: {error}") from error
+    except (ArithmeticError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{path} does not hold a model that fits its config.json: {_shown(error)}") from error
     return model.eval()
+
+
+def _shown(value: Any) -> str:
+    """In one line that is not too long."""
+    return textwrap.shorten(str(value) if isinstance(value, Exception) else repr(value), 500)
 
 
 def _config_hash(config: dict[str, Any]) -> str:
@@ -139,7 +188,13 @@ def _card(config: dict[str, Any]) -> str:
         "cell": f"{model.cell}, {model.num_layers} layer(s), hidden size {model.hidden_size}, pooling {model.pooling}",
         "input matrix": f"{model.input}: {model.in_modes} -> {model.hidden_modes}, ranks {model.ranks}",
         "recurrent matrix": f"ranks {model.recurrent_ranks}" if model.recurrent_shape else "dense",
+        "weights": config["dtype"],
         "parameters": f"{config['num_params']:,} in all, {config['input_params']:,} input-to-hidden",
+        **(
+            {"logits moved by rounding": f"{config['logits_moved_by']:.1e} (1 + |logit|) at most, for clips of noise"}
+            if "logits_moved_by" in config
+            else {}
+        ),
         **{
             name.replace("_", " "): value
             for name, value in config["results"].items()

@@ -23,6 +23,9 @@ from ttrnn.stream import Stream, as_frames
 __all__ = ["ModelConfig", "VideoClassifier"]
 
 _CELLS = {"rnn": TTRNN, "gru": TTGRU, "lstm": TTLSTM}
+# More than a frame can use, and few enough to look through.
+_MOST_MODES = 32
+_LARGEST = {"width": 1 << 16, "height": 1 << 16, "channels": 1 << 10}
 _CHOICES = {
     "cell": tuple(_CELLS),
     "input": ("tt", "dense"),
@@ -92,6 +95,9 @@ class ModelConfig:
         for name in ("width", "height", "channels", "num_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, largest in _LARGEST.items():
+            if getattr(self, name) > largest:
+                raise ValueError(f"{name} must be at most {largest:,}, got {getattr(self, name):,}")
         for name in ("dropout", "input_dropout", "recurrent_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"0 <= {name} < 1 must hold, got {getattr(self, name)}")
@@ -100,12 +106,14 @@ class ModelConfig:
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.channels) or not all(map(math.isfinite, getattr(self, name))):
                 raise ValueError(f"{name} must be 1 or {self.channels} finite numbers, got {list(getattr(self, name))}")
-        if min(self.std) < 0 or max(self.std) <= 0:
+        if min(self.std) < 0 or not 0 < sum(std * std for std in self.std) < math.inf:
             raise ValueError(f"std must be positive, got {list(self.std)}: are all frames one colour?")
         self._settle_shapes()
 
     def _settle_shapes(self) -> None:
         hidden = parse_modes(self.hidden_modes)
+        if len(hidden) > _MOST_MODES:
+            raise ValueError(f"hidden_modes must be at most {_MOST_MODES} modes, got {len(hidden):,}")
         if self.input == "dense":
             if self.recurrent_ranks != "none":
                 raise ValueError(f"recurrent_ranks {self.recurrent_ranks} needs input tt; the dense twin takes none")

@@ -7,6 +7,7 @@ Legend: M_k / N_k input / output mode k, R_{k-1} / R_k left / right rank of core
 Source: Yang et al., "Tensor-Train Recurrent Neural Networks for Video Classification", ICML 2017, section 3.
 """
 
+import bisect
 import functools
 import logging
 import math
@@ -85,7 +86,29 @@ def auto_modes(height: int, width: int, channels: int, num_modes: int) -> tuple[
 
 
 def _most_even(size: int, num_modes: int) -> tuple[int, ...]:
-    return min(factorisations(size, num_modes), key=lambda modes: (max(modes) / min(modes), modes))
+    """The factorisation, in ascending order, whose largest mode is the fewest times its smallest; of equals the first.
+
+    Branches that can't win are cut off: numbers with many divisors have millions of factorisations.
+    """
+    divisors, best, fewest = _divisors(size), (size,), math.inf
+
+    def extend(modes: tuple[int, ...], rest: int) -> None:
+        nonlocal best, fewest
+        left = num_modes - len(modes)
+        if left == 1:
+            if (times := rest / (modes or (rest,))[0]) < fewest or (times == fewest and (*modes, rest) < best):
+                best, fewest = (*modes, rest), times
+            return
+        for mode in divisors[bisect.bisect_left(divisors, modes[-1]) :] if modes else reversed(divisors):
+            # All that follow are as large at least; together with them they exceed what is left.
+            if mode**left > rest:
+                if modes:
+                    return
+            elif rest % mode == 0 and (rest // mode) ** (1 / (left - 1)) <= fewest * (modes or (mode,))[0] * (1 + 1e-9):
+                extend((*modes, mode), rest // mode)
+
+    extend((), size)
+    return best
 
 
 def _nearest_pair(size: int) -> tuple[int, int]:
