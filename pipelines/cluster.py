@@ -9,14 +9,14 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.background import repeated
 from pipelines.cli import UserError
 
-__all__ = ["Slots", "devices", "ends_with_ray", "largest_memory", "nodes_that_see", "start_ray"]
+__all__ = ["Slots", "devices", "ends_with_ray", "largest_memory", "nodes_but", "nodes_that_see", "start_ray"]
 
 log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 2.0
@@ -147,6 +147,14 @@ def largest_memory(device: str) -> float:
         return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else math.inf
     nodes = [node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]]
     return max(nodes, default=0) or math.inf
+
+
+def nodes_but(avoided: Collection[str]) -> dict[str, str]:
+    """Where to work, as a label selector of Ray: on no node of these ids; {}, anywhere, if there are no others."""
+    import ray
+
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")}
+    return {"ray.io/node-id": f"!in({','.join(sorted(avoided))})"} if avoided and alive - set(avoided) else {}
 
 
 def nodes_that_see(files: Mapping[str, int]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -97,6 +97,7 @@ class _Run:
         self.num_steps = num_steps(len(self.train), options.batch_size, self.world_size)
         self.schedule = make_schedule(options, self.optimizer, options.epochs * self.num_steps)
         self.progress, self.saved_at = _Progress(), time.monotonic()
+        self.on_checkpoint: Callable[[], object] = lambda: None
 
     @property
     def checkpoint(self) -> Path:
@@ -142,6 +143,7 @@ class _Run:
                 # Weights that are not finite end the run in the next step, on all workers together.
                 if now - self.saved_at > 60 * self.options.checkpoint_minutes and self._is_finite():
                     self.save()
+                    self.on_checkpoint()
         # In full, as every other command measures it and on every machine.
         self.result.rnn.compute_dtype = None
         val_metric, val_loss, scores_BC = validate(
@@ -326,7 +328,9 @@ class _Run:
         return summary
 
 
-def fit(options: TrainOptions, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
+def fit(
+    options: TrainOptions, on_epoch: OnEpoch | None = None, on_checkpoint: Callable[[], object] = lambda: None
+) -> dict[str, Any]:
     """Trains to the end, from the checkpoint in OUT if there is one; plain PyTorch.
 
     Inside a torch.distributed process group all workers call it and share the work; only rank 0 writes.
@@ -335,6 +339,7 @@ def fit(options: TrainOptions, on_epoch: OnEpoch | None = None) -> dict[str, Any
         options: OUT must exist.
         on_epoch: Called after each epoch, on every worker, with the line of metrics.jsonl and the summary so far: its
             val_metric is that of the best epoch, epoch_val_metric that of this one.
+        on_checkpoint: Called after each checkpoint in the middle of an epoch, on every worker.
 
     Returns:
         The contents of RUN/summary.json.
@@ -344,6 +349,7 @@ def fit(options: TrainOptions, on_epoch: OnEpoch | None = None) -> dict[str, Any
         DivergedError: a loss, gradient or weight that is not finite; the last good checkpoint and the model stay.
     """
     run = _Run(options, open_data(options.shards, options))
+    run.on_checkpoint = on_checkpoint
     with run.claimed():
         run.restore()
         while not run.done:

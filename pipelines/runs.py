@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -13,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import cli
-from pipelines.cluster import devices, largest_memory
+from pipelines.cluster import devices, largest_memory, nodes_but
 from pipelines.cost import peak_memory
 from pipelines.evaluate import evaluate_model
 from pipelines.fit import DivergedError, fit
 from pipelines.home import kept_home
 from pipelines.recipe import TrainOptions, claim_run, local_device, model_config, open_data, resolve_precision
-from pipelines.visit import visiting
+from pipelines.visit import UnfitNodeError, visiting
 from ttrnn.files import atomic_write
 
 __all__ = ["RESULT_COLUMNS", "Run", "earlier_result", "run_all", "run_one"]
@@ -66,7 +67,7 @@ class _TimeUpError(Exception):
     """The time that a run was given is over."""
 
 
-def run_one(run: Run, time_limit_s: float | None, after_epoch: Callable[[], object] = lambda: None) -> dict[str, Any]:
+def run_one(run: Run, time_limit_s: float | None, on_files: Callable[[], object] = lambda: None) -> dict[str, Any]:
     """Trains one model from its last checkpoint on, and measures it on its test split, once.
 
     Writes RUN/test/ (predictions and what evaluate makes of them), and then RUN/result.json.
@@ -74,7 +75,7 @@ def run_one(run: Run, time_limit_s: float | None, after_epoch: Callable[[], obje
     Args:
         run: The training.
         time_limit_s: It ends with the epoch that exceeds it.
-        after_epoch: Called when the files of an epoch are written.
+        on_files: Called when the files of an epoch, or a checkpoint in the middle of one, are written.
 
     Returns:
         What RESULT_COLUMNS names, and the 95% intervals of val_metric (val_interval) and of value (interval). A run
@@ -86,13 +87,13 @@ def run_one(run: Run, time_limit_s: float | None, after_epoch: Callable[[], obje
     claim_run(out, options, model_config(options, open_data(options.shards, options)), but=("init",))
 
     def on_epoch(record: Mapping[str, Any]) -> None:
-        after_epoch()
+        on_files()
         if time_limit_s is not None and record["train_s"] >= time_limit_s and record["epoch"] < options.epochs:
             raise _TimeUpError
 
     with peak_memory() as peak:
         try:
-            summary = fit(options, on_epoch)
+            summary = fit(options, on_epoch, on_files)
         except _TimeUpError:
             summary = {**json.loads((out / "summary.json").read_text(encoding="utf-8")), "state": "stopped"}
         except DivergedError as error:
@@ -154,7 +155,8 @@ def run_all(
 
     device, _ = devices(1)
     total = largest_memory(device)
-    waiting = {}
+    waiting: dict[Any, Run] = {}
+    tasks = {}
     # 0: no limit.
     task = ray.remote(max_calls=int(fresh_processes))(_run_task)
     with kept_home() as home:
@@ -171,20 +173,35 @@ def run_all(
                 resources["num_gpus"] = num_gpus or share
             else:
                 resources["memory"] = needs[run]
-            waiting[task.options(**resources).remote(run, time_limit_s, home)] = run
-        yield from _ended(waiting)
+            tasks[run] = functools.partial(task.options, **resources)
+            waiting[tasks[run]().remote(run, time_limit_s, home)] = run
+
+        def begin_elsewhere(run: Run, where: dict[str, str]) -> None:
+            waiting[tasks[run](label_selector=where).remote(run, time_limit_s, home)] = run
+
+        yield from _ended(waiting, begin_elsewhere)
 
 
-def _ended(waiting: dict[Any, Run]) -> Iterator[tuple[Run, dict[str, Any]]]:
-    """Each run as it ends, with its result; says how far they are."""
+def _ended(
+    waiting: dict[Any, Run], begin_elsewhere: Callable[[Run, dict[str, str]], None]
+) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """Each run as it ends, with its result; says how far they are. One that its node can't keep is begun elsewhere."""
     import ray
 
     start, num_runs = time.monotonic(), len(waiting)
+    unfit: set[str] = set()
     while waiting:
         ended, _ = ray.wait(list(waiting), timeout=_LOOK_EVERY_S)
         for reference in ended:
-            run = waiting.pop(reference)
-            yield run, _result_of(reference)
+            run, result = waiting.pop(reference), _result_of(reference)
+            if isinstance(result, UnfitNodeError):
+                unfit.add(result.node)
+                if where := nodes_but(unfit):
+                    log.warning("%s; %s goes on elsewhere", result, run)
+                    begin_elsewhere(run, where)
+                    continue
+                result = {"state": "failed", "error": str(result)}
+            yield run, result
             num_done = num_runs - len(waiting)
             left_s = (time.monotonic() - start) / num_done * len(waiting)
             log.info("%d of %d runs, about %s left", num_done, num_runs, cli.duration(left_s))
@@ -201,13 +218,15 @@ def _run_task(run: Run, time_limit_s: float | None, home: str | None) -> dict[st
         return run_one(here, time_limit_s, visit.send) | {"out": run.train.out}
 
 
-def _result_of(reference: Any) -> dict[str, Any]:
-    """What a task gives, or that it failed and why; says it in a line."""
+def _result_of(reference: Any) -> dict[str, Any] | UnfitNodeError:
+    """What a task gives, or that it failed and why, in a line; or what its node says, which is to be avoided."""
     import ray
 
     try:
         result: dict[str, Any] = ray.get(reference)
     except ray.exceptions.RayError as error:
+        if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, UnfitNodeError):
+            return error.cause
         # Of a traceback of Ray's the last line is what happened.
         return {"state": "failed", "error": str(error).strip().splitlines()[-1]}
     return result

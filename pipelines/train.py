@@ -171,7 +171,7 @@ def _fit_worker(config: dict[str, Any]) -> None:
             ray.train.report(record)
 
         try:
-            summary = fit(visit.brought(options), report)
+            summary = fit(visit.brought(options), report, visit.send)
         except DivergedError as error:
             # To Ray it would be a fault to try again, with the same end.
             summary = error.summary

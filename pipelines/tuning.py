@@ -18,7 +18,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from pipelines.cli import StepError
-from pipelines.cluster import Slots
+from pipelines.cluster import Slots, nodes_but
 from pipelines.fit import DivergedError, fit
 from pipelines.home import kept_home
 from pipelines.recipe import TrainOptions, claim_run, model_config, resolve_precision
@@ -123,10 +123,8 @@ class _Resources:
         self.slots, self.home = slots, f"node:{ray.util.get_node_ip_address()}"
 
     def _bundle(self, config: dict[str, Any], **resources: float) -> tune.PlacementGroupFactory:
-        if not config["avoid"]:
-            return tune.PlacementGroupFactory([resources])
-        where = {"ray.io/node-id": f"!in({','.join(config['avoid'])})"}
-        return tune.PlacementGroupFactory([resources], bundle_label_selector=[where])
+        where: dict[str, Any] = {"bundle_label_selector": [config["where"]]} if config["where"] else {}
+        return tune.PlacementGroupFactory([resources], **where)
 
     def __call__(self, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         if config["train"]["num_workers"] > 1:
@@ -185,7 +183,7 @@ class _Suggestions(Searcher):
                 "num_params": point.num_params,
                 "memory_bytes": point.memory_bytes,
                 "home": self.home,
-                "avoid": self._avoided(),
+                "where": self._where(),
             }
         if self.live:
             return None
@@ -206,7 +204,7 @@ class _Suggestions(Searcher):
         why = "its process died or raised an error; see ray.log" if error else None
         if result is not None and "unfit" in result:
             self.unfit[result["node"]] = time.monotonic()
-            if self._avoided():
+            if self._where():
                 log.warning("%s; trial %s goes on elsewhere", result["unfit"], point.name)
                 self.waiting.insert(0, point)
                 return
@@ -214,13 +212,9 @@ class _Suggestions(Searcher):
         self.num_crashed += why is not None
         self.search.settle(point.name, error=why)
 
-    def _avoided(self) -> list[str]:
-        """Nodes that could not keep the files of a trial a while ago; none if there are no others."""
-        import ray
-
-        avoided = {node for node, since in self.unfit.items() if time.monotonic() - since < _AVOID_S}
-        others = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")] if avoided else []
-        return sorted(avoided) if any(node["NodeID"] not in avoided for node in others) else []
+    def _where(self) -> dict[str, str]:
+        """Not on nodes that could not keep the files of a trial a while ago."""
+        return nodes_but([node for node, since in self.unfit.items() if time.monotonic() - since < _AVOID_S])
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing, likewise."""
@@ -295,11 +289,8 @@ def _train_trial(config: dict[str, Any]) -> None:
     try:
         _train_away(config, options)
     except UnfitNodeError as error:
-        import ray
-
         # Tune would try it here again, and count that against it.
-        node = ray.get_runtime_context().get_node_id()
-        tune.report({"epoch": 0, "val_metric": 0.0, "unfit": str(error), "node": node})
+        tune.report({"epoch": 0, "val_metric": 0.0, "unfit": str(error), "node": error.node})
 
 
 def _train_away(config: dict[str, Any], options: TrainOptions) -> None:
@@ -312,7 +303,7 @@ def _train_away(config: dict[str, Any], options: TrainOptions) -> None:
             tune.report(record)
 
         try:
-            fit(options, report)
+            fit(options, report, visit.send)
         except DivergedError as error:
             log.warning("trial %s %s", config["trial"], error)
 

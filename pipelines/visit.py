@@ -36,6 +36,18 @@ _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 class UnfitNodeError(StepError):
     """This node can't keep the files of a run: no room, a broken disk, no rights. On another node it may go on."""
 
+    node: str
+    """its id, to Ray"""
+
+    @classmethod
+    def here(cls, place: Path, error: OSError, way_out: str) -> "UnfitNodeError":
+        """What this node says of itself."""
+        import ray
+
+        unfit = cls(f"node {os.uname().nodename} can't keep {place} ({error.strerror}); {way_out}")
+        unfit.node = ray.get_runtime_context().get_node_id()
+        return unfit
+
 
 class Visit:
     """A run on this node, and its way home.
@@ -200,10 +212,8 @@ class Visit:
         try:
             yield
         except OSError as error:
-            raise UnfitNodeError(
-                f"node {os.uname().nodename} can't keep {place} ({error.strerror}); give paths that all nodes can "
-                "write to, below the home directory say, or shards on s3://"
-            ) from error
+            way_out = "give paths that all nodes can write to, below the home directory say, or shards on s3://"
+            raise UnfitNodeError.here(place, error, way_out) from error
 
 
 @contextlib.contextmanager
@@ -219,7 +229,7 @@ def visiting(home: str | None, out: str, *, root: Path = Path("/"), is_writer: b
     except OSError as error:
         if not visit.is_away or error.errno not in _OF_THE_DISK:
             raise
-        raise UnfitNodeError(f"node {os.uname().nodename} can't keep {visit.out} ({error.strerror})") from error
+        raise UnfitNodeError.here(visit.out, error, "make room there") from error
     finally:
         if is_writer:
             with contextlib.suppress(SupersededError):

@@ -8,6 +8,7 @@ import os
 import shutil
 
 import pytest
+import torch
 
 import pipelines.home
 from pipelines.cli import StepError
@@ -78,6 +79,25 @@ def test_a_run_goes_on_from_its_last_epoch_on_a_third_node(home, shards, tmp_pat
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
     train(home, tmp_path / "third", options(shards, out))
     fit(options(shards, undisturbed))
+    assert_equal_to_the_bit(out, undisturbed)
+
+
+def test_a_checkpoint_in_the_middle_of_an_epoch_is_sent_home_too(home, shards, tmp_path, node):
+    out, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    given, sent = options(shards, out, epochs=2, checkpoint_minutes=1e-9), []
+
+    def lost():
+        visit.send()
+        sent.append(1)
+        if len(sent) == 3:
+            raise LostError
+
+    with pytest.raises(LostError), visiting(home, given.out, root=node) as visit:
+        fit(visit.brought(given), None, lost)
+    assert torch.load(out / "checkpoint" / "state.pt", weights_only=True)["step"] == 3
+    train(home, tmp_path / "third", given)
+    fit(options(shards, undisturbed, epochs=2))
     assert_equal_to_the_bit(out, undisturbed)
 
 
