@@ -90,7 +90,8 @@ def _most_even(size: int, num_modes: int) -> tuple[int, ...]:
 
     Branches that can't win are cut off: numbers with many divisors have millions of factorisations.
     """
-    divisors, best, fewest = _divisors(size), (size,), math.inf
+    divisors, fewest = _divisors(size), math.inf
+    best: tuple[int, ...] = (size,)
 
     def extend(modes: tuple[int, ...], rest: int) -> None:
         nonlocal best, fewest
