@@ -125,9 +125,16 @@ def fit_on_ray(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    class Trainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            # One of them starts a process that outlives a driver which is killed, for ever: it waits for what only
+            # Ray's dashboard tells, which is not installed.
+            callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+            return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+
     device, _ = devices(options.num_workers)
     out = Path(options.out)
-    trainer = TorchTrainer(
+    trainer = Trainer(
         _fit_worker,
         train_loop_config={"options": dataclasses.asdict(options), "home": home},
         scaling_config=ScalingConfig(num_workers=options.num_workers, use_gpu=device == "GPU"),

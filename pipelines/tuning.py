@@ -26,7 +26,7 @@ from pipelines.search import Point, Search
 from pipelines.shards import ShardDataset
 from pipelines.stopping import Judge, mark_stopped, read_curve
 from pipelines.train import fit_on_ray
-from pipelines.visit import UnfitNodeError, visiting
+from pipelines.visit import OF_THE_DISK, UnfitNodeError, visiting
 
 __all__ = ["run_trials"]
 
@@ -69,6 +69,7 @@ def run_trials(
 
     Raises:
         StepError: what a search raises: a space that gives what can't be trained.
+        OSError: the disk of this node is full.
         KeyboardInterrupt: Ctrl-C, which Tune has turned into an orderly end.
     """
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
@@ -101,13 +102,25 @@ def run_trials(
                 failure_config=tune.FailureConfig(max_failures=_MAX_FAILURES),
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except tune.TuneError as error:
+            raise _disk_error(error) or error from None
     shutil.rmtree(state, ignore_errors=True)
     if searcher.failure is not None:
         raise searcher.failure
     if not searcher.finished:
         raise KeyboardInterrupt
     return searcher.num_crashed
+
+
+def _disk_error(error: BaseException | None) -> OSError | None:
+    """What the disk of this node said, if that is what Tune failed of."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+            return OSError(error.errno, error.strerror)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _trial_name(trial: Any) -> str:

@@ -23,14 +23,15 @@ from pipelines.shards import DATASET_JSON, ShardDataset
 from pipelines.storage import Location, only_writer
 from ttrnn.files import atomic_write
 
-__all__ = ["UnfitNodeError", "Visit", "visiting"]
+__all__ = ["OF_THE_DISK", "UnfitNodeError", "Visit", "visiting"]
 
 # Another process of the node fetches the same shards.
 _WAIT_S = 3600.0
 # What tells that a run is done is the last to arrive.
 _LAST = ("summary.json", "result.json")
-# Of a disk that is full or broken.
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+"""Error numbers of a disk that is full or broken."""
 
 
 class UnfitNodeError(StepError):
@@ -227,7 +228,7 @@ def visiting(home: str | None, out: str, *, root: Path = Path("/"), is_writer: b
     try:
         yield visit
     except OSError as error:
-        if not visit.is_away or error.errno not in _OF_THE_DISK:
+        if not visit.is_away or error.errno not in OF_THE_DISK:
             raise
         raise UnfitNodeError.here(visit.out, error, "make room there") from error
     finally:

@@ -10,6 +10,9 @@ import tempfile
 import pytest
 from ray.cluster_utils import Cluster
 
+from pipelines.cluster import start_ray
+from pipelines.recipe import TrainOptions
+from pipelines.runs import Run, run_all
 from pipelines.sweep import SweepOptions, sweep
 from pipelines.trials import begun_trials
 from tests.shards import make_shards
@@ -49,3 +52,14 @@ def test_a_node_that_can_t_keep_trials_loses_none(cluster, tmp_path, caplog):
     assert "can't keep /proc/self/cwd/sweep" in caplog.text
     assert "goes on elsewhere" in caplog.text
     assert [trial.state for trial in begun_trials(tmp_path / "own" / "sweep")] == ["complete"] * 4
+
+
+def test_nor_runs_side_by_side(cluster, tmp_path, caplog):
+    make_shards(tmp_path / "own" / "shards")
+    (tmp_path / "another" / "runs").write_text("no directory")
+    small = {"shards": f"{HERE}/shards", "hidden_modes": "2x2x2x4", "ranks": "2", "epochs": 1}
+    runs = [Run("ours", "tt-gru", TrainOptions(out=f"{HERE}/runs/ours/{name}", **small)) for name in "abcd"]
+    with caplog.at_level("WARNING"), start_ray():
+        results = [result["error"] for _, result in run_all(runs, dict.fromkeys(runs, 1 << 20))]
+    assert results == [None] * 4
+    assert "can't keep /proc/self/cwd/runs" in caplog.text

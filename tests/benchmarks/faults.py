@@ -354,10 +354,11 @@ def fill_small_disk(job: Job) -> None:
 
 
 def fill_head(job: Job) -> None:
-    """No room on the head's disk, for a while."""
+    """No room on the head's disk until the command has given up."""
     _fill(job.cluster.head)
-    time.sleep(20)
+    _until(lambda: job.process.poll() is not None, _LONGEST_S, "the command gives up")
     job.cluster.head.run("mount", "-o", "remount,size=4g", "/run")
+    job.again()
 
 
 def _pids(machine: Machine, what: str) -> list[str]:
