@@ -4,10 +4,12 @@ The nodes are Ray's own, on one machine. Paths below /proc/self/cwd are what a d
 lead to where its processes were started.
 """
 
+import errno
 import shutil
 import tempfile
 
 import pytest
+from ray import tune
 from ray.cluster_utils import Cluster
 
 from pipelines.cluster import start_ray
@@ -63,3 +65,16 @@ def test_nor_runs_side_by_side(cluster, tmp_path, caplog):
         results = [result["error"] for _, result in run_all(runs, dict.fromkeys(runs, 1 << 20))]
     assert results == [None] * 4
     assert "can't keep /proc/self/cwd/runs" in caplog.text
+
+
+def test_a_full_disk_is_told_as_that_whatever_tune_makes_of_it(monkeypatch, tmp_path):
+    def fail(tuner):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise tune.TuneError("Traceback (most recent call last):") from error
+
+    monkeypatch.setattr(tune.Tuner, "fit", fail)
+    make_shards(tmp_path / "shards")
+    with start_ray(num_cpus=1), pytest.raises(OSError, match="No space left on device"):
+        sweep(SweepOptions(data=str(tmp_path / "shards"), out=str(tmp_path / "sweep"), num_trials=1))

@@ -41,8 +41,8 @@ log = logging.getLogger("tests.benchmarks.faults")
 YAML = f"{HOME}/cluster.yaml"
 _CUT_S = 30
 _LONGEST_S = 400
-# One for the whole cluster, which stays until its end.
-_OF_RAY = "_AutoscalingCoordinatorActor"
+# One of each for the whole cluster, which stays until its end.
+_OF_RAY = ("_AutoscalingCoordinatorActor", "_StatsActor")
 _PROJECT = ("pipelines", "ttrnn", "search_spaces")
 
 # What is left of a job in the memory of Ray's control store.
@@ -295,7 +295,7 @@ def _left_over(cluster: Cluster) -> list[str]:
     found: list[str] = []
     for _ in range(20):
         state = cluster.state()
-        state["actors"] = [name for name in state["actors"] if name != _OF_RAY]
+        state["actors"] = [name for name in state["actors"] if name not in _OF_RAY]
         found = [f"{kind} left: {state[kind]}" for kind in ("actors", "placement groups") if state[kind]]
         for name in NODES:
             lines = (
@@ -312,7 +312,7 @@ def _left_over(cluster: Cluster) -> list[str]:
 
 def _is_of_a_job(line: str) -> bool:
     words = line.split()
-    idle = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", f"ray::{_OF_RAY}")
+    idle = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", *(f"ray::{name}" for name in _OF_RAY))
     return bool(words) and ((words[0].startswith("ray::") and words[0] not in idle) or "pipelines." in line)
 
 
@@ -329,6 +329,15 @@ def replace_worker(job: Job) -> None:
     job.cluster.nodes.kill("worker")
     time.sleep(5)
     job.cluster.new_worker()
+
+
+def lose_worker(job: Job) -> None:
+    """Its power goes, and no other machine comes before the command has given up."""
+    job.cluster.nodes.kill("worker")
+    _until(lambda: job.process.poll() is not None, _LONGEST_S, "the command gives up")
+    job.cluster.new_worker()
+    job.cluster.wait_for_nodes(2)
+    job.again()
 
 
 def cut_network(job: Job) -> None:
@@ -392,6 +401,7 @@ FAULTS: dict[str, tuple[Callable[[Cluster, str], Job], Callable[[Job], None]]] =
     "preprocess-own-kill-worker": (begin_own_videos, kill_worker),
     "preprocess-shared-kill-worker": (begin_shared_videos, kill_worker),
     "train-replace-worker": (begin_training, replace_worker),
+    "train-lose-worker": (begin_training, lose_worker),
     "train-cut": (begin_training, cut_network),
     "train-kill-driver": (begin_training, kill_driver),
 }
@@ -440,9 +450,9 @@ def _suffer(job: Job, fault: Callable[[Job], None]) -> dict[str, Any]:
 
     with repeated(look, 0.2):
         fault(job)
-        while job.process.poll() is None and time.monotonic() - came < _LONGEST_S:
+        while job.process.poll() is None and time.monotonic() - came < 2 * _LONGEST_S:
             time.sleep(0.2)
-    assert job.process.poll() is not None, f"the command runs still after {_LONGEST_S} s"
+    assert job.process.poll() is not None, f"the command runs still after {2 * _LONGEST_S} s"
     return {
         "epochs_before": sum(len(curve.splitlines()) for curve in job.before.values()),
         "all_went_on_after_s": went_on[0] if went_on and job.before else None,
