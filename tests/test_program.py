@@ -12,8 +12,8 @@ import torch
 import ttrnn.program
 from tests.test_export_onnx import CASES, PAPER, clips, make
 from ttrnn.model import VideoClassifier
-from ttrnn.parity import step_state
 from ttrnn.program import export_program
+from ttrnn.step import step_state
 
 
 @pytest.mark.parametrize("name", [

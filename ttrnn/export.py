@@ -28,7 +28,8 @@ from ttrnn.onnx_parts import (
     recurrence,
     turn,
 )
-from ttrnn.parity import after, checked, largest_difference, metadata, step_state, streamed
+from ttrnn.parity import after, checked, largest_difference, metadata, streamed
+from ttrnn.step import step_state
 
 __all__ = ["export_onnx_clip", "export_onnx_step"]
 

@@ -18,6 +18,7 @@ from ttrnn.pooling import POOLINGS, Pooling
 from ttrnn.recurrent import DIFFERENCES, TTGRU, TTLSTM, TTRNN, input_out_modes
 from ttrnn.scan import NUM_GATES
 from ttrnn.shapes import TTShape, auto_modes, check_modes, format_modes, gate_modes, parse_modes
+from ttrnn.step import Step, step_state
 from ttrnn.stream import Stream, as_frames
 
 __all__ = ["ModelConfig", "VideoClassifier"]
@@ -332,7 +333,7 @@ class VideoClassifier(nn.Module):
     def stream(self) -> Stream:
         """For one frame at a time, in constant memory: `stream.push(frame)` gives the probabilities so far.
 
-        Any number of streams may run at once; they share the weights.
+        Any number of streams may run at once, each with the weights that the model had when it was made.
 
         Raises:
             ValueError: the model is bidirectional, or in training mode.
@@ -340,13 +341,14 @@ class VideoClassifier(nn.Module):
         self._refuse_training()
         if self.config.bidirectional:
             raise ValueError("bidirectional models can't stream, they start at the last frame: use predict")
-        return Stream(self._push)
+        step, state = Step(self).eval(), list(step_state(self, 1).values())
 
-    @torch.inference_mode()
-    def _push(self, frame: Any, state: Any) -> tuple[Tensor, Any]:
-        """(C,) probabilities after one more frame, and the state, as `step` has it."""
-        logits, state = self.step(self._frames(frame, ""), state)
-        return self.probabilities(logits).cpu(), state
+        @torch.inference_mode()
+        def push(frame: Any) -> Tensor:
+            _, scores, *state[:] = step(self._frames(frame, "").unsqueeze(0), *state)
+            return scores[0].cpu()
+
+        return Stream(push)
 
     def _frames(self, frames: Any, *kinds: str) -> Tensor:
         config = self.config

@@ -10,25 +10,14 @@ import torch
 from torch import Tensor
 
 from ttrnn.model import VideoClassifier
+from ttrnn.step import step_state
 
-__all__ = ["TOLERANCE", "after", "checked", "largest_difference", "metadata", "step_state", "streamed"]
+__all__ = ["TOLERANCE", "after", "checked", "largest_difference", "metadata", "streamed"]
 
 TOLERANCE = 1e-4
 """of float32 against float32: |file - model| <= TOLERANCE * (1 + |model|)"""
 # Lengths of the clips of each batch that is tried.
 _LENGTHS = ([4], [1], [2, 4, 1])
-
-
-def step_state(model: VideoClassifier, batch: int) -> dict[str, Tensor]:
-    """The state of streams before their first frame, by the names it has in files."""
-    config = model.config
-    shape = (config.num_layers, batch, config.hidden_size)
-    state = {"h_0": torch.zeros(shape)}
-    if config.cell == "lstm":
-        state["c_0"] = torch.zeros(shape)
-    if config.differences != "none":
-        state |= {"previous_0": torch.zeros(batch, len(model.rnn.bias_ih_l0)), "seen_0": torch.zeros(batch, 1)}
-    return state | {f"{name}_0": part for name, part in model.pooling.state(torch.zeros(batch)).items()}
 
 
 def after(state: Iterable[str]) -> list[str]:

@@ -1,27 +1,21 @@
 """One step of a model as a torch.export program: plain operators, without ttrnn; kept only if its outputs match.
 
-Legend: B batch, M / N input / output size, M_k / N_k input / output mode k, R / S left / right rank, G gates, H hidden
-size, L layers, C classes, t what the cores so far have made of x.
-
-The program holds the cores themselves and multiplies them one by one, from the last to the first (Yang et al., ICML
-2017, equation 4): it is as small as the model, and no tensor train is ever multiplied out.
+It holds the cores themselves and is as small as the model.
 """
 
 import copy
 import io
 import json
 import logging
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from ttrnn.files import atomic_write
-from ttrnn.linear import TTLinear
 from ttrnn.model import VideoClassifier
-from ttrnn.parity import checked, largest_difference, metadata, step_state, streamed
+from ttrnn.parity import checked, largest_difference, metadata, streamed
+from ttrnn.step import Step, step_state
 
 __all__ = ["export_program"]
 
@@ -79,7 +73,7 @@ def _traced(model: VideoClassifier) -> Any:
     frame = torch.zeros(2, config.height, config.width, config.channels, dtype=torch.uint8)
     batch = torch.export.Dim("batch")
     axes = tuple({part.dim() - 2: batch} for part in state.values())
-    program = torch.export.export(_Step(model).eval(), (frame, *state.values()), dynamic_shapes=({0: batch}, axes))
+    program = torch.export.export(Step(model).eval(), (frame, *state.values()), dynamic_shapes=({0: batch}, axes))
     # The exporter notes here which lines of which files on this machine every node comes from.
     for node in program.graph.nodes:
         for name in ("stack_trace", "nn_module_stack", "source_fn_stack"):
@@ -93,104 +87,3 @@ def _saved(program: Any, about: dict[str, str]) -> bytes:
     contents = io.BytesIO()
     torch.export.save(program, contents, extra_files={_METADATA: json.dumps(about)})
     return contents.getvalue()
-
-
-class _Product(nn.Module):
-    """x (B, M) -> W x (B, N), core by core, without a permutation between them."""
-
-    def __init__(self, matrices: Iterable[Tensor], out_modes: Sequence[int]) -> None:
-        super().__init__()
-        self.matrices = nn.ParameterList(matrices)
-        self.out_modes = tuple(out_modes)
-
-    @classmethod
-    def of(cls, layer: TTLinear) -> "_Product":
-        """With the layer's scale folded in; each core as a matrix (R N_k, M_k S)."""
-        first, *rest = layer.cores
-        cores = (first * layer.scale, *rest)
-        return cls((core.transpose(1, 2).flatten(2).flatten(0, 1) for core in cores), layer.shape.out_modes)
-
-    def forward(self, x_BM: Tensor) -> Tensor:
-        *others, last = self.matrices
-        t = nn.functional.linear(x_BM.reshape(-1, last.shape[1]), last)
-        num_done = self.out_modes[-1]
-        for matrix, out_mode in zip(reversed(others), reversed(self.out_modes[:-1]), strict=True):
-            # (B M_1..M_{k-1}, R N_k, N_{k+1}..N_d)
-            t = matrix @ t.reshape(-1, matrix.shape[1], num_done)
-            num_done *= out_mode
-        return t.reshape(-1, num_done)
-
-
-class _Layer(nn.Module):
-    """One frame through one recurrent layer, by the formulas of TTRNN, TTGRU and TTLSTM."""
-
-    def __init__(self, model: VideoClassifier, suffix: str) -> None:
-        super().__init__()
-        self.cell = model.config.cell
-        self.differences = model.config.differences if suffix == "l0" else "none"
-        ih: TTLinear = getattr(model.rnn, f"ih_{suffix}")
-        self.ih = _Product.of(ih)
-        # What the layer makes of zeros has the mean in it.
-        self.of_zeros = nn.Parameter(ih(torch.zeros(ih.in_features)))
-        if self.differences != "none":
-            self.bias: Tensor = getattr(model.rnn, f"bias_ih_{suffix}")
-        if model.config.recurrent_shape is None:
-            weight = model.rnn.weight_hh(suffix)
-            self.hh = _Product([weight], weight.shape[:1])
-        else:
-            self.hh = _Product.of(getattr(model.rnn, f"hh_{suffix}"))
-        if self.cell == "gru":
-            self.bias_hn: Tensor = getattr(model.rnn, f"bias_hn_{suffix}")
-
-    def gates(self, x: Tensor, *before: Tensor) -> tuple[Tensor, ...]:
-        """What enters the gates; and, for the differences of the next frame, what `before` is to it."""
-        products = self.ih(x) + self.of_zeros
-        if self.differences == "none":
-            return (products,)
-        previous, seen = before
-        moved = products[:, -self.bias.shape[0] :]
-        gates = moved - torch.where(seen > 0, previous, moved) + self.bias
-        if self.differences == "extra":
-            gates = gates + products[:, : self.bias.shape[0]]
-        return gates, moved, torch.ones_like(seen)
-
-    def forward(self, gates: Tensor, h: Tensor, *c: Tensor) -> tuple[Tensor, ...]:
-        recurrent = self.hh(h)
-        if self.cell == "rnn":
-            return (torch.tanh(gates + recurrent),)
-        if self.cell == "gru":
-            x_r, x_z, x_n = gates.chunk(3, dim=1)
-            u_r, u_z, u_n = recurrent.chunk(3, dim=1)
-            r, z = torch.sigmoid(x_r + u_r), torch.sigmoid(x_z + u_z)
-            n = torch.tanh(x_n + r * (u_n + self.bias_hn))
-            return (n + z * (h - n),)
-        i, f, g, o = (gates + recurrent).chunk(4, dim=1)
-        c_next = torch.sigmoid(f) * c[0] + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c_next), c_next
-
-
-class _Step(nn.Module):
-    """frame, *state -> logits, scores, *state; see export_program."""
-
-    def __init__(self, model: VideoClassifier) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(_Layer(model, f"l{number}") for number in range(model.config.num_layers))
-        self.num_parts = 2 if model.config.cell == "lstm" else 1
-        self.num_kept = 0 if model.config.differences == "none" else 2
-        self.pooling, self.head, self.scores = model.pooling, model.head, model.probabilities
-
-    def forward(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        recurrent, kept = state[: self.num_parts], state[self.num_parts : self.num_parts + self.num_kept]
-        x, finals, after = frame.flatten(1).float(), [], []
-        for number, layer in enumerate(self.layers):
-            assert isinstance(layer, _Layer)
-            if number == 0:
-                gates, *after = layer.gates(x, *kept)
-            else:
-                (gates,) = layer.gates(x)
-            finals.append(layer(gates, *(part[number] for part in recurrent)))
-            x = finals[-1][0]
-        result = tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
-        x, *pooled = self.pooling.step(x, *state[self.num_parts + self.num_kept :])
-        logits = self.head(x)
-        return logits, self.scores(logits), *result, *after, *pooled

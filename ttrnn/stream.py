@@ -49,8 +49,8 @@ class Stream:
         ...     scores = stream.push(frame)
     """
 
-    def __init__(self, step: Callable[[Any, Any], tuple[Tensor, Any]]) -> None:
-        self._step, self._state = step, None
+    def __init__(self, push: Callable[[Any], Tensor]) -> None:
+        self._push = push
         self.num_frames = 0
         """pushed so far"""
 
@@ -66,6 +66,6 @@ class Stream:
         Raises:
             ValueError: not uint8, or of another shape.
         """
-        scores, self._state = self._step(frame, self._state)
+        scores = self._push(frame)
         self.num_frames += 1
         return scores

@@ -1,0 +1,171 @@
+"""A model where it is used: one frame of a stream and frames of clips, on one core, in every form that is exported.
+
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.ship                     a few minutes
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.ship --rounds 20 --json
+
+The paper's UCF11 GRU: 160x120x3, 8x20x20x18 -> 4x4x4x4, ranks 4; with a recurrent tensor train; and its dense twin.
+Each contender has its turn in each round, of a few frames or one clip. Shown are the fastest round, the median and the
+slowest; on a machine that others use, the fastest is what counts. Peak memory is what a process of its own takes beyond
+the frames and the runtime with a model of 4x4 pixels.
+"""
+
+import dataclasses
+import importlib
+import logging
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ttrnn
+from pipelines import cli
+from tests.benchmarks.measure import interleaved, status_bytes
+from ttrnn.export import export_onnx_clip, export_onnx_step
+from ttrnn.model import ModelConfig, VideoClassifier
+from ttrnn.program import export_program
+
+__all__ = ["ShipOptions", "ship"]
+
+log = logging.getLogger("tests.benchmarks")
+
+PAPER = ModelConfig(width=160, height=120, classes=tuple(f"class {n}" for n in range(11)), in_modes="8x20x20x18",
+                    hidden_modes="4x4x4x4", ranks="4", mean=(90.0, 100.0, 110.0))  # fmt: skip
+MODELS = {
+    "tt-gru": PAPER,
+    "tt-gru, recurrent tt": dataclasses.replace(PAPER, recurrent_ranks="4"),
+    "dense gru": dataclasses.replace(PAPER, input="dense", hidden_modes="256"),
+}
+WEIGHTS = "model/model.safetensors"
+FILES = {"onnx step": "step.onnx", "onnx clip": "clip.onnx", "program step": "step.pt2", "torch stream": WEIGHTS,
+         "torch clip": WEIGHTS}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShipOptions:
+    """Time per frame, size and peak memory of each form of the paper's UCF11 GRU, on one core."""
+
+    rounds: int = 40
+    """in each of which every contender has its turn"""
+    num_frames: int = 100
+    """of the clip"""
+
+
+def open_form(form: str, folder: Path, frames_THWC: torch.Tensor) -> tuple[Callable[[], object], int]:
+    """What classifies the next frame of a stream, or the whole clip, and how many frames that is."""
+    frame, num_frames = frames_THWC[:1], len(frames_THWC)
+    if form == "torch clip":
+        model = ttrnn.load(folder / "model")
+        return lambda: model.predict(frames_THWC), num_frames
+    if form == "torch stream":
+        stream = ttrnn.load(folder / "model").stream()
+        return lambda: stream.push(frame[0]), 1
+    if form == "program step":
+        module = torch.export.load(folder / "step.pt2").module()
+        state: list[Any] = [torch.zeros(1, 1, 256)]
+
+        @torch.inference_mode()
+        def step() -> None:
+            _, _, *state[:] = module(frame, *state)
+
+        return step, 1
+    onnxruntime = importlib.import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(folder / FILES[form], options, providers=["CPUExecutionProvider"])
+    if form == "onnx step":
+        feeds = {"frame": frame.numpy(), "h_0": torch.zeros(1, 1, 256).numpy()}
+
+        def turn() -> None:
+            feeds["h_0"] = session.run(["scores", "h_n"], feeds)[1]
+
+        return turn, 1
+    clip = {
+        "frames": frames_THWC.unsqueeze(0).numpy(),
+        "lengths": torch.tensor([num_frames], dtype=torch.int32).numpy(),
+    }
+    return lambda: session.run(["scores"], clip), num_frames
+
+
+def _frames(num_frames: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (num_frames, 120, 160, 3), dtype=torch.uint8, generator=generator)
+
+
+def _peak_mb(form: str, folder: Path, num_frames: int) -> float:
+    """MB that a process of its own takes at most for the form, beyond frames and runtime."""
+    command = [sys.executable, "-m", "tests.benchmarks.ship", "--measure", form, str(folder), str(num_frames)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def _measure_peak(form: str, folder: str, num_frames: str) -> None:
+    frames = _frames(int(num_frames))
+    torch.set_num_threads(1)
+    open_form(form, Path(folder).parent / "small", torch.zeros(2, 4, 4, 1, dtype=torch.uint8))[0]()
+    # From here on, the peak is measured anew.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status_bytes("VmRSS")
+    call, _ = open_form(form, Path(folder), frames)
+    for _ in range(3):
+        call()
+    sys.stdout.write(f"{(status_bytes('VmHWM') - before) / 1e6:.1f}\n")
+
+
+def _write(config: ModelConfig, parent: str, name: str) -> Path:
+    """A folder with every form of a model."""
+    torch.manual_seed(0)
+    model, folder = VideoClassifier(config).eval(), Path(parent) / name
+    ttrnn.save(model, folder / "model")
+    export_onnx_step(model, folder / "step.onnx")
+    export_onnx_clip(model, folder / "clip.onnx")
+    export_program(model, folder / "step.pt2")
+    return folder
+
+
+def ship(options: ShipOptions) -> dict[str, Any]:
+    """The command as a function: a row for each model and form."""
+    torch.set_num_threads(1)
+    rows, frames = [], _frames(options.num_frames)
+    with tempfile.TemporaryDirectory() as temporary:
+        _write(
+            dataclasses.replace(PAPER, width=4, height=4, channels=1, in_modes="2x2x2x2", mean=(0.0,)),
+            temporary,
+            "small",
+        )
+        work, num_frames = {}, {}
+        for name, config in MODELS.items():
+            folder = _write(config, temporary, name)
+            for form in FILES:
+                work[name, form], num_frames[name, form] = open_form(form, folder, frames)
+        times = interleaved(work, options.rounds, least_s=0.001)
+        for (name, form), seconds in times.items():
+            folder, each = Path(temporary) / name, [1e6 * value / num_frames[name, form] for value in seconds]
+            rows.append({
+                "model": name, "form": form, "num_params": MODELS[name].num_params,
+                "us_a_frame": min(each), "median_us": statistics.median(each), "slowest_us": max(each),
+                "num_bytes": (folder / FILES[form]).stat().st_size,
+                "peak_mb": _peak_mb(form, folder, options.num_frames)})  # fmt: skip
+            log.info("%s, %s: %.0f us", name, form, rows[-1]["us_a_frame"])
+    return {"rows": rows}
+
+
+def summary(result: dict[str, Any]) -> str:
+    """A table as Markdown."""
+    lines = ["| model | form | us a frame (median, slowest) | file, kB | peak, MB |", "|---|---|---|---|---|"]
+    for row in result["rows"]:
+        times = f"{row['us_a_frame']:,.0f} ({row['median_us']:,.0f}, {row['slowest_us']:,.0f})"
+        size = f"{row['num_bytes'] / 1000:,.0f} | {row['peak_mb']:,.0f}"
+        lines.append(f"| {row['model']} | {row['form']} | {times} | {size} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--measure"]:
+        _measure_peak(*sys.argv[2:])
+    else:
+        sys.exit(cli.run(ShipOptions, ship, summary))
