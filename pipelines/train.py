@@ -30,6 +30,7 @@ from typing import Any
 
 from pipelines import cli
 from pipelines.background import repeated
+from pipelines.cli import StepError
 from pipelines.cluster import devices, start_ray
 from pipelines.evaluate import headline, measure
 from pipelines.fit import DivergedError, OnEpoch, fit
@@ -119,10 +120,15 @@ def fit_on_ray(
         home: For workers on other nodes, as home.kept_home gives it.
         callbacks: Of Ray Train.
         name: Of the run, to Ray.
+
+    Raises:
+        StepError: there is no room for the workers, for long.
     """
     # Each report waits for the next health check, 2 s apart by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    # Four times so long it waits for a node in place of one that is lost; in a minute each, the default, none boots.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
+    from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     class Trainer(TorchTrainer):
@@ -146,7 +152,14 @@ def fit_on_ray(
             callbacks=callbacks or [],
         ),
     )
-    _in_a_thread(trainer.fit)
+    try:
+        _in_a_thread(trainer.fit)
+    except ControllerError as error:
+        reason = str(error).splitlines()[-1].split(". ")[0]
+        raise StepError(
+            f"{options.num_workers} workers could not be started, or kept: {reason}; when there are as many free "
+            f"{device}s, go on with --resume"
+        ) from error
     shutil.rmtree(out / ".ray", ignore_errors=True)
     summary: dict[str, Any] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     return summary

@@ -15,7 +15,8 @@ import pytest
 
 import ttrnn
 from pipelines import train as training
-from pipelines.cli import UserError
+from pipelines.cli import StepError, UserError
+from pipelines.cluster import start_ray
 from pipelines.evaluate import evaluate_model
 from pipelines.recipe import model_config, open_data
 from pipelines.storage import Location
@@ -294,3 +295,17 @@ def test_more_workers_than_processors_are_refused(shards, tmp_path, capsys):
     words = [str(shards), str(tmp_path / "run"), "--num-workers", "999", "--hidden-modes", "2x2x2x2"]
     assert training.main(words) == 2
     assert "999" in capsys.readouterr().err
+
+
+def test_workers_that_find_no_room_are_told_of_in_a_line(tmp_path, monkeypatch):
+    import ray
+
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
+    shards = make_shards(tmp_path / "shards")
+    with start_ray(num_cpus=2):
+        # Of another command: it is counted as there, and never free.
+        other = ray.remote(num_cpus=1)(list).remote()
+        ray.get(other.__ray_ready__.remote())
+        (tmp_path / "run").mkdir()
+        with pytest.raises(StepError, match=r"2 workers could not be started.* timed out .* --resume"):
+            training.fit_on_ray(options(shards, tmp_path / "run", num_workers=2), None)
