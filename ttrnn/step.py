@@ -105,7 +105,7 @@ class _Layer(nn.Module):
 
 
 class Step(nn.Module):
-    """frame, *state -> logits, scores, *state, as step_state has it; of a model in eval mode, with its present weights."""
+    """frame, *state -> logits, scores, *state, see step_state; of a model in eval mode, with the weights it has now."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
