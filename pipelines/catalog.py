@@ -21,11 +21,12 @@ from pipelines.cli import UserError
 from pipelines.splits import DEFAULT_SPLITS, SPLITS, Row, SplitOptions, assign_splits
 from pipelines.storage import Location
 
-__all__ = ["LAYOUTS", "SPLITS", "Catalog", "Entry", "read_catalog"]
+__all__ = ["LAYOUTS", "SPLITS", "VIDEOS", "Catalog", "Entry", "read_catalog"]
 
 log = logging.getLogger(__name__)
 
-_VIDEOS = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
+VIDEOS = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
+"""What the names of videos end with, in small letters."""
 _CSV_COLUMNS = ("path", "label", "group", "split")
 _CSV = f"a CSV file {','.join(_CSV_COLUMNS)}"
 
@@ -190,7 +191,7 @@ def _look(place: Location) -> tuple[_Tree, list[str]]:
     files = place.files()
     videos, left_out = [], []
     for name in files:
-        if name.lower().endswith(_VIDEOS):
+        if name.lower().endswith(VIDEOS):
             if name.isascii() or _is_utf8(name):
                 videos.append(name)
             else:
@@ -237,7 +238,7 @@ def _recognise(tree: _Tree) -> str:
 
 
 def _read_csv(place: Location) -> list[Row]:
-    if place.name.lower().endswith(_VIDEOS):
+    if place.name.lower().endswith(VIDEOS):
         raise UserError(f"{place} is a video; give the folder of all videos, or {_CSV}")
     try:
         # Spreadsheets begin with a byte order mark.

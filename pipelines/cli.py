@@ -228,7 +228,7 @@ def run(
     Args:
         options_class: The dataclass of options.
         step: From options to a result of JSON values; its "exit_code", if any, is taken out and used.
-        summary: From the result to what a person reads: text or anything rich can print.
+        summary: From the result to what a person reads: text or anything rich can print; None: nothing.
         argv: Arguments without the program's name; None takes the process's own.
 
     Returns:
@@ -254,8 +254,8 @@ def _run(
         exit_code = int(result.pop("exit_code", 0))
         if as_json:
             sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
-        else:
-            Console(file=sys.stdout, soft_wrap=True, highlight=False, markup=False, emoji=False).print(summary(result))
+        elif (text := summary(result)) is not None:
+            Console(file=sys.stdout, soft_wrap=True, highlight=False, markup=False, emoji=False).print(text)
         sys.stdout.flush()
         return exit_code
     except UserError as error:

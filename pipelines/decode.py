@@ -29,6 +29,10 @@ __all__ = [
     "as_clip",
     "decode",
     "decode_into",
+    "decode_stream",
+    "evenly",
+    "pictures",
+    "shrink",
 ]
 
 REASONS = {
@@ -136,24 +140,79 @@ def decode_into(path: str, frame: Frame, sampling: Sampling, memory: np.ndarray)
     with _open_file(path) as file:
         video = _open(file)
         try:
-            num_frames, num_read, covered_s = _take(video, video.num_announced, sampling, frames)
-            if sampling.num_frames is not None and num_read != video.num_announced:
-                num_frames, num_read, covered_s = _take(_open(file), num_read, sampling, frames)
+            num_frames, read = _take(video, video.num_announced, sampling, frames)
+            if sampling.num_frames is not None and read.num_frames != video.num_announced:
+                num_frames, read = _take(_open(file), read.num_frames, sampling, frames)
         except (MemoryError, cv2.error) as error:
             raise RejectedError(path, "too_large") from error
-        if not num_frames:
-            raise RejectedError(path, "no_frames")
-        if num_read == 1 and cv2.haveImageReader(_name(file)) and not video.capture.grab():
-            # A still picture: FFmpeg opens those too.
-            raise RejectedError(path, "unreadable")
+        _check(path, file, video, sampling, num_frames, read)
+    if sampling.num_frames is not None:
+        return num_frames, video.fps * num_frames / read.num_frames
+    return num_frames, _rate(video, sampling)
+
+
+def decode_stream(path: str, frame: Frame, sampling: Sampling) -> Iterator[bytes | memoryview]:
+    """As `decode`, but one frame at a time, in constant memory; `sampling` must be without num_frames.
+
+    Yields:
+        The rate of the frames in frames/s, as 8 bytes of a float64; then the bytes of each frame [H, W, C].
+
+    Raises:
+        RejectedError: also at the end, of a file that is truncated.
+    """
+    assert sampling.num_frames is None
+    num_frames, read, pixels = 0, _Read(), np.empty(frame.shape, np.uint8)
+    with _open_file(path) as file:
+        video = _open(file)
+        yield np.float64(_rate(video, sampling)).tobytes()
+        try:
+            for picture in _pictures(video, 0, sampling, read):
+                shrink(picture, sampling.fit, pixels)
+                yield pixels.data.cast("B")
+                num_frames += 1
+        except (MemoryError, cv2.error) as error:
+            raise RejectedError(path, "too_large") from error
+        _check(path, file, video, sampling, num_frames, read)
+
+
+def pictures(path: str) -> tuple[float, Iterator[tuple[float, np.ndarray]]]:
+    """The rate of a video in frames/s, 0 where it does not say; and its pictures as they are, BGR, with times in s.
+
+    Each is valid until the next.
+
+    Raises:
+        RejectedError: no decoder opens it.
+    """
+    file = _open_file(path)
+    video = _open(file)
+
+    def each() -> Iterator[tuple[float, np.ndarray]]:
+        read = _Read()
+        with file:
+            for picture in _pictures(video, 0, Sampling(), read):
+                yield read.seconds, picture
+
+    return video.fps, each()
+
+
+def _rate(video: "_Video", sampling: Sampling) -> float:
+    """Of sampled frames, in frames/s, where they are not spread evenly; 0 where the file does not say."""
+    return min(video.fps, sampling.fps) if sampling.fps is not None else video.fps / (sampling.every or 1)
+
+
+def _check(path: str, file: IO[bytes], video: "_Video", sampling: Sampling, num_frames: int, read: "_Read") -> None:
+    """Raises RejectedError where what a video gave is not enough of one."""
+    if not num_frames:
+        raise RejectedError(path, "no_frames")
+    if read.num_frames == 1 and cv2.haveImageReader(_name(file)) and not video.capture.grab():
+        # A still picture: FFmpeg opens those too.
+        raise RejectedError(path, "unreadable")
     stopped = sampling.num_frames is None and num_frames == sampling.max_frames
     # Some announce frames at twice the true rate: what counts is how much of the time they cover.
-    reached = max(num_read, round(covered_s * video.fps) + 2)
-    if not stopped and num_read < _ENOUGH_FRAMES and reached < _WHOLE * video.num_announced - _SLACK_FRAMES:
+    reached = max(read.num_frames, round(read.covered_s * video.fps) + 2)
+    too_few = read.num_frames < _ENOUGH_FRAMES and reached < _WHOLE * video.num_announced - _SLACK_FRAMES
+    if not stopped and too_few:
         raise RejectedError(path, "truncated")
-    if sampling.fps is not None:
-        return num_frames, min(video.fps, sampling.fps)
-    return num_frames, video.fps / sampling.every if sampling.every else video.fps * num_frames / num_read
 
 
 def announced_frames(path: str) -> int:
@@ -201,38 +260,56 @@ def _open(file: IO[bytes]) -> _Video:
     return _Video(capture, num_announced, fps if 0 < fps < math.inf else 0.0)
 
 
-def _take(video: _Video, num_total: int, sampling: Sampling, frames: np.ndarray) -> tuple[int, int, float]:
-    """Fills `frames` [T, H, W, C] with those sampled from a video of `num_total`.
-
-    Returns:
-        How many there are, how many were read to find them, and the time that these cover in s, the largest gap less.
+def _take(video: _Video, num_total: int, sampling: Sampling, frames: np.ndarray) -> tuple[int, "_Read"]:
+    """Fills `frames` [T, H, W, C] with those sampled from a video of `num_total`; says how many there are.
 
     Raises:
         MemoryError: there is no room for all of them.
     """
-    num_frames, num_read, seconds, gap, tick = 0, 0, 0.0, 0.0, -1
+    num_frames, read = 0, _Read()
+    for picture in _pictures(video, num_total, sampling, read):
+        if num_frames == len(frames):
+            raise MemoryError
+        shrink(picture, sampling.fit, frames[num_frames])
+        num_frames += 1
+    return num_frames, read
+
+
+@dataclass(slots=True)
+class _Read:
+    """What was read of a video to find the sampled pictures."""
+
+    num_frames: int = 0
+    seconds: float = 0.0
+    gap_s: float = 0.0
+    """the largest between two frames"""
+
+    @property
+    def covered_s(self) -> float:
+        return self.seconds - self.gap_s
+
+
+def _pictures(video: _Video, num_total: int, sampling: Sampling, read: _Read) -> Iterator[np.ndarray]:
+    """The sampled pictures, each valid until the next; `read` is kept up to date."""
+    num_taken, tick, picture = 0, -1, None
     max_frames, every = sampling.max_frames or sys.maxsize, sampling.every or 1
-    wanted = None if sampling.num_frames is None else _evenly(num_total, min(sampling.num_frames, max_frames))
-    picture = None
+    wanted = None if sampling.num_frames is None else evenly(num_total, min(sampling.num_frames, max_frames))
     for now in _grab(video):
-        gap, seconds = max(gap, now - seconds), now
-        index, num_read = num_read, num_read + 1
+        read.gap_s, read.seconds = max(read.gap_s, now - read.seconds), now
+        index, read.num_frames = read.num_frames, read.num_frames + 1
         if index % every or (wanted is not None and index not in wanted):
             continue
         if sampling.fps is not None:
-            last_tick, tick = tick, int(seconds * sampling.fps + 1e-6)
+            last_tick, tick = tick, int(read.seconds * sampling.fps + 1e-6)
             if tick == last_tick:
                 continue
         sound, picture = video.capture.retrieve(picture)
         if not sound:
-            break
-        if num_frames == len(frames):
-            raise MemoryError
-        _shrink(picture, sampling.fit, frames[num_frames])
-        num_frames += 1
-        if wanted is None and num_frames == max_frames:
-            break
-    return num_frames, num_read, seconds - gap
+            return
+        yield picture
+        num_taken += 1
+        if wanted is None and num_taken == max_frames:
+            return
 
 
 def _grab(video: _Video) -> Iterator[float]:
@@ -247,15 +324,15 @@ def _grab(video: _Video) -> Iterator[float]:
         yield now - start
 
 
-def _evenly(num_total: int, num_wanted: int) -> set[int]:
+def evenly(num_total: int, num_wanted: int) -> set[int]:
     """Indices of `num_wanted` frames, each in the middle of its share of `num_total`; all if there are no more."""
     if num_total <= num_wanted:
         return set(range(num_total))
     return {(2 * i + 1) * num_total // (2 * num_wanted) for i in range(num_wanted)}
 
 
-def _shrink(picture: np.ndarray, fit: str, frame: np.ndarray) -> None:
-    """BGR picture -> RGB or grey frame [H, W, C]."""
+def shrink(picture: np.ndarray, fit: str, frame: np.ndarray) -> None:
+    """Fills a frame [H, W, C], RGB or grey, with a BGR picture of any size."""
     # RGB is made in place: a second look at memory that is not in the cache would cost more than the conversion.
     in_place = frame.shape[2] == 3
     small = part = frame if in_place else np.empty((*frame.shape[:2], 3), np.uint8)

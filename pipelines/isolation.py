@@ -32,7 +32,7 @@ from pipelines.decode import (
 )
 from pipelines.shards import Frame
 
-__all__ = ["IsolatedDecoder"]
+__all__ = ["IsolatedDecoder", "limit_memory"]
 
 # Fresh memory costs as much time as decoding into it, so clips up to this size leave theirs to the next one.
 _KEPT_BYTES = 2**28
@@ -203,7 +203,7 @@ def _serve(connection_descriptor: int, *memory_descriptors: int) -> None:
     """The child's side: answers until the parent's end closes."""
     cv2.setNumThreads(1)
     memories = [_Memory(descriptor) for descriptor in memory_descriptors]
-    _limit_memory()
+    limit_memory()
     with Connection(connection_descriptor) as connection, contextlib.suppress(EOFError, ConnectionError):
         connection.send("ready")
         while True:
@@ -222,7 +222,7 @@ def _serve(connection_descriptor: int, *memory_descriptors: int) -> None:
             connection.send(answer)
 
 
-def _limit_memory() -> None:
+def limit_memory() -> None:
     """A header that asks for all the memory is refused it; and a crash leaves no core of that size."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":

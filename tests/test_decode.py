@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import pipelines.decode as module
-from pipelines.decode import REASONS, RejectedError, Sampling, decode
+from pipelines.decode import REASONS, RejectedError, Sampling, decode, decode_stream
 from pipelines.isolation import IsolatedDecoder
 from pipelines.shards import Frame
 from tests.videos import (
@@ -331,3 +331,26 @@ def test_every_reason_is_explained() -> None:
 )
 def test_real_files_with_wrong_headers_are_kept(file: str, num_frames: int) -> None:
     assert len(decode(DATA / file, RGB, Sampling()).frames) == num_frames
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(), Sampling(max_frames=7), Sampling(fps=12.5), Sampling(every=4), Sampling(every=4, max_frames=3)],
+    ids=["all", "max_frames", "fps", "every", "every and max_frames"],
+)
+def test_frames_of_a_stream_are_those_of_the_clip(video: Path, sampling: Sampling) -> None:
+    rate, *parts = map(bytes, decode_stream(str(video), RGB, sampling))
+    expected = decode(video, RGB, sampling)
+    assert np.frombuffer(rate)[0] == pytest.approx(expected.fps)
+    assert b"".join(parts) == expected.frames.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["missing", "text", "headers only", "half"])
+def test_a_bad_file_gives_a_stream_the_reason_that_it_gives_a_clip(tmp_path: Path, kind: str) -> None:
+    file = write_bad(tmp_path, kind)
+    reasons = []
+    for work in (lambda: decode(file, RGB, Sampling()), lambda: list(decode_stream(str(file), RGB, Sampling()))):
+        with pytest.raises(RejectedError) as error:
+            work()
+        reasons.append(error.value.reason)
+    assert reasons[0] == reasons[1]
