@@ -40,6 +40,7 @@ log = logging.getLogger("tests.benchmarks.faults")
 
 YAML = f"{HOME}/cluster.yaml"
 _CUT_S = 30
+_SOON_S = 3
 _LONGEST_S = 400
 # One of each for the whole cluster, which stays until its end.
 _OF_RAY = ("_AutoscalingCoordinatorActor", "_StatsActor")
@@ -442,10 +443,15 @@ def _suffer(job: Job, fault: Callable[[Job], None]) -> dict[str, Any]:
     job.before = job.curves()
     came = time.monotonic()
     went_on: list[float] = []
+    soon_after: dict[str, bytes] = {}
 
     def look() -> None:
+        nonlocal soon_after
         now = job.curves()
-        if not went_on and all(len(now.get(name, b"")) > len(curve) for name, curve in job.before.items()):
+        if time.monotonic() - came < _SOON_S:
+            # What was on its way when the fault came has arrived.
+            soon_after = now
+        elif not went_on and all(_is_over(job, name) or len(now[name]) > len(soon_after[name]) for name in soon_after):
             went_on.append(round(time.monotonic() - came, 1))
 
     with repeated(look, 0.2):
@@ -458,6 +464,11 @@ def _suffer(job: Job, fault: Callable[[Job], None]) -> dict[str, Any]:
         "all_went_on_after_s": went_on[0] if went_on and job.before else None,
         "ended_after_s": round(time.monotonic() - came, 1),
     }
+
+
+def _is_over(job: Job, run: str) -> bool:
+    summary = job.out / run / "summary.json"
+    return summary.exists() and json.loads(summary.read_text())["state"] == "complete"
 
 
 def _keep(nodes: TwoNodes, name: str, logs: Path) -> None:
