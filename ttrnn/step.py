@@ -42,8 +42,13 @@ class _Product(nn.Module):
     def of(cls, layer: TTLinear) -> "_Product":
         """With the layer's scale folded in; each core as a matrix (R N_k, M_k S)."""
         first, *rest = layer.cores
+        # Laid out for the products, and of one piece, as torch.export wants its weights.
+        whole = torch.contiguous_format
         cores = (first * layer.scale, *rest)
-        return cls((core.transpose(1, 2).flatten(2).flatten(0, 1).clone() for core in cores), layer.shape.out_modes)
+        return cls(
+            (core.transpose(1, 2).flatten(2).flatten(0, 1).clone(memory_format=whole) for core in cores),
+            layer.shape.out_modes,
+        )
 
     def forward(self, x_BM: Tensor) -> Tensor:
         *others, last = self.matrices

@@ -142,7 +142,7 @@ def ship(options: ShipOptions) -> dict[str, Any]:
             folder = _write(config, temporary, name)
             for form in FILES:
                 work[name, form], num_frames[name, form] = open_form(form, folder, frames)
-        times = interleaved(work, options.rounds, least_s=0.001)
+        times = interleaved(work, options.rounds, least_s=0.005)
         for (name, form), seconds in times.items():
             folder, each = Path(temporary) / name, [1e6 * value / num_frames[name, form] for value in seconds]
             rows.append({
