@@ -3,30 +3,41 @@
 python -m pipelines.export runs/sweep model --select knee
 python -m pipelines.export runs/sweep model --select smallest --max-params 20000
 python -m pipelines.export runs/sweep model --select trial:0007
-python -m pipelines.export runs/gru model --onnx
+python -m pipelines.export runs/gru model --onnx --program
+python -m pipelines.export runs/gru model --dtype int8
 python -m pipelines.export s3://bucket/sweep model
 """
 
 import dataclasses
 import logging
+import shlex
 import sys
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
 
 import ttrnn.checkpoint
 from pipelines import cli
 from pipelines.cli import UserError, percent
 from pipelines.confirmed import draw
-from pipelines.evaluate import load_model
+from pipelines.evaluate import evaluate_model, load_model
 from pipelines.frontier import knee
 from pipelines.metrics import standard_error
 from pipelines.mirror import reading_copy
 from pipelines.pareto import known_tests
+from pipelines.shards import DATASET_JSON
 from pipelines.storage import Location
 from pipelines.trials import Trial, model_dir, read_sweep, read_trials
 from ttrnn.checkpoint import read_config
 from ttrnn.files import atomic_directory
+from ttrnn.program import export_program
+from ttrnn.quantise import DTYPES, rounded
 
 __all__ = ["ExportOptions", "choose", "export"]
 
@@ -42,12 +53,19 @@ class ExportOptions:
     out: str = cli.positional()
     """model directory to write"""
     select: str = "best"
-    """of a sweep: best (validation metric), knee, smallest (within one standard error of the best), or trial:ID; by
-    confirmed values where there are such"""
+    """of a sweep: best (validation metric), knee, smallest (within --tolerance of the best), or trial:ID; by confirmed
+    values where there are such"""
+    tolerance: float | None = None
+    """with --select smallest: how far below the best's metric it may lie, 0 to 1; default: one standard error"""
     max_params: int | None = None
     """of a sweep: only models with at most this many parameters, classifier included; not with trial:ID"""
     onnx: bool = False
-    """also write step.onnx: one frame and the state in, logits and the state out; needs pip install ttrnn[onnx]"""
+    """also write step.onnx (one frame and the state in, scores and the state out; not of bidirectional models) and
+    clip.onnx (clips of any length in, scores out); needs pip install ttrnn[onnx]"""
+    program: bool = False
+    """also write step.pt2, the step as a torch.export program; only for who trusts you: loading one may run code"""
+    dtype: str = "float32"
+    """of the weights on disk: float32, bfloat16 or int8; what rounding costs is measured on the validation split"""
     overwrite: bool = False
     """replace OUT"""
 
@@ -56,10 +74,22 @@ class ExportOptions:
             raise ValueError(f"select {self.select} names one model; leave max_params out")
         if self.select not in ("best", "knee", "smallest") and not self.select.startswith("trial:"):
             raise ValueError(f"select must be best, knee, smallest or trial:ID, got {self.select!r}")
+        if self.tolerance is not None and (self.select != "smallest" or not 0 <= self.tolerance < 1):
+            raise ValueError(
+                f"tolerance belongs to --select smallest and lies between 0 and 1, got {self.tolerance:g} with "
+                f"--select {self.select}"
+            )
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
 
 
 def choose(
-    points: list[Trial], trials: list[Trial], select: str, num_val_clips: int, max_params: int | None = None
+    points: list[Trial],
+    trials: list[Trial],
+    select: str,
+    num_val_clips: int,
+    max_params: int | None = None,
+    tolerance: float | None = None,
 ) -> Trial:
     """One trial by rule.
 
@@ -71,6 +101,7 @@ def choose(
             one-standard-error rule of Breiman et al., 1984). trial:ID: that one.
         num_val_clips: Clips that the metric was measured on.
         max_params: Leave larger models out first.
+        tolerance: Of smallest, instead of one standard error.
 
     Raises:
         UserError: nothing fits, or there is no such finished trial.
@@ -93,7 +124,7 @@ def choose(
     best = fitting[-1]
     if select == "best":
         return best
-    bound = best.place[1] - _standard_error(best, num_val_clips)
+    bound = best.place[1] - (_standard_error(best, num_val_clips) if tolerance is None else tolerance)
     return next(point for point in fitting if point.place[1] >= bound)
 
 
@@ -117,10 +148,14 @@ def _export(options: ExportOptions, source: Path, out: Path) -> dict[str, Any]:
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not (out / "model.safetensors").exists():
         raise UserError(f"{out} is no model directory and is not replaced; give another OUT")
     chosen: dict[str, Any] = {}
+    neighbours: list[dict[str, Any]] = []
     tested: dict[tuple[str, str], dict[str, Any]] = {}
     if (source / "sweep.json").exists():
         sweep, drawn = read_sweep(source), draw(source, read_trials(source))
-        trial = choose(drawn.points, drawn.trials, options.select, sweep["num_val_clips"], options.max_params)
+        trial = choose(
+            drawn.points, drawn.trials, options.select, sweep["num_val_clips"], options.max_params, options.tolerance
+        )
+        neighbours = _neighbours(drawn.points, trial)
         directory = model_dir(source, trial.trial)
         chosen = {"trial": trial.trial, "select": options.select}
         if trial.confirmed is not None:
@@ -137,40 +172,96 @@ def _export(options: ExportOptions, source: Path, out: Path) -> dict[str, Any]:
     found = tested.get((chosen.get("trial", ""), config["sha256"]["model.safetensors"]), {})
     chosen |= {name: found[name] for name in ("test_metric", "test_interval") if name in found}
     results = {**config["results"], **chosen}
+    if options.dtype != "float32":
+        results |= _loss(directory, rounded(model, options.dtype), results)
     with atomic_directory(out) as temporary:
-        ttrnn.checkpoint.write(model, temporary, results)
+        ttrnn.checkpoint.write(model, temporary, results, options.dtype)
+        if options.dtype != "float32":
+            # What the other forms hold is what the directory holds.
+            model = rounded(model, options.dtype)
         if options.onnx:
-            _write_onnx(model, temporary / "step.onnx")
+            _write_onnx(model, temporary)
+        if options.program:
+            with cli.user_errors("--program"):
+                export_program(model, temporary / "step.pt2")
     return {
         "out": str(out),
         "num_params": model.config.num_params,
         "input_params": model.config.input_params,
         **results,
+        "dtype": options.dtype,
         "num_bytes": sum(file.stat().st_size for file in out.iterdir()),
+        "files": {file.name: file.stat().st_size for file in sorted(out.iterdir())},
+        "neighbours": neighbours,
     }
 
 
-def _write_onnx(model: ttrnn.VideoClassifier, path: Path) -> None:
-    from ttrnn.export import export_onnx_step
+def _neighbours(points: list[Trial], chosen: Trial) -> list[dict[str, Any]]:
+    """The chosen trial between the next smaller and the next larger point of the frontier."""
+    others = [point for point in points if point.trial != chosen.trial]
+    smaller = [point for point in others if point.place[0] <= chosen.place[0]][-1:]
+    larger = [point for point in others if point.place[0] > chosen.place[0]][:1]
+    return [
+        {"trial": trial.trial, "num_params": trial.place[0], "val_metric": trial.place[1]}
+        for trial in (*smaller, chosen, *larger)
+    ]
+
+
+def _loss(directory: Path, model: ttrnn.VideoClassifier, results: Mapping[str, Any]) -> dict[str, Any]:
+    """The metric of rounded weights on the validation split that chose the epoch, beside that of the exact ones."""
+    shards = results.get("shards")
+    if results.get("watch_test") or shards is None or not (Location.of(shards) / DATASET_JSON).exists():
+        log.warning("the shards %s are gone, or have no validation split: what rounding costs is not measured", shards)
+        return {}
+    with tempfile.TemporaryDirectory() as temporary:
+        ttrnn.save(model, Path(temporary) / "model", dict(results))
+        value = evaluate_model(Path(temporary) / "model", shards, "val")["value"]
+    exact = evaluate_model(directory, shards, "val")["value"]
+    return {"val_metric_rounded": value, "lost_by_rounding": exact - value}
+
+
+def _write_onnx(model: ttrnn.VideoClassifier, out: Path) -> None:
+    from ttrnn.export import export_onnx_clip, export_onnx_step
 
     try:
-        export_onnx_step(model, path)
+        export_onnx_clip(model, out / "clip.onnx")
+        if model.config.bidirectional:
+            log.info("no step.onnx: a bidirectional model starts at the last frame, and can't stream")
+        else:
+            export_onnx_step(model, out / "step.onnx")
     except ImportError as error:
         raise UserError(f"--onnx needs {error.name}; install it with: pip install 'ttrnn[onnx]'") from error
 
 
-def summary(result: dict[str, Any]) -> str:
-    """What a person reads."""
-    trial = f"trial {result['trial']}, " if "trial" in result else ""
-    confirmed, again = result.get("confirmed"), ""
+def summary(result: dict[str, Any]) -> RenderableType:
+    """What a person reads: the model, beside its neighbours on the frontier, and the files."""
+    metric = result["metric"].replace("_", " ")
+    confirmed, again, rounding = result.get("confirmed"), "", ""
     if confirmed is not None:
         again = f"; on average {percent(confirmed['val_mean'])} when trained again with {len(confirmed['seeds'])} seeds"
-    return (
-        f"{result['out']}: {trial}{result['num_params']:,} parameters, {result['num_bytes']:,} bytes, "
-        f"{result['metric'].replace('_', ' ')} {100 * result['val_metric']:.1f}% on {result['num_val_clips']} "
-        f"validation clips{again}\n"
-        f"next: {cli.python()} -m pipelines.predict {result['out']} VIDEO"
+    if "val_metric_rounded" in result:
+        lost = f"{100 * result['lost_by_rounding']:+.1f} points lost"
+        rounding = f"; {percent(result['val_metric_rounded'])} in {result['dtype']} ({lost})"
+    parts: list[RenderableType] = []
+    if result["neighbours"]:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for name in ("trial", "parameters", metric):
+            table.add_column(name, justify="left" if name == "trial" else "right")
+        table.add_column()
+        for row in result["neighbours"]:
+            is_chosen = row["trial"] == result["trial"]
+            mark = f"chosen: {result['select']}" if is_chosen else ""
+            table.add_row(row["trial"], f"{row['num_params']:,}", percent(row["val_metric"]), mark)
+        parts.append(table)
+    trial = f"trial {result['trial']}, " if "trial" in result else ""
+    files = ", ".join(f"{name} {size:,}" for name, size in result["files"].items())
+    parts.append(
+        f"{result['out']}: {trial}{result['num_params']:,} parameters, {metric} {100 * result['val_metric']:.1f}% on "
+        f"{result['num_val_clips']} validation clips{again}{rounding}\n"
+        f"bytes: {files}\n"
+        f"next: {cli.python()} -m pipelines.predict {shlex.quote(result['out'])} VIDEO"
     )
+    return Group(*parts)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import shutil
 
@@ -7,9 +8,15 @@ import torch
 
 import ttrnn
 from pipelines import export
+from pipelines.evaluate import evaluate_model
+from pipelines.fit import fit
 from pipelines.trials import Confirmed, Trial
+from tests.shards import make_shards
 from tests.test_pareto import confirm_by_hand, make_sweep
+from tests.training import options
 from ttrnn.model import ModelConfig, VideoClassifier
+
+NAMES = ("num_params", "val_metric")
 
 
 @pytest.fixture
@@ -126,3 +133,66 @@ def test_a_sweep_that_was_confirmed_is_chosen_from_by_its_means(model, tmp_path,
     assert "on average 65.0% when trained again with 2 seeds" in text
     results = ttrnn.checkpoint.read_config(tmp_path / "out")["results"]
     assert results["confirmed"]["val_mean"] == pytest.approx(0.65)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("trained")
+    shards = make_shards(directory / "shards")
+    for name, given in {"run": {}, "both-ways": {"bidirectional": True}}.items():
+        (directory / name).mkdir()
+        fit(options(shards, directory / name, epochs=2, **given))
+    return directory
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_what_rounding_weights_costs_is_measured_on_the_validation_split(trained, tmp_path, capsys, dtype):
+    code, out, _ = run(capsys, export.main, trained / "run", tmp_path / "out", "--dtype", dtype, "--json")
+    result = json.loads(out)
+    assert code == 0
+    measured = evaluate_model(tmp_path / "out", trained / "shards", "val")["value"]
+    assert result["val_metric_rounded"] == pytest.approx(measured)
+    assert result["val_metric_rounded"] + result["lost_by_rounding"] == pytest.approx(result["val_metric"])
+    exact = (trained / "run" / "model" / "model.safetensors").stat().st_size
+    assert result["files"]["model.safetensors"] < exact
+
+
+def test_rounding_whose_cost_can_t_be_measured_says_so(model, tmp_path, capsys):
+    code, out, err = run(capsys, export.main, make_run(model, tmp_path / "run"), tmp_path / "out", "--dtype", "int8")
+    assert code == 0
+    assert "what rounding costs is not measured" in err
+    assert "points lost" not in out
+
+
+@pytest.mark.parametrize(("name", "files"), [("run", {"step.onnx", "clip.onnx"}), ("both-ways", {"clip.onnx"})])
+def test_onnx_comes_as_a_clip_and_where_the_model_streams_as_a_step(trained, tmp_path, capsys, name, files):
+    pytest.importorskip("onnxruntime")
+    code, _, err = run(capsys, export.main, trained / name, tmp_path / "out", "--onnx")
+    assert code == 0
+    assert {path.name for path in (tmp_path / "out").glob("*.onnx")} == files
+    assert ("can't stream" in err) == (name == "both-ways")
+
+
+def test_a_program_is_written_where_the_model_streams_and_nothing_is_where_it_does_not(trained, tmp_path, capsys):
+    assert run(capsys, export.main, trained / "run", tmp_path / "out", "--program")[0] == 0
+    assert (tmp_path / "out" / "step.pt2").exists()
+    code, _, err = run(capsys, export.main, trained / "both-ways", tmp_path / "other", "--program")
+    assert (code, (tmp_path / "other").exists()) == (2, False)
+    assert "bidirectional models can't stream" in err
+
+
+def test_smallest_takes_a_tolerance_and_the_choice_is_shown_beside_its_neighbours(model, tmp_path, capsys):
+    values = {"a": (1_000, 0.5), "b": (2_000, 0.78), "c": (3_000, 0.8), "d": (4_000, 0.9)}
+    sweep = make_sweep(tmp_path / "sweep", {name: dict(zip(NAMES, pair, strict=True)) for name, pair in values.items()})
+    for name in values:
+        shutil.rmtree(sweep / "trials" / name / "model", ignore_errors=True)
+        shutil.copytree(model, sweep / "trials" / name / "model")
+    words = ("--select", "smallest", "--tolerance", "0.15")
+    code, out, _ = run(capsys, export.main, sweep, tmp_path / "out", *words)
+    assert code == 0
+    lines = [line.split() for line in out.splitlines()]
+    assert ["b", "2,000", "78.0%", "chosen:", "smallest"] in lines
+    assert [line[0] for line in lines if line and line[0] in values] == ["a", "b", "c"]
+    code, _, err = run(capsys, export.main, sweep, tmp_path / "other", "--tolerance", "0.15")
+    assert code == 2
+    assert "belongs to --select smallest" in err
