@@ -195,8 +195,9 @@ def _card(config: dict[str, Any]) -> str:
             if "logits_moved_by" in config
             else {}
         ),
+        "multiply-adds": f"{model.multiply_adds:,} for a frame, in the recurrent layers",
         **{
-            name.replace("_", " "): value
+            name.replace("_", " "): _with_interval(name, value, config["results"])
             for name, value in config["results"].items()
             if not isinstance(value, dict | list)
         },
@@ -205,5 +206,19 @@ def _card(config: dict[str, Any]) -> str:
     return (
         f"# A ttrnn video classifier\n\n| | |\n|---|---|\n{lines}\n\n"
         "Load it with `ttrnn.load(directory)`; classify a video with `python -m pipelines.predict DIRECTORY VIDEO`.\n"
-        "It gives one of its classes for any video, also for one that shows none of them.\n"
+        "Limits: it gives one of its classes for any video, also for one that shows none of them. What it is worth was\n"
+        "measured on clips of the data set it learnt from; other cameras, light or people may do worse.\n"
     )
+
+
+def _with_interval(name: str, value: Any, results: dict[str, Any]) -> str:
+    """A metric with its 95% interval and number of clips, where they are known; other values as they are."""
+    split = name.removesuffix("_metric")
+    interval, num_clips = results.get(f"{split}_interval"), results.get(f"num_{split}_clips")
+    if split == name or not isinstance(value, float):
+        return str(value)
+    known = (
+        [f"95%: {interval[0]:.3f} to {interval[1]:.3f}"] if isinstance(interval, list) and len(interval) == 2 else []
+    )
+    known += [f"{num_clips:,} clips"] if isinstance(num_clips, int) else []
+    return f"{value:.3f}" + (f" ({', '.join(known)})" if known else "")
