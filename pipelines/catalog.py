@@ -110,6 +110,7 @@ def read_catalog(
     split_list: int = 1,
     kept_splits: Mapping[str, str] | None = None,
     kept_classes: Sequence[str] = (),
+    to_learn_from: bool = True,
 ) -> Catalog:
     """Lists the clips and gives each a split.
 
@@ -124,6 +125,7 @@ def read_catalog(
         split_list: Which of UCF101's three pairs of lists to take.
         kept_splits: Splits of the clips, by clip_id, that are in a data set already: they stay there.
         kept_classes: Classes of that data set: they keep their indices.
+        to_learn_from: False: a catalogue that gives splits needs no train split; all are as it gives them, then.
 
     Raises:
         UserError: there is nothing that a classifier could be trained and tested on.
@@ -137,7 +139,10 @@ def read_catalog(
             f"{given} has fewer than two classes ({', '.join(classes) or 'none'}); give it another (layout {name} "
             f"reads {LAYOUTS[name]})"
         )
-    assigned = assign_splits(rows, splits, kept_splits, kept_classes)
+    if to_learn_from or {"", "train"} & {row.split for row in rows}:
+        assigned = assign_splits(rows, splits, kept_splits, kept_classes)
+    else:
+        assigned = [row.split for row in rows]
     sizes = ", ".join(f"{split} {count:,}" for split, count in _count(assigned).items())
     log.info("%s: layout %s, %s clips of %d classes (%s)", given, name, f"{len(rows):,}", len(classes), sizes)
     index = {label: number for number, label in enumerate(classes)}

@@ -55,6 +55,8 @@ class Classifier:
     """begins a stream; gives a function from its next frame, uint8 [H, W, K], to the probabilities [C] so far"""
     why_no_stream: str = ""
     """why it can't stream videos; "" where it can"""
+    network: VideoClassifier | None = None
+    """the model itself, for many clips at once; None of an ONNX file"""
 
     def label(self, scores_C: np.ndarray) -> str:
         """The class with the highest score; or all above one half, joined by |, where clips have several."""
@@ -129,6 +131,7 @@ def _of_model(model: VideoClassifier) -> Classifier:
         scores=lambda clip: _finite(model.predict(clip).float().numpy()),
         stream=stream,
         why_no_stream=why or _why_spread(sampling),
+        network=model,
     )
 
 

@@ -2,12 +2,15 @@
 
     python -m pipelines.evaluate runs/sweep/best SHARDS --split test
     python -m pipelines.evaluate runs/sweep/best SHARDS --out runs/test
-    python -m pipelines.evaluate runs/sweep/best SHARDS --json
+    python -m pipelines.evaluate runs/sweep/best SHARDS --compare runs/sweep/trials/0007
+    python -m pipelines.evaluate model/clip.onnx VIDEOS --split all --json
 
 With --out it writes there confusion.png and confusion.csv (where a clip has one label), per_class.csv, and
-predictions.csv with a line for each clip.
+predictions.csv with a line for each clip; with --compare also differing.csv, the clips that the two take for different
+classes.
 """
 
+import contextlib
 import csv
 import logging
 import sys
@@ -22,19 +25,17 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-import ttrnn
 from pipelines import cli
+from pipelines.classifier import Classifier, load_model, model_results, open_classifier, reading_model
 from pipelines.cli import UserError, percent
-from pipelines.measure import predict_split
+from pipelines.compare import chosen, compare, verdict
 from pipelines.metrics import METRICS, chance_level, confusion, interval, per_class, score
-from pipelines.mirror import reading_copy
 from pipelines.pictures import confusion_matrix
-from pipelines.recipe import TrainOptions, local_device, open_data
-from pipelines.shards import ShardDataset, Split
+from pipelines.recipe import TrainOptions, open_data
+from pipelines.scoring import Scored, is_catalog, score_catalog, score_shards
+from pipelines.shards import ShardDataset
 from pipelines.storage import Location, prepare_out
-from ttrnn.checkpoint import read_config
 from ttrnn.files import atomic_write
-from ttrnn.model import VideoClassifier
 
 __all__ = ["EvaluateOptions", "evaluate", "evaluate_model", "headline", "load_model", "measure"]
 
@@ -46,11 +47,13 @@ class EvaluateOptions:
     """Measure a model on one split of a data set: accuracy, or mean average precision for clips with several labels."""
 
     model: str = cli.positional()
-    """model directory or its URI, such as runs/sweep/best"""
+    """model directory, run or ONNX file (clip or step), or its URI, such as runs/sweep/best"""
     shards: str = cli.positional()
-    """directory that preprocess wrote"""
+    """directory that preprocess wrote; or a folder or CSV of videos as it reads them, decoded as the model says"""
     split: str = "test"
-    """train, val or test"""
+    """train, val, test or all; those of videos without given splits are what preprocess makes by itself"""
+    compare: str | None = None
+    """another model, measured on the same clips, and whether the difference may be chance"""
     folds: int | None = None
     """measure on folds that are dealt anew, as train has them; default: those of the run that the model comes from if
     it learnt from SHARDS, else the splits as they are there"""
@@ -64,65 +67,75 @@ class EvaluateOptions:
     """delete older ones in OUT first"""
 
 
-def load_model(path: str | Path) -> VideoClassifier:
-    """The model of a model directory or of a run, on the GPU where there is one. Raises UserError if it is damaged."""
-    with cli.user_errors():
-        model = ttrnn.load(_directory(path))
-    return model.to(local_device())
-
-
-def _directory(path: str | Path) -> Path:
-    """The model directory, of a run too."""
-    path = Path(path)
-    is_run = not (path / "model.safetensors").exists() and (path / "model" / "config.json").exists()
-    return path / "model" if is_run else path
-
-
 def evaluate_model(
     model_dir: str | Path,
-    shards_dir: str | Path | Location,
+    data_place: str | Path | Location,
     split: str = "test",
     *,
     out: str | Path | None = None,
+    other_dir: str | Path | None = None,
     **splits: Any,
 ) -> dict[str, Any]:
-    """As `measure`, of a directory of shards.
+    """As `measure`, of a directory of shards or of a catalogue.
 
     Args:
-        model_dir: A model directory, or a run.
-        shards_dir: The data.
-        split: train, val or test.
+        model_dir: A model directory, a run or an ONNX file.
+        data_place: Shards; or a folder or CSV of videos, which are decoded as the model's configuration says.
+        split: train, val, test or all.
         out: As `measure` has it.
-        **splits: folds, fold and split_by as train has them; without them, those of the run that the model comes from
-            if it learnt from these shards, else the splits as they were made.
+        other_dir: Another model, to compare with.
+        **splits: Of shards: folds, fold and split_by as train has them; without them, those of the run that the model
+            comes from if it learnt from these shards, else the splits as they were made.
+
+    Returns:
+        As `measure`; with a catalogue `rejected`, the clips that gave no frames; with other_dir `compare`: its value,
+        interval and num_params, and what `compare.compare` found.
 
     Raises:
-        UserError: damaged model or shards, a data set whose frames or classes are not the model's, or the validation
-            split of a run that learnt from it.
+        UserError: damaged model or data, data whose frames or classes are not the model's, or the validation split of a
+            run that learnt from it.
     """
-    splits = splits or _splits_learnt(model_dir, shards_dir, split)
-    with cli.user_errors():
-        data = open_data(shards_dir, TrainOptions(shards=str(shards_dir), out=str(model_dir), **splits))
-    result = measure(model_dir, data, split, out)
-    return {**result, **splits, "model": str(model_dir), "shards": str(shards_dir)}
+    place = Location.of(data_place)
+    models = [(str(path), open_classifier(path)) for path in (model_dir, other_dir) if path is not None]
+    if len({(model.task, model.classes) for _, model in models}) > 1:
+        raise UserError(f"{models[0][0]} and {models[1][0]} know different classes, and can't be compared")
+    if is_catalog(place):
+        if splits:
+            raise UserError(f"--folds, --fold and --split-by are of shards; {place} is a catalogue: leave them out")
+        learnt = [_splits_learnt(name, place, split) for name, _ in models]
+        scored = [score_catalog(name, model, place, split) for name, model in models]
+    else:
+        learnt = [splits or _splits_learnt(name, place, split) for name, _ in models]
+        splits = learnt[0]
+        with cli.user_errors():
+            data = open_data(place, TrainOptions(shards=str(place), out=str(model_dir), **splits))
+            scored = [score_shards(name, model, data, split) for name, model in models]
+    if learnt[0] != learnt[-1]:
+        raise UserError(
+            f"{models[0][0]} and {models[-1][0]} learnt from different splits, so that no clips are new to both; give "
+            "two of the same fold, or --folds, --fold and --split-by if you know better"
+        )
+    result = _judged(models[0][1], scored, split, out)
+    if len(models) > 1:
+        result["compare"]["num_params"] = models[1][1].num_params
+    return {**result, **splits, "model": str(model_dir), "shards": str(data_place)}
 
 
-def _splits_learnt(model_dir: str | Path, shards_dir: str | Path | Location, split: str) -> dict[str, Any]:
+def _splits_learnt(model_dir: str | Path, place: Location, split: str) -> dict[str, Any]:
     """The options of splits that a model learnt under, where these are not the splits of the shards; else {}.
 
     The model directory knows them: a copy or an export of it must not be tested on what it learnt from.
     """
-    with cli.user_errors():
-        results = read_config(_directory(model_dir))["results"]
+    results = model_results(model_dir)
     if not (results.get("folds") or results.get("watch_test")):
         return {}
-    if results["shards"] != str(Location.of(shards_dir).absolute()):
+    if results["shards"] != str(place.absolute()):
         log.warning(
             "%s learnt from other splits, of %s; if %s has the same clips, give the --folds of its run, or it may be "
             "measured on what it learnt from",
             model_dir,
             results["shards"],
-            shards_dir,
+            place,
         )
         return {}
     if results.get("watch_test") and split == "val":
@@ -136,9 +149,9 @@ def measure(
     """The metric of a model on a split, with what it takes to judge it.
 
     Args:
-        model_dir: A model directory, or a run.
+        model_dir: A model directory, a run or an ONNX file.
         data: The data set.
-        split: train, val or test.
+        split: train, val, test or all.
         out: A directory, which gets the files that the head of this module names, each whole or not at all.
 
     Returns:
@@ -149,80 +162,80 @@ def measure(
     Raises:
         UserError: a damaged model, a data set whose frames or classes are not the model's, or an empty split.
     """
-    model = load_model(model_dir)
-    config = model.config
-    _check(model_dir, model, data)
-    clips = data.split(split)
-    if not len(clips):
-        raise UserError(f"{data.place} has no clips in its split {split!r}")
-    rows, indices, _ = predict_split(model, clips)
-    scores_BC = np.empty_like(rows)
-    scores_BC[indices] = rows
-    bounds = interval(config.task, scores_BC, clips.labels, clips.groups)
+    model = open_classifier(model_dir)
+    return _judged(model, [score_shards(str(model_dir), model, data, split)], split, out)
+
+
+def _judged(model: Classifier, scored: list[Scored], split: str, out: str | Path | None) -> dict[str, Any]:
+    """Of the first; with a second one, also how they compare on the clips that both have."""
+    rejected = dict(pair for part in scored for pair in part.rejected)
+    if len(scored) > 1:
+        both = [clip_id for clip_id in scored[0].clip_ids if clip_id in set(scored[1].clip_ids)]
+        scored = [part.only(both) for part in scored]
+    clips, task = scored[0], model.task
     result = {
-        "metric": METRICS[config.task],
-        "value": score(config.task, scores_BC, clips.labels),
-        "interval": [bounds.low, bounds.high],
-        "interval_by": bounds.by,
-        "num_clips": len(clips),
-        "num_groups": bounds.num_groups,
-        "chance": chance_level(config.task, clips.labels, len(config.classes)),
-        "num_params": config.num_params,
-        "input_params": config.input_params,
+        **_metric(task, clips),
+        "num_clips": len(clips.clip_ids),
+        "chance": chance_level(task, clips.labels, len(model.classes)),
+        "num_params": model.num_params,
+        "input_params": model.input_params,
         "split": split,
-        "per_class": per_class(config.task, scores_BC, clips.labels, config.classes),
+        "per_class": per_class(task, clips.scores, clips.labels, model.classes),
     }
+    if rejected:
+        result["rejected"] = [{"path": path, "error": error} for path, error in rejected.items()]
+    if len(scored) > 1:
+        found = compare(task, clips.scores, scored[1].scores, clips.labels, clips.groups)
+        result["compare"] = {**_metric(task, scored[1]), **found}
     if out is not None:
-        _write_files(Path(out), result, config.task, config.classes, clips, scores_BC)
+        _write_files(Path(out), result, task, model.classes, scored)
     return result
 
 
-def _check(model_dir: str | Path, model: VideoClassifier, data: ShardDataset) -> None:
-    config = model.config
-    frames = [(part.width, part.height, part.channels) for part in (config, data.frame)]
-    if frames[0] != frames[1]:
-        raise UserError(
-            f"{model_dir} takes frames of {frames[0]} (width, height, channels), {data.place} has {frames[1]}; "
-            "preprocess the videos at the model's size"
-        )
-    if config.task != data.task:
-        raise UserError(
-            f"{model_dir} is for {config.task} data, {data.place} is {data.task}; give data of the model's kind"
-        )
-    if config.classes != data.classes:
-        raise UserError(
-            f"{model_dir} knows the classes {', '.join(config.classes)}; {data.place} has {', '.join(data.classes)}"
-        )
+def _metric(task: str, clips: Scored) -> dict[str, Any]:
+    bounds = interval(task, clips.scores, clips.labels, clips.groups)
+    return {
+        "metric": METRICS[task],
+        "value": score(task, clips.scores, clips.labels),
+        "interval": [bounds.low, bounds.high],
+        "interval_by": bounds.by,
+        "num_groups": bounds.num_groups,
+    }
 
 
 def _write_files(
-    out: Path, result: Mapping[str, Any], task: str, classes: Sequence[str], clips: Split, scores_BC: np.ndarray
+    out: Path, result: Mapping[str, Any], task: str, classes: Sequence[str], scored: Sequence[Scored]
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
+    clips = scored[0]
     if task == "single_label":
-        counts_CC = confusion(scores_BC, clips.labels)
+        counts_CC = confusion(clips.scores, clips.labels)
         _write_csv(
             out / "confusion.csv",
             ["class", *classes],
             ([name, *row] for name, row in zip(classes, counts_CC.tolist(), strict=True)),
         )
-        title = f"accuracy {percent(result['value'])} on {len(clips):,} clips of {result['split']}"
+        title = f"accuracy {percent(result['value'])} on {len(clips.labels):,} clips of {result['split']}"
         confusion_matrix(counts_CC, classes, out / "confusion.png", title=title)
-        chosen_BC = np.eye(len(classes), dtype=bool)[scores_BC.argmax(axis=1)]
-    else:
-        chosen_BC = scores_BC >= 0.5
     _write_csv(out / "per_class.csv", list(result["per_class"][0]), (row.values() for row in result["per_class"]))
 
     def names(labels: Iterable[int]) -> str:
         return "|".join(classes[label] for label in labels)
 
-    predicted = (names(np.flatnonzero(row)) for row in chosen_BC)
-    columns = (clips.clip_ids, clips.groups, map(names, clips.labels), predicted, scores_BC.tolist())
+    predicted, *others = ([names(np.flatnonzero(row)) for row in chosen(task, part.scores)] for part in scored)
+    columns = (clips.clip_ids, clips.groups, map(names, clips.labels), predicted, clips.scores.tolist())
     _write_csv(
         out / "predictions.csv",
         ["clip_id", "group", "label", "predicted", *(f"p({name})" for name in classes)],
         ([*about, *(f"{value:.6g}" for value in row)] for *about, row in zip(*columns, strict=True)),
     )
+    for other in others:
+        rows = zip(clips.clip_ids, clips.groups, map(names, clips.labels), predicted, other, strict=True)
+        _write_csv(
+            out / "differing.csv",
+            ["clip_id", "group", "label", "predicted", "predicted_by_other"],
+            (row for row in rows if row[3] != row[4]),
+        )
 
 
 def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
@@ -240,8 +253,17 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     if options.out is not None:
         out = Location.of(options.out).local
         prepare_out(out, marker="predictions.csv", overwrite=options.overwrite)
-    with reading_copy(Location.of(options.model)) as model:
-        result = evaluate_model(model, options.shards, options.split, out=out, **(splits if given else {}))
+    with contextlib.ExitStack() as stack:
+        model, other = (
+            None if place is None else stack.enter_context(reading_model(place))
+            for place in (options.model, options.compare)
+        )
+        assert model is not None
+        result = evaluate_model(
+            model, options.shards, options.split, out=out, other_dir=other, **(splits if given else {})
+        )
+    if options.compare is not None:
+        result["compare"]["model"] = options.compare
     return {**result, "model": options.model, **({"out": options.out} if out else {})}
 
 
@@ -268,11 +290,27 @@ def summary(result: dict[str, Any]) -> RenderableType:
         table.add_column(head, justify="left" if name == "class" else "right")
     for name, num_clips, *shares in (row.values() for row in rows):
         table.add_row(Text(name), f"{num_clips:,}", *map(percent, shares))
-    about = (
-        f"{headline(result)}, {result['num_params']:,} parameters, {result['input_params']:,} of them input-to-hidden"
+    known = (result["num_params"], result["input_params"])
+    about = headline(result)
+    if None not in known:
+        about += ", {:,} parameters, {:,} of them input-to-hidden".format(*known)
+    parts: list[RenderableType] = [Text(about)]
+    if "rejected" in result:
+        parts.append(Text(f"left out, as they gave no frames: {len(result['rejected']):,} clips"))
+    parts.append(table)
+    if "compare" in result:
+        parts += ["", Text(_comparison(result))]
+    return Group(*parts, *([f"written to {result['out']}"] if "out" in result else []))
+
+
+def _comparison(result: dict[str, Any]) -> str:
+    other = result["compare"]
+    low, high = (percent(bound) for bound in other["interval"])
+    size = "" if other["num_params"] is None else f", {other['num_params']:,} parameters"
+    return (
+        f"{other['model']}: {other['metric'].replace('_', ' ')} {percent(other['value'])} ({low} to {high}){size}\n"
+        f"{verdict(other, result['num_clips'], result['num_groups'])}"
     )
-    where = [f"written to {result['out']}"] if "out" in result else []
-    return Group(Text(about), table, *where)
 
 
 def main(argv: list[str] | None = None) -> int:

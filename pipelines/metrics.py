@@ -15,12 +15,15 @@ import numpy as np
 __all__ = [
     "METRICS",
     "Interval",
+    "Resamples",
     "accuracy",
     "chance_level",
     "confusion",
+    "hits",
     "interval",
     "mean_average_precision",
     "per_class",
+    "resampled",
     "score",
     "standard_error",
 ]
@@ -37,13 +40,13 @@ Labels = Sequence[tuple[int, ...]]
 
 def accuracy(scores_BC: np.ndarray, labels: Labels) -> float:
     """Share of clips, 0 to 1, whose highest score is their label."""
-    return float(np.mean(_hits(scores_BC, labels)))
+    return float(np.mean(hits(scores_BC, labels)))
 
 
-def _hits(scores_BC: np.ndarray, labels: Labels) -> np.ndarray:
-    """bool [B]"""
-    hits: np.ndarray = scores_BC.argmax(axis=1) == np.array([label for (label,) in labels])
-    return hits
+def hits(scores_BC: np.ndarray, labels: Labels) -> np.ndarray:
+    """bool [B]: whether the highest score is that of the label; one label a clip."""
+    found: np.ndarray = scores_BC.argmax(axis=1) == np.array([label for (label,) in labels])
+    return found
 
 
 def mean_average_precision(scores_BC: np.ndarray, labels: Labels) -> float:
@@ -148,6 +151,32 @@ def interval(task: str, scores_BC: np.ndarray, labels: Labels, groups: Sequence[
         groups: Of each clip; "" where unknown.
         seed: Of the draws.
     """
+    drawn = resampled(task, scores_BC, labels, groups, seed=seed)
+    low, high = drawn.bounds()
+    value, bound = score(task, scores_BC, labels), 0.025 ** (1 / drawn.num_units)
+    return Interval(bound if value == 1 else low, 1 - bound if value == 0 else high, drawn.by, drawn.num_groups)
+
+
+class Resamples(NamedTuple):
+    """A metric of resamples of the clips; those of another model on the same clips, of the same seed, are paired."""
+
+    values: np.ndarray
+    """[R]"""
+    by: str
+    """what was drawn: `group` or `clip`"""
+    num_units: int
+    num_groups: int
+    """different groups that are known among the clips"""
+
+    def bounds(self) -> tuple[float, float]:
+        """What encloses 95% of the values, further out where there are few units."""
+        tail = _tail(self.num_units)
+        low, high = np.nanquantile(self.values, [tail, 1 - tail]).tolist()
+        return low, high
+
+
+def resampled(task: str, scores_BC: np.ndarray, labels: Labels, groups: Sequence[str], *, seed: int = 0) -> Resamples:
+    """The metric of each of 2,000 resamples; see `interval`."""
     num_groups = len({name for name in groups if name})
     numbers: dict[str | int, int] = {}
     units = np.array([numbers.setdefault(name or index, len(numbers)) for index, name in enumerate(groups)])
@@ -157,16 +186,13 @@ def interval(task: str, scores_BC: np.ndarray, labels: Labels, groups: Sequence[
     num_units = int(units.max()) + 1
     draws = _draws(num_units, max(1, _BLOCK_VALUES // len(units)), np.random.default_rng(seed))
     if task == "single_label":
-        hits_sizes = np.stack([np.bincount(units, _hits(scores_BC, labels)), np.bincount(units)], axis=1)
+        hits_sizes = np.stack([np.bincount(units, hits(scores_BC, labels)), np.bincount(units)], axis=1)
         sums = np.concatenate([counts_RU @ hits_sizes for counts_RU in draws])
-        values = sums[:, 0] / sums[:, 1]
+        values_R = sums[:, 0] / sums[:, 1]
     else:
         rankings = list(_rankings(scores_BC, labels))
-        values = np.concatenate([_mean_average_precisions(counts_RU.T[units], rankings) for counts_RU in draws])
-    tail = _tail(num_units)
-    low, high = np.nanquantile(values, [tail, 1 - tail]).tolist()
-    value, bound = score(task, scores_BC, labels), 0.025 ** (1 / num_units)
-    return Interval(bound if value == 1 else low, 1 - bound if value == 0 else high, by, num_groups)
+        values_R = np.concatenate([_mean_average_precisions(counts_RU.T[units], rankings) for counts_RU in draws])
+    return Resamples(values_R, by, num_units, num_groups)
 
 
 def _draws(num_units: int, block: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -39,6 +39,7 @@ PIPELINES = (
     ("task", "frames", "crew"),
     ("preprocess", "recipe"),
     ("measure", "optim", "refine", "visit", "classifier"),
+    ("scoring", "compare"),
     ("fit", "evaluate", "tracking", "cost", "teller"),
     ("train", "runs", "one_video"),
     ("table", "confirm"),

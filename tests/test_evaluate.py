@@ -3,16 +3,23 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+import torch
 from matplotlib.image import imread
 
+import ttrnn
+from pipelines.catalog import read_catalog
 from pipelines.cli import UserError
+from pipelines.decode import Sampling, decode
 from pipelines.evaluate import evaluate_model, headline, main
 from pipelines.recipe import open_data
-from pipelines.shards import Frame
+from pipelines.shards import Clip, Frame, write_dataset_json, write_shard
 from pipelines.train import TrainOptions, train
-from tests.shards import make_shards
+from tests.shards import FRAME, make_shards
+from tests.videos import write_class_folders
+from ttrnn.export import export_onnx_clip, export_onnx_step
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +191,113 @@ def test_the_validation_split_of_a_model_that_learnt_from_it_is_refused(tmp_path
     assert evaluate_model(run, shards)["num_clips"] == 12
     with pytest.raises(UserError, match="learnt from the clips of val too"):
         evaluate_model(run, shards, "val")
+
+
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory):
+    """A model directory, the folder of videos that it learnt from, and shards of these as preprocess makes them."""
+    root = tmp_path_factory.mktemp("filmed")
+    videos, shards, frame = write_class_folders(root / "videos", num_clips=16, num_frames=6), root / "shards", FRAME
+    catalog, splits = read_catalog(videos), {}
+    shards.mkdir()
+    for split in ("train", "val", "test"):
+        clips = [
+            Clip(entry.clip_id, entry.labels, "", 25.0, decode(entry.path, frame, Sampling()).frames)
+            for entry in catalog.entries
+            if entry.split == split
+        ]
+        splits[split] = [write_shard(shards / f"{split}-00000.arrow", clips)]
+    about = {"classes": catalog.classes, "task": catalog.task, "frame": frame, "mean": (40.0,), "std": (60.0,)}
+    write_dataset_json(shards, sampling={}, splits=splits, options={}, **about)
+    train(TrainOptions(shards=str(shards), out=str(root / "run"), hidden_modes="2x2x2x2", epochs=4, lr=0.02))
+    return root / "run" / "model", videos, shards
+
+
+def test_videos_are_measured_like_the_shards_that_preprocess_makes_of_them(filmed, tmp_path, capsys):
+    model, videos, shards = filmed
+    results = []
+    for place, out in ((videos, tmp_path / "videos"), (shards, tmp_path / "shards")):
+        assert main([str(model), str(place), "--out", str(out), "--json"]) == 0
+        results.append(json.loads(capsys.readouterr().out))
+    for name in ("value", "interval", "num_clips", "per_class"):
+        assert results[0][name] == results[1][name]
+    rows = [{row["clip_id"]: row for row in read(tmp_path / name / "predictions.csv")} for name in ("videos", "shards")]
+    assert rows[0] == rows[1]
+    assert evaluate_model(model, videos, "all")["num_clips"] == evaluate_model(model, shards, "all")["num_clips"] == 32
+
+
+def test_a_list_of_videos_is_measured_and_those_that_do_not_decode_are_named(filmed, tmp_path, capsys):
+    model, videos, _ = filmed
+    (tmp_path / "bad.avi").write_bytes(b"no video")
+    lines = [f"{path},{path.parent.name},," for path in sorted(videos.glob("*/*.avi"))[::4]]
+    table = tmp_path / "clips.csv"
+    table.write_text("\n".join(["path,label,group,split", *lines, f"{tmp_path / 'bad.avi'},left,,", ""]))
+    assert main([str(model), str(table), "--split", "all", "--json"]) == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert result["num_clips"] == len(lines)
+    assert [Path(entry["path"]).name for entry in result["rejected"]] == ["bad.avi"]
+    assert "unreadable" in captured.err
+    table.write_text(f"path,label,group,split\n{tmp_path / 'bad.avi'},left,,test\n")
+    assert main([str(model), str(table)]) == 2
+    assert "none of the 1 clips of test" in capsys.readouterr().err
+    table.write_text(f"path,label,group,split\n{tmp_path / 'bad.avi'},elsewhere,,test\n")
+    assert main([str(model), str(table)]) == 2
+    assert "has others: elsewhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["step", "clip"])
+def test_an_onnx_file_is_measured_as_its_model_clip_by_clip(filmed, tmp_path, form):
+    model, _, shards = filmed
+    file = tmp_path / f"{form}.onnx"
+    {"step": export_onnx_step, "clip": export_onnx_clip}[form](ttrnn.load(model), file)
+    mine, theirs = (evaluate_model(path, shards, "all", out=tmp_path / path.stem) for path in (file, model))
+    assert (mine["value"], mine["interval"]) == (theirs["value"], theirs["interval"])
+    tables = [read(tmp_path / path.stem / "predictions.csv") for path in (file, model)]
+    for ours, own in zip(*tables, strict=True):
+        assert ours["predicted"] == own["predicted"]
+        assert float(ours["p(left)"]) == pytest.approx(float(own["p(left)"]), abs=1e-4)
+    beside = shutil.copy(file, shutil.copytree(model, tmp_path / "whole"))
+    assert evaluate_model(beside, shards)["num_params"] == theirs["num_params"]
+
+
+def test_another_model_is_compared_on_the_same_clips(filmed, tmp_path, capsys):
+    model, videos, shards = filmed
+    network, other, out = ttrnn.load(model), tmp_path / "other", tmp_path / "out"
+    with torch.no_grad():
+        # It says `left` of everything.
+        network.head.weight.zero_()
+        network.head.bias.copy_(torch.tensor([1.0, 0.0]))
+    ttrnn.save(network, other)
+    words = [str(model), str(shards), "--split", "all", "--compare", str(other)]
+    assert main([*words, "--out", str(out), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    found = result["compare"]
+    assert (found["model"], found["value"], found["num_params"]) == (str(other), 0.5, result["num_params"])
+    assert found["difference"] == pytest.approx(result["value"] - 0.5)
+    rows = {row["clip_id"]: row for row in read(out / "predictions.csv")}
+    assert found["num_differing"] == sum(row["predicted"] == "right" for row in rows.values())
+    differing = read(out / "differing.csv")
+    assert len(differing) == found["num_differing"]
+    assert all((row["predicted"], row["predicted_by_other"]) == ("right", "left") for row in differing)
+    assert found["num_only_first"] - found["num_only_second"] == round(32 * found["difference"])
+    assert main(words) == 0
+    assert "McNemar" in capsys.readouterr().out
+    by_video = evaluate_model(model, videos, "all", other_dir=other)["compare"]
+    assert {**by_video, "model": str(other)} == found
+
+
+def test_a_model_that_learnt_from_what_the_other_is_tested_on_is_not_compared(tmp_path, capsys):
+    shards = make_shards(tmp_path / "shards")
+    runs = [str(tmp_path / f"run{fold}") for fold in range(2)]
+    for fold, run in enumerate(runs):
+        folds = {"folds": 4, "fold": fold, "split_by": "clip"}
+        train(TrainOptions(shards=str(shards), out=run, hidden_modes="2x2x2x2", epochs=1, **folds))
+    assert main([runs[0], str(shards), "--compare", runs[1]]) == 2
+    assert "different splits" in capsys.readouterr().err
+    assert main([runs[0], str(shards), "--compare", runs[0]]) == 0
+
+
+def test_models_of_other_classes_are_not_compared(filmed, trained, capsys):
+    assert main([str(filmed[0]), str(filmed[2]), "--compare", str(trained[0])]) == 2
+    assert "different classes" in capsys.readouterr().err
