@@ -84,6 +84,16 @@ def test_a_directory_says_what_it_holds(saved):
     )
 
 
+def test_the_card_gives_metrics_with_interval_and_clips(tmp_path):
+    results = {"val_metric": 0.75, "val_interval": [0.5, 0.875], "num_val_clips": 1200, "test_metric": 0.5}
+    results["test_interval"] = ["?"]
+    ttrnn.save(make(), tmp_path / "model", results)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "| val metric | 0.750 (95%: 0.500 to 0.875, 1,200 clips) |" in card
+    assert "| test metric | 0.500 |" in card
+    assert f"{make().config.multiply_adds:,} for a frame" in card
+
+
 def test_saving_again_replaces_the_model_and_failing_keeps_it(saved):
     other = make(cell="lstm")
     ttrnn.save(other, saved)

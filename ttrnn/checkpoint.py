@@ -206,8 +206,8 @@ def _card(config: dict[str, Any]) -> str:
     return (
         f"# A ttrnn video classifier\n\n| | |\n|---|---|\n{lines}\n\n"
         "Load it with `ttrnn.load(directory)`; classify a video with `python -m pipelines.predict DIRECTORY VIDEO`.\n"
-        "Limits: it gives one of its classes for any video, also for one that shows none of them. What it is worth was\n"
-        "measured on clips of the data set it learnt from; other cameras, light or people may do worse.\n"
+        "Limits: it gives one of its classes for any video, also for one that shows none of them. What it is worth\n"
+        "was measured on clips of the data set it learnt from; with other cameras, light or people it may do worse.\n"
     )
 
 
@@ -217,8 +217,7 @@ def _with_interval(name: str, value: Any, results: dict[str, Any]) -> str:
     interval, num_clips = results.get(f"{split}_interval"), results.get(f"num_{split}_clips")
     if split == name or not isinstance(value, float):
         return str(value)
-    known = (
-        [f"95%: {interval[0]:.3f} to {interval[1]:.3f}"] if isinstance(interval, list) and len(interval) == 2 else []
-    )
+    is_known = isinstance(interval, list) and all(isinstance(bound, float) for bound in interval)
+    known = [f"95%: {min(interval):.3f} to {max(interval):.3f}"] if interval and is_known else []
     known += [f"{num_clips:,} clips"] if isinstance(num_clips, int) else []
     return f"{value:.3f}" + (f" ({', '.join(known)})" if known else "")
