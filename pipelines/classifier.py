@@ -156,8 +156,10 @@ def _open_onnx(path: Path) -> Classifier:
     try:
         if not path.is_file() or path.stat().st_size > _LARGEST_BYTES:
             raise UserError(f"{path} is no file, or larger than {_LARGEST_BYTES >> 30} GiB; give a model")
-        # By its bytes, so that it can't name other files.
-        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        # By its bytes, so that it can't name other files. The fallback would print on standard output.
+        session = onnxruntime.InferenceSession(
+            path.read_bytes(), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
         about = session.get_modelmeta().custom_metadata_map
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from error

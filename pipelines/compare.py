@@ -71,7 +71,7 @@ def compare(
 
 
 def verdict(result: dict[str, Any], num_clips: int, num_groups: int) -> str:
-    """What `compare` found, in words."""
+    """What `compare` found, in three lines."""
     low, high = (f"{100 * bound:+.1f}" for bound in result["difference_interval"])
     by = f" by {num_groups} groups" if result["difference_by"] == "group" else ""
     parts = [
@@ -79,7 +79,9 @@ def verdict(result: dict[str, Any], num_clips: int, num_groups: int) -> str:
         f"taken for other classes: {result['num_differing']:,} of {num_clips:,} clips",
     ]
     if "num_only_first" in result:
-        parts[1] += f" ({result['num_only_first']:,} only the first has right, {result['num_only_second']:,} the other)"
+        parts[1] += (
+            f" ({result['num_only_first']:,} only the first has right, {result['num_only_second']:,} only the other)"
+        )
     means = "more than chance" if result["is_significant"] else "it may be chance"
     if result["test"] == "mcnemar":
         parts.append(f"McNemar's exact test: p = {result['p_value']:.2g}, {means}")
@@ -87,4 +89,4 @@ def verdict(result: dict[str, Any], num_clips: int, num_groups: int) -> str:
         parts.append(
             f"paired bootstrap: {means}, as the interval {'leaves out' if result['is_significant'] else 'has'} 0"
         )
-    return "; ".join(parts)
+    return "\n".join(parts)

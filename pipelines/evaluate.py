@@ -215,7 +215,7 @@ def _write_files(
             ["class", *classes],
             ([name, *row] for name, row in zip(classes, counts_CC.tolist(), strict=True)),
         )
-        title = f"accuracy {percent(result['value'])} on {len(clips.labels):,} clips of {result['split']}"
+        title = f"accuracy {percent(result['value'])} on {_clips(result)}"
         confusion_matrix(counts_CC, classes, out / "confusion.png", title=title)
     _write_csv(out / "per_class.csv", list(result["per_class"][0]), (row.values() for row in result["per_class"]))
 
@@ -277,8 +277,13 @@ def headline(result: Mapping[str, Any]) -> str:
         by = f" for more clips of the same {num_groups} group{'s' if num_groups > 1 else ''}"
     return (
         f"{result['metric'].replace('_', ' ')} {percent(result['value'])} (95% interval {low} to {high}{by}; chance "
-        f"{percent(result['chance'])}) on {result['num_clips']:,} clips of {result['split']}"
+        f"{percent(result['chance'])}) on {_clips(result)}"
     )
+
+
+def _clips(result: Mapping[str, Any]) -> str:
+    number = f"{result['num_clips']:,} clips"
+    return f"all {number}" if result["split"] == "all" else f"{number} of {result['split']}"
 
 
 def summary(result: dict[str, Any]) -> RenderableType:
@@ -308,7 +313,8 @@ def _comparison(result: dict[str, Any]) -> str:
     low, high = (percent(bound) for bound in other["interval"])
     size = "" if other["num_params"] is None else f", {other['num_params']:,} parameters"
     return (
-        f"{other['model']}: {other['metric'].replace('_', ' ')} {percent(other['value'])} ({low} to {high}){size}\n"
+        f"compared with {other['model']}: {other['metric'].replace('_', ' ')} {percent(other['value'])} "
+        f"(95% interval {low} to {high}){size}\n"
         f"{verdict(other, result['num_clips'], result['num_groups'])}"
     )
 

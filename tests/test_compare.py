@@ -42,7 +42,7 @@ def test_two_models_are_compared_clip_by_clip():
     # By the normal approximation: of 40 differences, 10 of +1 and 4 of -1.
     error = 1.96 * math.sqrt((14 - 36 / 40) / 40 / 40)
     assert (low, high) == (pytest.approx(0.15 - error, abs=0.04), pytest.approx(0.15 + error, abs=0.04))
-    assert "10 only the first has right, 4 the other" in verdict(found, 40, 0)
+    assert "10 only the first has right, 4 only the other" in verdict(found, 40, 0)
     assert "p = 0.18, it may be chance" in verdict(found, 40, 0)
 
 

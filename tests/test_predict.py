@@ -15,7 +15,7 @@ import ttrnn
 from pipelines import demo, frames, one_video, predict
 from pipelines.annotate import annotate
 from pipelines.classifier import open_classifier
-from pipelines.cli import StepError
+from pipelines.cli import StepError, UserError
 from pipelines.decode import Sampling, decode
 from pipelines.isolation import IsolatedDecoder
 from pipelines.shards import Frame
@@ -296,6 +296,28 @@ def test_a_damaged_onnx_file_is_refused_in_a_line(model, tmp_path, capsys, damag
     code, out, err = run(capsys, predict.main, file, "clip.avi")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert str(file) in err
+
+
+@pytest.mark.parametrize("form", ["step", "clip"])
+def test_an_onnx_file_with_wrong_bytes_runs_or_is_refused_in_a_line(model, tmp_path, form, capfd):
+    file, rng = tmp_path / "model.onnx", np.random.default_rng(0)
+    {"step": export_onnx_step, "clip": export_onnx_clip}[form](ttrnn.load(model), file)
+    content, refused = file.read_bytes(), 0
+    for _ in range(60):
+        damaged = bytearray(content)
+        for place in rng.integers(len(content), size=rng.integers(1, 5)):
+            damaged[place] ^= 1 << int(rng.integers(8))
+        file.write_bytes(damaged)
+        try:
+            classifier = open_classifier(file)
+            scores = classifier.scores(np.zeros((3, *classifier.frame.shape), np.uint8))
+        except UserError as error:
+            assert "\n" not in str(error)
+            refused += 1
+        else:
+            assert np.isfinite(scores).all()
+    assert 0 < refused < 60
+    assert capfd.readouterr().out == ""
 
 
 def test_stream_ends_with_the_probabilities_of_the_whole_clip(videos, model, capsys):
