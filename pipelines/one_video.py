@@ -17,7 +17,7 @@ import numpy as np
 from pipelines import frames
 from pipelines.classifier import Classifier
 from pipelines.cli import UserError
-from pipelines.decode import MAX_CLIP_BYTES, RejectedError, Sampling
+from pipelines.decode import MAX_CLIP_BYTES, Decoded, RejectedError, Sampling
 from pipelines.frames import Frames
 from pipelines.isolation import IsolatedDecoder
 from pipelines.segments import Length, sampled, windows
@@ -93,19 +93,26 @@ class Recogniser:
         elif is_camera(path):
             with frames.camera(int(path), frame, sampling) as source:
                 yield source
-        elif self._is_long(path, sampling, decoder):
+        elif (held := self._held(path, sampling, decoder)) is not None:
+            yield Frames(held.fps, iter(held.frames), held.frames)
+        else:
             with frames.video(path, frame, sampling, TIME_LIMIT_S) as source:
                 yield source
-        else:
-            clip, fps = decoder.decode(path, frame, sampling)
-            yield Frames(fps, iter(clip), clip)
 
-    def _is_long(self, path: str, sampling: Sampling, decoder: IsolatedDecoder) -> bool:
-        """Whether it takes so much memory that it is better not held as a whole, and need not be."""
-        if sampling.num_frames is not None or (self._model.why_no_stream and self._window is None):
-            return False
-        num_frames = min(decoder.count_frames(path), sampling.max_frames or sys.maxsize) / (sampling.every or 1)
-        return num_frames * self._model.frame.size > _WHOLE_BYTES
+    def _held(self, path: str, sampling: Sampling, decoder: IsolatedDecoder) -> Decoded | None:
+        """The whole clip; None where it takes so much memory that it is better not held, and need not be."""
+        must_hold = bool(self._model.why_no_stream) and self._window is None
+        if not must_hold:
+            num_frames = min(decoder.count_frames(path), sampling.max_frames or sys.maxsize) / (sampling.every or 1)
+            if num_frames * self._model.frame.size > _WHOLE_BYTES:
+                return None
+        try:
+            return decoder.decode(path, self._model.frame, sampling)
+        except RejectedError as error:
+            # Its header did not say so.
+            if error.reason == "too_large" and not must_hold:
+                return None
+            raise
 
     def _at_once(self, path: str, source: Frames) -> dict[str, Any]:
         clip = source.whole

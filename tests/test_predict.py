@@ -16,7 +16,7 @@ from pipelines import demo, frames, one_video, predict
 from pipelines.annotate import annotate
 from pipelines.classifier import open_classifier
 from pipelines.cli import StepError, UserError
-from pipelines.decode import Sampling, decode
+from pipelines.decode import RejectedError, Sampling, decode
 from pipelines.isolation import IsolatedDecoder
 from pipelines.shards import Frame
 from ttrnn.export import export_onnx_clip, export_onnx_step
@@ -143,6 +143,18 @@ def standard_input():
     yield put
     os.dup2(kept, 0)
     os.close(kept)
+
+
+def test_a_long_video_whose_header_does_not_say_so_is_streamed_too(videos, model, capsys, monkeypatch):
+    path = sorted(videos.glob("*/*.avi"))[0]
+    expected = windowed(capsys, model, path)
+
+    def decode_too_much(*_):
+        raise RejectedError(path, "too_large")
+
+    monkeypatch.setattr(IsolatedDecoder, "decode", decode_too_much)
+    found = windowed(capsys, model, path)
+    assert found["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-5)
 
 
 def test_raw_frames_on_standard_input_are_a_video(videos, model, capsys, standard_input):
