@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines.metrics import Labels, Resamples, hits, resampled, score
 
-__all__ = ["chosen", "compare", "mcnemar", "verdict"]
+__all__ = ["chosen", "compare", "mcnemar", "rests_on", "verdict"]
 
 
 def mcnemar(num_first: int, num_second: int) -> float:
@@ -70,23 +70,34 @@ def compare(
     return result
 
 
+def rests_on(by: str, num_groups: int, num_clips: int) -> str:
+    """What an interval is worth, to be said after it; "" where there is nothing to say."""
+    if by == "group":
+        return f" by {num_groups} groups"
+    if 0 < num_groups < num_clips:
+        return f" for more clips of the same {num_groups} group{'s' if num_groups > 1 else ''}"
+    return ""
+
+
 def verdict(result: dict[str, Any], num_clips: int, num_groups: int) -> str:
     """What `compare` found, in three lines."""
-    low, high = (f"{100 * bound:+.1f}" for bound in result["difference_interval"])
-    by = f" by {num_groups} groups" if result["difference_by"] == "group" else ""
-    parts = [
-        f"difference {100 * result['difference']:+.1f} points (95% interval {low} to {high}{by})",
+    low, high = (100 * bound for bound in result["difference_interval"])
+    by = rests_on(result["difference_by"], num_groups, num_clips)
+    lines = [
+        f"difference {100 * result['difference']:+.1f} points (95% interval {low:+.1f} to {high:+.1f}{by})",
         f"taken for other classes: {result['num_differing']:,} of {num_clips:,} clips",
     ]
-    if "num_only_first" in result:
-        parts[1] += (
+    if result.get("num_only_first") or result.get("num_only_second"):
+        lines[1] += (
             f" ({result['num_only_first']:,} only the first has right, {result['num_only_second']:,} only the other)"
         )
     means = "more than chance" if result["is_significant"] else "it may be chance"
+    if low == high == 0:
+        return "\n".join(lines)
     if result["test"] == "mcnemar":
-        parts.append(f"McNemar's exact test: p = {result['p_value']:.2g}, {means}")
+        lines.append(f"McNemar's exact test: p = {result['p_value']:.2g}, {means}")
     else:
-        parts.append(
+        lines.append(
             f"paired bootstrap: {means}, as the interval {'leaves out' if result['is_significant'] else 'has'} 0"
         )
-    return "\n".join(parts)
+    return "\n".join(lines)

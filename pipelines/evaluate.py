@@ -28,7 +28,7 @@ from rich.text import Text
 from pipelines import cli
 from pipelines.classifier import Classifier, load_model, model_results, open_classifier, reading_model
 from pipelines.cli import UserError, percent
-from pipelines.compare import chosen, compare, verdict
+from pipelines.compare import chosen, compare, rests_on, verdict
 from pipelines.metrics import METRICS, chance_level, confusion, interval, per_class, score
 from pipelines.pictures import confusion_matrix
 from pipelines.recipe import TrainOptions, open_data
@@ -270,11 +270,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
 def headline(result: Mapping[str, Any]) -> str:
     """The metric of `measure`, its interval, what that rests on, and chance."""
     low, high = (percent(bound) for bound in result["interval"])
-    num_groups, by = result["num_groups"], ""
-    if result["interval_by"] == "group":
-        by = f" by {num_groups} groups"
-    elif 0 < num_groups < result["num_clips"]:
-        by = f" for more clips of the same {num_groups} group{'s' if num_groups > 1 else ''}"
+    by = rests_on(result["interval_by"], result["num_groups"], result["num_clips"])
     return (
         f"{result['metric'].replace('_', ' ')} {percent(result['value'])} (95% interval {low} to {high}{by}; chance "
         f"{percent(result['chance'])}) on {_clips(result)}"

@@ -62,13 +62,25 @@ class Recogniser:
     ) -> None:
         self._model, self._window, self._hop, self._top_k = classifier, window, hop, top_k
         self.teller = teller
+        self._is_let_go = False
         self.is_interrupted = False
         """somebody has ended a camera's stream by Ctrl-C"""
+
+    def let_go(self) -> None:
+        """Long videos that other threads are in the middle of end with an InterruptedError."""
+        self._is_let_go = True
+
+    def _wanted(self, each: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        for frame in each:
+            if self._is_let_go:
+                raise InterruptedError
+            yield frame
 
     def entry(self, path: str, decoder: IsolatedDecoder) -> dict[str, Any]:
         """What `predict --json` has of a video; and its `words` for annotate: (seconds, text), in order."""
         try:
-            with self._open(path, decoder) as source:
+            with self._open(path, decoder) as opened:
+                source = dataclasses.replace(opened, each=self._wanted(opened.each))
                 if self._window is not None:
                     return self._by_windows(path, source)
                 if self.teller is None and (source.whole is not None or self._model.why_no_stream):

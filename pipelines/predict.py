@@ -117,7 +117,7 @@ def _entries(recogniser: Recogniser, paths: list[str]) -> Iterator[tuple[int, di
     """The entry of each video with its number, as they are done."""
     is_live = recogniser.teller is not None or any(path == "-" or is_camera(path) for path in paths)
     if len(paths) > 1 and not is_live:
-        done = on_all_cores(paths, recogniser.entry, time_limit_s=TIME_LIMIT_S)
+        done = on_all_cores(paths, recogniser.entry, time_limit_s=TIME_LIMIT_S, let_go=recogniser.let_go)
         yield from cli.progress(done, len(paths), "videos")
         return
     with IsolatedDecoder(TIME_LIMIT_S) as decoder:

@@ -51,6 +51,7 @@ def test_a_model_is_not_better_than_itself():
     found = compare("single_label", ours, ours, [(0,)] * 20, [""] * 20)
     assert (found["difference"], found["num_differing"], found["p_value"]) == (0, 0, 1)
     assert found["difference_interval"] == [0, 0]
+    assert verdict(found, 20, 0).splitlines()[-1] == "taken for other classes: 0 of 20 clips"
 
 
 def test_clips_of_a_group_count_together():

@@ -18,6 +18,7 @@ from pipelines.classifier import open_classifier
 from pipelines.cli import StepError, UserError
 from pipelines.decode import RejectedError, Sampling, decode
 from pipelines.isolation import IsolatedDecoder
+from pipelines.segments import Length
 from pipelines.shards import Frame
 from ttrnn.export import export_onnx_clip, export_onnx_step
 from ttrnn.model import ModelConfig, VideoClassifier
@@ -127,6 +128,16 @@ def test_a_long_video_gives_what_it_gives_as_a_whole_and_is_not_held(videos, mod
             part["label"] for part in expected.pop("segments", [])
         ]
         assert found == expected
+
+
+def test_a_long_video_is_let_go_when_its_result_is_not_wanted_any_more(videos, model):
+    path = sorted(videos.glob("*/*.avi"))[0]
+    recogniser = one_video.Recogniser(open_classifier(model), Length(5, False), Length(5, False), None, None)
+    with IsolatedDecoder(60) as decoder:
+        assert recogniser.entry(str(path), decoder)["num_frames"] == 12
+        recogniser.let_go()
+        with pytest.raises(InterruptedError):
+            recogniser.entry(str(path), decoder)
 
 
 @pytest.fixture
