@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines import cli
-from pipelines.classifier import Classifier, load_model, model_results, open_classifier, reading_model
+from pipelines.classifier import Classifier, model_results, open_classifier, reading_model
 from pipelines.cli import UserError, percent
 from pipelines.compare import chosen, compare, rests_on, verdict
 from pipelines.metrics import METRICS, chance_level, confusion, interval, per_class, score
@@ -37,7 +37,7 @@ from pipelines.shards import ShardDataset
 from pipelines.storage import Location, prepare_out
 from ttrnn.files import atomic_write
 
-__all__ = ["EvaluateOptions", "evaluate", "evaluate_model", "headline", "load_model", "measure"]
+__all__ = ["EvaluateOptions", "evaluate", "evaluate_model", "headline", "measure"]
 
 log = logging.getLogger(__name__)
 

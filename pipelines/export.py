@@ -24,9 +24,10 @@ from rich.table import Table
 
 import ttrnn.checkpoint
 from pipelines import cli
+from pipelines.classifier import load_model
 from pipelines.cli import UserError, percent
 from pipelines.confirmed import draw
-from pipelines.evaluate import evaluate_model, load_model
+from pipelines.evaluate import evaluate_model
 from pipelines.frontier import knee
 from pipelines.metrics import standard_error
 from pipelines.mirror import reading_copy

@@ -159,8 +159,8 @@ def raw(pipe: int, frame: Frame) -> Frames:
         assert pixels is not None
         if len(pixels) or not number:
             raise CutShortError(
-                f"standard input ends after {len(pixels):,} bytes of frame {number + 1:,}; a frame is {frame.width}x"
-                f"{frame.height} pixels of {frame.channels} bytes, {frame.size:,} bytes in all"
+                f"incomplete: standard input ends after {len(pixels):,} bytes of frame {number + 1:,}; a frame is "
+                f"{frame.width}x{frame.height} pixels of {frame.channels} bytes, {frame.size:,} bytes in all"
             )
 
     return Frames(0.0, each())
