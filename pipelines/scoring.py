@@ -61,7 +61,11 @@ def is_catalog(place: Location) -> bool:
     """Whether it is a CSV file or a folder of videos: there, and no shards, finished or not."""
     if not place.exists():
         return False
-    return not place.is_dir() or not any((place / name).exists() for name in (DATASET_JSON, PREPROCESS_JSON))
+    if not place.is_dir():
+        return True
+    if any((place / name).exists() for name in (DATASET_JSON, PREPROCESS_JSON)):
+        return False
+    return not any(name.endswith(".arrow") for name in place.files())
 
 
 def score_shards(model_name: str, model: Classifier, data: ShardDataset, split: str) -> Scored:

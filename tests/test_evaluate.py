@@ -301,3 +301,12 @@ def test_a_model_that_learnt_from_what_the_other_is_tested_on_is_not_compared(tm
 def test_models_of_other_classes_are_not_compared(filmed, trained, capsys):
     assert main([str(filmed[0]), str(filmed[2]), "--compare", str(trained[0])]) == 2
     assert "different classes" in capsys.readouterr().err
+
+
+def test_unfinished_shards_are_called_unfinished_and_no_folder_of_videos(trained, tmp_path):
+    shards = shutil.copytree(trained[1], tmp_path / "shards")
+    (shards / "dataset.json").unlink()
+    with pytest.raises(UserError, match="unfinished"):
+        evaluate_model(trained[0], shards)
+    with pytest.raises(UserError, match="no directory"):
+        evaluate_model(trained[0], tmp_path / "nothing")
