@@ -1,0 +1,10 @@
+"""For all tests: what takes longest begins first, so that no core waits for it at the end."""
+
+import pytest
+
+_LONGEST = ("test_two_nodes.py", "test_mirror.py", "test_sweep.py", "test_preprocess_nodes.py", "test_sweep_nodes.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts them; within a file the order stays."""
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
