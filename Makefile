@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help setup sweep test check format bench clean
+.PHONY: help setup sweep test test-cluster check format bench clean
 
 help:
 	@echo "make sweep   the whole job on the embedded demo: videos, shards, sweep, frontier, report, prediction"
 	@echo "make test    the tests          make check   ruff and mypy"
+	@echo "make test-cluster   ray up, submit and down on two nodes of this machine, as root"
 	@echo "make bench   the measurements   make clean   remove what was built"
 
 setup: .venv/installed
@@ -25,6 +26,10 @@ sweep: setup
 test: export OMP_NUM_THREADS := 1
 test: setup
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+# ray up, submit and down on two nodes of this machine: root, rsync and OpenSSH.
+test-cluster: setup
+	$(BIN)/pytest -m cluster -rs tests/test_two_nodes.py
 
 check: setup
 	$(BIN)/ruff check .

@@ -3,12 +3,15 @@
 Tune's own state is of no use: the study and the trials' directories are what a resumed sweep goes on from.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +106,8 @@ def run_trials(
             ),
         )
         try:
-            tuner.fit()
+            with _own_signals():
+                tuner.fit()
         except tune.TuneError as error:
             raise _disk_error(error) or error from None
     shutil.rmtree(state, ignore_errors=True)
@@ -121,6 +125,18 @@ def _disk_error(error: BaseException | None) -> OSError | None:
             return OSError(error.errno, error.strerror)
         error = error.__cause__ or error.__context__
     return None
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Tune would keep Ctrl-C for itself for ever, and swallow the first one of what comes after it."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def _trial_name(trial: Any) -> str:

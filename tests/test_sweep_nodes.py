@@ -6,6 +6,7 @@ lead to where its processes were started.
 
 import errno
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -69,6 +70,8 @@ def test_nor_runs_side_by_side(cluster, tmp_path, caplog):
 
 def test_a_full_disk_is_told_as_that_whatever_tune_makes_of_it(monkeypatch, tmp_path):
     def fail(tuner):
+        # As Tune does, which leaves it so.
+        signal.signal(signal.SIGINT, lambda *_: None)
         try:
             raise OSError(errno.ENOSPC, "No space left on device")
         except OSError as error:
@@ -76,5 +79,7 @@ def test_a_full_disk_is_told_as_that_whatever_tune_makes_of_it(monkeypatch, tmp_
 
     monkeypatch.setattr(tune.Tuner, "fit", fail)
     make_shards(tmp_path / "shards")
+    before = signal.getsignal(signal.SIGINT)
     with start_ray(num_cpus=1), pytest.raises(OSError, match="No space left on device"):
         sweep(SweepOptions(data=str(tmp_path / "shards"), out=str(tmp_path / "sweep"), num_trials=1))
+    assert signal.getsignal(signal.SIGINT) is before, "Ctrl-C is not Tune's any more"

@@ -23,7 +23,7 @@ from tests.shards import make_shards
 from tests.two_nodes import ADDRESSES, HOME, NODES, ROOT, Machine, TwoNodes
 
 MISSING = two_nodes.missing()
-pytestmark = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
+pytestmark = [pytest.mark.cluster, pytest.mark.skipif(MISSING is not None, reason=MISSING or "")]
 
 YAML = "~/cluster.yaml".replace("~", HOME)
 WRONG = "0" * 64
