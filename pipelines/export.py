@@ -241,7 +241,9 @@ def summary(result: dict[str, Any]) -> RenderableType:
     if confirmed is not None:
         again = f"; on average {percent(confirmed['val_mean'])} when trained again with {len(confirmed['seeds'])} seeds"
     if "val_metric_rounded" in result:
-        lost = f"{100 * result['lost_by_rounding']:+.1f} points lost"
+        lost = (
+            f"{100 * abs(result['lost_by_rounding']):.1f} points {'lost' if result['lost_by_rounding'] >= 0 else 'won'}"
+        )
         rounding = f"; {percent(result['val_metric_rounded'])} in {result['dtype']} ({lost})"
     parts: list[RenderableType] = []
     if result["neighbours"]:
