@@ -20,7 +20,7 @@ from pipelines.frontier import dense_baseline, frontier
 from pipelines.recipe import TrainOptions, local_device, model_config, read_options
 from pipelines.runs import Run, earlier_result, run_all
 from pipelines.shards import ShardDataset
-from pipelines.trials import Trial, read_sweep, read_trial
+from pipelines.trials import Trial, confirmation_dir, read_sweep, read_trial
 from ttrnn.files import atomic_write
 
 __all__ = ["confirm", "points_to_confirm"]
@@ -118,15 +118,11 @@ def _plan_chain(
     if options.get("init") is not None:
         parent = parents[key] = (Path(options["init"]).parent.name, seed)
         _plan_chain(sweep_dir, sweep, parent, tested, runs, parents)
-        options["init"] = str(_run_dir(sweep_dir, *parent) / "model")
+        options["init"] = str(confirmation_dir(sweep_dir, *parent) / "model")
     workers = options.pop("num_workers")
     options |= {"seed": seed, "batch_size": workers * options["batch_size"], "shards": sweep["shards"]}
-    train = TrainOptions(**options, out=str(_run_dir(sweep_dir, *key)))
+    train = TrainOptions(**options, out=str(confirmation_dir(sweep_dir, *key)))
     runs[key] = Run("confirm", trial, train, is_tested=trial in tested)
-
-
-def _run_dir(sweep_dir: Path, trial: str, seed: int) -> Path:
-    return sweep_dir / "confirm" / f"{trial}-s{seed}"
 
 
 def _needs(runs: Iterable[Run], data: ShardDataset) -> dict[Run, int]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.frontier import frontier
-from pipelines.trials import Confirmed, Trial
+from pipelines.trials import Confirmed, Trial, confirmation_dir
 from ttrnn.files import atomic_write
 
 __all__ = ["METHOD", "Drawn", "draw", "mean_interval", "with_tests"]
@@ -114,7 +114,7 @@ def with_tests(sweep_dir: str | Path, point: Trial, evaluate: Callable[[Path], M
     results = _read_results(Path(sweep_dir), point.trial)
     for seed in point.confirmed.seeds:
         if results[seed]["value"] is None:
-            run = Path(sweep_dir, "confirm", f"{point.trial}-s{seed}")
+            run = confirmation_dir(sweep_dir, point.trial, seed)
             test = evaluate(run / "model")
             results[seed] |= {name: test[name] for name in ("value", "chance", "num_clips", "interval")}
             with atomic_write(run / "result.json") as file:

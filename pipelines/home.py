@@ -4,7 +4,6 @@ The other side is visit.py. Light: this module is all that the actor's process i
 """
 
 import contextlib
-import hashlib
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -12,9 +11,9 @@ from pathlib import Path
 
 from pipelines.cli import StepError
 from pipelines.storage import Location
-from ttrnn.files import atomic_directory, atomic_write
+from ttrnn.files import atomic_directory, atomic_write, sha256
 
-__all__ = ["MARKER", "SupersededError", "digests", "files_below", "kept_home", "sha256"]
+__all__ = ["MARKER", "SupersededError", "digests", "files_below", "kept_home"]
 
 MARKER = ".home"
 """In a directory of home, a file that says whose home it is: who sees the same words sees the same directory."""
@@ -124,9 +123,3 @@ def files_below(directory: Path) -> dict[str, Path]:
 def digests(directory: Path) -> dict[str, str]:
     """SHA-256 of all files below, by relative name."""
     return {name: sha256(path) for name, path in files_below(directory).items()}
-
-
-def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,6 @@ for the same trial and the same weights is taken from there.
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
 import shlex
@@ -35,7 +34,7 @@ from pipelines.storage import Location
 from pipelines.study import Study, edges, importances, num_rejected, read_study
 from pipelines.trials import model_dir, read_sweep, read_trials
 from search_spaces import paper
-from ttrnn.files import atomic_directory, atomic_write
+from ttrnn.files import atomic_directory, atomic_write, sha256
 from ttrnn.model import ModelConfig
 
 __all__ = [
@@ -119,8 +118,7 @@ def _tested(sweep_dir: Path, sweep: Mapping[str, Any], drawn: Drawn, evaluate: E
     for number, point in enumerate(cli.progress([*drawn.points, *drawn.lucky], num_points, "test split")):
         weights = model_dir(sweep_dir, point.trial) / "model.safetensors"
         try:
-            with open(weights, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = sha256(weights)
         except FileNotFoundError as error:
             raise UserError(
                 f"trial {point.trial} is a point of the frontier, but {weights} is missing; put it back, "

@@ -17,6 +17,7 @@ __all__ = [
     "Trial",
     "add_to_summary",
     "begun_trials",
+    "confirmation_dir",
     "model_dir",
     "read_metrics",
     "read_sweep",
@@ -109,6 +110,11 @@ class Trial:
         assert self.num_params is not None
         assert self.val_metric is not None
         return self.num_params, self.val_metric if self.confirmed is None else self.confirmed.val_mean
+
+
+def confirmation_dir(sweep_dir: str | Path, trial: str, seed: int) -> Path:
+    """Where the run lies that trains a trial again with a fresh seed."""
+    return Path(sweep_dir, "confirm", f"{trial}-s{seed}")
 
 
 def model_dir(sweep_dir: str | Path, trial: str) -> Path:

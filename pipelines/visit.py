@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cli import StepError, UserError
-from pipelines.home import MARKER, SupersededError, digests, files_below, sha256
+from pipelines.home import MARKER, SupersededError, digests, files_below
 from pipelines.recipe import TrainOptions
 from pipelines.shards import DATASET_JSON, ShardDataset
 from pipelines.storage import Location, only_writer
-from ttrnn.files import atomic_write
+from ttrnn.files import atomic_write, sha256
 
 __all__ = ["OF_THE_DISK", "UnfitNodeError", "Visit", "visiting"]
 

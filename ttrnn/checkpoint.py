@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors_torch
 
-from ttrnn.files import atomic_directory
+from ttrnn.files import atomic_directory, sha256
 from ttrnn.model import ModelConfig, VideoClassifier
 from ttrnn.quantise import DTYPES, difference, pack, unpack
 
@@ -106,18 +106,17 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return config
 
 
-def _check_weights(weights: Path, sha256: Any, num_params: Any) -> None:
+def _check_weights(weights: Path, expected: Any, num_params: Any) -> None:
     """Raises ValueError unless the file has that hash; without reading one that is too large for its model."""
     if not weights.is_file():
         raise ValueError(f"{weights} is missing; export the model again")
     try:
         if not isinstance(num_params, int) or weights.stat().st_size > 8 * num_params + _LARGEST_BYTES:
             raise ValueError(f"{weights} does not fit the num_params of config.json; export the model again")
-        with open(weights, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256(weights)
     except OSError as error:
         raise ValueError(f"{weights} can't be read: {_shown(error)}") from error
-    if digest != sha256:
+    if digest != expected:
         raise ValueError(
             f"{weights} does not match its sha256 in config.json: it was changed or damaged; export the model again"
         )

@@ -1,6 +1,7 @@
 """Files written whole or not at all: a temporary name beside the target, fsync, rename."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 import tempfile
@@ -8,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["atomic_directory", "atomic_write", "fsync_path", "remove_leftovers"]
+__all__ = ["atomic_directory", "atomic_write", "fsync_path", "remove_leftovers", "sha256"]
 
 
 def fsync_path(path: Path) -> None:
@@ -86,6 +87,12 @@ def remove_leftovers(directory: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _umask() -> int:
