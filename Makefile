@@ -29,7 +29,7 @@ test: setup
 
 # ray up, submit and down on two nodes of this machine: root, rsync and OpenSSH.
 test-cluster: setup
-	$(BIN)/pytest -m cluster -rs tests/test_two_nodes.py
+	$(BIN)/pytest -m cluster -rs tests/cluster/test_two_nodes.py
 
 check: setup
 	$(BIN)/ruff check .

@@ -23,24 +23,26 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 import ttrnn.checkpoint
-from pipelines import cli
-from pipelines.classifier import load_model
-from pipelines.cli import UserError, percent
-from pipelines.confirmed import draw
-from pipelines.evaluate import evaluate_model
-from pipelines.frontier import knee
-from pipelines.metrics import standard_error
-from pipelines.mirror import reading_copy
-from pipelines.pareto import known_tests
-from pipelines.shards import DATASET_JSON
-from pipelines.storage import Location
-from pipelines.trials import Trial, model_dir, read_sweep, read_trials
+from pipelines.core import command
+from pipelines.core.errors import UserError, user_errors
+from pipelines.core.options import positional
+from pipelines.core.text import percent, python
+from pipelines.data.shards import DATASET_JSON
+from pipelines.evaluation.classifier import load_model
+from pipelines.evaluation.evaluator import evaluate_model
+from pipelines.report.frontier_files import known_tests
+from pipelines.storage.bucket import reading_copy
+from pipelines.storage.location import Location
+from pipelines.tuning.replication import draw
+from pipelines.tuning.selection import between_neighbours, choose
+from pipelines.tuning.sweep_directory import model_dir, read_sweep, read_trials
 from ttrnn.checkpoint import read_config
 from ttrnn.files import atomic_directory
 from ttrnn.program import export_program
 from ttrnn.quantise import DTYPES, rounded
 
-__all__ = ["ExportOptions", "choose", "export"]
+__all__ = ["ExportOptions", "export"]
+
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +51,9 @@ log = logging.getLogger(__name__)
 class ExportOptions:
     """Write a model directory: weights, configuration and a model card; all that predict needs."""
 
-    source: str = cli.positional()
+    source: str = positional()
     """directory or URI of a sweep or of a run"""
-    out: str = cli.positional()
+    out: str = positional()
     """model directory to write"""
     select: str = "best"
     """of a sweep: best (validation metric), knee, smallest (within --tolerance of the best), or trial:ID; by confirmed
@@ -84,59 +86,6 @@ class ExportOptions:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
 
 
-def choose(
-    points: list[Trial],
-    trials: list[Trial],
-    select: str,
-    num_val_clips: int,
-    max_params: int | None = None,
-    tolerance: float | None = None,
-) -> Trial:
-    """One trial by rule.
-
-    Args:
-        points: The frontier, smallest first.
-        trials: All trials, for trial:ID.
-        select: best: highest validation metric, the mean of fresh seeds where it is confirmed. knee: see frontier.knee.
-            smallest: fewest parameters among those whose metric is within one standard error of the best's (the
-            one-standard-error rule of Breiman et al., 1984). trial:ID: that one.
-        num_val_clips: Clips that the metric was measured on.
-        max_params: Leave larger models out first.
-        tolerance: Of smallest, instead of one standard error.
-
-    Raises:
-        UserError: nothing fits, or there is no such finished trial.
-    """
-    if select.startswith("trial:"):
-        name = select.removeprefix("trial:")
-        for trial in trials:
-            if trial.trial == name and trial.is_finished:
-                return trial
-        raise UserError(
-            f"there is no finished trial {name!r}; there are {', '.join(t.trial for t in trials if t.is_finished)}"
-        )
-    fitting = [point for point in points if max_params is None or point.place[0] <= max_params]
-    if not fitting:
-        raise UserError(
-            f"no model of the frontier has at most {max_params:,} parameters; the smallest has {points[0].place[0]:,}"
-        )
-    if select == "knee":
-        return knee(fitting)
-    best = fitting[-1]
-    if select == "best":
-        return best
-    bound = best.place[1] - (_standard_error(best, num_val_clips) if tolerance is None else tolerance)
-    return next(point for point in fitting if point.place[1] >= bound)
-
-
-def _standard_error(trial: Trial, num_val_clips: int) -> float:
-    """Of its validation metric: from the lower half of the 95% interval where one is known, else that of a share."""
-    interval = trial.val_interval if trial.confirmed is None else trial.confirmed.val_interval
-    if interval is None:
-        return standard_error(trial.place[1], num_val_clips)
-    return max(0.0, trial.place[1] - interval[0]) / 1.96
-
-
 def export(options: ExportOptions) -> dict[str, Any]:
     """The command as a function. Returns what was chosen and where it lies."""
     with reading_copy(Location.of(options.source)) as source:
@@ -156,7 +105,7 @@ def _export(options: ExportOptions, source: Path, out: Path) -> dict[str, Any]:
         trial = choose(
             drawn.points, drawn.trials, options.select, sweep["num_val_clips"], options.max_params, options.tolerance
         )
-        neighbours = _neighbours(drawn.points, trial)
+        neighbours = between_neighbours(drawn.points, trial)
         directory = model_dir(source, trial.trial)
         chosen = {"trial": trial.trial, "select": options.select}
         if trial.confirmed is not None:
@@ -183,7 +132,7 @@ def _export(options: ExportOptions, source: Path, out: Path) -> dict[str, Any]:
         if options.onnx:
             _write_onnx(model, temporary)
         if options.program:
-            with cli.user_errors("--program"):
+            with user_errors("--program"):
                 export_program(model, temporary / "step.pt2")
     return {
         "out": str(out),
@@ -195,17 +144,6 @@ def _export(options: ExportOptions, source: Path, out: Path) -> dict[str, Any]:
         "files": {file.name: file.stat().st_size for file in sorted(out.iterdir())},
         "neighbours": neighbours,
     }
-
-
-def _neighbours(points: list[Trial], chosen: Trial) -> list[dict[str, Any]]:
-    """The chosen trial between the next smaller and the next larger point of the frontier."""
-    others = [point for point in points if point.trial != chosen.trial]
-    smaller = [point for point in others if point.place[0] <= chosen.place[0]][-1:]
-    larger = [point for point in others if point.place[0] > chosen.place[0]][:1]
-    return [
-        {"trial": trial.trial, "num_params": trial.place[0], "val_metric": trial.place[1]}
-        for trial in (*smaller, chosen, *larger)
-    ]
 
 
 def _loss(directory: Path, model: ttrnn.VideoClassifier, results: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,14 +200,14 @@ def summary(result: dict[str, Any]) -> RenderableType:
         f"{result['out']}: {trial}{result['num_params']:,} parameters, {metric} {100 * result['val_metric']:.1f}% on "
         f"{result['num_val_clips']} validation clips{again}{rounding}\n"
         f"bytes: {files}\n"
-        f"next: {cli.python()} -m pipelines.predict {shlex.quote(result['out'])} VIDEO"
+        f"next: {python()} -m pipelines.predict {shlex.quote(result['out'])} VIDEO"
     )
     return Group(*parts)
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; see the head of this file."""
-    return cli.run(ExportOptions, export, summary, argv)
+    return command.run(ExportOptions, export, summary, argv)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.storage import Location
+from pipelines.storage.location import Location
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test",

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.shards import Clip, Frame, write_dataset_json, write_shard
+from pipelines.data.shards import Clip, write_dataset_json, write_shard
+from pipelines.video.frame import Frame
 
 FRAME = Frame(width=8, height=4, channels=1)
 

@@ -1,4 +1,4 @@
-"""The house: imports flow one way and stay light, modules say what they offer, commands explain themselves."""
+"""The architecture: imports flow one way and stay light, modules say what they offer, commands explain themselves."""
 
 import ast
 import dataclasses
@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import cli
+from pipelines.core import command as commands
+from pipelines.core.options import field_help
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("ttrnn", "search_spaces", "pipelines")
 
-# A module may import those of the rows above its own. `ttrnn.files` knows nothing of tensors and serves everybody;
-# `ttrnn.reference` is for tests and readers.
+# A module of the library may import those of the rows above its own. `ttrnn.files` knows nothing of tensors and serves
+# everybody; `ttrnn.reference` is for tests and readers.
 LIBRARY = (
     ("shapes",),
     ("planner",),
@@ -28,39 +29,30 @@ LIBRARY = (
     ("checkpoint",),
     ("export", "program"),
 )
-PIPELINES = (
-    ("background", "cli", "metrics", "pictures", "spot", "terminal"),
-    ("storage", "shown"),
-    ("cache", "page_view", "home"),
-    ("trials", "page_parts"),
-    ("shards", "splits", "cluster", "demo", "report", "frontier", "study"),
-    ("catalog", "decode", "augment", "contact_sheet", "resplit", "frontier_table", "confirmed", "progress", "mirror"),
-    ("batches", "inspection", "plan", "isolation", "segments", "annotate"),
-    ("task", "frames", "crew"),
-    ("preprocess", "recipe"),
-    ("measure", "optim", "refine", "visit", "classifier"),
-    ("scoring", "compare"),
-    ("fit", "evaluate", "tracking", "cost", "teller"),
-    ("train", "runs", "one_video"),
-    ("table", "confirm"),
-    ("protocols",),
-    ("dry_run",),
-    ("predict", "pareto"),
-    ("stopping", "search", "export", "screen"),
-    ("tuning",),
-    ("sweep", "reproduce"),
+# A module of pipelines imports its own package and those before it.
+ORDER = ("core", "storage", "cluster", "video", "data", "evaluation", "training", "tuning", "report")
+ABOVE = {"inference": "evaluation", "paper": "training"}
+# Where else than in cluster/ a module may import ray.
+WITH_RAY = (
+    "data.preprocessing",
+    "training.distributed",
+    "training.head_node",
+    "training.launcher",
+    "training.staging",
+    "tuning.display",
+    "tuning.tune",
 )
 COMMANDS = ("preprocess", "train", "sweep", "pareto", "export", "evaluate", "predict", "demo", "reproduce")
 HEAVY = ("ray", "optuna", "cv2", "matplotlib", "onnx", "onnxruntime", "pyarrow", "pandas")
 
 
 def modules(package):
-    """Dotted names and syntax trees of the files of a package; the package itself is its __init__."""
-    files = sorted((ROOT / package).glob("*.py"))
-    return {
-        package if file.stem == "__init__" else f"{package}.{file.stem}": ast.parse(file.read_text(encoding="utf-8"))
-        for file in files
-    }
+    """Dotted names and syntax trees of the files of a package; a folder itself is its __init__."""
+    found = {}
+    for file in sorted((ROOT / package).rglob("*.py")):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = ast.parse(file.read_text(encoding="utf-8"))
+    return found
 
 
 TREES = {name: tree for package in PACKAGES for name, tree in modules(package).items()}
@@ -85,24 +77,40 @@ OWN_IMPORTS = {
 }
 
 
-ROWS = {
-    f"{package}.{module}": number
-    for package, rows in (("ttrnn", LIBRARY), ("pipelines", PIPELINES))
-    for number, row in enumerate(rows)
-    for module in row
-}
+ROWS = {f"ttrnn.{module}": number for number, row in enumerate(LIBRARY) for module in row}
 
 
-@pytest.mark.parametrize("name", [name for name in TREES if "." in name and not name.startswith("search_spaces")])
-def test_every_module_has_a_place_and_imports_only_from_the_rows_above_it(name):
+@pytest.mark.parametrize("name", [name for name in TREES if name.startswith("ttrnn.")])
+def test_every_module_of_the_library_imports_only_from_the_rows_above_it(name):
     if name in ("ttrnn.files", "ttrnn.reference"):
         assert not OWN_IMPORTS[name]
         return
-    assert name in ROWS, f"{name} has no place in the tables at the head of this file"
-    package = name.split(".")[0]
+    assert name in ROWS, f"{name} has no place in the table at the head of this file"
     for target in OWN_IMPORTS[name] - {"ttrnn.files"}:
-        if target.startswith(f"{package}."):
-            assert ROWS[target] < ROWS[name], f"{name} imports {target}"
+        assert ROWS[target] < ROWS[name], f"{name} imports {target}"
+
+
+def allowed(package):
+    """The packages of pipelines that a package may import."""
+    return {*ORDER[: ORDER.index(ABOVE.get(package, package)) + 1], package}
+
+
+@pytest.mark.parametrize("name", [name for name in TREES if name.startswith("pipelines.")])
+def test_packages_of_the_pipelines_are_built_on_each_other_in_one_direction(name):
+    targets = [target.split(".") for target in OWN_IMPORTS[name] if target.startswith("pipelines.")]
+    package = name.split(".")[1]
+    for target in targets:
+        assert target[1] not in COMMANDS, f"{name} imports the command {target[1]}"
+        if package not in COMMANDS:
+            assert target[1] in allowed(package), f"{name} imports {'.'.join(target)}"
+    others = {target.split(".")[0] for target in imports(TREES[name])}
+    short = name.removeprefix("pipelines.")
+    assert "argparse" not in others or package == "core"
+    assert "ray" not in others or package == "cluster" or short in WITH_RAY, f"{name} imports ray"
+
+
+def test_no_package_bears_the_name_of_a_command():
+    assert not {*ORDER, *ABOVE} & set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", TREES)
@@ -166,9 +174,9 @@ def test_the_commands_are_those_of_the_design():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_explains_all_its_options(command, capsys, monkeypatch):
-    module, seen, run = importlib.import_module(f"pipelines.{command}"), [], cli.run
+    module, seen, run = importlib.import_module(f"pipelines.{command}"), [], commands.run
     monkeypatch.setattr(
-        cli, "run", lambda options_class, *args: (seen.append(options_class), run(options_class, *args))[1]
+        commands, "run", lambda options_class, *args: (seen.append(options_class), run(options_class, *args))[1]
     )
     # Of the terminal that argparse wraps its lines for.
     monkeypatch.setenv("COLUMNS", "200")
@@ -177,7 +185,7 @@ def test_a_command_explains_all_its_options(command, capsys, monkeypatch):
     assert stopped.value.code == 0
     text, (options_class,) = capsys.readouterr().out, seen
     assert f"python -m pipelines.{command}" in text
-    explained = cli.field_help(options_class)
+    explained = field_help(options_class)
     for field in dataclasses.fields(options_class):
         flag = field.name.upper() if field.metadata.get("positional") else "--" + field.name.replace("_", "-")
         assert flag in text

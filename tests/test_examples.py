@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import ttrnn
-from tests.test_export_onnx import make, needs_onnx
+from tests.ttrnn.test_export_onnx import make, needs_onnx
 from tests.videos import numbered, write_video
 from ttrnn.export import export_onnx_step
 from ttrnn.files import atomic_directory

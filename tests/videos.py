@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines.isolation import IsolatedDecoder
+from pipelines.video.worker import IsolatedDecoder
 
 
 def moving_square(num_frames: int = 12, step: int = 2, level: int = 220) -> np.ndarray:

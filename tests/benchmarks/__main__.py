@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from pipelines import cli
+from pipelines.core import command
 from tests.benchmarks import peers, report, sections
 from tests.benchmarks.loading import loading
 
@@ -100,7 +100,7 @@ def summary(result: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command."""
-    return cli.run(BenchmarkOptions, benchmark, summary, argv)
+    return command.run(BenchmarkOptions, benchmark, summary, argv)
 
 
 if __name__ == "__main__":

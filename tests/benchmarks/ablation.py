@@ -21,11 +21,13 @@ from typing import Any
 
 import torch
 
-from pipelines import cli
-from pipelines.augment import Augmentation
-from pipelines.evaluate import evaluate_model
-from pipelines.recipe import TrainOptions
+from pipelines.core import command
+from pipelines.core.errors import user_errors
+from pipelines.core.options import positional
+from pipelines.data.augment import Augmentation
+from pipelines.evaluation.evaluator import evaluate_model
 from pipelines.train import train
+from pipelines.training.options import TrainOptions
 from ttrnn.files import atomic_write
 
 log = logging.getLogger("tests.benchmarks.ablation")
@@ -87,7 +89,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 class AblationOptions:
     """Train a model with and without each of the options that are listed in this file; leaves ablation.md."""
 
-    shards: tuple[str, ...] = cli.positional()
+    shards: tuple[str, ...] = positional()
     """directories that preprocess wrote"""
     variants: str = ",".join(VARIANTS)
     """which to train, by their names in this file, joined by commas"""
@@ -110,7 +112,7 @@ class AblationOptions:
 
 def ablation(options: AblationOptions) -> dict[str, Any]:
     """Trains what is not trained yet and writes the table anew after each run."""
-    with cli.user_errors("common"):
+    with user_errors("common"):
         common = json.loads(options.common)
     chosen = {name: VARIANTS[name] for name in options.variants.split(",")}
     out, rows = Path(options.out), []
@@ -177,7 +179,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command; see the head of this file."""
     # A thread for each training: they run side by side.
     os.environ["OMP_NUM_THREADS"] = "1"
-    return cli.run(AblationOptions, ablation, lambda result: result["table"], argv)
+    return command.run(AblationOptions, ablation, lambda result: result["table"], argv)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines import cli
-from pipelines.cli import UserError
-from pipelines.study import read_study
+from pipelines.core import command
+from pipelines.core.errors import UserError
+from pipelines.tuning.importance import read_study
 from tests import two_nodes
 from tests.two_nodes import ADDRESSES, HOME, Machine, TwoNodes
 
@@ -103,7 +103,7 @@ def _submit(laptop: Machine, *options: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; see the head of this file."""
-    return cli.run(ClusterOptions, measure, lambda result: json.dumps(result, indent=1), argv)
+    return command.run(ClusterOptions, measure, lambda result: json.dumps(result, indent=1), argv)
 
 
 if __name__ == "__main__":

@@ -31,11 +31,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipelines import cli
-from pipelines.catalog import read_catalog
-from pipelines.cluster import start_ray
-from pipelines.preprocess import PreprocessOptions, preprocess
-from pipelines.splits import SplitOptions
+from pipelines.cluster.session import start_ray
+from pipelines.core import command
+from pipelines.data.catalog import read_catalog
+from pipelines.data.preprocessing import PreprocessOptions
+from pipelines.data.splits import SplitOptions
+from pipelines.preprocess import preprocess
 
 __all__ = ["DataOptions", "data"]
 
@@ -349,7 +350,7 @@ def summary(result: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command."""
-    return cli.run(DataOptions, data, summary, argv)
+    return command.run(DataOptions, data, summary, argv)
 
 
 if __name__ == "__main__":

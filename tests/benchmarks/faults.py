@@ -24,15 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import ttrnn
-from pipelines import cli
-from pipelines.background import repeated
-from pipelines.fit import fit
-from pipelines.recipe import TrainOptions
-from pipelines.study import read_study
-from pipelines.trials import begun_trials
+from pipelines.core import command
+from pipelines.core.errors import StepError
+from pipelines.core.options import positional
+from pipelines.core.periodic import repeated
+from pipelines.training.options import TrainOptions
+from pipelines.training.trainer import fit
+from pipelines.tuning.importance import read_study
+from pipelines.tuning.sweep_directory import begun_trials
 from tests import two_nodes
+from tests.runs import metrics
 from tests.shards import make_shards
-from tests.training import metrics
 from tests.two_nodes import HOME, NODES, Machine, TwoNodes
 from tests.videos import write_class_folders
 
@@ -62,7 +64,7 @@ print(json.dumps({"actors": live, "placement groups": groups, "nodes": sum(n["Al
 class FaultsOptions:
     """Bring faults upon a cluster of two nodes; prints a line for each, and fails if a promise was not kept."""
 
-    names: tuple[str, ...] = cli.positional(default=())
+    names: tuple[str, ...] = positional(default=())
     """which faults; default: all"""
     keep: str = ""
     """directory for logs and results of each; default: they are deleted"""
@@ -411,7 +413,7 @@ FAULTS: dict[str, tuple[Callable[[Cluster, str], Job], Callable[[Job], None]]] =
 def faults(options: FaultsOptions) -> dict[str, Any]:
     """A row for each fault."""
     if reason := two_nodes.missing():
-        raise cli.StepError(reason)
+        raise StepError(reason)
     rows = []
     with contextlib.ExitStack() as stack:
         keep = Path(options.keep or stack.enter_context(tempfile.TemporaryDirectory()))
@@ -488,7 +490,7 @@ def summary(result: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; see the head of this file."""
-    return cli.run(FaultsOptions, faults, summary, argv)
+    return command.run(FaultsOptions, faults, summary, argv)
 
 
 if __name__ == "__main__":

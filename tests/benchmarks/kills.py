@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines import cli
-from pipelines.study import read_study
-from pipelines.trials import read_trial
+from pipelines.core import command
+from pipelines.tuning.importance import read_study
+from pipelines.tuning.sweep_directory import read_trial
 from tests.shards import make_shards
 
 log = logging.getLogger("tests.benchmarks.kills")
@@ -144,7 +144,7 @@ def summary(result: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; see the head of this file."""
-    return cli.run(KillsOptions, kills, summary, argv)
+    return command.run(KillsOptions, kills, summary, argv)
 
 
 if __name__ == "__main__":

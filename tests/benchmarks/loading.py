@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipelines.augment import Augmentation
-from pipelines.batches import batches
-from pipelines.shards import Clip, Frame, Split, write_shard
+from pipelines.data.augment import Augmentation
+from pipelines.data.dataset import Split
+from pipelines.data.loader import batches
+from pipelines.data.shards import Clip, write_shard
+from pipelines.video.frame import Frame
 from tests.benchmarks.measure import Row, interleaved, row, status_bytes
 from ttrnn import TTGRU
 

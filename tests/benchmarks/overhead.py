@@ -16,9 +16,10 @@ from typing import Any
 
 import optuna
 
-from pipelines import cli
-from pipelines.study import read_study
-from pipelines.trials import read_trial
+from pipelines.core import command
+from pipelines.core.options import positional
+from pipelines.tuning.importance import read_study
+from pipelines.tuning.sweep_directory import read_trial
 
 
 def space(trial: optuna.Trial) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def space(trial: optuna.Trial) -> dict[str, Any]:
 class OverheadOptions:
     """Measure the time of a sweep against that of its trials, and the memory of the command."""
 
-    shards: str = cli.positional()
+    shards: str = positional()
     """directory that preprocess wrote"""
     num_trials: int = 200
     """of the sweep"""
@@ -85,7 +86,7 @@ def _resident_bytes(pid: int) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; see the head of this file."""
-    return cli.run(OverheadOptions, overhead, lambda result: json.dumps(result, indent=1), argv)
+    return command.run(OverheadOptions, overhead, lambda result: json.dumps(result, indent=1), argv)
 
 
 if __name__ == "__main__":

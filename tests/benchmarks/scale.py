@@ -27,9 +27,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines import cli
-from pipelines.study import read_study
-from pipelines.trials import begun_trials
+from pipelines.core import command
+from pipelines.core.options import positional
+from pipelines.tuning.importance import read_study
+from pipelines.tuning.sweep_directory import begun_trials
 from tests.benchmarks import scale_model
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +46,7 @@ _ROLES = {"_Home": "home", "gcs_server": "gcs", "/raylet": "raylets", "Agent": "
 class ScaleOptions:
     """Simulate a sweep of many trials on many nodes, or compute what a real one would take."""
 
-    shards: str = cli.positional(default="")
+    shards: str = positional(default="")
     """directory that preprocess wrote"""
     num_trials: int = 100
     """of the sweep"""
@@ -120,8 +121,9 @@ def _cluster(directory: Path, options: ScaleOptions) -> Iterator[str]:
 
 def drive() -> None:
     """The command, in a process of its own, that times its asks and tells; its trials only pretend to train."""
-    from pipelines import sweep, tuning
-    from pipelines.search import Search
+    from pipelines import sweep
+    from pipelines.tuning import tune as tuning
+    from pipelines.tuning.study import Search
 
     with Path(_TIMES).open("w", buffering=1) as file:
         Search.next = _timed("ask", Search.next, file)  # type: ignore[method-assign]
@@ -145,8 +147,8 @@ def _timed(what: str, function: Callable[..., Any], file: Any) -> Callable[..., 
 
 def pretended_trial(config: dict[str, Any]) -> None:
     """A trial as pipelines.tuning has it, in the process of its slot; it sleeps where it would train."""
-    from pipelines import fit
-    from pipelines.tuning import _train_trial
+    from pipelines.training import trainer as fit
+    from pipelines.tuning.tune import _train_trial
 
     fit._Run.run_epoch = _pretended_epoch  # type: ignore[method-assign]
     _train_trial(config)
@@ -269,7 +271,7 @@ def summary(result: dict[str, Any]) -> Any:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; see the head of this file."""
-    return cli.run(ScaleOptions, scale, summary, argv)
+    return command.run(ScaleOptions, scale, summary, argv)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pipelines import cli
-from pipelines.frontier import hypervolume
-from pipelines.pictures import plain
-from pipelines.study import read_study
-from pipelines.trials import Trial, read_trial
+from pipelines.core import command
+from pipelines.core.options import positional
+from pipelines.evaluation.plots import plain
+from pipelines.tuning.frontier import hypervolume
+from pipelines.tuning.importance import read_study
+from pipelines.tuning.sweep_directory import Trial, read_trial
 from search_spaces import shapes
 from ttrnn.files import atomic_write
 
@@ -53,7 +54,7 @@ def baselines(frame: Sequence[int]) -> list[dict[str, Any]]:
 class SearchBenchmarkOptions:
     """Compare searches by the hypervolume of their frontiers at equal numbers of trained epochs; leaves search.md."""
 
-    shards: tuple[str, ...] = cli.positional()
+    shards: tuple[str, ...] = positional()
     """directories that preprocess wrote"""
     contenders: str = ",".join(CONTENDERS)
     """which to run, joined by commas"""
@@ -208,7 +209,7 @@ def _picture(path: Path, options: SearchBenchmarkOptions, traces: Mapping[tuple[
 
 def main(argv: list[str] | None = None) -> int:
     """The command; see the head of this file."""
-    return cli.run(SearchBenchmarkOptions, benchmark, lambda result: result["table"], argv)
+    return command.run(SearchBenchmarkOptions, benchmark, lambda result: result["table"], argv)
 
 
 if __name__ == "__main__":

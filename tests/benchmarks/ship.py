@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 import ttrnn
-from pipelines import cli
+from pipelines.core import command
 from tests.benchmarks.measure import interleaved, status_bytes
 from ttrnn.export import export_onnx_clip, export_onnx_step
 from ttrnn.model import ModelConfig, VideoClassifier
@@ -168,4 +168,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--measure"]:
         _measure_peak(*sys.argv[2:])
     else:
-        sys.exit(cli.run(ShipOptions, ship, summary))
+        sys.exit(command.run(ShipOptions, ship, summary))

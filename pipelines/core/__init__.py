@@ -1,0 +1,1 @@
+"""Options, exit codes, errors and text of all commands."""

@@ -1,0 +1,124 @@
+"""Run a command: parse its options, print its result, return the exit code.
+
+A command is a frozen dataclass of options, a function of them that returns a JSON-like dict, and a function that turns
+this dict into the text a person reads:
+
+    def main(argv: list[str] | None = None) -> int:
+        return command.run(PreprocessOptions, preprocess, summary, argv)
+"""
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from rich.console import Console
+
+from pipelines.core.errors import StepError, UserError
+from pipelines.core.options import parse
+
+__all__ = ["run"]
+
+log = logging.getLogger(__name__)
+
+
+T = TypeVar("T")
+
+
+def run(
+    options_class: type[T],
+    step: Callable[[T], dict[str, Any]],
+    summary: Callable[[dict[str, Any]], Any],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parses, runs `step`, prints its result, and gives the exit code that the design fixes.
+
+    Args:
+        options_class: The dataclass of options.
+        step: From options to a result of JSON values; its "exit_code", if any, is taken out and used.
+        summary: From the result to what a person reads: text or anything rich can print; None: nothing.
+        argv: Arguments without the program's name; None takes the process's own.
+
+    Returns:
+        0 done, 2 a user's mistake, 1 anything else, 130 interrupted.
+    """
+    with _logging_to_stderr():
+        return _run(options_class, step, summary, argv)
+
+
+def _run(
+    options_class: type[T],
+    step: Callable[[T], dict[str, Any]],
+    summary: Callable[[dict[str, Any]], Any],
+    argv: Sequence[str] | None,
+) -> int:
+    module = sys.modules[step.__module__]
+    prog = f"python -m {step.__module__}" if module.__name__ != "__main__" else None
+    try:
+        options, as_json = parse(options_class, argv, prog)
+        # Ray and OpenCV write to standard output as they please; under --json all of it goes to standard error.
+        with _stdout_to_stderr() if as_json else contextlib.nullcontext():
+            result = step(options)
+        exit_code = int(result.pop("exit_code", 0))
+        if as_json:
+            sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
+        elif (text := summary(result)) is not None:
+            Console(file=sys.stdout, soft_wrap=True, highlight=False, markup=False, emoji=False).print(text)
+        sys.stdout.flush()
+        return exit_code
+    except UserError as error:
+        log.error("error: %s", " ".join(str(error).split("\n")))
+        return 2
+    except StepError as error:
+        log.error("error: %s", error)
+        return 1
+    except KeyboardInterrupt:
+        log.error("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader (head, say) has gone. Python would complain once more while closing standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            log.error("error: no room on the disk (%s); make some and run the same command with --resume", error)
+        else:
+            traceback.print_exc()
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+@contextlib.contextmanager
+def _logging_to_stderr() -> Iterator[None]:
+    """Shows what the steps log, as plain lines, while a command runs."""
+    root, handler = logging.getLogger(), logging.StreamHandler(sys.stderr)
+    level = root.level
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Points file descriptor 1 at standard error, for this process and those it starts."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)

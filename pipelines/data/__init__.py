@@ -1,0 +1,1 @@
+"""Labelled videos to shards, and shards to batches."""

@@ -1,0 +1,295 @@
+"""Read shards: dataset.json, and the clips as views of memory-mapped files; verify them.
+
+Remote shards are read by way of this node's disk (storage.cache).
+
+Legend: T time, H W frame height and width in pixels, C channels (3: RGB, 1: grey).
+"""
+
+import hashlib
+import json
+import mmap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.core.errors import UserError
+from pipelines.data.shards import DATASET_JSON, FORMAT, FORMAT_VERSION, SCHEMA, Clip
+from pipelines.storage.cache import Remote, cached
+from pipelines.storage.location import Location
+from pipelines.video.frame import Frame
+
+__all__ = ["ShardDataset", "Split"]
+
+
+def _sha256(place: Location) -> str:
+    digest = hashlib.sha256()
+    for chunk in place.chunks():
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _is_damaged(file: Location, sha256: str) -> bool:
+    try:
+        return _sha256(file) != sha256
+    except OSError:
+        # A disk that can't read a file has damaged it. A network that fails says nothing of the file: StorageError.
+        return True
+
+
+@dataclass(frozen=True)
+class ShardDataset:
+    """A finished directory of shards: what dataset.json says of it.
+
+    Example:
+        data = ShardDataset.open("shards")
+        train = data.split("train")
+        clip = train[0]           # clip.frames: uint8 [T, H, W, C], a view of the file
+    """
+
+    place: Location
+    classes: tuple[str, ...]
+    task: str
+    """single_label or multi_label"""
+    frame: Frame
+    sampling: dict[str, Any]
+    mean: tuple[float, ...]
+    """per channel, of the train split, in units of uint8 values (0 to 255)"""
+    std: tuple[float, ...]
+    """likewise"""
+    splits: dict[str, dict[str, Any]]
+    """by name: num_clips, num_frames, shards (each file, num_clips, num_frames, num_bytes, sha256)"""
+    dealt: dict[str, tuple[int, ...]] | None = None
+    """of a view (resplit.py): by split, which of all clips are in it; None: the splits as they were made"""
+
+    @classmethod
+    def open(cls, place: str | Path | Location, *, check_sizes: bool = True) -> "ShardDataset":
+        """Reads dataset.json and checks that every local shard is there in its full size; `verify` checks the bytes.
+
+        Args:
+            place: The directory.
+            check_sizes: False leaves the shards alone, for somebody who wants to know of each one (`damaged`).
+
+        Raises:
+            UserError: no such directory, unfinished, of another version, or a shard is missing or cut short.
+        """
+        place = Location.of(place)
+        document = _read_dataset_json(place)
+        try:
+            dataset = cls(
+                place,
+                tuple(document["classes"]),
+                document["task"],
+                Frame(**document["frame"]),
+                document["sampling"],
+                tuple(document["mean"]),
+                tuple(document["std"]),
+                document["splits"],
+            )
+            for file, shard in dataset._shards():
+                if check_sizes and place.is_local:
+                    _check_size(file.local, shard["num_bytes"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{place / DATASET_JSON} is damaged ({error}); delete it and run preprocess --resume"
+            ) from error
+        return dataset
+
+    def split(self, name: str) -> "Split":
+        """Opens one split; remote shards are fetched to this node's disk, where they are not there yet.
+
+        Raises:
+            UserError: no split of this name, or a shard that is no Arrow file.
+            StepError: a remote shard can't be fetched, or is damaged.
+        """
+        names = self.splits if self.dealt is None else self.dealt
+        if name not in names:
+            raise UserError(f"{self.place} has no split {name!r}; it has {', '.join(names)}")
+        if self.dealt is None:
+            return self._read([(self.place / shard["file"], shard) for shard in self.splits[name]["shards"]])
+        return self._read(self._shards(), self.dealt[name])
+
+    def clips(self) -> "Split":
+        """All clips of all splits, in the order of the shards; the same errors as `split`."""
+        return self._read(self._shards())
+
+    def _read(self, shards: Iterable[tuple[Location, dict[str, Any]]], rows: Sequence[int] | None = None) -> "Split":
+        shards = list(shards)
+        if self.place.is_local:
+            return Split([file.local for file, _ in shards], self.frame, rows)
+        remote = [Remote(file, shard["sha256"], shard["num_bytes"]) for file, shard in shards]
+        return Split(cached(remote), self.frame, rows)
+
+    def damaged(self) -> Iterator[tuple[str, bool]]:
+        """Reads every shard; yields its name, and whether its SHA-256 is not dataset.json's, or it can't be read."""
+        for file, shard in self._shards():
+            yield shard["file"], _is_damaged(file, shard["sha256"])
+
+    def verify(self) -> None:
+        """Reads every shard and compares its SHA-256 with dataset.json.
+
+        Raises:
+            UserError: naming the first shard that differs.
+        """
+        for file, is_damaged in self.damaged():
+            if is_damaged:
+                raise UserError(
+                    f"{self.place / file} is damaged: its SHA-256 differs from {DATASET_JSON}; delete it and run "
+                    "preprocess --resume"
+                )
+
+    def _shards(self) -> Iterator[tuple[Location, dict[str, Any]]]:
+        for split in self.splits.values():
+            for shard in split["shards"]:
+                yield self.place / shard["file"], shard
+
+
+def _read_dataset_json(place: Location) -> dict[str, Any]:
+    file = place / DATASET_JSON
+    try:
+        text = file.read_text()
+    except (FileNotFoundError, NotADirectoryError):
+        if not place.is_dir():
+            raise UserError(
+                f"{place} is no directory; make shards there with: python -m pipelines.preprocess VIDEOS {place}"
+            ) from None
+        raise UserError(
+            f"{place} has no {DATASET_JSON}: it is unfinished or no directory of shards; finish it with "
+            "preprocess --resume"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{file} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is damaged ({error}); delete it and run preprocess --resume") from error
+    try:
+        document = json.loads(text)
+        found = document["format"], document["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}); delete it and run preprocess --resume") from error
+    if found != (FORMAT, FORMAT_VERSION):
+        raise UserError(
+            f"{file} has format {found[0]} version {found[1]}, this program reads {FORMAT} version "
+            f"{FORMAT_VERSION}; run preprocess again, or use the program that wrote it"
+        )
+    return document
+
+
+def _check_size(file: Path, num_bytes: int) -> None:
+    if not file.exists():
+        raise UserError(f"{file} is missing; run preprocess again, with --resume")
+    if (size := file.stat().st_size) != num_bytes:
+        raise UserError(
+            f"{file} is damaged: it has {size:,} bytes instead of {num_bytes:,}; delete it and run preprocess --resume"
+        )
+
+
+class Split(Sequence[Clip]):
+    """The clips of some shards, or the given rows of them, as views of memory-mapped files: reading one copies nothing.
+
+    Opening reads the columns beside the frames, once. A split may be read by many threads; pickled (for a spawned
+    worker process) it opens its files anew.
+
+    Attributes:
+        clip_ids: A string for each clip.
+        labels: A tuple of class indices for each clip.
+        groups: A string for each clip, "" where unknown.
+        lengths: int32 [clips], frames of each clip.
+        frame: The size of every frame.
+    """
+
+    def __init__(self, files: Sequence[Path], frame: Frame, rows: Sequence[int] | None = None) -> None:
+        self._files, self.frame, self._rows = tuple(files), frame, rows
+        self.clip_ids: list[str] = []
+        self.labels: list[tuple[int, ...]] = []
+        self.groups: list[str] = []
+        self._fps: list[float] = []
+        # Of each clip: the map of its shard, and where in it its frames begin.
+        self._places: list[tuple[mmap.mmap, int]] = []
+        lengths: list[int] = []
+        for file in self._files:
+            try:
+                lengths += self._map(file)
+            except (OSError, ValueError, pa.ArrowException) as error:
+                if isinstance(error, OSError) and error.strerror:
+                    raise UserError(f"{file} can't be read: {error.strerror}") from error
+                raise UserError(
+                    f"{file} is damaged ({' '.join(str(error).split())}); delete it and run preprocess --resume"
+                ) from error
+        self.lengths = np.array(lengths, np.int32)
+        if rows is not None:
+            self._take(rows)
+
+    def _take(self, rows: Sequence[int]) -> None:
+        self.clip_ids = [self.clip_ids[row] for row in rows]
+        self.labels = [self.labels[row] for row in rows]
+        self.groups = [self.groups[row] for row in rows]
+        self._fps = [self._fps[row] for row in rows]
+        self._places = [self._places[row] for row in rows]
+        self.lengths = self.lengths[list(rows)]
+
+    def _map(self, file: Path) -> list[int]:
+        """Adds the clips of a shard; returns their lengths."""
+        with file.open("rb") as opened:
+            # Private and writable, so that torch takes views of it without a warning. What somebody wrote into one
+            # would stay in this process. No swap is set aside for that.
+            flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
+            shard = mmap.mmap(opened.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        whole = pa.py_buffer(shard)
+        table = pa.ipc.open_file(whole).read_all()
+        if not table.schema.equals(SCHEMA):
+            raise ValueError(f"its columns are {', '.join(table.schema.names)}")
+        # Otherwise a changed byte may lead anywhere in memory.
+        table.validate(full=True)
+        self.clip_ids += table["clip_id"].to_pylist()
+        self.labels += map(tuple, table["labels"].to_pylist())
+        self.groups += table["group"].to_pylist()
+        self._fps += table["fps"].to_pylist()
+        lengths: list[int] = table["num_frames"].to_pylist()
+        for length, column in zip(lengths, table["frames"].chunks, strict=True):
+            _, offsets, data = column.buffers()
+            start, stop = np.frombuffer(offsets, np.int64, count=2).tolist()
+            if stop - start != length * self.frame.size:
+                raise ValueError(f"a clip has {stop - start:,} bytes instead of {length * self.frame.size:,}")
+            self._places.append((shard, data.address - whole.address + start))
+        return lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> Clip:  # type: ignore[override]
+        return Clip(self.clip_ids[index], self.labels[index], self.groups[index], self._fps[index], self._frames(index))
+
+    def _frames(self, index: int) -> np.ndarray:
+        shard, start = self._places[index]
+        length = int(self.lengths[index])
+        frames = np.frombuffer(shard, np.uint8, length * self.frame.size, start)
+        return frames.reshape(length, *self.frame.shape)
+
+    def prefetch(self, indices: Iterable[int]) -> None:
+        """Brings clips from the disk into memory, and into this process's page tables; other threads run meanwhile."""
+        indices = list(indices)
+        for index in indices:
+            shard, start = self._places[index]
+            page = start - start % mmap.PAGESIZE
+            shard.madvise(mmap.MADV_WILLNEED, page, start - page + self._num_bytes(index))
+        for index in indices:
+            # Sums by numpy, which lets go of the interpreter; madvise holds it.
+            self._frames(index).reshape(-1)[:: mmap.PAGESIZE].sum()
+
+    def release(self, indices: Iterable[int]) -> None:
+        """Takes clips out of this process's resident memory; the system's cache keeps them while it has room."""
+        for index in indices:
+            shard, start = self._places[index]
+            first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+            last = (start + self._num_bytes(index)) // mmap.PAGESIZE * mmap.PAGESIZE
+            if last > first:
+                shard.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+    def _num_bytes(self, index: int) -> int:
+        return int(self.lengths[index]) * self.frame.size
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Split, (self._files, self.frame, self._rows)

@@ -1,0 +1,1 @@
+"""Metrics, their intervals, and the evaluation of a model."""

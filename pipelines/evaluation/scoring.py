@@ -1,0 +1,168 @@
+"""What a model makes of the clips of a split, of shards or of a catalogue of videos.
+
+Legend: B clips, C classes.
+"""
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.core.errors import UserError
+from pipelines.core.progress import progress
+from pipelines.data.catalog import Entry, read_catalog
+from pipelines.data.dataset import ShardDataset
+from pipelines.data.plan import PREPROCESS_JSON
+from pipelines.data.shards import DATASET_JSON
+from pipelines.data.splits import SPLITS, SplitOptions
+from pipelines.evaluation.classifier import Classifier
+from pipelines.evaluation.validation import predict_split
+from pipelines.storage.location import Location
+from pipelines.video.decode import RejectedError
+from pipelines.video.pool import on_all_cores
+from pipelines.video.worker import IsolatedDecoder
+
+__all__ = ["Scored", "is_catalog", "score_catalog", "score_shards"]
+
+
+log = logging.getLogger(__name__)
+_TIME_LIMIT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Clips, and what a model makes of them."""
+
+    clip_ids: Sequence[str]
+    labels: Sequence[tuple[int, ...]]
+    """indices of the model's classes"""
+    groups: Sequence[str]
+    scores: np.ndarray
+    """[B, C]"""
+    rejected: tuple[tuple[str, str], ...] = ()
+    """clip_id and error of each that gave no frames"""
+
+    def only(self, clip_ids: Sequence[str]) -> "Scored":
+        """With these clips alone."""
+        wanted = set(clip_ids)
+        rows = [row for row, clip_id in enumerate(self.clip_ids) if clip_id in wanted]
+        return Scored(
+            [self.clip_ids[row] for row in rows],
+            [self.labels[row] for row in rows],
+            [self.groups[row] for row in rows],
+            self.scores[rows],
+            self.rejected,
+        )
+
+
+def is_catalog(place: Location) -> bool:
+    """Whether it is a CSV file or a folder of videos: there, and no shards, finished or not."""
+    if not place.exists():
+        return False
+    if not place.is_dir():
+        return True
+    if any((place / name).exists() for name in (DATASET_JSON, PREPROCESS_JSON)):
+        return False
+    return not any(name.endswith(".arrow") for name in place.files())
+
+
+def score_shards(model_name: str, model: Classifier, data: ShardDataset, split: str) -> Scored:
+    """Scores of the clips of a split of shards, or of all.
+
+    Raises:
+        UserError: shards whose frames, task or classes are not the model's, or an empty split.
+    """
+    if model.frame != data.frame:
+        sizes = [(frame.width, frame.height, frame.channels) for frame in (model.frame, data.frame)]
+        raise UserError(
+            f"{model_name} takes frames of {sizes[0]} (width, height, channels), {data.place} has {sizes[1]}; "
+            "preprocess the videos at the model's size"
+        )
+    if model.task != data.task:
+        raise UserError(
+            f"{model_name} is for {model.task} data, {data.place} is {data.task}; give data of the model's kind"
+        )
+    if model.classes != data.classes:
+        raise UserError(
+            f"{model_name} knows the classes {', '.join(model.classes)}; {data.place} has {', '.join(data.classes)}"
+        )
+    clips = data.clips() if split == "all" else data.split(split)
+    if not len(clips):
+        raise UserError(f"{data.place} has no clips in its split {split!r}")
+    scores_BC = np.empty((len(clips), len(model.classes)), np.float32)
+    if model.network is not None:
+        rows, indices, _ = predict_split(model.network, clips)
+        scores_BC[indices] = rows
+    else:
+        for number in progress(range(len(clips)), len(clips), "clips"):
+            scores_BC[number] = model.scores(clips[number].frames)
+    return Scored(clips.clip_ids, clips.labels, clips.groups, scores_BC)
+
+
+def score_catalog(model_name: str, model: Classifier, place: Location, split: str) -> Scored:
+    """Scores of the clips of a split of a catalogue, or of all; decoded as the model's configuration says.
+
+    Splits that the catalogue does not give are those that preprocess makes of it by itself.
+
+    Raises:
+        UserError: labels that the model does not know, no clips in the split, or none that decodes.
+    """
+    entries = _entries(model_name, model, place, split)
+    scores_BC = np.empty((len(entries), len(model.classes)), np.float32)
+    rejected: dict[int, str] = {}
+
+    def work(entry: Entry, decoder: IsolatedDecoder) -> np.ndarray | str:
+        video = Location.of(entry.path)
+        with tempfile.TemporaryDirectory() as folder:
+            file = video.local if video.is_local else Path(folder, "video")
+            try:
+                if not video.is_local:
+                    # One that is missing there is missing here.
+                    with contextlib.suppress(FileNotFoundError):
+                        video.download(file)
+                return model.scores(decoder.decode(file, model.frame, model.sampling).frames)
+            except RejectedError as error:
+                return str(RejectedError(entry.path, error.reason))
+
+    done = on_all_cores(entries, work, time_limit_s=_TIME_LIMIT_S)
+    for number, found in progress(done, len(entries), "videos"):
+        if isinstance(found, str):
+            log.error("error: %s", found)
+            rejected[number] = found
+        else:
+            scores_BC[number] = found
+    kept = [number for number in range(len(entries)) if number not in rejected]
+    if not kept:
+        raise UserError(f"none of the {len(entries):,} clips of {split} in {place} decodes; give other videos")
+    return Scored(
+        [entries[number].clip_id for number in kept],
+        [entries[number].labels for number in kept],
+        [entries[number].group for number in kept],
+        scores_BC[kept],
+        tuple((entries[number].clip_id, error) for number, error in sorted(rejected.items())),
+    )
+
+
+def _entries(model_name: str, model: Classifier, place: Location, split: str) -> list[Entry]:
+    if split not in (*SPLITS, "all"):
+        raise UserError(f"split must be {', '.join(SPLITS)} or all, got {split!r}")
+    # Of all clips it does not matter how they would be split.
+    options = SplitOptions(allow_group_leak=split == "all")
+    try:
+        catalog = read_catalog(str(place), splits=options, kept_classes=model.classes, to_learn_from=False)
+    except UserError as error:
+        raise UserError(str(error).replace("--allow-group-leak", "--split all")) from error
+    if unknown := catalog.classes[len(model.classes) :]:
+        raise UserError(
+            f"{model_name} knows the classes {', '.join(model.classes)}; {place} has others: {', '.join(unknown)}"
+        )
+    if model.task == "single_label" and catalog.task != model.task:
+        raise UserError(f"{model_name} gives one label, but clips of {place} have several; give data of its kind")
+    entries = [entry for entry in catalog.entries if split in (entry.split, "all")]
+    if not entries:
+        raise UserError(f"{place} has no clips in its split {split!r}; --split all takes all of them")
+    return entries

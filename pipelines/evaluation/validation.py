@@ -1,0 +1,69 @@
+"""What a model makes of the clips of a split, and its loss on them; shared among the workers of a process group.
+
+Legend: B clips, C classes.
+"""
+
+import contextlib
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pipelines.data.dataset import Split
+from pipelines.data.loader import batches
+from pipelines.evaluation.metrics import score
+from ttrnn.model import VideoClassifier
+
+__all__ = ["losses", "predict_split", "validate"]
+
+
+def predict_split(
+    model: VideoClassifier, split: Split, batch_size: int = 16, *, rank: int = 0, world_size: int = 1
+) -> tuple[np.ndarray, list[int], float]:
+    """Probabilities (B, C) of this worker's clips, their indices in the split, and the sum of their losses."""
+    model.eval()
+    rows, indices, loss = [], [], 0.0
+    epoch = batches(
+        split,
+        batch_size,
+        len(model.config.classes),
+        model.config.task == "multi_label",
+        rank=rank,
+        world_size=world_size,
+        device=next(model.parameters()).device,
+    )
+    with torch.inference_mode(), contextlib.closing(epoch):
+        for batch in epoch:
+            if batch.share:
+                logits = model(batch.frames)
+                loss += float(losses(logits, batch.labels).sum())
+                rows.append(model.probabilities(logits).float().cpu().numpy())
+                indices += batch.indices
+    return np.concatenate(rows) if rows else np.empty((0, len(model.config.classes)), np.float32), indices, loss
+
+
+def losses(logits_BC: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """(B,) one loss per clip, against labels of which a share `smoothing` is spread over all classes."""
+    if labels.dim() == 1:
+        return nn.functional.cross_entropy(logits_BC, labels, reduction="none", label_smoothing=smoothing)
+    # Each class is a question of its own, with two answers.
+    labels = labels * (1 - smoothing) + smoothing / 2
+    return nn.functional.binary_cross_entropy_with_logits(logits_BC, labels, reduction="none").mean(dim=1)
+
+
+def validate(
+    model: VideoClassifier, split: Split, batch_size: int, *, rank: int = 0, world_size: int = 1
+) -> tuple[float, float, np.ndarray]:
+    """(metric, mean loss, probabilities (B, C)), the same on every worker; each clip counted once."""
+    part = predict_split(model, split, batch_size, rank=rank, world_size=world_size)
+    parts: list[Any] = [part]
+    if world_size > 1:
+        parts = [None] * world_size
+        dist.all_gather_object(parts, part)
+    scores_BC = np.empty((len(split), len(model.config.classes)), np.float32)
+    for rows, indices, _ in parts:
+        scores_BC[indices] = rows
+    loss = sum(loss for *_, loss in parts) / len(split)
+    return score(model.config.task, scores_BC, split.labels), loss, scores_BC

@@ -1,0 +1,72 @@
+"""Format predictions as tables for the terminal."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.core.text import percent
+
+__all__ = ["predictions_table"]
+
+_MOST_SEGMENTS = 40
+
+
+def predictions_table(result: dict[str, Any]) -> RenderableType:
+    """A table: video, label, probability, runners-up; and the segments of those that have some."""
+    videos, names = result["videos"], _names([video["path"] for video in result["videos"]])
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("video", overflow="fold")
+    table.add_column("label")
+    table.add_column("probability", justify="right")
+    table.add_column("next best")
+    table.add_column("frames", justify="right")
+    parts: list[RenderableType] = [table]
+    for name, video in zip(names, videos, strict=True):
+        if "error" in video:
+            # In full it has been told already.
+            reason = video["error"].removeprefix(repr(video["path"])[1:-1]).strip(" :").split(":")[0]
+            table.add_row(Text(name), "-", "-", Text(f"error: {reason}"), "-")
+            continue
+        first, *others = _ranked(video, len(video.get("top", ())) or 2)
+        best = ", ".join(f"{other} {percent(share)}" for other, share in others) or "-"
+        label = Text(video["label"] or "(none)")
+        table.add_row(Text(name), label, percent(first[1]), Text(best), f"{video['num_frames']:,}")
+        if "segments" in video:
+            parts += ["", *_segments(name, video["segments"])]
+    return Group(*parts)
+
+
+def _segments(name: str, segments: list[dict[str, Any]]) -> Iterator[RenderableType]:
+    is_timed = all(segment["end_s"] is not None for segment in segments)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for head, side in (("seconds" if is_timed else "frames", "right"), ("label", "left"), ("probability", "right")):
+        table.add_column(head, justify=side)  # type: ignore[arg-type]
+    for segment in segments[:_MOST_SEGMENTS]:
+        span = f"{segment['start_frame']:,} to {segment['end_frame']:,}"
+        if is_timed:
+            span = f"{segment['start_s']:.1f} to {segment['end_s']:.1f}"
+        ((_, share),) = _ranked(segment, 1)
+        table.add_row(span, Text(segment["label"] or "(none)"), percent(share))
+    yield Text(f"{name}, {len(segments):,} segments")
+    yield table
+    if len(segments) > _MOST_SEGMENTS:
+        yield f"and {len(segments) - _MOST_SEGMENTS:,} more: --json has all"
+
+
+def _ranked(entry: dict[str, Any], number: int) -> list[tuple[str, float]]:
+    return sorted(entry["probabilities"].items(), key=lambda item: -item[1])[:number]
+
+
+def _names(paths: list[str]) -> list[str]:
+    """As short as they can be told apart: so many last parts of each as it takes."""
+    most = max(len(Path(path).parts) for path in paths)
+    for number in range(1, most + 1):
+        names = [str(Path(*Path(path).parts[-number:])) for path in paths]
+        if len(set(names)) == len(set(paths)):
+            break
+    return names

@@ -1,0 +1,79 @@
+"""Prepare the directory OUT of a command, or refuse it."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines.core.errors import UserError
+from pipelines.storage.location import Location
+
+__all__ = ["make_directory", "prepare_out", "refuse_other_options", "undone_if_refused"]
+
+
+def prepare_out(
+    out: "str | Path | Location", *, marker: str, overwrite: bool = False, resume: bool | None = None
+) -> Location:
+    """Makes the directory OUT, or refuses one that exists.
+
+    Args:
+        out: The directory, or its URI.
+        marker: A file that only this command writes there; --overwrite deletes nothing that lacks it.
+        overwrite: Delete what is there and start anew.
+        resume: Keep what is there; None for a command that has no --resume.
+
+    Raises:
+        UserError: OUT exists and neither is given, or it is not ours to delete.
+    """
+    place = Location.of(out)
+    if place.is_dir() and not place.is_empty():
+        ours = (place / marker).exists()
+        if resume:
+            if not ours:
+                raise UserError(f"{out} has no {marker}: nothing to resume there; give another OUT")
+        elif overwrite:
+            if not ours:
+                raise UserError(
+                    f"{out} has no {marker}: it was not made by this command and is not deleted; "
+                    "give another OUT, or remove it yourself"
+                )
+            place.clear(last=marker)
+        else:
+            way_out = "" if resume is None else "--resume continues it, "
+            raise UserError(f"{out} exists; {way_out}--overwrite deletes it first")
+    make_directory(place)
+    return place
+
+
+def refuse_other_options(
+    out: Path, earlier: Mapping[str, Any], settings: Mapping[str, Any], *, name_of_out: str = "OUT"
+) -> None:
+    """Raises UserError if what is in OUT was started with other options than `settings`."""
+    for name, value in settings.items():
+        if earlier.get(name) != value:
+            raise UserError(
+                f"{out} was started with {name} {earlier.get(name)!r}, not {value!r}; resume it with the same "
+                f"options, or give another {name_of_out}"
+            )
+
+
+@contextlib.contextmanager
+def undone_if_refused(out: Path, *, marker: str) -> Iterator[None]:
+    """Removes OUT, if it has only its marker yet, where the block raises a UserError: the corrected command must not be
+    told that OUT exists."""
+    try:
+        yield
+    except UserError:
+        if [path.name for path in out.iterdir()] == [marker]:
+            shutil.rmtree(out)
+        raise
+
+
+def make_directory(place: Location) -> None:
+    if place.exists() and not place.is_dir():
+        raise UserError(f"{place} is a file; OUT must be a directory")
+    try:
+        place.mkdir()
+    except OSError as error:
+        raise UserError(f"{place} cannot be made: {error.strerror}") from error

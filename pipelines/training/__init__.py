@@ -1,0 +1,1 @@
+"""One training, on one process or on many."""

@@ -1,0 +1,121 @@
+"""Train one model with several Ray Train workers."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipelines.cluster.interrupts import in_thread
+from pipelines.cluster.slots import devices
+from pipelines.core.errors import StepError
+from pipelines.core.periodic import repeated
+from pipelines.training.options import TrainOptions
+from pipelines.training.staging import visiting
+from pipelines.training.trainer import DivergedError, OnEpoch, fit
+
+__all__ = ["fit_on_ray", "following"]
+
+
+def fit_on_ray(
+    options: TrainOptions, home: str | None, callbacks: list[Any] | None = None, name: str | None = None
+) -> dict[str, Any]:
+    """`fit` on options.num_workers Ray Train workers; a worker that dies brings all back to the last checkpoint.
+
+    Args:
+        options: OUT is a directory of this node, and this node is home.
+        home: For workers on other nodes, as home.kept_home gives it.
+        callbacks: Of Ray Train.
+        name: Of the run, to Ray.
+
+    Raises:
+        StepError: there is no room for the workers, for long.
+    """
+    # Each report waits for the next health check, 2 s apart by default.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
+    # Four times so long it waits for a node in place of one that is lost; in a minute each, the default, none boots.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
+    from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    class Trainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            # One of them starts a process that outlives a driver which is killed, for ever: it waits for what only
+            # Ray's dashboard tells, which is not installed.
+            callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+            return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+
+    device, _ = devices(options.num_workers)
+    out = Path(options.out)
+    trainer = Trainer(
+        _fit_worker,
+        train_loop_config={"options": dataclasses.asdict(options), "home": home},
+        scaling_config=ScalingConfig(num_workers=options.num_workers, use_gpu=device == "GPU"),
+        # A name that was there before would silently resume.
+        run_config=RunConfig(
+            name=name or f"train-{uuid.uuid4().hex[:8]}",
+            storage_path=str(out / ".ray"),
+            failure_config=FailureConfig(max_failures=3, controller_failure_limit=3),  # type: ignore[call-arg]
+            callbacks=callbacks or [],
+        ),
+    )
+    try:
+        in_thread(trainer.fit)
+    except ControllerError as error:
+        reason = str(error).splitlines()[-1].split(". ")[0]
+        raise StepError(
+            f"{options.num_workers} workers could not be started, or kept: {reason}; when there are as many free "
+            f"{device}s, go on with --resume"
+        ) from error
+    shutil.rmtree(out / ".ray", ignore_errors=True)
+    summary: dict[str, Any] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    return summary
+
+
+def _fit_worker(config: dict[str, Any]) -> None:
+    import ray.train
+
+    options = TrainOptions(**config["options"])
+    is_writer = ray.train.get_context().get_world_rank() == 0
+    with visiting(config["home"], options.out, is_writer=is_writer) as visit:
+
+        def report(record: dict[str, Any]) -> None:
+            visit.send()
+            ray.train.report(record)
+
+        try:
+            summary = fit(visit.brought(options), report, visit.send)
+        except DivergedError as error:
+            # To Ray it would be a fault to try again, with the same end.
+            summary = error.summary
+    # Once more: a run that had finished when its driver died still owes a report.
+    ray.train.report({**summary, "epoch": summary["epochs"]})
+
+
+@contextlib.contextmanager
+def following(metrics: Path, known: dict[str, Any], on_epoch: OnEpoch) -> Iterator[None]:
+    """Passes on the lines that workers, maybe on other machines, add to metrics.jsonl, with what else is known."""
+
+    def whole_lines() -> list[str]:
+        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
+        return [line for line in lines if line.endswith("\n")]
+
+    # Those of a run that is resumed were told when they were new.
+    seen = len(whole_lines())
+
+    def read() -> None:
+        nonlocal seen
+        for line in whole_lines()[seen:]:
+            record = json.loads(line)
+            on_epoch({**record, **known, "epoch_val_metric": record["val_metric"]})
+            seen += 1
+
+    try:
+        with repeated(read, 1):
+            yield
+    finally:
+        read()

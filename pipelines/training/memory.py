@@ -1,0 +1,137 @@
+"""What a training will cost, before it runs: memory by a formula, time by a few steps on random frames.
+
+Legend: B clips of a step, T frames of a clip, D frame size, H hidden size, G gates.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pipelines.cluster.slots import local_device
+from pipelines.core.periodic import repeated
+from pipelines.training.optim import make_optimizer
+from pipelines.training.options import TrainOptions
+from ttrnn.model import ModelConfig, VideoClassifier
+from ttrnn.scan import NUM_GATES
+
+__all__ = ["StepTime", "free_bytes", "measure_step", "peak_memory", "step_bytes"]
+
+
+# Of a process: the interpreter, PyTorch, Ray, the blocks in which frames are multiplied.
+_PROCESS_BYTES = 400 << 20
+
+
+def step_bytes(config: ModelConfig, batch_size: int, num_frames: float, device: str) -> int:
+    """Memory that a training takes, about, by a formula that was fitted to measured peaks: it is seldom below them.
+
+    Every parameter takes 32 bytes: weight, gradient and Adam's two moments are 16, and as many go to copies that the
+    product and the optimizer make. Every frame leaves (4 G + 20) H values of 4 bytes in each layer and direction until
+    the backward pass: gates, states, their gradients. Frames themselves are files that are mapped, which the system
+    takes back at need; only on a GPU do they count, the batch that is used and the next.
+
+    Args:
+        config: The model.
+        batch_size: B.
+        num_frames: T, of the longest clip.
+        device: "cpu" or "cuda".
+    """
+    frames = batch_size * num_frames
+    directions = 2 if config.bidirectional else 1
+    values = (4 * NUM_GATES[config.cell] + 20) * config.hidden_size * directions * config.num_layers
+    mapped = 2 * config.frame_size if device == "cuda" else 0
+    return round(_PROCESS_BYTES + 32 * config.num_params + frames * (4 * values + mapped))
+
+
+def free_bytes(device: str) -> int:
+    """Memory that is free on this machine, or on its GPU."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return 1024 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """How long a step takes: this much however few its frames, and this much more for each; s."""
+
+    step_s: float
+    frame_s: float
+
+    def training_s(self, num_steps: int, num_frames: float, num_watched: float = 0) -> float:
+        """Seconds of `num_steps` steps over `num_frames` frames, and of a look at so many others, forward only.
+
+        A look counts a third of a step: its one product with the frames, of the step's two and what goes with them.
+        """
+        return num_steps * self.step_s + self.frame_s * (num_frames + num_watched / 3)
+
+
+def measure_step(options: TrainOptions, config: ModelConfig) -> StepTime:
+    """Times training steps on random frames, of two lengths, on the threads that PyTorch has now; takes some seconds.
+
+    Args:
+        options: batch_size, precision and what the optimizer needs; `precision` is not auto.
+        config: The model.
+    """
+    device = local_device()
+    model = VideoClassifier(config).to(device)
+    model.rnn.reset_parameters(options.input_gain)
+    model.rnn.compute_dtype = torch.bfloat16 if options.precision == "bfloat16" else None
+    optimizer = make_optimizer(options, model)
+    lengths = (8, 32) if config.input == "tt" else (2, 48)
+    shape = (options.batch_size, lengths[1], config.height, config.width, config.channels)
+    frames = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+
+    def step(num_frames: int) -> float:
+        start = time.perf_counter()
+        model(list(frames[:, :num_frames])).logsumexp(dim=1).sum().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    # The first one sets up what the others use. Those of a dense model take seconds.
+    step(lengths[0])
+    repeats = 3 if config.input == "tt" else 1
+    short_s, long_s = (min(step(length) for _ in range(repeats)) for length in lengths)
+    if long_s <= short_s:
+        # On a machine that is busy with other things: all that is known is how long frames take at most.
+        return StepTime(0.0, long_s / (options.batch_size * lengths[1]))
+    frame_s = (long_s - short_s) / (options.batch_size * (lengths[1] - lengths[0]))
+    return StepTime(max(short_s - options.batch_size * lengths[0] * frame_s, 0.0), frame_s)
+
+
+@contextlib.contextmanager
+def peak_memory() -> Iterator[Callable[[], int | None]]:
+    """Gives a function that says how much memory this process has held in the block at most; looks five times a second.
+
+    Of the GPU where there is one. Else what is the process's own; mapped frames, which the system takes back, are not
+    counted. None where the system does not say.
+    """
+    statm, peak = Path("/proc/self/statm"), 0
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        yield torch.cuda.max_memory_allocated
+        return
+    if not statm.exists():
+        yield lambda: None
+        return
+
+    def look() -> int:
+        nonlocal peak
+        _, resident, shared, *_ = map(int, statm.read_text().split())
+        peak = max(peak, (resident - shared) * os.sysconf("SC_PAGE_SIZE"))
+        return peak
+
+    with repeated(look, 0.2):
+        yield look

@@ -1,0 +1,45 @@
+"""What comes after the gradients: optimizer, schedule of the learning rate, moving average of the weights."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
+from torch.optim.swa_utils import AveragedModel
+
+from pipelines.training.options import TrainOptions
+from ttrnn.model import VideoClassifier
+
+__all__ = ["make_average", "make_optimizer", "make_schedule"]
+
+
+def make_optimizer(options: TrainOptions, model: VideoClassifier) -> torch.optim.Optimizer:
+    """AdamW, or Adam whose weight decay is an L2 penalty in the gradient (after clipping)."""
+    parameters: list[Any] = list(model.parameters())
+    if options.decayed == "head":
+        head = list(model.head.parameters())
+        others = [parameter for parameter in parameters if all(parameter is not own for own in head)]
+        parameters = [{"params": others, "weight_decay": 0.0}, {"params": head}]
+    kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=options.lr, weight_decay=options.weight_decay)
+
+
+def make_schedule(options: TrainOptions, optimizer: torch.optim.Optimizer, num_steps: int) -> LRScheduler:
+    """One step of it for each of the `num_steps` steps of the whole training."""
+    if options.schedule == "constant":
+        return ConstantLR(optimizer, factor=1.0, total_iters=0)
+    return OneCycleLR(optimizer, options.lr, num_steps)
+
+
+def make_average(options: TrainOptions, model: VideoClassifier) -> AveragedModel | None:
+    """The exponential moving average of the weights over steps; None where none is asked for.
+
+    Early on it forgets faster, with decay (1 + n) / (10 + n) after n steps, lest it stay where the training began.
+    """
+
+    def update(averages: Sequence[Tensor], weights: Sequence[Tensor], num_averaged: Tensor | int) -> None:
+        decay = min(options.weight_averaging, (1 + int(num_averaged)) / (10 + int(num_averaged)))
+        torch._foreach_lerp_(tuple(averages), tuple(weights), 1 - decay)
+
+    return AveragedModel(model, multi_avg_fn=update) if options.weight_averaging else None

@@ -1,0 +1,1 @@
+"""The trials of a sweep: search, early stopping, refinement, replication, frontier."""

@@ -1,0 +1,41 @@
+"""Format what is known of a trial for people."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines.core.text import duration, percent
+
+__all__ = ["count", "span", "texts"]
+
+
+def count(value: int | None) -> str:
+    """1234 -> `1,234`; `-` for None."""
+    return "-" if value is None else f"{value:,}"
+
+
+def span(interval: Sequence[float] | None) -> str:
+    """[0.712, 0.801] -> `71.2 to 80.1%`; `-` for None."""
+    return "-" if interval is None else f"{100 * interval[0]:.1f} to {percent(interval[1])}"
+
+
+def texts(trial: Mapping[str, Any]) -> dict[str, str]:
+    """A trial of pareto.json as a person reads it: every column, what was configured, and `modes`; `-` where unknown.
+
+    `modes` is what the input-to-hidden weights map: `8x20x20x18 → 4x4x4x4`, or `dense → 4x4x4x4`.
+    """
+    config = {
+        name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in trial["config"].items()
+    }
+    source = "dense" if config.get("input") == "dense" else config.get("in_modes", "-")
+    shown = dict.fromkeys(("cell", "input", "ranks", "recurrent_ranks"), "-") | config
+    shown |= {name: count(trial.get(name)) for name in ("num_params", "input_params", "multiply_adds", "epochs")}
+    shown |= {name: percent(trial.get(name)) for name in ("val_metric", "test_metric")}
+    shown |= {name: span(trial.get(name)) for name in ("val_interval", "test_interval")}
+    reason = trial.get("error") or trial.get("stopped_by")
+    return shown | {
+        "trial": trial["trial"],
+        "parent": trial.get("parent") or "-",
+        "state": f"{trial['state']}: {reason}" if reason else trial["state"],
+        "train_s": "-" if trial["train_s"] is None else duration(trial["train_s"]),
+        "modes": f"{source} → {config.get('hidden_modes', '-')}",
+    }

@@ -1,0 +1,220 @@
+"""cluster.yaml: what Ray takes, on AWS and on one's own machines; the token everywhere, nothing open to the world."""
+
+import os
+import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.two_nodes import local_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
+CONFIG = yaml.safe_load(TEXT)
+TOKEN = "~/.ray/auth_token"
+STARTS = {name: CONFIG[f"{name}_start_ray_commands"] for name in ("head", "worker")}
+
+
+TEXTS = {"AWS": TEXT, "own machines": local_yaml(TEXT)}
+
+
+@pytest.fixture(scope="module", params=TEXTS)
+def prepared(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The file as `ray up` sees it, with Ray's defaults, setup commands joined, held against Ray's schema."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config: dict[str, Any] = prepare_config(yaml.safe_load(TEXTS[request.param]))
+    validate_config(config)
+    return config
+
+
+def ray_start(name: str) -> tuple[dict[str, str], list[str]]:
+    """Environment and arguments of the `ray start` of head or workers."""
+    (command,) = [command for command in STARTS[name] if "ray start" in command]
+    before, _, after = command.rpartition(";")[2].partition(" ray start ")
+    return dict(word.split("=") for word in before.split()), shlex.split(after)
+
+
+def test_ray_s_own_schema_takes_it(prepared: dict[str, Any]) -> None:
+    assert prepared["provider"]["type"] in ("external", "local")
+    assert prepared["head_node_type"] in prepared["available_node_types"]
+
+
+def test_workers_start_from_zero_at_spot_prices_and_the_head_on_demand() -> None:
+    types = CONFIG["available_node_types"]
+    assert set(types) == {"head", "gpu", "cpu"}
+    assert types["head"]["max_workers"] == 0
+    for name in ("gpu", "cpu"):
+        assert types[name]["min_workers"] == 0
+        assert 0 < types[name]["max_workers"] <= CONFIG["max_workers"]
+    markets = {name: kind["node_config"].get("InstanceMarketOptions") for name, kind in types.items()}
+    assert markets == {"head": None, "gpu": {"MarketType": "spot"}, "cpu": {"MarketType": "spot"}}
+    # Without an image, Ray takes one whose C library is too old for torch; without a group, one open to all for SSH.
+    for kind in types.values():
+        assert kind["node_config"]["ImageId"]
+        assert kind["node_config"]["SecurityGroupIds"]
+
+
+@pytest.fixture(scope="module")
+def bootstrapped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """The file as Ray's launcher completes it with what a stand-in of AWS says, edited as its comments tell."""
+    moto = pytest.importorskip("moto", reason="needs moto, AWS for tests")
+    boto3 = pytest.importorskip("boto3")
+    from ray.autoscaler._private.util import prepare_config
+
+    from pipelines.cluster.aws import SpotFirst
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        # Where Ray waits until new roles are known everywhere.
+        patch.setattr("ray.autoscaler._private.aws.config.time.sleep", lambda seconds: None)
+        with moto.mock_aws(config={"iam": {"load_aws_managed_policies": True}}):
+            region = CONFIG["provider"]["region"]
+            client = boto3.client("ec2", region)
+            image = client.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+            group = client.create_security_group(GroupName="ttrnn", Description="ttrnn")["GroupId"]
+            boto3.client("iam").create_instance_profile(InstanceProfileName="ttrnn-worker")
+            edited = TEXT.replace("ami-EDIT", image).replace("sg-EDIT", group)
+            config = prepare_config(yaml.safe_load(edited.replace("# IamInstanceProfile", "IamInstanceProfile")))
+            (Path.home() / ".ssh").mkdir()
+            yield SpotFirst.bootstrap_config(SpotFirst.fillout_available_node_types_resources(config))
+
+
+def launched(config: dict[str, Any], name: str, refused: tuple[str, ...] = ()) -> list[str]:
+    """The markets of what is launched as a node of that type, where AWS refuses some."""
+    import botocore.exceptions
+
+    from pipelines.cluster.aws import SpotFirst
+
+    provider = SpotFirst(config["provider"], "ttrnn")
+    create = provider.ec2_fail_fast.create_instances
+    made: list[str] = []
+
+    def create_instances(**asked: Any) -> Any:
+        market = asked.get("InstanceMarketOptions", {}).get("MarketType", "on demand")
+        if market in refused:
+            error = {"Error": {"Code": "InsufficientInstanceCapacity", "Message": "none is left"}}
+            raise botocore.exceptions.ClientError(error, "RunInstances")
+        made.append(market)
+        return create(**asked)
+
+    provider.ec2_fail_fast = type("Scarce", (), {"create_instances": staticmethod(create_instances)})()
+    tags = {"ray-node-type": "worker", "ray-user-node-type": name, "ray-node-name": name}
+    provider.create_node(dict(config["available_node_types"][name]["node_config"]), tags, 1)
+    return made
+
+
+def test_aws_tells_the_resources_and_ray_adds_no_group_of_its_own(bootstrapped: dict[str, Any]) -> None:
+    import boto3
+
+    types = bootstrapped["available_node_types"]
+    assert [types[name]["resources"].get("GPU", 0) for name in ("head", "gpu", "cpu")] == [1, 1, 0]
+    assert types["cpu"]["resources"]["CPU"] == 16
+    client = boto3.client("ec2", bootstrapped["provider"]["region"])
+    rules = [rule for group in client.describe_security_groups()["SecurityGroups"] for rule in group["IpPermissions"]]
+    assert rules == []
+    # Ray's own role for the head, which starts the others; the workers' is the user's.
+    assert "ray-autoscaler" in bootstrapped["head_node"]["IamInstanceProfile"]["Arn"]
+    assert types["gpu"]["node_config"]["IamInstanceProfile"] == {"Name": "ttrnn-worker"}
+
+
+def test_spot_instances_are_taken_on_demand_where_there_are_none(bootstrapped: dict[str, Any]) -> None:
+    assert launched(bootstrapped, "gpu") == ["spot"]
+    assert launched(bootstrapped, "gpu", refused=("spot",)) == ["on demand"]
+
+
+def test_what_is_not_to_be_had_at_all_is_told(bootstrapped: dict[str, Any]) -> None:
+    from ray.autoscaler.node_launch_exception import NodeLaunchException
+
+    for name, refused in (("gpu", ("spot", "on demand")), ("head", ("on demand",))):
+        with pytest.raises(NodeLaunchException, match="none is left"):
+            launched(bootstrapped, name, refused)
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_ray_starts_with_the_token_and_without_usage_statistics(name: str) -> None:
+    from ray.scripts.scripts import start
+
+    environment, arguments = ray_start(name)
+    assert environment == {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
+    # Raises for an option that this release of Ray lacks.
+    options = start.make_context("ray start", arguments).params
+    assert options["disable_usage_stats"]
+    assert options["head"] == (name == "head")
+    assert (options["autoscaling_config"] if name == "head" else options["address"]) in (
+        "~/ray_bootstrap_config.yaml",
+        "$RAY_HEAD_IP:6379",
+    )
+
+
+def test_the_token_is_shipped_and_readable_by_its_owner_only(prepared: dict[str, Any]) -> None:
+    assert CONFIG["file_mounts"][TOKEN] == TOKEN
+    for node in ("head", "worker"):
+        assert any(f"chmod 600 {TOKEN}" in command for command in prepared[f"{node}_setup_commands"])
+
+
+def test_no_secret_stands_in_the_file() -> None:
+    for secret in (r"[0-9a-f]{32}", r"AKIA\w{16}", "PRIVATE KEY", r"RAY_AUTH_TOKEN\b", "aws_secret", r"\d{12}"):
+        assert not re.search(secret, TEXT), secret
+
+
+def test_nothing_is_opened_to_the_world() -> None:
+    assert set(CONFIG["provider"]) == {"type", "module", "region", "cache_stopped_nodes"}
+    assert not any(word in TEXT for word in ("0.0.0.0", "--dashboard-host", "IpPermissions", "CidrIp"))
+
+
+def test_the_build_of_torch_without_cuda_is_one_that_the_project_takes() -> None:
+    (command,) = [command for command in CONFIG["setup_commands"] if "/whl/cpu" in command]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert shlex.split(command)[-1] in project["project"]["dependencies"]
+
+
+def test_all_that_is_mounted_is_there_and_suffices_to_install_the_project() -> None:
+    mounts = {remote: local for remote, local in CONFIG["file_mounts"].items() if local != TOKEN}
+    for remote, local in mounts.items():
+        assert (ROOT / local).exists(), local
+        assert remote == f"~/ttrnn-checkout/{local}"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    packages = project["tool"]["setuptools"]["packages"]
+    assert set(mounts.values()) == {"pyproject.toml", project["project"]["readme"], *packages}
+
+
+def test_the_project_is_installed_on_head_and_workers(prepared: dict[str, Any]) -> None:
+    for node in ("head", "worker"):
+        assert any(
+            command.endswith("pip install --quiet ~/ttrnn-checkout") for command in prepared[f"{node}_setup_commands"]
+        )
+
+
+def test_every_command_is_one_that_bash_can_read(prepared: dict[str, Any]) -> None:
+    for name in ("initialization", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray"):
+        for command in prepared[f"{name}_commands"]:
+            subprocess.run(["bash", "-n", "-c", command], check=True)
+
+
+def test_login_shells_find_the_project_and_use_the_token(tmp_path: Path) -> None:
+    (command,) = [command for command in CONFIG["setup_commands"] if "/etc/profile.d/" in command]
+    # Stands in for `sudo tee FILE`: what would be written comes out.
+    (tmp_path / "sudo").write_text("#!/bin/sh\ncat\n")
+    (tmp_path / "sudo").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    bash = ["env", "-i", f"PATH={path}", "HOME=/home/ubuntu", "bash", "-c"]
+    profile = subprocess.run([*bash, command], capture_output=True, text=True, check=True).stdout
+    shell = subprocess.run([*bash, f"{profile}\nenv"], capture_output=True, text=True, check=True).stdout
+    values = dict(line.split("=", 1) for line in shell.splitlines())
+    assert values["PATH"] == f"/home/ubuntu/.venv/bin:{path}"
+    assert (values["RAY_AUTH_MODE"], values["RAY_USAGE_STATS_ENABLED"]) == ("token", "0")
+
+
+def test_the_lines_to_edit_are_marked_as_the_head_of_the_file_says() -> None:
+    head, body = TEXT.split("\ncluster_name:")
+    told = set(re.findall(r"^#   (\d)\. ", head, re.MULTILINE))
+    assert told == set(re.findall(r"EDIT (\d)", body)) == {"1", "2", "3", "4", "5"}

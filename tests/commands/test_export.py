@@ -1,0 +1,198 @@
+import dataclasses
+import json
+import os
+import shutil
+
+import pytest
+import torch
+
+import ttrnn
+from pipelines import export
+from pipelines.evaluation.evaluator import evaluate_model
+from pipelines.training.trainer import fit
+from pipelines.tuning.sweep_directory import Confirmed, Trial
+from tests.runs import options
+from tests.shards import make_shards
+from tests.ttrnn.test_pareto import confirm_by_hand, make_sweep
+from ttrnn.model import ModelConfig, VideoClassifier
+
+NAMES = ("num_params", "val_metric")
+
+
+@pytest.fixture
+def model(tmp_path):
+    config = ModelConfig(width=48, height=32, channels=1, classes=("up", "down"), hidden_modes="2x2x2x2")
+    path = tmp_path / "model"
+    ttrnn.save(VideoClassifier(config), path, {"metric": "accuracy", "val_metric": 0.5, "num_val_clips": 8})
+    return path
+
+
+def run(capsys, main, *words):
+    code = main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def make_run(model, path):
+    path.mkdir()
+    os.symlink(model, path / "model")
+    return path
+
+
+def test_export_of_a_run_is_a_model_directory_of_its_own(model, tmp_path, capsys):
+    out = tmp_path / "exported"
+    code, _, _ = run(capsys, export.main, make_run(model, tmp_path / "run"), out)
+    assert code == 0
+    assert {path.name for path in out.iterdir()} == {"model.safetensors", "config.json", "README.md"}
+    frames = torch.randint(0, 256, (1, 5, 32, 48, 1), dtype=torch.uint8)
+    assert torch.equal(ttrnn.load(out)(frames), ttrnn.load(model)(frames))
+    assert "val metric" in (out / "README.md").read_text()
+
+
+def test_existing_out_is_refused_and_foreign_files_are_never_replaced(model, tmp_path, capsys):
+    source, out = make_run(model, tmp_path / "run"), tmp_path / "mine"
+    out.mkdir()
+    (out / "thesis.tex").write_text("x")
+    assert run(capsys, export.main, source, out)[0] == 2
+    assert run(capsys, export.main, source, out, "--overwrite")[0] == 2
+    assert (out / "thesis.tex").exists()
+
+
+def test_source_that_is_nothing_is_refused(tmp_path, capsys):
+    code, _, err = run(capsys, export.main, tmp_path, tmp_path / "out")
+    assert code == 2
+    assert str(tmp_path) in err
+
+
+def trial(name, num_params, val_metric):
+    return Trial(trial=name, state="complete", num_params=num_params, input_params=1, val_metric=val_metric)
+
+
+POINTS = [
+    trial("0001", 1_000, 0.50),
+    trial("0002", 3_000, 0.88),
+    trial("0003", 20_000, 0.90),
+    trial("0004", 200_000, 0.91),
+]
+
+
+@pytest.mark.parametrize(
+    ("select", "max_params", "chosen"),
+    [
+        ("best", None, "0004"),
+        ("best", 100_000, "0003"),
+        ("knee", None, "0002"),
+        # One standard error of .91 on 100 clips is .029: .88 is further away than that, .90 is not.
+        ("smallest", None, "0003"),
+        ("smallest", 5_000, "0002"),
+        ("trial:0001", None, "0001"),
+    ],
+)
+def test_models_are_chosen_by_rule(select, max_params, chosen):
+    assert export.choose(POINTS, POINTS, select, 100, max_params).trial == chosen
+
+
+@pytest.mark.parametrize(("select", "max_params", "words"), [("best", 10, "1,000"), ("trial:9999", None, "0001, 0002")])
+def test_what_does_not_fit_is_refused_with_what_would(select, max_params, words):
+    with pytest.raises(ValueError, match=words):
+        export.choose(POINTS, POINTS, select, 100, max_params)
+
+
+def test_unknown_rule_is_refused():
+    with pytest.raises(ValueError, match="'luckiest'"):
+        export.ExportOptions(source="a", out="b", select="luckiest")
+
+
+def confirmed(trial, mean, low):
+    values = {"val_mean": mean, "val_interval": [low, 1.0], "test_mean": None, "test_interval": None}
+    return dataclasses.replace(trial, confirmed=Confirmed(seeds=[1], val=[mean], test=[], **values))
+
+
+def test_smallest_takes_the_standard_error_from_the_interval_that_is_known():
+    # The half below is 1.96 standard errors.
+    wide = [*POINTS[:3], dataclasses.replace(POINTS[3], val_interval=[0.91 - 1.96 * 0.04, 0.95])]
+    assert export.choose(wide, wide, "smallest", 100).trial == "0002"
+    narrow = [*POINTS[:3], dataclasses.replace(POINTS[3], val_interval=[0.905, 0.95])]
+    assert export.choose(narrow, narrow, "smallest", 100).trial == "0004"
+    # Of a confirmed one, its mean and that one's interval.
+    means = [confirmed(POINTS[0], 0.7, 0.6), confirmed(wide[3], 0.8, 0.8 - 1.96 * 0.11)]
+    assert export.choose(means, means, "smallest", 100).trial == "0001"
+
+
+def test_a_sweep_that_was_confirmed_is_chosen_from_by_its_means(model, tmp_path, capsys):
+    names = {"0000": (1_000, 0.5), "0001": (2_000, 0.9)}
+    trials = {name: {"num_params": size, "val_metric": value} for name, (size, value) in names.items()}
+    sweep = make_sweep(tmp_path / "sweep", trials)
+    for name in names:
+        shutil.rmtree(sweep / "trials" / name / "model")
+        shutil.copytree(model, sweep / "trials" / name / "model")
+    confirm_by_hand(sweep, {"0000": [0.6, 0.7], "0001": [0.5, 0.6]})
+    code, text, _ = run(capsys, export.main, sweep, tmp_path / "out")
+    assert code == 0
+    assert "trial 0000" in text
+    assert "on average 65.0% when trained again with 2 seeds" in text
+    results = ttrnn.checkpoint.read_config(tmp_path / "out")["results"]
+    assert results["confirmed"]["val_mean"] == pytest.approx(0.65)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("trained")
+    shards = make_shards(directory / "shards")
+    for name, given in {"run": {}, "both-ways": {"bidirectional": True}}.items():
+        (directory / name).mkdir()
+        fit(options(shards, directory / name, epochs=2, **given))
+    return directory
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_what_rounding_weights_costs_is_measured_on_the_validation_split(trained, tmp_path, capsys, dtype):
+    code, out, _ = run(capsys, export.main, trained / "run", tmp_path / "out", "--dtype", dtype, "--json")
+    result = json.loads(out)
+    assert code == 0
+    measured = evaluate_model(tmp_path / "out", trained / "shards", "val")["value"]
+    assert result["val_metric_rounded"] == pytest.approx(measured)
+    assert result["val_metric_rounded"] + result["lost_by_rounding"] == pytest.approx(result["val_metric"])
+    exact = (trained / "run" / "model" / "model.safetensors").stat().st_size
+    assert result["files"]["model.safetensors"] < exact
+
+
+def test_rounding_whose_cost_can_t_be_measured_says_so(model, tmp_path, capsys):
+    code, out, err = run(capsys, export.main, make_run(model, tmp_path / "run"), tmp_path / "out", "--dtype", "int8")
+    assert code == 0
+    assert "what rounding costs is not measured" in err
+    assert "points lost" not in out
+
+
+@pytest.mark.parametrize(("name", "files"), [("run", {"step.onnx", "clip.onnx"}), ("both-ways", {"clip.onnx"})])
+def test_onnx_comes_as_a_clip_and_where_the_model_streams_as_a_step(trained, tmp_path, capsys, name, files):
+    pytest.importorskip("onnxruntime")
+    code, _, err = run(capsys, export.main, trained / name, tmp_path / "out", "--onnx")
+    assert code == 0
+    assert {path.name for path in (tmp_path / "out").glob("*.onnx")} == files
+    assert ("can't stream" in err) == (name == "both-ways")
+
+
+def test_a_program_is_written_where_the_model_streams_and_nothing_is_where_it_does_not(trained, tmp_path, capsys):
+    assert run(capsys, export.main, trained / "run", tmp_path / "out", "--program")[0] == 0
+    assert (tmp_path / "out" / "step.pt2").exists()
+    code, _, err = run(capsys, export.main, trained / "both-ways", tmp_path / "other", "--program")
+    assert (code, (tmp_path / "other").exists()) == (2, False)
+    assert "bidirectional models can't stream" in err
+
+
+def test_smallest_takes_a_tolerance_and_the_choice_is_shown_beside_its_neighbours(model, tmp_path, capsys):
+    values = {"a": (1_000, 0.5), "b": (2_000, 0.78), "c": (3_000, 0.8), "d": (4_000, 0.9)}
+    sweep = make_sweep(tmp_path / "sweep", {name: dict(zip(NAMES, pair, strict=True)) for name, pair in values.items()})
+    for name in values:
+        shutil.rmtree(sweep / "trials" / name / "model", ignore_errors=True)
+        shutil.copytree(model, sweep / "trials" / name / "model")
+    words = ("--select", "smallest", "--tolerance", "0.15")
+    code, out, _ = run(capsys, export.main, sweep, tmp_path / "out", *words)
+    assert code == 0
+    lines = [line.split() for line in out.splitlines()]
+    assert ["b", "2,000", "78.0%", "chosen:", "smallest"] in lines
+    assert [line[0] for line in lines if line and line[0] in values] == ["a", "b", "c"]
+    code, _, err = run(capsys, export.main, sweep, tmp_path / "other", "--tolerance", "0.15")
+    assert code == 2
+    assert "belongs to --select smallest" in err

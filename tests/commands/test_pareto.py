@@ -1,0 +1,436 @@
+"""The frontier, what is read for it, and the files that are written from it."""
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.distributions import IntDistribution
+from rich.console import Console
+
+from pipelines.core.errors import UserError
+from pipelines.pareto import main
+from pipelines.report.frontier_files import COLUMNS, write_frontier
+from pipelines.report.table import summary
+from pipelines.tuning.frontier import hypervolume
+from tests.ttrnn.test_study import make_study
+
+FILES = ("trials.csv", "pareto.csv", "pareto.json", "pareto.png", "report.html")
+CLASSES = ["left", "<script>alert(1)</script>", '"x",y']
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    """What a TT-GRU of the paper's ranks has configured."""
+    return {
+        "cell": "gru",
+        "input": "tt",
+        "in_modes": "8x4x8x8",
+        "hidden_modes": "4x4x4x4",
+        "ranks": "4x4x4",
+        "recurrent_ranks": "none",
+        "lr": 0.003,
+        **changes,
+    }
+
+
+# name: (summary.json, or None where there is none). On the frontier: 0003, 0001, 0005; the knee is 0001.
+TRIALS: dict[str, dict[str, Any] | None] = {
+    "0000": {"num_params": 90_000, "val_metric": 0.70, "config": config(input="dense", in_modes=None, ranks=None)},
+    "0001": {"num_params": 3_000, "val_metric": 0.80, "config": config(ranks="3x3x3")},
+    "0002": {"num_params": 3_000, "val_metric": 0.75, "config": config(recurrent_ranks="2x2x2")},
+    "0003": {"num_params": 1_000, "val_metric": 0.30, "config": config(cell="rnn", hidden='"x",\ny')},
+    "0004": {"state": "pruned", "num_params": 500, "val_metric": 0.99, "epochs": 1, "config": config()},
+    "0005": {"num_params": 40_000, "val_metric": 0.85, "config": config(ranks="8x8x8")},
+    "0006": {"state": "failed", "num_params": 700, "val_metric": None, "error": "diverged <b>", "config": config()},
+    "0007": None,
+}
+
+
+def make_sweep(path: Path, trials: dict[str, dict[str, Any] | None] = TRIALS, **changes: Any) -> Path:
+    """A sweep directory as sweep.py leaves it, without having trained anything."""
+    options = {
+        "data": "clips",
+        "out": "runs/sweep",
+        "space": "default",
+        "num_trials": 8,
+        "epochs": 5,
+        "max_params": None,
+        "seed": 0,
+        "num_workers": 1,
+    }
+    shards = path / "shards"
+    shards.mkdir(parents=True)
+    (shards / "dataset.json").write_text("{}")
+    sweep = {
+        "format": "ttrnn-sweep",
+        "version": 1,
+        "options": options,
+        "shards": str(shards),
+        "metric": "accuracy",
+        "num_classes": 3,
+        "classes": CLASSES,
+        "chance": 1 / 3,
+        "num_val_clips": 60,
+        "num_test_clips": 30,
+        "dataset": "words",
+        **changes,
+    }
+    (path / "sweep.json").write_text(json.dumps(sweep))
+    for name, found in trials.items():
+        model = path / "trials" / name / "model"
+        model.mkdir(parents=True)
+        (model / "model.safetensors").write_bytes(name.encode())
+        (model / "config.json").write_text(json.dumps({"name": name}))
+        if found is not None:
+            defaults = {"state": "complete", "input_params": 400, "epochs": 5, "epochs_planned": 5, "train_s": 61.5}
+            (path / "trials" / name / "summary.json").write_text(json.dumps({**defaults, **found}))
+    return path
+
+
+class Evaluate:
+    """Stands in for evaluate_model: remembers which trials it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, model_dir: Path, shards_dir: Path, split: str) -> dict[str, Any]:
+        assert split == "test"
+        assert (shards_dir / "dataset.json").exists()
+        self.asked.append(model_dir.parent.name)
+        value = 0.5 + 0.01 * len(self.asked)
+        rows = [{"class": name, "num_clips": 10, "precision": None, "recall": value, "f1": None} for name in CLASSES]
+        interval = [value - 0.125, value + 0.125]
+        return {"metric": "accuracy", "value": value, "interval": interval, "per_class": rows}
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    "trials",
+    [{}, {"0000": None}, {"0000": TRIALS["0004"], "0001": TRIALS["0006"]}],
+    ids=["no trial", "no summary", "pruned and failed"],
+)
+def test_sweep_without_a_finished_trial_is_refused(tmp_path: Path, trials: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=rf"none of its {len(trials)} trials has finished.*--resume"):
+        write_frontier(make_sweep(tmp_path / "sweep", trials), Evaluate())
+    assert not any((tmp_path / "sweep" / name).exists() for name in (*FILES, "best"))
+
+
+def test_csv_files_have_the_columns_of_the_design(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep")
+    write_frontier(sweep, Evaluate())
+    names = [
+        "trial",
+        "state",
+        "num_params",
+        "input_params",
+        "val_metric",
+        "test_metric",
+        "epochs",
+        "train_s",
+        *config(),
+        "hidden",
+    ]
+    trials, points = read_csv(sweep / "trials.csv"), read_csv(sweep / "pareto.csv")
+    assert list(trials[0]) == names
+    assert list(points[0]) == [*names, "val_mean", "test_mean", "num_seeds"]
+    assert names[:8] == list(COLUMNS)
+    assert [trial["trial"] for trial in trials] == sorted(TRIALS)
+    assert list(points[1].values()) == [
+        "0001",
+        "complete",
+        "3000",
+        "400",
+        "0.8",
+        "0.52",
+        "5",
+        "61.5",
+        "gru",
+        "tt",
+        "8x4x8x8",
+        "4x4x4x4",
+        "3x3x3",
+        "none",
+        "0.003",
+        *["", "", "", ""],
+    ]
+    assert {trial["trial"]: trial["test_metric"] for trial in trials if trial["test_metric"]} == {
+        "0003": "0.51",
+        "0001": "0.52",
+        "0005": "0.53",
+    }
+    assert (trials[0]["in_modes"], trials[7]["in_modes"], trials[7]["num_params"]) == ("none", "", "")
+    assert trials[3]["hidden"] == '"x",\ny'
+
+
+def test_configured_name_never_hides_a_column(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep", {"0000": {"num_params": 9, "val_metric": 0.5, "config": {"epochs": 100}}})
+    write_frontier(sweep, Evaluate())
+    assert (sweep / "trials.csv").read_text().splitlines() == [",".join(COLUMNS), "0000,complete,9,400,0.5,0.51,5,61.5"]
+
+
+def test_json_names_frontier_best_knee_and_baseline(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep")
+    result = write_frontier(sweep, Evaluate())
+    data = json.loads((sweep / "pareto.json").read_text())
+    assert (data["format"], data["version"]) == ("ttrnn-pareto", 1)
+    assert [trial["trial"] for trial in data["frontier"]] == ["0003", "0001", "0005"]
+    assert (data["best"], data["knee"], data["baseline"]) == ("0005", "0001", "0000")
+    assert data["classes"] == CLASSES
+    assert data["command"] == (
+        "python -m pipelines.sweep --data clips --out runs/sweep --space default --num-trials 8 "
+        "--epochs 5 --seed 0 --num-workers 1"
+    )
+    assert {name: value for name, value in result.items() if name != "files"} == data
+    assert all(Path(path).exists() for path in result["files"].values())
+    assert set(result["files"]) == {*FILES, "best"}
+
+
+def test_test_split_is_looked_at_once_and_for_the_frontier_only(tmp_path: Path) -> None:
+    sweep, evaluate = make_sweep(tmp_path / "sweep"), Evaluate()
+    first = write_frontier(sweep, evaluate)
+    assert evaluate.asked == ["0003", "0001", "0005"]
+    second = write_frontier(sweep, evaluate)
+    assert evaluate.asked == ["0003", "0001", "0005"]
+    assert second["frontier"] == first["frontier"]
+
+
+def test_test_split_is_looked_at_again_for_weights_that_changed(tmp_path: Path) -> None:
+    sweep, evaluate = make_sweep(tmp_path / "sweep"), Evaluate()
+    write_frontier(sweep, evaluate)
+    (sweep / "trials/0001/model/model.safetensors").write_bytes(b"trained anew")
+    result = write_frontier(sweep, evaluate)
+    assert evaluate.asked == ["0003", "0001", "0005", "0001"]
+    assert [trial["test_metric"] for trial in result["frontier"]] == [0.51, 0.54, 0.53]
+
+
+def test_test_split_is_looked_at_again_where_pareto_json_is_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sweep, evaluate = make_sweep(tmp_path / "sweep"), Evaluate()
+    (sweep / "pareto.json").write_text('{"frontier": [{"tri')
+    write_frontier(sweep, evaluate)
+    assert evaluate.asked == ["0003", "0001", "0005"]
+    assert "pareto.json cannot be read" in caplog.text
+
+
+def test_without_shards_the_test_metric_stays_as_it_was(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sweep, evaluate = make_sweep(tmp_path / "sweep"), Evaluate()
+    write_frontier(sweep, evaluate)
+    shutil.rmtree(sweep / "shards")
+    (sweep / "trials/0001/model/model.safetensors").write_bytes(b"trained anew")
+    result = write_frontier(sweep, evaluate)
+    assert [trial["test_metric"] for trial in result["frontier"]] == [0.51, None, 0.53]
+    assert f"test_metric stays empty: the shards {sweep / 'shards'} are gone" in caplog.text
+
+
+def test_data_set_without_test_clips_is_not_evaluated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sweep, evaluate = make_sweep(tmp_path / "sweep", num_test_clips=0), Evaluate()
+    write_frontier(sweep, evaluate)
+    assert evaluate.asked == []
+    assert [trial["test_metric"] for trial in read_csv(sweep / "pareto.csv")] == ["", "", ""]
+    assert "the data set has no test clips" in caplog.text
+
+
+def test_metrics_of_the_frontier_come_with_their_intervals(tmp_path: Path) -> None:
+    best = {**(TRIALS["0005"] or {}), "val_interval": [0.85, 0.95]}
+    sweep = make_sweep(tmp_path / "sweep", {**TRIALS, "0005": best})
+    for _ in range(2):
+        result = write_frontier(sweep, Evaluate())
+        found = [(trial["val_interval"], trial["test_interval"]) for trial in result["frontier"]]
+        assert found[0] == (None, pytest.approx([0.385, 0.635]))
+        assert found[2] == ([0.85, 0.95], pytest.approx([0.405, 0.655]))
+
+
+def test_best_is_a_copy_of_the_best_points_model(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep")
+    (sweep / "best").mkdir()
+    (sweep / "best/stale").write_text("of an earlier best")
+    write_frontier(sweep, Evaluate())
+    assert sorted(path.name for path in (sweep / "best").iterdir()) == ["config.json", "model.safetensors"]
+    assert (sweep / "best/model.safetensors").read_bytes() == b"0005"
+
+
+def test_point_of_the_frontier_without_its_model_is_refused(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep")
+    shutil.rmtree(sweep / "trials/0001/model")
+    with pytest.raises(UserError, match=r"trial 0001 is a point of the frontier, but .* is missing; put it back"):
+        write_frontier(sweep, Evaluate())
+
+
+def test_failure_on_the_way_leaves_every_file_as_it_was(tmp_path: Path) -> None:
+    def fail(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        raise UserError("shard cut in half")
+
+    sweep = make_sweep(tmp_path / "sweep")
+    write_frontier(sweep, Evaluate())
+    before = {path: path.read_bytes() for path in sweep.iterdir() if path.is_file()}
+    (sweep / "trials/0001/model/model.safetensors").write_bytes(b"trained anew")
+    with pytest.raises(UserError, match="shard cut in half"):
+        write_frontier(sweep, fail)
+    assert {path: path.read_bytes() for path in sweep.iterdir() if path.is_file()} == before
+
+
+def shown(result: dict[str, Any], width: int) -> list[str]:
+    file = io.StringIO()
+    Console(file=file, width=width, soft_wrap=True, highlight=False).print(summary(result))
+    return file.getvalue().splitlines()
+
+
+def test_summary_shows_frontier_baseline_and_where_the_files_lie(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep", dataset="[red]words")
+    lines = shown(write_frontier(sweep, Evaluate()), 120)
+    rows = {line.split()[0]: " ".join(line.split()) for line in lines if line.startswith("0")}
+    assert list(rows) == ["0003", "0001", "0005", "0000"]
+    assert rows["0001"] == "0001 gru 8x4x8x8 → 4x4x4x4 3x3x3 none 3,000 400 80.0% 52.0% knee"
+    assert " ".join(lines[lines.index(next(line for line in lines if line.startswith("0001"))) + 1].split()) == "40-64"
+    assert rows["0005"].endswith(" best")
+    assert rows["0000"] == "0000 gru dense → 4x4x4x4 none none 90,000 400 70.0% - baseline"
+    text = "\n".join(lines)
+    assert "[red]words: accuracy" in text
+    assert "5 of 8 trials finished, 31 epochs in all; 60 validation and 30 test clips; chance 33.3%" in text
+    assert str(sweep / "report.html") in text
+    assert f"-m pipelines.export {sweep} exported --select knee" in text
+
+
+def test_summary_loses_no_figure_on_80_columns(tmp_path: Path) -> None:
+    trials = {
+        "0000": {
+            "num_params": 12_345_678,
+            "input_params": 1_234_567,
+            "val_metric": 0.5,
+            "config": config(in_modes="8x20x20x18", ranks="10x10x10", recurrent_ranks="4x4x4"),
+        }
+    }
+    text = "\n".join(shown(write_frontier(make_sweep(tmp_path / "sweep", trials), Evaluate()), 80))
+    assert all(part in text for part in ("8x20x20x18", "10x10x10", "12,345,678", "1,234,567", "50.0%", "51.0%"))
+
+
+def test_command_prints_one_json_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = make_sweep(tmp_path / "sweep")
+    shutil.rmtree(sweep / "shards")
+    assert main([str(sweep), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["best"] == "0005"
+
+
+def test_command_refuses_a_directory_that_is_no_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert "is no sweep" in capsys.readouterr().err
+
+
+def confirm_by_hand(sweep: Path, values: dict[str, list[float]]) -> None:
+    """Leaves what a confirmation leaves: of each trial the validation metrics of seeds 1, 2, ..."""
+    for name, own in values.items():
+        for seed, value in enumerate(own, 1):
+            run = sweep / "confirm" / f"{name}-s{seed}"
+            run.mkdir(parents=True)
+            result = {"val_metric": value, "val_interval": [value - 0.1, value + 0.1], "value": value - 0.01}
+            result |= {"state": "complete", "interval": [value - 0.11, value + 0.09]}
+            (run / "result.json").write_text(json.dumps(result))
+    seeds = list(range(1, 1 + max(map(len, values.values()))))
+    (sweep / "confirm/plan.json").write_text(json.dumps({"seeds": seeds, "failed": []}))
+
+
+def test_confirmed_means_decide_frontier_best_and_knee_and_stand_in_the_files(tmp_path: Path) -> None:
+    sweep, evaluate = make_sweep(tmp_path / "sweep"), Evaluate()
+    confirm_by_hand(sweep, {"0003": [0.3, 0.3], "0001": [0.8, 0.84], "0005": [0.8, 0.8]})
+    data = write_frontier(sweep, evaluate)
+    # Of the sweep's own weights only those of the frontier are tested, and best is among them.
+    assert evaluate.asked == ["0003", "0001"]
+    assert ([point["trial"] for point in data["frontier"]], data["best"]) == (["0003", "0001"], "0001")
+    assert [(point["trial"], point["lucky"], point["val_metric"]) for point in data["lucky"]] == [("0005", True, 0.85)]
+    assert data["confirmation"]["seeds"] == [1, 2]
+    confirmed = data["frontier"][1]["confirmed"]
+    assert (confirmed["seeds"], confirmed["val"]) == ([1, 2], [0.8, 0.84])
+    assert (confirmed["val_mean"], confirmed["test_mean"]) == (pytest.approx(0.82), pytest.approx(0.81))
+    assert (sweep / "best/model.safetensors").read_bytes() == b"0001"
+    row = read_csv(sweep / "pareto.csv")[1]
+    assert (row["val_metric"], float(row["val_mean"]), row["num_seeds"]) == ("0.8", pytest.approx(0.82), "2")
+    assert "val_mean" not in read_csv(sweep / "trials.csv")[0]
+    assert write_frontier(sweep, evaluate)["lucky"] == data["lucky"]
+    assert len(evaluate.asked) == 2
+
+
+def test_a_confirmed_dense_model_is_the_baseline_before_others(tmp_path: Path) -> None:
+    lucky = {**(TRIALS["0000"] or {}), "val_metric": 0.72}
+    sweep = make_sweep(tmp_path / "sweep", {**TRIALS, "0008": lucky})
+    assert write_frontier(sweep, Evaluate())["baseline"] == "0008"
+    confirm_by_hand(sweep, {"0003": [0.3], "0001": [0.8], "0005": [0.9], "0000": [0.7]})
+    assert write_frontier(sweep, Evaluate())["baseline"] == "0000"
+
+
+def test_what_the_test_split_said_of_a_point_that_was_lost_is_kept(tmp_path: Path) -> None:
+    sweep, evaluate = make_sweep(tmp_path / "sweep"), Evaluate()
+    write_frontier(sweep, evaluate)
+    confirm_by_hand(sweep, {"0003": [0.3], "0001": [0.8], "0005": [0.5]})
+    for _ in range(2):
+        (lost,) = write_frontier(sweep, evaluate)["lucky"]
+        assert (lost["trial"], lost["test_metric"]) == ("0005", 0.53)
+    assert len(evaluate.asked) == 3
+
+
+def test_summary_tells_means_luck_and_what_failed(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep")
+    confirm_by_hand(sweep, {"0003": [0.3, 0.3], "0001": [0.8, 0.84], "0005": [0.8, 0.8]})
+    plan = {"seeds": [1, 2], "failed": [{"trial": "0001", "seed": 3, "error": "died"}]}
+    (sweep / "confirm/plan.json").write_text(json.dumps(plan))
+    text = " ".join("\n".join(shown(write_frontier(sweep, Evaluate()), 120)).split())
+    assert "means of 2 trainings with fresh seeds" in text
+    assert "lucky: trial 0005 had 85.0% in the sweep, 80.0% on average when it was trained again" in text
+    assert "not confirmed: trial 0001 with seed 3: died" in text
+    assert " 82.0% 81.0% " in text
+    (sweep / "confirm/0005-s2/result.json").unlink()
+    plan["failed"] = [{"trial": "0005", "seed": 2, "error": "diverged"}]
+    (sweep / "confirm/plan.json").write_text(json.dumps(plan))
+    text = " ".join("\n".join(shown(write_frontier(sweep, Evaluate()), 120)).split())
+    assert "not confirmed: trial 0005 with seed 2: diverged" in text
+    assert "did not come to its end with all of them" in (sweep / "report.html").read_text()
+
+
+def test_json_holds_what_the_sweep_came_to(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep", {**TRIALS, "0008": {"state": "stopped", "num_params": 9, "epochs": 2}})
+    (sweep / "trials/0007/metrics.jsonl").write_text('{"epoch": 1, "val_metric": 0.5}\n')
+    data = write_frontier(sweep, Evaluate())
+    # 25 of those that finished, 1 pruned, 5 failed, 2 stopped, 1 killed.
+    assert data["epochs_trained"] == 34
+    places = [(1_000, 0.3), (3_000, 0.8), (40_000, 0.85)]
+    assert data["hypervolume"] == pytest.approx(hypervolume(places))
+    assert "from 100 to 10,000,000 parameters" in data["hypervolume_reference"]
+    assert (data["num_too_large"], data["num_duplicates"], data["importances"], data["edges"]) == (0, 0, None, [])
+    assert (data["lucky"], data["confirmation"], data["published"]) == ([], None, [])
+    point = data["frontier"][0]
+    assert [row["class"] for row in point["per_class"]] == CLASSES
+    assert (point["confirmed"], point["lucky"], point["params"], point["parent"]) == (None, False, {}, None)
+    assert next(trial for trial in data["trials"] if trial["trial"] == "0000")["per_class"] is None
+    assert next(trial for trial in data["trials"] if trial["trial"] == "0007")["curve"] == [[1, 0.5]]
+
+
+def test_what_the_sampler_chose_is_told_of_each_trial(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep")
+    study = make_study(sweep)
+    asked = [study.ask({"rank": IntDistribution(1, 8)}).params for _ in range(6)]
+    data = write_frontier(sweep, Evaluate())
+    assert [trial["params"] for trial in data["trials"]] == [*asked, {}, {}]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        ("ucf11", [("tt-gru", 3232, 0.813), ("tt-lstm", 3360, 0.796)]),
+        ("YouTube-Celebrities", [("tt-gru", 3328, 0.8), ("tt-lstm", 3392, 0.755)]),
+        ("words", []),
+    ],
+)
+def test_published_figures_stand_beside_the_papers_own_data_sets(
+    tmp_path: Path, dataset: str, expected: list[tuple[str, int, float]]
+) -> None:
+    data = write_frontier(make_sweep(tmp_path / "sweep", dataset=dataset), Evaluate())
+    assert [tuple(claim.values()) for claim in data["published"]] == expected
+    assert all(list(claim) == ["model", "num_input_params", "accuracy"] for claim in data["published"])

@@ -1,0 +1,243 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+import ttrnn
+from pipelines import sweep as sweeping
+from pipelines.core.errors import UserError
+from pipelines.report.frontier_files import COLUMNS
+from pipelines.sweep import SweepOptions, sweep
+from tests.shards import make_shards
+
+SWEPT = {"epochs": 2, "max_params": 150_000, "early_stopping": "none"}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return make_shards(tmp_path_factory.mktemp("data") / "shards")
+
+
+@pytest.fixture(scope="module")
+def swept(shards, tmp_path_factory):
+    """One sweep of 6 trials with a limit that the first of them, the paper's, breaks."""
+    out = tmp_path_factory.mktemp("sweep") / "out"
+    return out, sweep(SweepOptions(data=str(shards), out=str(out), num_trials=6, **SWEPT))
+
+
+def study(out):
+    storage = JournalStorage(JournalFileBackend(str(out / "study.journal")))
+    return optuna.load_study(storage=storage, study_name="sweep")
+
+
+def table(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_sweep_leaves_what_the_design_says(swept):
+    out, result = swept
+    names = {
+        "sweep.json",
+        "study.journal",
+        "ray.log",
+        "trials",
+        "trials.csv",
+        "pareto.csv",
+        "pareto.json",
+        "report.html",
+        "pareto.png",
+        "best",
+    }
+    assert names == {path.name for path in out.iterdir() if not path.name.startswith(".")}
+    assert len(list((out / "trials").iterdir())) == 6
+    assert list(table(out / "trials.csv")[0])[: len(COLUMNS)] == list(COLUMNS)
+    model = ttrnn.load(out / "best")
+    assert str(model.num_params) == table(out / "pareto.csv")[-1]["num_params"]
+    assert {point["trial"] for point in result["frontier"]} == {row["trial"] for row in table(out / "pareto.csv")}
+
+
+def test_baselines_come_first_the_dense_one_last_and_what_is_too_large_is_never_trained(swept):
+    out, _ = swept
+    rows = table(out / "trials.csv")
+    compressed = rows[0]
+    assert (compressed["cell"], compressed["ranks"], compressed["recurrent_ranks"]) == ("gru", "4x4x4", "4x4x4")
+    assert len(rows) == 6
+    for row in rows:
+        assert int(row["num_params"]) <= 150_000
+        assert row["state"] == "complete"
+        assert row["epochs"] == "2"
+    too_large = [trial for trial in study(out).trials if trial.user_attrs.get("rejected") == "too_large"]
+    assert {trial.user_attrs["values"].get("input", "tt") for trial in too_large} == {"tt", "dense"}
+    assert not any((out / "trials" / f"{trial.number:04d}").exists() for trial in too_large)
+
+
+def test_study_opens_in_optuna_with_both_objectives_and_no_trial_left_running(swept):
+    out, _ = swept
+    rows = {row["trial"]: row for row in table(out / "trials.csv")}
+    for trial in study(out).trials:
+        if "rejected" in trial.user_attrs:
+            assert trial.state.name == "PRUNED"
+            assert trial.constraints["max_params"] > 0
+            continue
+        row = rows.pop(f"{trial.number:04d}")
+        assert trial.state.name == "COMPLETE"
+        assert trial.values == [float(row["val_metric"]), float(row["num_params"])]
+        assert trial.constraints["max_params"] <= 0
+    assert not rows
+
+
+def test_a_sweep_can_be_extended_refined_and_confirmed_and_never_shrinks(swept, shards, monkeypatch):
+    out, result = swept
+    more = {"data": str(shards), "out": str(out), "resume": True, **SWEPT}
+    # OUT and the data may be spelt another way.
+    monkeypatch.chdir(out.parent)
+    more |= {"data": f"{shards}/", "out": "./out", "num_trials": 7, "refine": True, "confirm": 1}
+    longer = sweep(SweepOptions(**more))
+    names = [trial["trial"] for trial in longer["trials"] if trial["parent"] is None]
+    assert names[:6] == [trial["trial"] for trial in result["trials"]]
+    assert len(names) == 7
+    assert json.loads((out / "sweep.json").read_text())["options"]["num_trials"] == 7
+    by_name = {trial["trial"]: trial for trial in longer["trials"]}
+    refined = [trial for trial in longer["trials"] if trial["parent"] is not None]
+    assert refined
+    for trial in refined:
+        assert (trial["state"], trial["epochs"]) == ("complete", 1)
+        assert trial["num_params"] < by_name[trial["parent"]]["num_params"]
+    fewer = sweeping._claim(out, SweepOptions(num_trials=5, **SWEPT, data=str(shards), out=str(out)))
+    assert (fewer.num_trials, fewer.refine, fewer.confirm) == (7, True, 1)
+    for point in longer["frontier"]:
+        assert point["confirmed"]["seeds"] == [1]
+        assert (out / "confirm" / f"{point['trial']}-s1" / "result.json").exists()
+
+
+def test_sweep_that_exists_is_refused_and_one_of_other_options_not_resumed(swept, shards):
+    out, _ = swept
+    with pytest.raises(UserError, match="--resume"):
+        sweep(SweepOptions(data=str(shards), out=str(out)))
+    with pytest.raises(UserError, match="epochs 2, not 16"):
+        sweep(SweepOptions(data=str(shards), out=str(out), max_params=150_000, early_stopping="none", resume=True))
+
+
+def test_overwrite_never_deletes_the_data_it_was_told_to_read(swept):
+    out, _ = swept
+    (out / "shards").mkdir()
+    with pytest.raises(UserError, match="--overwrite deletes"):
+        sweep(SweepOptions(data=str(out / "shards"), out=str(out), overwrite=True))
+    with pytest.raises(UserError, match="there is no"):
+        sweep(SweepOptions(data=str(out / "typo"), out=str(out), overwrite=True))
+    (out / "shards").rmdir()
+    assert (out / "trials").exists()
+
+
+def test_demo_videos_whose_rendering_broke_off_are_rendered_again(tmp_path, monkeypatch):
+    (tmp_path / "videos").mkdir()
+    monkeypatch.setattr(sweeping, "preprocess", lambda options: None)
+    assert sweeping._shards(SweepOptions(), tmp_path).local == tmp_path / "shards"
+    assert len(list((tmp_path / "videos").glob("*/*.avi"))) == 600
+
+
+def test_unfinished_shards_are_called_unfinished(tmp_path):
+    (tmp_path / "preprocess.json").write_text("{}")
+    assert sweeping._shards(SweepOptions(data=str(tmp_path)), tmp_path / "out").local == tmp_path
+
+
+def command(shards, out, *words):
+    return [
+        sys.executable,
+        "-m",
+        "pipelines.sweep",
+        "--data",
+        str(shards),
+        "--out",
+        str(out),
+        "--num-trials",
+        "6",
+        "--epochs",
+        "30",
+        "--max-params",
+        "100000",
+        *words,
+    ]
+
+
+def num_ended(out):
+    summaries = [json.loads(path.read_text()) for path in out.glob("trials/*/summary.json")]
+    return sum(summary["state"] in ("complete", "stopped") for summary in summaries)
+
+
+@pytest.mark.timeout(600)
+def test_a_sweep_that_is_killed_and_interrupted_resumes_with_the_same_number_of_trials(shards, tmp_path):
+    out, words = tmp_path / "out", []
+    for how, enough in ((signal.SIGKILL, 2), (signal.SIGINT, 4)):
+        process = subprocess.Popen(
+            command(shards, out, *words), stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        while num_ended(out) < enough:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(how)
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == (130 if how is signal.SIGINT else -9)
+        assert "Traceback" not in stderr
+        words = ["--resume"]
+    # Ray's own processes notice that their driver is gone by themselves; what a user would start next must not care.
+    done = subprocess.run([*command(shards, out, *words), "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert len(result["trials"]) == num_ended(out) == 6
+    assert all(trial.state.is_finished() for trial in study(out).trials)
+    assert not list(out.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--space", "everything"], "there are shapes, ranks"),
+        (["--num-trials", "0"], "num_trials"),
+        (["--data", "{tmp}/nothing"], "nothing"),
+        (["--data", "{tmp}"], "{tmp}"),
+        (["--num-workers", "999"], "999"),
+        (["--max-params", "many"], "many"),
+    ],
+    ids=["unknown space", "no trials", "no such data", "folder without videos", "too many workers", "no number"],
+)
+def test_mistakes_end_with_2_and_one_line(shards, tmp_path, words, hint):
+    words = [word.format(tmp=tmp_path) for word in words]
+    if "--data" not in words:
+        words += ["--data", str(shards)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.sweep", "--out", str(tmp_path / "out"), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONWARNINGS": ""},
+    )
+    assert done.returncode == 2, done.stderr
+    # Ray may have started, and the catalogue been told of, before the mistake shows; the last line is the one.
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert hint.format(tmp=tmp_path) in done.stderr.strip().splitlines()[-1]
+    # The next try, without the mistake, must not be told that OUT exists.
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_trial_of_two_workers_trains_on_ray(shards, tmp_path):
+    result = sweep(
+        SweepOptions(data=str(shards), out=str(tmp_path / "out"), num_trials=1, epochs=2, num_workers=2, space="ranks")
+    )
+    assert [trial["state"] for trial in result["trials"]] == ["complete"]
+
+
+@pytest.mark.parametrize("gpus", [0.0, 2.0])
+def test_a_trial_takes_a_gpu_or_a_part_of_one(gpus):
+    with pytest.raises(ValueError, match="0 < gpus_per_worker <= 1"):
+        SweepOptions(gpus_per_worker=gpus)

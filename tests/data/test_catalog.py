@@ -1,0 +1,493 @@
+"""pipelines/catalog.py: each layout is read as its makers meant it, wherever it lies, and no stray file stops it."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.core.errors import UserError
+from pipelines.data.catalog import Catalog, read_catalog
+from pipelines.data.splits import SPLITS, SplitOptions
+from pipelines.storage.location import Location
+from tests.s3 import s3_server
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+LEAK = SplitOptions(allow_group_leak=True)
+
+
+def touch(path: Path, *files: str) -> Path:
+    for file in files:
+        (path / file).parent.mkdir(parents=True, exist_ok=True)
+        (path / file).touch()
+    return path
+
+
+def write_lines(file: Path, *lines: str) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def write_csv(path: Path, *lines: str, header: str = "path,label,group,split") -> Path:
+    return write_lines(path / "clips.csv", header, *lines)
+
+
+def class_folders(path: Path, num_clips: int = 20, classes: str = "ab") -> Path:
+    return touch(path, *(f"{name}/{clip:03}.avi" for name in classes for clip in range(num_clips)))
+
+
+def ucf11(path: Path) -> Path:
+    """As UCF11_updated_mpg.rar unpacks, with what a Mac adds to it."""
+    for label, word in (("basketball", "shooting"), ("walking", "walk_dog")):
+        for group in range(1, 11):
+            folder = f"{label}/v_{word}_{group:02}"
+            touch(path, *(f"{folder}/v_{word}_{group:02}_{clip:02}.mpg" for clip in range(1, 5)))
+        touch(path, f"{label}/Annotation/v_{word}_01_01.xgtf", f"{label}/v_{word}_01/._v_{word}_01_01.mpg")
+    return path
+
+
+def ucf101(path: Path, lists: str = "ucfTrainTestlist") -> Path:
+    """UCF-101/ and the lists; number N tests groups 5N to 5N + 4. Case and numbers are those of the real lists."""
+    clips = [
+        f"{label}/v_{name}_g{group:02}_c{clip:02}.avi"
+        for label, name in (("Archery", "Archery"), ("HandstandPushups", "HandStandPushups"))
+        for group in range(1, 21)
+        for clip in (1, 2)
+    ]
+    touch(path / "UCF-101", *clips)
+    for number in (1, 2, 3) if lists else ():
+        tested = [clip for clip in clips if int(clip.split("_g")[1][:2]) // 5 == number]
+        learned = [f"{clip} {1 + clip.startswith('H')}" for clip in clips if clip not in tested]
+        write_lines(path / lists / f"testlist{number:02}.txt", *tested)
+        write_lines(path / lists / f"trainlist{number:02}.txt", *learned)
+    return path
+
+
+def hollywood2(path: Path) -> Path:
+    labels = {"Run": [1, -1, 1, -1, 1, 1, -1, -1], "Eat": [-1, 1, 1, -1, -1, 1, 1, 1], "actions": [1] * 8}
+    for label, signs in labels.items():
+        for split, number in (("train", 8), ("test", 4), ("autotrain", 6)):
+            lines = [f"actionclip{split}{i:05}  {sign}" for i, sign in enumerate(signs[:number])]
+            write_lines(path / "ClipSets" / f"{label}_{split}.txt", *lines)
+            touch(path / "AVIClips", *(f"actionclip{split}{i:05}.avi" for i in range(number)))
+    write_lines(path / "ClipSetsScenes" / "EXT-house_test.txt", "sceneclipauto00001  1")
+    return touch(path, "AVIClipsScenes/sceneclipauto00001.avi", "ShotBounds/actioncliptest00001.sht", "README")
+
+
+def celebrities(path: Path) -> Path:
+    clips = [
+        (person, video) for person in ("adam_sandler", "harry_connick_jr") for video in (1, 2, 3) for _ in range(4)
+    ]
+    return touch(path, *(f"{n:04}_{video:02}_{n % 4:03}_{person}.avi" for n, (person, video) in enumerate(clips, 1)))
+
+
+def splits_of(catalog: Catalog) -> dict[str, str]:
+    return {entry.clip_id: entry.split for entry in catalog.entries}
+
+
+@pytest.mark.parametrize("above", ["", "unpacked"], ids=["as it is", "in a folder of its own"])
+@pytest.mark.parametrize(
+    ("make", "layout", "why", "clip_id", "labels", "group", "num_clips"),
+    [
+        (class_folders, "folders", "neither names nor lists", "a/003.avi", {"a"}, "", 40),
+        (
+            ucf11,
+            "ucf11",
+            "80 of 80 videos are named like",
+            "walking/v_walk_dog_02/v_walk_dog_02_03.mpg",
+            {"walking"},
+            "walking/v_walk_dog_02",
+            80,
+        ),
+        (
+            ucf101,
+            "ucf101",
+            "80 of 80 videos are named like",
+            "HandstandPushups/v_HandStandPushups_g03_c02.avi",
+            {"HandstandPushups"},
+            "v_HandStandPushups_g03",
+            80,
+        ),
+        (hollywood2, "hollywood2", "4 lists lie in", "AVIClips/actioncliptrain00002.avi", {"Eat", "Run"}, "", 12),
+        (
+            celebrities,
+            "youtube-celebrities",
+            "24 of 24 videos are named like",
+            "0017_02_001_harry_connick_jr.avi",
+            {"harry_connick_jr"},
+            "harry_connick_jr/02",
+            24,
+        ),
+    ],
+    ids=["folders", "ucf11", "ucf101", "hollywood2", "youtube-celebrities"],
+)
+def test_a_layout_is_recognised_told_of_and_read(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    make: Callable[[Path], Path],
+    layout: str,
+    why: str,
+    clip_id: str,
+    labels: set[str],
+    group: str,
+    num_clips: int,
+    above: str,
+) -> None:
+    make(tmp_path / above)
+    touch(tmp_path, "README.txt")
+    with caplog.at_level(logging.INFO):
+        catalog = read_catalog(tmp_path)
+    assert f"recognised layout {layout}, as {why}" in caplog.text
+    assert "left out" not in caplog.text
+    entry = next(entry for entry in catalog.entries if entry.clip_id == clip_id)
+    assert {catalog.classes[label] for label in entry.labels} == labels
+    assert entry.group == group
+    assert all(Path(entry.path).exists() and entry.path.endswith(entry.clip_id) for entry in catalog.entries)
+    assert (len(catalog.entries), catalog.left_out) == (num_clips, ())
+    assert catalog == read_catalog(str(tmp_path), layout)
+    assert catalog.classes == tuple(sorted(catalog.classes))
+
+
+def test_the_same_clips_have_the_same_ids_and_splits_with_and_without_the_folder_above(tmp_path: Path) -> None:
+    assert splits_of(read_catalog(ucf101(tmp_path))) == splits_of(read_catalog(tmp_path / "UCF-101"))
+
+
+@pytest.mark.parametrize(
+    ("lists", "videos"),
+    [
+        ("ucfTrainTestlist", "."),
+        ("ucfTrainTestlist", "UCF-101"),
+        ("UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist", "UCF-101"),
+        ("UCF-101/ucfTrainTestlist", "UCF-101"),
+        (".", "UCF-101"),
+    ],
+    ids=["in the folder above", "beside", "beside, unpacked deeper", "inside", "above"],
+)
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_ucf101_keeps_its_test_list_and_cuts_val_from_train_by_group(
+    tmp_path: Path, lists: str, videos: str, number: int
+) -> None:
+    catalog = read_catalog(ucf101(tmp_path, lists) / videos, split_list=number)
+    tested = {entry.group for entry in catalog.entries if entry.split == "test"}
+    assert {group[-2:] for group in tested} == {f"{5 * number + i:02}" for i in range(5)}
+    assert len({(entry.group, entry.split) for entry in catalog.entries}) == 40
+    assert {entry.split for entry in catalog.entries} == set(SPLITS)
+
+
+def test_ucf101_without_lists_or_with_folds_is_split_by_group(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bare = splits_of(read_catalog(ucf101(tmp_path / "bare", lists="")))
+    with caplog.at_level(logging.INFO):
+        folded = splits_of(read_catalog(ucf101(tmp_path / "lists"), splits=SplitOptions(folds=4)))
+    assert "sets aside" in caplog.text
+    official = splits_of(read_catalog(tmp_path / "lists"))
+    assert bare.keys() == folded.keys() == official.keys()
+    assert bare != official != folded
+
+
+def test_clips_that_the_lists_of_ucf101_lack_are_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(ucf101(tmp_path), "UCF-101/Archery/v_Archery_g77_c01.avi")
+    catalog = read_catalog(tmp_path)
+    assert catalog.left_out == ("UCF-101/Archery/v_Archery_g77_c01.avi",)
+    assert "1 videos do not fit layout ucf101 and are left out: 'UCF-101/Archery/v_Archery_g77_c01.avi'" in caplog.text
+    assert len(catalog.entries) == 80
+
+
+def test_hollywood2_keeps_its_test_list_and_clips_without_a_label(tmp_path: Path) -> None:
+    catalog = read_catalog(hollywood2(tmp_path))
+    assert (catalog.task, catalog.classes) == ("multi_label", ("Eat", "Run"))
+    splits = splits_of(catalog)
+    assert {clip for clip, split in splits.items() if split == "test"} == {
+        f"AVIClips/actioncliptest{i:05}.avi" for i in range(4)
+    }
+    assert {"train", "val"} == {split for clip, split in splits.items() if "cliptrain" in clip}
+    assert next(e for e in catalog.entries if e.clip_id.endswith("train00003.avi")).labels == ()
+
+
+def test_youtube_celebrities_may_lie_in_folders_by_person(tmp_path: Path) -> None:
+    celebrities(tmp_path / "flat")
+    for clip in (tmp_path / "flat").iterdir():
+        touch(tmp_path / "sorted", f"{clip.stem[12:]}/{clip.name}")
+    flat, by_person = read_catalog(tmp_path / "flat"), read_catalog(tmp_path / "sorted")
+    assert [(e.labels, e.group, e.split) for e in flat.entries] == [
+        (e.labels, e.group, e.split) for e in by_person.entries
+    ]
+    assert Counter((e.labels, e.split) for e in flat.entries) == {((i,), split): 4 for i in (0, 1) for split in SPLITS}
+
+
+def test_a_csv_is_read_as_it_stands(tmp_path: Path) -> None:
+    lines = [
+        f"sub/{split}{i}.avi,{label},g{split}{i},{split}"
+        for split in SPLITS
+        for i, label in enumerate(["run", "eat | run", "eat"])
+    ]
+    others = [f"{tmp_path}/./x.avi,eat,,train", "../y.avi,eat,,train", "s3://lab/a%20b//z.avi,eat,,train", ""]
+    catalog = read_catalog(write_csv(tmp_path, *lines, *others, header="\ufeffpath,label,group,split"))
+    assert (catalog.classes, catalog.task) == (("eat", "run"), "multi_label")
+    found = {entry.clip_id: entry for entry in catalog.entries}
+    assert len(found) == 12
+    entry = found["sub/val1.avi"]
+    assert (entry.labels, entry.group, entry.split) == ((0, 1), "gval1", "val")
+    assert entry.path == f"{tmp_path}/sub/val1.avi"
+    assert found["x.avi"].path == f"{tmp_path}/x.avi"
+    assert os.path.normpath(found["../y.avi"].path) == f"{tmp_path.parent}/y.avi"
+    assert found["s3://lab/a%20b//z.avi"].path == "s3://lab/a%20b//z.avi"
+
+
+def test_a_csv_behind_a_link_finds_its_videos(tmp_path: Path) -> None:
+    """`..` of a link is where it leads to."""
+    videos = touch(tmp_path / "far/videos", *(f"{label}/{i}.avi" for label in "ab" for i in range(4)))
+    (tmp_path / "far/lists").mkdir()
+    (tmp_path / "lists").symlink_to("far/lists")
+    files = sorted(videos.glob("*/*"))
+    relative = [f"../videos/{file.relative_to(videos)},{file.parent.name},," for file in files[::2]]
+    absolute = [f"{file},{file.parent.name},," for file in files[1::2]]
+    catalog = read_catalog(write_csv(tmp_path / "lists", *relative, *absolute))
+    assert [Path(entry.path).resolve() for entry in catalog.entries] == files
+    assert {entry.clip_id for entry in catalog.entries} == {f"../videos/{file.relative_to(videos)}" for file in files}
+
+
+def test_a_file_uri_is_the_path_that_it_names(tmp_path: Path) -> None:
+    lines = [f"{name}.avi,{name[0]},," for name in ("a1", "a2", "a3", "b1", "b2", "b3")]
+    uris = [f"file://{tmp_path}/{line}" for line in lines]
+    assert read_catalog(write_csv(tmp_path, *uris)) == read_catalog(write_csv(tmp_path, *lines))
+    with pytest.raises(UserError, match=r"a1.avi is listed twice"):
+        read_catalog(write_csv(tmp_path, *lines, uris[0]))
+
+
+NAMES = [" b c .avi", "l1\nl2.avi", 'comma, "quote".avi', "кот-猫.avi", "semi;colon|bar.avi", "100%.avi", "#?&=.avi"]
+
+
+def test_names_are_kept_verbatim(tmp_path: Path) -> None:
+    files = {f"{label}/{name}" for label in "ab" for name in NAMES}
+    catalog = read_catalog(touch(tmp_path, *files))
+    assert splits_of(catalog).keys() == files
+    assert all(Path(entry.path).exists() for entry in catalog.entries)
+    quoted = ['"{}",{},,'.format(file.replace('"', '""'), file[0]) for file in files]
+    assert splits_of(read_catalog(write_csv(tmp_path, *quoted))) == splits_of(catalog)
+
+
+@pytest.mark.parametrize("above", ["", "archive/"])
+def test_folders_of_splits_say_the_split(tmp_path: Path, above: str) -> None:
+    names = [
+        f"{split}/{label}/{i}.avi" for split in ("train", "Validation", "test") for label in "ab" for i in range(2)
+    ]
+    touch(tmp_path, *(above + name for name in names), f"{above}train/loose.avi")
+    catalog = read_catalog(tmp_path)
+    assert catalog.classes == ("a", "b")
+    assert {entry.clip_id: entry.split for entry in catalog.entries} == {
+        name: {"V": "val"}.get(name[0], name.split("/")[0]) for name in names
+    }
+    assert catalog.left_out == (f"{above}train/loose.avi",)
+
+
+def test_folders_take_videos_at_any_depth_and_nothing_else(tmp_path: Path) -> None:
+    before = set(splits_of(read_catalog(class_folders(tmp_path))))
+    touch(tmp_path, "a/deep/er/x.MP4", "a/notes.txt", "a/.hidden.avi", ".cache/a/y.avi", "b/folder.avi/z.avi")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "a" / "self.avi").symlink_to("self.avi")
+    after = set(splits_of(read_catalog(tmp_path)))
+    # A link that leads nowhere is a clip that can't be read: decoding rejects it, with the reason.
+    assert after - before == {"a/deep/er/x.MP4", "b/folder.avi/z.avi", "a/self.avi"}
+
+
+@pytest.mark.parametrize(
+    ("stray", "told"),
+    [
+        ("loose.avi", "loose.avi"),
+        (b"b/\xff.avi".decode("utf-8", "surrogateescape"), "b/\\udcff.avi"),
+    ],
+    ids=["in no class folder", "name in another encoding"],
+)
+def test_a_stray_video_is_left_out_and_named(
+    tmp_path: Path, stray: str, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    catalog = read_catalog(touch(class_folders(tmp_path), stray))
+    assert len(catalog.entries) == 40
+    assert catalog.left_out == (told,)
+    assert f"1 videos do not fit layout folders and are left out: {told!r}" in caplog.text
+
+
+def test_classes_that_are_kept_keep_their_places_and_clips_their_splits(tmp_path: Path) -> None:
+    kept = splits_of(read_catalog(class_folders(tmp_path, classes="bd")))
+    class_folders(tmp_path, num_clips=25, classes="abcd")
+    catalog = read_catalog(tmp_path, kept_splits=kept, kept_classes=["d", "b"])
+    assert catalog.classes == ("d", "b", "a", "c")
+    assert kept.items() <= splits_of(catalog).items()
+    assert {entry.labels for entry in catalog.entries if entry.clip_id.startswith("b/")} == {(1,)}
+
+
+def test_one_new_class_is_enough_for_a_data_set_that_has_some(tmp_path: Path) -> None:
+    assert read_catalog(class_folders(tmp_path, classes="c"), kept_classes=["a"]).classes == ("a", "c")
+
+
+@pytest.fixture(scope="module")
+def query() -> Iterator[str]:
+    with s3_server() as query:
+        yield query
+
+
+def csv_and_videos(path: Path) -> Path:
+    files = [f"sub/{name}{i} é%20.avi" for name in "ab" for i in range(4)]
+    return write_csv(touch(path, *files), *(f"{file},{file[4]},," for file in files)).parent
+
+
+@pytest.mark.parametrize(
+    ("make", "videos", "split_list"),
+    [
+        (lambda path: class_folders(path, 4), "", 1),
+        (ucf101, "UCF-101", 2),
+        (ucf101, "", 1),
+        (hollywood2, "", 1),
+        (csv_and_videos, "clips.csv", 1),
+    ],
+    ids=["folders", "ucf101 and lists beside it", "ucf101", "hollywood2", "csv"],
+)
+def test_a_bucket_reads_as_a_folder_does(
+    tmp_path: Path, query: str, make: Callable[[Path], Path], videos: str, split_list: int
+) -> None:
+    make(tmp_path)
+    bucket = Location.of(f"s3://lab/{tmp_path.name}?{query}")
+    for file in tmp_path.rglob("*"):
+        if file.is_file():
+            (bucket / file.relative_to(tmp_path).as_posix()).write_text(file.read_text() or "video")
+    here = read_catalog(tmp_path / videos, split_list=split_list)
+    there = read_catalog(str(bucket / videos), split_list=split_list)
+    assert [(e.clip_id, e.labels, e.group, e.split) for e in there.entries] == [
+        (e.clip_id, e.labels, e.group, e.split) for e in here.entries
+    ]
+    assert there.classes == here.classes
+    assert all(Location.of(entry.path).exists() for entry in there.entries)
+
+
+FULL = [f"{label}_{split}.avi,{label},,{split}" for label in "ab" for split in SPLITS]
+
+
+@pytest.mark.parametrize(
+    ("lines", "header", "message"),
+    [
+        pytest.param([], None, "clips.csv has no videos", id="no lines"),
+        pytest.param(
+            ["a.avi,x"], "path,label", "lacks the column group, split; .* got path,label", id="missing column"
+        ),
+        pytest.param(["a.avi;x;;"], "path;label;group;split", "lacks the column path, label", id="semicolons"),
+        pytest.param([*FULL, "c.avi,,,train"], None, "line 8: the label is empty", id="empty label"),
+        pytest.param([*FULL, "c.avi,a|,,train"], None, "line 8: the label is empty", id="empty second label"),
+        pytest.param([*FULL, "c.avi"], None, "line 8: the label is empty", id="short line"),
+        pytest.param([*FULL, ",a,,train"], None, "line 8: the path is empty", id="empty path"),
+        pytest.param(
+            [*FULL, "c.avi,a,,valid"],
+            None,
+            "line 8: split 'valid' is unknown; the splits are train, val, test",
+            id="unknown split",
+        ),
+        pytest.param([*FULL, "./b_val.avi,a,,train"], None, "line 8: b_val.avi is listed twice", id="same path twice"),
+        pytest.param([*FULL, "c.avi,a,,"], None, "c.avi has no split, others have one", id="some without a split"),
+        pytest.param(
+            [*FULL, "c.avi,lonely,,train"], None, "label 'lonely' has 1 clip in 1 group, and none in val", id="one clip"
+        ),
+        pytest.param([f"{i}.avi,a,," for i in range(9)], None, r"fewer than two classes \(a\)", id="one class"),
+        pytest.param(["a.avi,a,g,val", *FULL, "c.avi,a,g,test"], None, r"several splits: g \(test, val\)", id="leak"),
+    ],
+)
+def test_a_senseless_csv_is_refused_in_one_line(
+    tmp_path: Path, lines: list[str], header: str | None, message: str
+) -> None:
+    file = write_csv(tmp_path, *lines, header=header or "path,label,group,split")
+    with pytest.raises(UserError, match=message) as error:
+        read_catalog(file)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "layout", "message"),
+    [
+        pytest.param([], "auto", "has no videos for layout folders, which reads CLASS", id="empty folder"),
+        pytest.param(["a/x.txt", "b/y.jpg"], "auto", "has no videos", id="no videos"),
+        pytest.param(["1.avi", "2.avi"], "auto", "has no videos for layout folders", id="no class folders"),
+        pytest.param(
+            ["train/a/v_a_01_01.avi", "test/a/v_a_02_01.avi"],
+            "auto",
+            r"holds 2 data sets \(test/, train/\); give one of them, or a CSV",
+            id="UCF11 in splits",
+        ),
+        pytest.param(
+            ["a/1.avi"],
+            "tapes",
+            "layout 'tapes' is unknown; the layouts are auto, csv, folders, ucf11, ucf101, hollywood2, youtube",
+            id="unknown layout",
+        ),
+        pytest.param(["a/1.avi"], "csv", "is a folder; layout csv reads", id="folder as CSV"),
+        pytest.param(["a/1.avi"], "ucf11", "has no videos for layout ucf11", id="not UCF11"),
+        pytest.param(["a/1.avi"], "hollywood2", "has no videos for layout hollywood2", id="not Hollywood2"),
+        pytest.param(["a/1.avi"], "youtube-celebrities", "has no videos for layout youtube", id="not celebrities"),
+    ],
+)
+def test_a_senseless_folder_is_refused_in_one_line(tmp_path: Path, files: list[str], layout: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        read_catalog(touch(tmp_path, *files), layout)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("ClipSets/Run_train.txt", "clip 2", "Run_train.txt, line 1: 'clip 2' is not CLIP 1 or CLIP -1"),
+        ("ClipSets/Run_train.txt", "actioncliptest00001 1", "actioncliptest00001 is in the lists of train and of test"),
+        ("ClipSets/Run_train.txt", "\xff", "can't be read .*; unpack the data set's lists anew"),
+    ],
+    ids=["no sign", "in two lists", "no text"],
+)
+def test_a_broken_list_is_refused_in_one_line(tmp_path: Path, file: str, text: str, message: str) -> None:
+    (hollywood2(tmp_path) / file).write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=message) as error:
+        read_catalog(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_list_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no trainlist03.txt in .*; put it there"):
+        read_catalog(ucf101(tmp_path / "bare", lists=""), split_list=3)
+    (ucf101(tmp_path / "half") / "ucfTrainTestlist" / "testlist01.txt").unlink()
+    with pytest.raises(UserError, match=r"testlist01.txt can't be read"):
+        read_catalog(tmp_path / "half")
+    with pytest.raises(UserError, match=r"split_list must be 1, 2 or 3, .* got 4"):
+        read_catalog(tmp_path / "half", split_list=4)
+
+
+def test_no_such_path_and_no_csv_at_all_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no .*nowhere; give a folder"):
+        read_catalog(tmp_path / "nowhere")
+    (tmp_path / "clip").write_bytes(bytes(range(256)))
+    with pytest.raises(UserError, match=r"clip is no CSV file"):
+        read_catalog(tmp_path / "clip")
+    with pytest.raises(UserError, match=r"clip.avi is a video; give the folder"):
+        read_catalog(touch(tmp_path, "clip.avi") / "clip.avi")
+    with pytest.raises(UserError, match=r"clip is a file; layout folders reads"):
+        read_catalog(tmp_path / "clip", "folders")
+
+
+@pytest.mark.skipif(not DATA.exists(), reason=f"no real videos in {DATA}")
+@pytest.mark.parametrize(
+    ("file", "splits", "sizes"),
+    [
+        ("avletters.csv", LEAK, {"train": 442, "val": 78, "test": 260}),
+        ("miracl_words_speaker.csv", SplitOptions(), {"train": 800, "val": 200, "test": 200}),
+        ("ucf101_10.csv", SplitOptions(), {"train": 160, "val": 66, "test": 66}),
+    ],
+)
+def test_real_catalogues_keep_their_splits(file: str, splits: SplitOptions, sizes: dict[str, int]) -> None:
+    catalog = read_catalog(DATA / file, splits=splits)
+    assert Counter(entry.split for entry in catalog.entries) == sizes
+    assert all(Path(entry.path).exists() for entry in catalog.entries)
+
+
+@pytest.mark.skipif(not DATA.exists(), reason=f"no real videos in {DATA}")
+def test_real_folders_are_recognised() -> None:
+    with pytest.raises(UserError, match=r"fewer than two classes \(basketball\).*layout ucf11"):
+        read_catalog(DATA / "ucf11")
+    assert {entry.group[:2] for entry in read_catalog(DATA / "ucf101_10").entries} == {"v_"}

@@ -1,0 +1,119 @@
+"""pipelines/preprocess.py on several nodes: those work that see the videos and OUT, and any of them may die.
+
+The nodes are Ray's own, on one machine. Paths below /proc/self/cwd are what a disk of each node's own would be: they
+lead to where its processes were started.
+"""
+
+import logging
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.cluster import session as cluster
+from pipelines.core.errors import UserError
+from pipelines.data.preprocessing import PreprocessOptions
+from pipelines.preprocess import preprocess
+from tests.ttrnn.test_preprocess import SMALL, digests, rejected
+from tests.videos import write_class_folders
+
+HERE = "/proc/self/cwd"
+
+
+class Nodes:
+    """A cluster whose first node, without processors unless it is given some, is the driver's."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, directory: Path) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.patch, self.directory, self.cluster = patch, directory, Cluster()
+
+    def add(self, disk: str, **kwargs: Any) -> Any:
+        place = self.directory / disk
+        place.mkdir(exist_ok=True)
+        self.patch.chdir(place)
+        node = self.cluster.add_node(include_dashboard=False, object_store_memory=80 << 20, **kwargs)
+        self.patch.setenv("RAY_ADDRESS", self.cluster.address)
+        return node
+
+
+@pytest.fixture
+def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
+    # Short, as names of sockets must be; and apart, so that nobody else joins the cluster.
+    directory = tempfile.mkdtemp(prefix="ray")
+    monkeypatch.setenv("RAY_TMPDIR", directory)
+    nodes = Nodes(monkeypatch, tmp_path)
+    yield nodes
+    nodes.cluster.shutdown()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def options(videos: str | Path, out: str | Path) -> PreprocessOptions:
+    return PreprocessOptions(videos=str(videos), out=str(out), **SMALL)
+
+
+def test_only_nodes_that_see_videos_and_out_decode(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_class_folders(tmp_path / "own/videos", num_clips=20)
+    nodes.add("own", num_cpus=1)
+    for _ in range(2):
+        nodes.add("another", num_cpus=2)
+    monkeypatch.chdir(tmp_path / "own")
+    with caplog.at_level(logging.WARNING):
+        result = preprocess(options(f"{HERE}/videos", f"{HERE}/out"))
+    assert rejected(tmp_path / "own/out") == {}
+    assert result["num_clips"] == 40
+    assert "2 of 3 nodes do not see" in caplog.text
+    assert "this node alone decodes" in caplog.text
+
+
+def test_a_video_that_differs_on_another_node_counts_as_not_seen(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for disk, content in (("own", "abc"), ("same", "xyz"), ("another", "abcd"), ("empty", None)):
+        nodes.add(disk, num_cpus=1)
+        if content is not None:
+            (tmp_path / disk / "clip").write_text(content)
+    monkeypatch.chdir(tmp_path / "own")
+    with cluster.start_ray():
+        seeing, blind = cluster.nodes_that_see({f"{HERE}/clip": 3})
+    assert (len(seeing), len(blind)) == (2, 2)
+
+
+def test_where_no_node_with_a_processor_sees_the_videos_it_says_so(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_class_folders(tmp_path / "own/videos", num_clips=6)
+    nodes.add("own", num_cpus=0)
+    nodes.add("another", num_cpus=1)
+    monkeypatch.chdir(tmp_path / "own")
+    with pytest.raises(UserError, match=r"of 2 nodes none with a CPU sees .*/videos .*s3://"):
+        preprocess(options(f"{HERE}/videos", f"{HERE}/out"))
+
+
+def test_a_node_that_dies_takes_no_clip_with_it(nodes: Nodes, tmp_path: Path) -> None:
+    videos = write_class_folders(tmp_path / "videos", num_clips=40, num_frames=60)
+    nodes.add("own", num_cpus=1)
+    with cluster.start_ray():
+        preprocess(options(videos, tmp_path / "undisturbed"))
+    dying = nodes.add("own", num_cpus=3)
+    out, left = tmp_path / "out", []
+
+    def kill() -> None:
+        while len(list(out.glob(".*.arrow.json"))) < 4:
+            time.sleep(0.01)
+        left.append(32 - len(list(out.glob(".*.arrow.json"))))
+        nodes.cluster.remove_node(dying, allow_graceful=False)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    preprocess(options(videos, out))
+    thread.join()
+    assert left[0] > 8, "the node died too late to tell"
+    assert digests(out) == digests(tmp_path / "undisturbed")

@@ -1,0 +1,79 @@
+"""Short trainings for tests, what they leave behind, and workers of a gloo group without Ray."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import ttrnn
+from pipelines.training import trainer as fitting
+from pipelines.training.options import TrainOptions
+
+FAST = {"hidden_modes": "2x2x2x2", "ranks": "2", "epochs": 4, "batch_size": 8, "lr": 0.02}
+ALTERED = {"flip": True, "shift": 1, "temporal_crop": 0.7, "speed": 1.5, "brightness": 0.2}
+
+
+def options(shards, out, **kwargs):
+    return TrainOptions(shards=str(shards), out=str(out), **(FAST | kwargs))
+
+
+def metrics(run):
+    """The lines of metrics.jsonl without their times."""
+    return [
+        {name: value for name, value in json.loads(line).items() if name not in ("time_s", "frames_per_s")}
+        for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
+
+
+def weights(run):
+    return ttrnn.load(run / "model").state_dict()
+
+
+def assert_equal_to_the_bit(run, other):
+    assert metrics(run) == metrics(other)
+    one, two = weights(run), weights(other)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def assert_nearly_equal(run, other):
+    for one, two in zip(metrics(run), metrics(other), strict=True):
+        for name in two:
+            assert one[name] == pytest.approx(two[name], rel=1e-5, abs=1e-6), name
+    one, two = weights(run), weights(other)
+    for name in two:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-5)
+
+
+def fit_together(directory, jobs, world_size):
+    """Fits each of `jobs` by `world_size` processes; a job is what `options` takes, and "nan_at": N makes the last
+    worker's loss NaN in its N-th step. Returns for each job what came of it on each worker: a summary, or an error."""
+    directory.mkdir()
+    torch.multiprocessing.spawn(_work, (directory, jobs, world_size), nprocs=world_size)
+    return [
+        [json.loads((directory / f"{number}.{rank}.json").read_text()) for rank in range(world_size)]
+        for number in range(len(jobs))
+    ]
+
+
+def _work(rank, directory, jobs, world_size):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=world_size)
+    losses = fitting.losses
+    for number, job in enumerate(jobs):
+        calls, nan_at = [], job.get("nan_at") if rank == world_size - 1 else None
+
+        def noted(*args, calls=calls, nan_at=nan_at):
+            calls.append(1)
+            return losses(*args) * (float("nan") if len(calls) == nan_at else 1.0)
+
+        fitting.losses = noted
+        chosen = options(**{name: value for name, value in job.items() if name != "nan_at"})
+        Path(chosen.out).mkdir(exist_ok=True)
+        try:
+            result = fitting.fit(chosen)
+        except fitting.DivergedError as error:
+            result = str(error)
+        (directory / f"{number}.{rank}.json").write_text(json.dumps(result))
+    dist.destroy_process_group()

@@ -1,0 +1,206 @@
+"""search_spaces: every point is a model that fits the frame, none comes twice, and users' own functions are found."""
+
+import dataclasses
+import itertools
+import math
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import optuna
+import pytest
+
+import search_spaces
+from pipelines.training.options import TrainOptions
+from search_spaces import ranks, shapes
+from ttrnn.model import ModelConfig
+from ttrnn.shapes import factorisations
+
+FRAMES = [(120, 160, 3), (60, 80, 1), (32, 64, 1), (59, 7, 3), (1, 1, 1)]
+ROOT = Path(__file__).resolve().parents[2]
+FIELDS = {field.name for field in dataclasses.fields(ModelConfig)}
+OPTIONS = {field.name for field in dataclasses.fields(TrainOptions)}
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Writes a module of the user's into the current directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    before = set(sys.modules)
+
+    def write(name, text):
+        path = tmp_path / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+    yield write
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def make_study(frame, sampler=None):
+    found = optuna.create_study(
+        directions=["maximize", "minimize"], sampler=sampler or optuna.samplers.RandomSampler(seed=0)
+    )
+    found.set_user_attr("frame", list(frame))
+    return found
+
+
+def model(values, frame):
+    assert values.keys() <= OPTIONS
+    given = {name: value for name, value in values.items() if name in FIELDS}
+    return ModelConfig(height=frame[0], width=frame[1], channels=frame[2], classes=("a", "b"), **given)
+
+
+@pytest.mark.parametrize("name", search_spaces.NAMES)
+@pytest.mark.parametrize("frame", FRAMES, ids=str)
+def test_every_point_of_a_space_is_a_model_that_fits_the_frame_and_none_has_ranks_to_clip(name, frame):
+    space, study = search_spaces.load(name), make_study(frame)
+    points = [space.space(study.ask()) for _ in range(60)]
+    configs = [model(values, frame) for values in points]
+    for values, config in zip(points, configs, strict=True):
+        for text in ("in_modes", "hidden_modes", "ranks", "recurrent_ranks"):
+            assert values[text] == getattr(config, text)
+    assert len({config.num_params for config in configs}) > 20
+    assert all(model(values, frame).num_params for values in space.baselines(frame))
+
+
+@pytest.mark.parametrize("frame", FRAMES, ids=str)
+@pytest.mark.parametrize("num_modes", range(2, 7))
+def test_input_modes_are_few_and_different_cut_the_axes_and_are_even(frame, num_modes):
+    found, (height, width, channels) = shapes.input_modes(*frame, num_modes), frame
+    assert 0 < len(found) == len(set(found)) <= 24
+    ways = [
+        (rows, columns)
+        for num_rows in range(1, num_modes)
+        for rows in factorisations(height, num_rows)
+        for columns in factorisations(width * channels, num_modes - num_rows)
+        if columns[-1] % channels == 0
+    ]
+    fewest = min((rows + columns).count(1) for rows, columns in ways)
+    most_even = min(max(rows + columns) / min(rows + columns) for rows, columns in ways)
+    for modes in found:
+        cuts = [(rows, columns) for rows, columns in ways if rows + columns == modes]
+        assert cuts, "a mode straddles rows and columns"
+        assert modes.count(1) == fewest
+        assert max(modes) <= 1.5 * most_even * min(modes)
+        pixels = [(rows, (*columns[:-1], columns[-1] // channels)) for rows, columns in cuts]
+        assert any(all(list(axis) in (sorted(axis), sorted(axis)[::-1]) for axis in cut) for cut in pixels)
+
+
+def test_input_modes_of_a_frame_by_hand():
+    assert shapes.input_modes(32, 64, 1, 2) == ((32, 64),)
+    assert shapes.input_modes(32, 64, 1, 3) == ((32, 8, 8),)
+    assert shapes.input_modes(32, 64, 1, 4) == ((4, 8, 8, 8), (8, 4, 8, 8))
+    assert shapes.input_modes(60, 80, 1, 3) == ((60, 8, 10), (60, 10, 8))
+    assert shapes.input_modes(59, 7, 3, 4) == ((1, 59, 7, 3), (59, 1, 7, 3), (59, 7, 1, 3))
+
+
+@pytest.mark.parametrize(("size", "num_modes"), [*itertools.product((16, 32, 64, 128, 256), range(2, 7))])
+def test_hidden_modes_are_the_most_even_rising_and_falling(size, num_modes):
+    found = shapes.hidden_modes(size, num_modes)
+    rising = found[0]
+    assert math.prod(rising) == size
+    assert list(rising) == sorted(rising)
+    assert max(rising) <= 2 * min(rising)
+    assert set(found) == {rising, rising[::-1]}
+
+
+def test_all_numbers_of_modes_hidden_sizes_and_choices_come_up():
+    study = make_study((32, 64, 1))
+    configs = [model(shapes.space(study.ask()), (32, 64, 1)) for _ in range(200)]
+    assert {config.in_modes.count("x") + 1 for config in configs} == {2, 3, 4, 5, 6}
+    assert {config.hidden_size for config in configs} == {16, 32, 64, 128, 256}
+    assert {config.cell for config in configs} == {"rnn", "gru", "lstm"}
+    assert {config.recurrent_ranks == "none" for config in configs} == {True, False}
+    for num_modes in range(2, 7):
+        modes = {tuple(map(int, config.in_modes.split("x"))) for config in configs}
+        assert set(shapes.input_modes(32, 64, 1, num_modes)) <= modes
+
+
+@pytest.mark.parametrize("frame", FRAMES[:3], ids=str)
+def test_a_random_draw_is_spread_over_orders_of_magnitude(frame):
+    study = make_study(frame)
+    sizes = sorted(model(shapes.space(study.ask()), frame).num_params for _ in range(200))
+    assert sizes[0] < 1000
+    assert sizes[-1] > 200_000
+    # Deciles: no tenth of the draws is concentrated within a factor of 1.2, none spans more than one of 10.
+    tenths = [sizes[20 * tenth] for tenth in range(10)] + [sizes[-1]]
+    assert all(1.2 < high / low < 10 for low, high in itertools.pairwise(tenths))
+
+
+@pytest.mark.parametrize("space", [shapes.space, ranks.space], ids=["shapes", "ranks"])
+def test_the_tpe_sampler_takes_the_space_without_a_complaint(space):
+    # Of pytest's own, warnings are errors.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(seed=0, multivariate=True, group=True, n_startup_trials=5)
+    study = make_study((32, 64, 1), sampler)
+    for _ in range(12):
+        trial = study.ask()
+        config = model(space(trial), (32, 64, 1))
+        study.tell(trial, [1 / config.num_params, config.num_params])
+    assert len({trial.values[1] for trial in study.trials}) > 6
+
+
+def test_unknown_space_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=r"'no'.*shapes, ranks, and your own as package\.module:function"):
+        search_spaces.load("no")
+
+
+OWN = "def tiny(trial):\n    return {'hidden_modes': f\"{trial.suggest_int('h', 2, 8)}x2\"}\n"
+
+
+def test_a_function_of_the_user_s_in_the_current_directory_is_a_space(own):
+    own("mine/tiny_spaces", OWN)
+    own("mine/led", OWN + "def baselines(frame):\n    return [{'hidden_modes': f'{frame[0]}x2'}]\n")
+    found = search_spaces.load("mine.tiny_spaces:tiny")
+    assert found.space(optuna.trial.FixedTrial({"h": 5})) == {"hidden_modes": "5x2"}
+    assert found.baselines((4, 6, 1)) == []
+    assert search_spaces.load("mine.led:tiny").baselines((4, 6, 1)) == [{"hidden_modes": "4x2"}]
+
+
+def test_the_worked_example_of_the_documentation_works(own):
+    lines = search_spaces.__doc__.split("`--space lips:both_ways`:")[1].splitlines()[1:]
+    example = itertools.takewhile(lambda line: not line or line.startswith("    "), lines)
+    own("lips", "\n".join(line[4:] for line in example))
+    found, study = search_spaces.load("lips:both_ways"), make_study((32, 64, 1))
+    points = [found.space(study.ask()) for _ in range(20)]
+    assert {model(values, (32, 64, 1)).bidirectional for values in points} == {True, False}
+    assert found.baselines((32, 64, 1)) == shapes.baselines((32, 64, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nowhere:space", "'nowhere:space': there is no module nowhere in "),
+        ("mine.nowhere:space", "there is no module mine.nowhere in "),
+        ("mine:space", "'space' in mine is not there; give package.module:function"),
+        ("mine:", "'' in mine is not there"),
+        ("mine:number", "'number' in mine is no function but 3"),
+        (":space", "importing  fails with ValueError: Empty module name"),
+        ("broken:space", "importing broken fails with ZeroDivisionError: division by zero; mend it first"),
+        ("needy:space", "importing needy fails with ModuleNotFoundError: No module named 'absent_package'"),
+    ],
+)
+def test_a_space_that_is_not_to_be_had_is_refused_by_name_with_the_way_out(own, name, words):
+    own("mine", "number = 3\n")
+    own("broken", "1 / 0\n")
+    own("needy", "import absent_package\n")
+    with pytest.raises(ValueError, match=r"^search space '[^']+': ") as refused:
+        search_spaces.load(name)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_space_in_the_current_directory_is_found_by_scripts_too(own, tmp_path):
+    """`python pipelines/sweep.py` has the directory of the script on its path, not the current one."""
+    own("mine_of_script", OWN)
+    script = tmp_path / "elsewhere" / "script.py"
+    script.parent.mkdir()
+    code = f"import sys\nsys.path.append({str(ROOT)!r})\nimport search_spaces\n"
+    script.write_text(code + "print(search_spaces.load('mine_of_script:tiny').space.__name__)\n")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.strip() == "tiny"

@@ -1,0 +1,78 @@
+"""pipelines/optim.py: what decays, how the learning rate goes, what the average remembers."""
+
+import pytest
+import torch
+
+from pipelines.training.optim import make_average, make_optimizer, make_schedule
+from pipelines.training.options import TrainOptions
+from ttrnn.model import ModelConfig, VideoClassifier
+
+
+def options(**kwargs):
+    return TrainOptions(shards="shards", out="out", **kwargs)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return VideoClassifier(
+        ModelConfig(width=8, height=4, channels=1, classes=("a", "b"), hidden_modes="2x2x2", ranks="2")
+    )
+
+
+def without_gradients(model):
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+
+
+@pytest.mark.parametrize("decayed", ["all", "head"])
+def test_the_weights_that_are_asked_for_decay_and_no_others(model, decayed):
+    without_gradients(model)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    make_optimizer(options(lr=0.1, weight_decay=0.5, decayed=decayed), model).step()
+    for name, weight in model.named_parameters():
+        decays = decayed == "all" or name.startswith("head.")
+        torch.testing.assert_close(weight.detach(), before[name] * (0.95 if decays else 1.0))
+
+
+def test_adam_s_decay_is_a_penalty_in_the_gradient(model):
+    without_gradients(model)
+    before = model.head.weight.detach().clone()
+    make_optimizer(options(optimizer="adam", lr=0.1, weight_decay=0.5, decayed="head"), model).step()
+    # Adam's first step goes by the gradient's sign, however large it is.
+    torch.testing.assert_close(model.head.weight.detach(), before - 0.1 * before.sign(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["one_cycle", "constant"])
+def test_the_learning_rate_follows_its_schedule(model, name):
+    chosen = options(lr=0.1, schedule=name)
+    optimizer = make_optimizer(chosen, model)
+    schedule, rates = make_schedule(chosen, optimizer, 100), []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    if name == "constant":
+        assert set(rates) == {0.1}
+    else:
+        assert max(rates) == pytest.approx(0.1, rel=1e-2)
+        assert rates[0] < 0.01 > rates[-1]
+        assert 20 < rates.index(max(rates)) < 40
+
+
+def test_the_average_forgets_by_its_decay_and_faster_early_on(model):
+    average, expected = make_average(options(weight_averaging=0.8), model), None
+    for step in range(60):
+        for parameter in model.parameters():
+            parameter.data.fill_(float(step))
+        average.update_parameters(model)
+        decay = min(0.8, (1 + step) / (10 + step))
+        expected = float(step) if expected is None else decay * expected + (1 - decay) * step
+        for parameter in average.module.parameters():
+            torch.testing.assert_close(parameter, torch.full_like(parameter, expected))
+    # It lags by 0.8 / (1 - 0.8) steps.
+    assert expected == pytest.approx(59 - 4, abs=0.1)
+
+
+def test_no_average_unless_asked_for(model):
+    assert make_average(options(), model) is None

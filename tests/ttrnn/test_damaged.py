@@ -1,0 +1,58 @@
+"""The corpus of damaged files (tests/damaged.py): no crash, no hang, each one in or rejected with the right reason."""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.video.decode import RejectedError, Sampling, decode
+from pipelines.video.frame import Frame
+from pipelines.video.worker import IsolatedDecoder
+from tests.damaged import Case, corpus, sound_videos
+
+FRAME = Frame(24, 16, 3)
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
+    return corpus(tmp_path_factory.mktemp("damaged"))
+
+
+def test_the_corpus_is_large(cases: list[Case]) -> None:
+    assert len({case.path for case in cases}) == len(cases) > 200
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(num_frames=8), Sampling(fps=12.5)], ids=str)
+def test_each_file_is_in_or_rejected_with_the_right_reason(
+    tmp_path: Path, cases: list[Case], sampling: Sampling
+) -> None:
+    sound = {str(path): decode(path, FRAME, sampling).frames for path in sound_videos(tmp_path).values()}
+    # A sound file after each damaged one: it must come out as if it were alone.
+    paths = [path for number, case in enumerate(cases) for path in (case.path, [*sound][number % len(sound)])]
+    wrong, by_path = [], {case.path: case for case in cases}
+    with IsolatedDecoder(60) as decoder:
+        for path, result in zip(paths, decoder.decode_many(paths, FRAME, sampling), strict=True):
+            if path in sound:
+                assert not isinstance(result, RejectedError), path
+                np.testing.assert_array_equal(result.frames, sound[path])
+            elif isinstance(result, RejectedError):
+                if result.reason not in by_path[path].reasons:
+                    wrong.append(f"{by_path[path].name}: {result.reason}")
+            elif not _as_many_as(by_path[path], len(result.frames), sampling) or not 0 <= result.fps < math.inf:
+                wrong.append(f"{by_path[path].name}: {len(result.frames)} frames, {result.fps} frames/s")
+    assert not wrong, "\n".join(wrong)
+
+
+def _as_many_as(case: Case, num_frames: int, sampling: Sampling) -> bool:
+    if sampling == Sampling():
+        return num_frames in case.num_frames
+    return 0 < num_frames < min(case.num_frames.stop, (sampling.num_frames or math.inf) + 1)
+
+
+def test_no_header_is_believed_to_announce_more_than_the_file_can_hold(cases: list[Case]) -> None:
+    with IsolatedDecoder(60) as decoder:
+        for case in cases:
+            num_frames = decoder.count_frames(case.path)
+            assert num_frames == 0 or num_frames <= os.path.getsize(case.path) / 8, case.name

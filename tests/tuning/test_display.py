@@ -1,0 +1,240 @@
+import contextlib
+import json
+import logging
+import os
+import pty
+import sys
+import threading
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+
+from pipelines.tuning import display as screens
+from pipelines.tuning.display import Screen, tune_callback
+from pipelines.tuning.progress import totals
+from pipelines.tuning.sweep_directory import Trial
+from tests.ttrnn.test_progress import SMALL, point, text_of
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The screen's clock, which stands still until it is set."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(screens, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+@pytest.fixture
+def plain(tmp_path, clock, caplog):
+    """A screen where standard error is no terminal."""
+    caplog.set_level(logging.INFO)
+    with Screen(metric="accuracy", chance=0.25, chatter=tmp_path / "ray.log") as screen:
+        screen.stage("search", total=4)
+        yield screen
+
+
+def test_the_frontier_is_of_complete_trials_of_all_stages_but_confirming_ones(plain):
+    for number, how in enumerate(("complete", "stopped", "failed", "complete")):
+        plain.ended(point(number, state=how))
+    assert [trial.trial for trial in plain.state.points] == ["0000", "0003"]
+    plain.stage("refine", total=1)
+    plain.ended(point(4))
+    plain.stage("confirm", total=2)
+    plain.ended(point(5), joins=False)
+    assert [trial.trial for trial in plain.state.points] == ["0000", "0003", "0004"]
+    assert (plain.state.ended, plain.state.num_epochs) == (Counter(complete=1), 6 * 16)
+
+
+def test_the_clock_of_a_stage_begins_with_its_first_trial(plain, clock):
+    clock.now += 30
+    for name in ("0000", "0001"):
+        plain.started(Trial(trial=name, state="running", config=SMALL))
+        clock.now += 30
+    plain.ended(point(0))
+    plain.started(Trial(trial="0002", state="running", config=SMALL))
+    assert totals(plain.state, clock.now)[2:] == [
+        "best accuracy 30.0% (chance 25.0%); 16 epochs; 1 trials/min",
+        "1 min 30 s; about 3 min 00 s left",
+    ]
+
+
+def test_what_an_earlier_command_has_ended_counts_as_done(plain):
+    plain.stage("search", total=4, earlier=[point(0), point(1, state="stopped", epochs=3)])
+    assert totals(plain.state, 1060.0)[:3] == [
+        "2 of 4 trials",
+        "1 complete, 1 stopped",
+        "best accuracy 30.0% (chance 25.0%); 19 epochs",
+    ]
+
+
+def test_a_running_trial_is_shown_as_far_as_it_is_until_it_ends(plain):
+    plain.started(Trial(trial="0000", state="running", config=SMALL))
+    plain.epoch("0000", 5, val_metric=0.5, num_params=1234)
+    plain.epoch("0000", 6, val_metric=0.625, num_params=1234)
+    plain.epoch("0007", 1, val_metric=0.5)
+    words = " ".join(text_of(plain.state, 80, 24).split())
+    assert "0000 1,234 62.5% 6/16 gru 8x20x20x18 → 4x4x4x4" in words
+    assert plain.state.first_epochs == {"0000": 5, "0007": 1}
+    # Its worker has died, and it begins again.
+    plain.started(Trial(trial="0000", state="running", config=SMALL))
+    assert plain.state.first_epochs == {"0007": 1}
+    plain.ended(point(0))
+    plain.ended(point(7))
+    assert (plain.state.running, plain.state.first_epochs) == ({}, {})
+
+
+def test_without_a_terminal_each_trial_that_ends_is_one_line_and_totals_come_seldom(plain, clock, caplog):
+    for number in range(4):
+        clock.now += 6
+        plain.epoch(f"{number:04d}", 1, val_metric=0.5)
+        plain.ended(point(number))
+    lines = [record.getMessage() for record in caplog.records]
+    trials = [line for line in lines if line.startswith("trial")]
+    assert len(trials) == 4
+    assert trials[0] == (
+        "trial 0000  complete  30.0%  900 parameters  gru 8x20x20x18 → 4x4x4x4, ranks 4x4x4, recurrent ranks none"
+    )
+    assert [line for line in lines if line not in trials] == [
+        "search: 2 of 4 trials; 2 complete; best accuracy 44.0% (chance 25.0%); 32 epochs; 10 trials/min; 12 s; "
+        "about 12 s left",
+        "search: 4 of 4 trials; 4 complete; best accuracy 64.2% (chance 25.0%); 64 epochs; 10 trials/min; 24 s",
+    ]
+
+
+def test_without_a_terminal_long_trials_give_a_sign_of_life_each_minute(plain, clock, caplog):
+    for epoch in range(1, 6):
+        clock.now += 31
+        plain.epoch("0000", epoch, val_metric=0.5)
+    assert len(caplog.records) == 2
+
+
+def test_a_failed_trial_is_an_error_that_names_the_reason_or_the_file_to_look_into(plain, caplog, tmp_path):
+    plain.ended(point(3, state="failed", error="diverged in epoch 2"))
+    plain.ended(point(4, state="failed"))
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("ERROR", "trial 0003 failed: diverged in epoch 2"),
+        ("ERROR", f"trial 0004 failed: see {tmp_path / 'ray.log'}"),
+    ]
+
+
+class Terminal:
+    """Inside the block, standard error is a pseudo-terminal; `text` is what has come, whole after the block."""
+
+    def __init__(self, monkeypatch):
+        self.text, self.gone = "", threading.Event()
+        monkeypatch.setenv("TERM", "xterm")
+
+    def __enter__(self):
+        self.master, slave = pty.openpty()
+        self.reader, self.kept = threading.Thread(target=self._read), (os.dup(2), sys.stderr)
+        os.dup2(slave, 2)
+        os.close(slave)
+        sys.stderr = open(2, "w", closefd=False, encoding="utf-8")
+        self.handler = logging.StreamHandler(sys.stderr)
+        logging.getLogger().addHandler(self.handler)
+        self.reader.start()
+        return self
+
+    def _read(self):
+        # The last writer's end is an error.
+        with contextlib.suppress(OSError):
+            while not self.gone.is_set() and (data := os.read(self.master, 1 << 16)):
+                self.text += data.decode()
+        os.close(self.master)
+
+    def hang_up(self):
+        self.gone.set()
+        os.write(2, b" ")
+        self.reader.join(timeout=10)
+
+    def __exit__(self, *error):
+        logging.getLogger().removeHandler(self.handler)
+        os.dup2(self.kept[0], 2)
+        os.close(self.kept[0])
+        sys.stderr = self.kept[1]
+        self.reader.join(timeout=10)
+
+
+def sweep_a_little(path):
+    with Screen(metric="accuracy", chance=0.25, chatter=path) as screen:
+        screen.stage("search", total=4)
+        screen.started(Trial(trial="0000", state="running", config=SMALL))
+        print("chatter", file=sys.stderr)  # noqa: T201
+        logging.getLogger("ours").warning("a line of ours")
+        screen.ended(point(0))
+        raise KeyboardInterrupt
+
+
+def test_a_terminal_shows_the_screen_with_our_lines_above_it_and_is_left_clean_by_ctrl_c(monkeypatch, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    path = tmp_path / "ray.log"
+    with Terminal(monkeypatch) as terminal:
+        with pytest.raises(KeyboardInterrupt):
+            sweep_a_little(path)
+        assert terminal.handler.stream is sys.stderr
+    text, (hide, show, erase) = terminal.text, ("\x1b[?25l", "\x1b[?25h", "\x1b[2K")
+    assert text.count(hide) == text.count(show) == 1
+    line, bar = text.index("a line of ours"), text.rindex("1 of 4 trials\r\n")
+    assert text.index(hide) < line < bar < text.index(show), "the screen is drawn again below the line"
+    gone, after = text[bar:].rsplit(erase, 1)
+    assert gone.count(erase) >= 6, "the screen is erased"
+    assert after.strip().startswith("search: 1 of 4 trials; 1 complete; best accuracy 30.0%")
+    assert "trial 0000" not in text, "what the screen shows needs no line"
+    assert path.read_text(encoding="utf-8") == "chatter\n"
+
+
+def test_a_terminal_that_can_only_print_gets_plain_lines(monkeypatch, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    with Terminal(monkeypatch) as terminal:
+        monkeypatch.setenv("TERM", "dumb")
+        with pytest.raises(KeyboardInterrupt):
+            sweep_a_little(tmp_path / "ray.log")
+    assert "\x1b" not in terminal.text
+    assert [line.split("  ")[0] for line in terminal.text.splitlines()][:2] == ["a line of ours", "trial 0000"]
+
+
+def test_a_terminal_that_goes_away_does_not_end_the_sweep(monkeypatch, tmp_path, caplog):
+    with (
+        Terminal(monkeypatch) as terminal,
+        Screen(metric="accuracy", chance=0.25, chatter=tmp_path / "ray.log") as screen,
+    ):
+        screen.stage("search", total=1)
+        terminal.hang_up()
+        screen.ended(point(0, state="failed", error="no luck"))
+    assert "trial 0000 failed: no luck" in caplog.messages
+    assert any(message.startswith("the screen could not be cleared") for message in caplog.messages)
+
+
+def test_tune_tells_the_screen_what_its_trials_do(plain, tmp_path, caplog):
+    callback = tune_callback(plain)
+
+    def trial(name, summary):
+        out = tmp_path / name
+        out.mkdir()
+        (out / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+        config = {"trial": name, "train": SMALL | {"out": str(out)}, "num_params": 900}
+        return SimpleNamespace(config=config, last_result={}, get_error=lambda: "Traceback\nRuntimeError: no luck\n")
+
+    known = {"num_params": 900, "val_metric": 0.5, "epochs": 2, "config": SMALL}
+    first, second, third = (
+        trial(name, known | {"state": how})
+        for name, how in (("0000", "stopped"), ("0001", "running"), ("0002", "running"))
+    )
+    for one in (first, second, third):
+        callback.on_trial_start(1, [], one)
+    assert plain.state.running["0000"].num_params == 900
+    callback.on_trial_result(1, [], first, {"epoch": 2, "val_metric": 0.5, "num_params": 900})
+    assert (plain.state.running["0000"].epochs, plain.state.running["0000"].val_metric) == (2, 0.5)
+    # Its node can't keep its files: it is begun again on another.
+    first.last_result = {"epoch": 0, "val_metric": 0.0, "unfit": "no room"}
+    callback.on_trial_result(1, [], first, first.last_result)
+    callback.on_trial_complete(1, [], first)
+    assert plain.state.running["0000"].epochs == 2
+    first.last_result = {}
+    callback.on_trial_complete(1, [], first)
+    callback.on_trial_error(1, [], second)
+    callback.on_trial_complete(1, [], third)
+    # The third could not go on since the time was up.
+    assert (plain.state.ended, plain.state.running) == (Counter(stopped=1, failed=1, paused=1), {})
+    assert "trial 0001 failed: RuntimeError: no luck" in caplog.messages

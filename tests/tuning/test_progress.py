@@ -1,0 +1,129 @@
+import io
+from collections import Counter
+
+import pytest
+from rich.console import Console
+
+from pipelines.tuning.progress import State, draw, time_left_s
+from pipelines.tuning.sweep_directory import Trial
+
+SMALL = {
+    "cell": "gru",
+    "input": "tt",
+    "in_modes": "8x20x20x18",
+    "hidden_modes": "4x4x4x4",
+    "ranks": "4x4x4",
+    "recurrent_ranks": "none",
+    "epochs": 16,
+}
+LONG = SMALL | {
+    "cell": "lstm",
+    "in_modes": "2x4x4x5x6x10",
+    "hidden_modes": "2x2x2x2x4x4",
+    "ranks": "16x16x16x16x16",
+    "recurrent_ranks": "12x12x12x12x12",
+}
+
+
+def point(number, *, state="complete", **values):
+    """Each has more parameters than the one before, and a better metric by less and less."""
+    known = {"num_params": int(900 * 1.7**number), "val_metric": 1 - 0.7 * 0.8**number, "epochs": 16}
+    return Trial(trial=f"{number:04d}", state=state, config=LONG if number % 2 else SMALL, **(known | values))
+
+
+def running(name, epochs, config=SMALL):
+    return Trial(trial=name, state="running", config=config, epochs=epochs, val_metric=0.4321, num_params=12_345_678)
+
+
+def state(num_points=3, num_running=2, **values):
+    trials = [running(f"{1000 + number}", 3) for number in range(num_running)]
+    known = {
+        "metric": "mean_average_precision",
+        "chance": 0.125,
+        "start": 0.0,
+        "stage": "search",
+        "total": 200,
+        "ended": Counter(complete=30, stopped=11, failed=2),
+        "running": {trial.trial: trial for trial in trials},
+        "first_epochs": {trial.trial: 1 for trial in trials},
+        "points": [point(number) for number in range(num_points)],
+        "num_epochs": 4321,
+        "time_budget_s": 36_000.0,
+    }
+    return State(**(known | values))
+
+
+def text_of(shown, width, height, now=4567.0):
+    console = Console(file=io.StringIO(), width=width, height=height)
+    console.print(draw(shown, now, width, height))
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (140, 40), (80, 15), (60, 24)])
+@pytest.mark.parametrize(("num_points", "num_running"), [(0, 0), (0, 2), (1, 0), (3, 2), (30, 2), (30, 64)])
+def test_the_screen_fits_the_terminal_without_folding_a_line(width, height, num_points, num_running):
+    shown = state(num_points, num_running)
+    lines = text_of(shown, width, height).splitlines()
+    assert len(lines) <= height - 1
+    assert max(map(len, lines)) <= width
+    assert [line.split()[:1] for line in lines] == [
+        line.split()[:1] for line in text_of(shown, 400, height).splitlines()
+    ]
+    rows = [line.split() for line in lines]
+    for trial in (*shown.points[:1], *shown.points[-1:]):
+        assert any(row[:2] == [trial.trial, f"{trial.num_params:,}"] for row in rows), "smallest and best are there"
+    assert sum("knee" in row for row in rows) == bool(num_points)
+    assert sum(row[:1] == ["1000"] and "3/16" in row for row in rows) == bool(num_running)
+
+
+def test_80_columns_hold_every_number_and_a_shape_of_four_modes_whole():
+    text = text_of(state(), 80, 24)
+    assert "search" in text
+    assert "43 of 200 trials" in text
+    assert "30 complete, 2 failed, 11 stopped; 2 running" in text
+    assert "best mean average precision 55.2% (chance 12.5%); 4,327 epochs; 0.56 trials/min\n" in text
+    assert "1 h 16 min of 10 h 00 min; about 4 h 34 min left" in text
+    assert "1000      12,345,678  43.2%  3/16   gru   8x20x20x18 → 4x4x4x4" in text
+    assert "0002           2,600  55.2%         gru   8x20x20x18 → 4x4x4x4" in text
+    assert "recurrent" not in text
+
+
+def test_a_wide_terminal_shows_recurrent_ranks_too():
+    text = text_of(state(), 140, 40)
+    assert "recurrent ranks" in text
+    assert "2x4x4x5x6x10 → 2x2x2x2x4x4  16x16x16x16x16  12x12x12x12x12" in text
+
+
+def test_more_running_trials_than_lines_are_counted():
+    lines = text_of(state(3, 64), 80, 24).splitlines()
+    shown = sum(line.startswith("10") for line in lines)
+    assert 1 <= shown < 64
+    assert f"+ {64 - shown}" in [line.strip() for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("values", "left_s"),
+    [
+        ({"ended": Counter()}, None),
+        ({"ended": Counter(complete=2)}, 400.0),
+        ({"ended": Counter(complete=1, stopped=1)}, 400.0),
+        ({"ended": Counter(complete=2), "stage_start": 50.0}, 200.0),
+        ({"ended": Counter(complete=6), "num_earlier": 5}, 400.0),
+        ({"ended": Counter(complete=5), "num_earlier": 5}, None),
+        ({"ended": Counter(complete=10)}, 0.0),
+        ({"ended": Counter(complete=2), "time_budget_s": 130.0}, 30.0),
+        ({"ended": Counter(complete=2), "time_budget_s": 90.0}, 0.0),
+        ({"ended": Counter(), "time_budget_s": 130.0}, None),
+        ({"ended": Counter(), "first_epochs": {"a": 1}, "running": {"a": running("a", 8)}}, 1900.0),
+        ({"ended": Counter(), "first_epochs": {"a": 5}, "running": {"a": running("a", 8)}}, 3900.0),
+        ({"ended": Counter(), "running": {"a": running("a", None)}}, None),
+    ],
+    ids=[
+        "nothing done", "trials", "stopped ones are done", "of the stage", "earlier ones took no time",
+        "only earlier ones", "over", "the budget is less", "the budget is over", "only a budget",
+        "an epoch is part of a trial", "resumed in the middle", "no epoch yet",
+    ],
+)  # fmt: skip
+def test_time_left_goes_by_what_this_command_has_done(values, left_s):
+    known = {"metric": "accuracy", "chance": 0.5, "start": 0.0, "total": 10}
+    assert time_left_s(State(**(known | values)), 100.0) == (left_s if left_s is None else pytest.approx(left_s))

@@ -1,0 +1,53 @@
+"""The mean of several seeds and how sure it is; what frontier comes of it, test_confirm.py has."""
+
+import json
+
+import pytest
+
+from pipelines.tuning.replication import mean_interval, with_tests
+from pipelines.tuning.sweep_directory import Confirmed, Trial
+
+
+@pytest.mark.parametrize(
+    ("values", "intervals", "expected"),
+    [
+        # One seed says nothing of seeds.
+        ([0.7], [[0.6, 0.75]], [0.6, 0.75]),
+        # Equal ones leave the clips: the mean of the margins.
+        ([0.7, 0.7], [[0.6, 0.8], [0.5, 0.8]], [0.55, 0.8]),
+        # 4.303 is Student's for 3; the spread is 0.1, over the root of 3.
+        ([0.4, 0.5, 0.6], [[0.4, 0.4], [0.5, 0.5], [0.6, 0.6]], [0.5 - 0.24843, 0.5 + 0.24843]),
+        # Welch and Satterthwaite give 34.0 degrees of freedom below, 6.34 above: Student's points are 2.032 and 2.415.
+        ([0.4, 0.5, 0.6], [[0.2, 0.5], [0.3, 0.6], [0.4, 0.7]], [0.5 - 0.23826, 0.5 + 0.18608]),
+        # No metric is above 1.
+        ([0.9, 1.0], [[0.8, 1.0], [0.9, 1.0]], [0.95 - 0.19525, 1.0]),
+    ],
+    ids=["one seed", "equal seeds", "seeds alone", "both", "at the end"],
+)
+def test_interval_of_a_mean_joins_seeds_and_clips(
+    values: list[float], intervals: list[list[float]], expected: list[float]
+) -> None:
+    mean, bounds = mean_interval(values, intervals)
+    assert mean == pytest.approx(sum(values) / len(values))
+    assert bounds == pytest.approx(expected, abs=2e-4)
+
+
+def test_a_point_that_only_its_fresh_seeds_bring_onto_the_frontier_is_tested_once(tmp_path):
+    for seed, value in ((1, None), (2, 0.7)):
+        run = tmp_path / "confirm" / f"a-s{seed}"
+        run.mkdir(parents=True)
+        result = {"state": "complete", "val_metric": 0.8, "val_interval": [0.7, 0.9], "value": value}
+        (run / "result.json").write_text(json.dumps({**result, "interval": [0.6, 0.8] if value else None}))
+    looked_at = []
+
+    def evaluate(model):
+        looked_at.append(model.relative_to(tmp_path).as_posix())
+        return {"value": 0.5, "chance": 0.1, "num_clips": 20, "interval": [0.4, 0.6], "per_class": []}
+
+    nothing = {"val": [], "val_mean": 0.8, "val_interval": [0.7, 0.9], "test_mean": None, "test_interval": None}
+    point = Trial(trial="a", state="complete", confirmed=Confirmed(seeds=[1, 2], test=[], **nothing))
+    for _ in range(2):
+        confirmed = with_tests(tmp_path, point, evaluate).confirmed
+        assert (confirmed.test, confirmed.test_mean) == ([0.5, 0.7], pytest.approx(0.6))
+        assert confirmed.val == [0.8, 0.8]
+    assert looked_at == ["confirm/a-s1/model"]

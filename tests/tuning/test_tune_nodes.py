@@ -1,0 +1,85 @@
+"""A sweep on several nodes: one that can't keep the files of trials costs none of them.
+
+The nodes are Ray's own, on one machine. Paths below /proc/self/cwd are what a disk of each node's own would be: they
+lead to where its processes were started.
+"""
+
+import errno
+import shutil
+import signal
+import tempfile
+
+import pytest
+from ray import tune
+from ray.cluster_utils import Cluster
+
+from pipelines.cluster.session import start_ray
+from pipelines.sweep import SweepOptions, sweep
+from pipelines.training.launcher import Run, run_all
+from pipelines.training.options import TrainOptions
+from pipelines.tuning.sweep_directory import begun_trials
+from tests.shards import make_shards
+
+HERE = "/proc/self/cwd"
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    # Short, as names of sockets must be; and apart, so that nobody else joins the cluster.
+    directory = tempfile.mkdtemp(prefix="ray")
+    monkeypatch.setenv("RAY_TMPDIR", directory)
+    # Tune would go elsewhere.
+    monkeypatch.setenv("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    cluster = Cluster()
+    for disk in ("another", "own"):
+        (tmp_path / disk).mkdir()
+    for disk in ("own", "another"):
+        monkeypatch.chdir(tmp_path / disk)
+        cluster.add_node(include_dashboard=False, object_store_memory=80 << 20, num_cpus=1)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    monkeypatch.chdir(tmp_path / "own")
+    yield cluster
+    cluster.shutdown()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_a_node_that_can_t_keep_trials_loses_none(cluster, tmp_path, caplog):
+    make_shards(tmp_path / "own" / "shards")
+    (tmp_path / "another" / "sweep").write_text("no directory")
+    options = SweepOptions(
+        data=f"{HERE}/shards", out=f"{HERE}/sweep", space="ranks", num_trials=4, epochs=2, early_stopping="none"
+    )
+    with caplog.at_level("WARNING"):
+        result = sweep(options)
+    assert "exit_code" not in result
+    assert "can't keep /proc/self/cwd/sweep" in caplog.text
+    assert "goes on elsewhere" in caplog.text
+    assert [trial.state for trial in begun_trials(tmp_path / "own" / "sweep")] == ["complete"] * 4
+
+
+def test_nor_runs_side_by_side(cluster, tmp_path, caplog):
+    make_shards(tmp_path / "own" / "shards")
+    (tmp_path / "another" / "runs").write_text("no directory")
+    small = {"shards": f"{HERE}/shards", "hidden_modes": "2x2x2x4", "ranks": "2", "epochs": 1}
+    runs = [Run("ours", "tt-gru", TrainOptions(out=f"{HERE}/runs/ours/{name}", **small)) for name in "abcd"]
+    with caplog.at_level("WARNING"), start_ray():
+        results = [result["error"] for _, result in run_all(runs, dict.fromkeys(runs, 1 << 20))]
+    assert results == [None] * 4
+    assert "can't keep /proc/self/cwd/runs" in caplog.text
+
+
+def test_a_full_disk_is_told_as_that_whatever_tune_makes_of_it(monkeypatch, tmp_path):
+    def fail(tuner):
+        # As Tune does, which leaves it so.
+        signal.signal(signal.SIGINT, lambda *_: None)
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise tune.TuneError("Traceback (most recent call last):") from error
+
+    monkeypatch.setattr(tune.Tuner, "fit", fail)
+    make_shards(tmp_path / "shards")
+    before = signal.getsignal(signal.SIGINT)
+    with start_ray(num_cpus=1), pytest.raises(OSError, match="No space left on device"):
+        sweep(SweepOptions(data=str(tmp_path / "shards"), out=str(tmp_path / "sweep"), num_trials=1))
+    assert signal.getsignal(signal.SIGINT) is before, "Ctrl-C is not Tune's any more"
