@@ -22,6 +22,7 @@ LIBRARY = (
     ("contract", "scan", "decompose", "init", "packing", "pooling", "stream"),
     ("linear",),
     ("recurrent", "step"),
+    ("config",),
     ("model",),
     ("rounding", "onnx_graph", "parity"),
     ("onnx_parts", "quantise"),
