@@ -19,6 +19,8 @@ PACKAGES = ("ttrnn", "search_spaces", "pipelines")
 LIBRARY = (
     ("shapes",),
     ("planner",),
+    ("cells", "plain", "rows"),
+    ("product",),
     ("contract", "scan", "decompose", "init", "packing", "pooling", "stream"),
     ("linear",),
     ("recurrent", "step"),
