@@ -20,9 +20,12 @@ PACKAGES = ("ttrnn", "search_spaces", "pipelines")
 LIBRARY = (
     ("shapes",),
     ("planner",),
+    ("cells", "plain", "rows"),
+    ("product",),
     ("contract", "scan", "decompose", "init", "packing", "pooling", "stream"),
     ("linear",),
     ("recurrent", "step"),
+    ("config",),
     ("model",),
     ("rounding", "onnx_graph", "parity"),
     ("onnx_parts", "quantise"),

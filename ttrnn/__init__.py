@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ttrnn.checkpoint import load as load
     from ttrnn.checkpoint import save as save
+    from ttrnn.config import ModelConfig as ModelConfig
     from ttrnn.linear import TTLinear as TTLinear
-    from ttrnn.model import ModelConfig as ModelConfig
     from ttrnn.model import VideoClassifier as VideoClassifier
     from ttrnn.recurrent import TTGRU as TTGRU
     from ttrnn.recurrent import TTLSTM as TTLSTM
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "ModelConfig": "model",
+    "ModelConfig": "config",
     "TTGRU": "recurrent",
     "TTLSTM": "recurrent",
     "TTLinear": "linear",

@@ -115,10 +115,16 @@ class TTLinear(nn.Module):
                     f"the last axis of the input must be {self.in_features:,} "
                     f"({format_modes(self.shape.in_modes)}), got shape {tuple(tensor.shape)}"
                 )
-        first, *rest = self.cores
-        cores, mean = [first * self.scale, *rest], self.mean if self.centred else None
-        rows = [tensor.reshape(-1, self.in_features) for tensor in tensors]
-        y = tt_product(rows, cores, self.shape, self.bias, mean=mean, order=order, dtype=self.compute_dtype)
+        y = tt_product(
+            [tensor.reshape(-1, self.in_features) for tensor in tensors],
+            list(self.cores),
+            self.shape,
+            self.bias,
+            mean=self.mean if self.centred else None,
+            scale=self.scale,
+            order=order,
+            dtype=self.compute_dtype,
+        )
         return y.view(*input.shape[:-1], self.out_features) if isinstance(input, Tensor) and order is None else y
 
     def plan(self, num_rows: int = 256, dtype: torch.dtype = torch.uint8, *, input_gradient: bool = False) -> Plan:

@@ -17,21 +17,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ttrnn.linear import TTLinear
 from ttrnn.packing import Frames
-from ttrnn.scan import NUM_GATES, before, masked, scan
-from ttrnn.shapes import gate_modes
+from ttrnn.scan import before, masked, scan
+from ttrnn.shapes import DIFFERENCES, NUM_GATES, gate_modes, input_out_modes
 
-__all__ = ["DIFFERENCES", "TTGRU", "TTLSTM", "TTRNN", "input_out_modes"]
-
-# What the first layer sees of frames x: x; x and its difference to the frame before; that difference alone.
-DIFFERENCES = ("none", "extra", "only")
-
-
-def input_out_modes(hidden_modes: Sequence[int], num_gates: int, differences: str = "none") -> tuple[int, ...]:
-    """Output modes of the first layer's input matrix: the gates, twice where differences come as extra channels.
-
-    By linearity, W_1 x_t + W_2 (x_t - x_{t-1}) needs the product of each frame with one TT-matrix of both parts, once.
-    """
-    return gate_modes(hidden_modes, num_gates * (2 if differences == "extra" else 1))
+__all__ = ["TTGRU", "TTLSTM", "TTRNN"]
 
 
 class _TTRecurrent(nn.Module):

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 __all__ = [
+    "DIFFERENCES",
     "NUM_GATES",
     "TTShape",
     "auto_modes",
@@ -23,6 +24,7 @@ __all__ = [
     "format_modes",
     "frame_modes",
     "gate_modes",
+    "input_out_modes",
     "max_ranks",
     "parse_modes",
 ]
@@ -31,6 +33,9 @@ log = logging.getLogger(__name__)
 
 # Order of the gates, as in torch: rnn (h); gru (r, z, n); lstm (i, f, g, o).
 NUM_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+
+# What the first layer sees of frames x: x; x and its difference to the frame before; that difference alone.
+DIFFERENCES = ("none", "extra", "only")
 
 
 def parse_modes(text: str) -> tuple[int, ...]:
@@ -120,6 +125,14 @@ def _nearest_pair(size: int) -> tuple[int, int]:
 def gate_modes(hidden_modes: Sequence[int], num_gates: int) -> tuple[int, ...]:
     """Output modes of the TT-matrix of all gates: the first hidden mode times their number (the published counts)."""
     return (num_gates * hidden_modes[0], *hidden_modes[1:])
+
+
+def input_out_modes(hidden_modes: Sequence[int], num_gates: int, differences: str = "none") -> tuple[int, ...]:
+    """Output modes of the first layer's input matrix: the gates, twice where differences come as extra channels.
+
+    By linearity, W_1 x_t + W_2 (x_t - x_{t-1}) needs the product of each frame with one TT-matrix of both parts, once.
+    """
+    return gate_modes(hidden_modes, num_gates * (2 if differences == "extra" else 1))
 
 
 def max_ranks(in_modes: Sequence[int], out_modes: Sequence[int]) -> tuple[int, ...]:

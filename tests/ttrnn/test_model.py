@@ -320,3 +320,13 @@ def test_lives_as_a_module_does():
     other = make(seed=1, num_layers=2, recurrent_ranks="2", mean=(100.0, 90.0, 80.0))
     other.load_state_dict(model.state_dict())
     torch.testing.assert_close(other(frames), model(frames), rtol=0, atol=0)
+
+
+def test_configurations_are_hashable_and_equal_ones_have_one_hash():
+    config = ModelConfig(width=8, height=8, classes=["a", "b"], mean=[1.0], sampling={"fps": 3.0})
+    again = ModelConfig.from_dict(config.to_dict())
+    other = dataclasses.replace(config, ranks="1")
+    assert len({config, again}) == 1
+    assert len({config, other}) == 2
+    with pytest.raises(ValueError, match="'walking'"):
+        ModelConfig(width=8, height=8, classes="walking")

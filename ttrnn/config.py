@@ -1,0 +1,240 @@
+"""ModelConfig: the fields that define a model, their checks, and the counts (parameters, multiply-adds) they imply.
+
+Legend: D frame size (height x width x channels), H hidden size.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, get_args, get_origin, get_type_hints
+
+from ttrnn.planner import least_multiply_adds
+from ttrnn.pooling import POOLINGS
+from ttrnn.shapes import (
+    DIFFERENCES,
+    NUM_GATES,
+    TTShape,
+    auto_modes,
+    check_modes,
+    format_modes,
+    gate_modes,
+    input_out_modes,
+    parse_modes,
+)
+
+__all__ = ["ModelConfig"]
+
+# More than a frame can use, and few enough to look through.
+_MOST_MODES = 32
+_LARGEST = {"width": 1 << 16, "height": 1 << 16, "channels": 1 << 10}
+_CHOICES = {
+    "cell": tuple(NUM_GATES),
+    "input": ("tt", "dense"),
+    "differences": DIFFERENCES,
+    "pooling": POOLINGS,
+    "task": ("single_label", "multi_label"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """All that it takes to rebuild a model and to feed it a video. Modes and ranks are kept in their text form.
+
+    Text forms are brought to one spelling: ranks clipped and written out (4 -> 4x4x4), the dense twin's modes joined.
+
+    Raises:
+        ValueError: a value that is not among the choices, or modes that do not multiply to the frame.
+    """
+
+    width: int
+    """Frame width in pixels."""
+    height: int
+    """Frame height in pixels."""
+    channels: int = 3
+    """3 for RGB, 1 for grey."""
+    classes: tuple[str, ...]
+    """Names of the classes, in the order of the logits."""
+    task: str = "single_label"
+    """single_label (softmax, accuracy) or multi_label (sigmoid, mean average precision)."""
+    cell: str = "gru"
+    """rnn, gru or lstm."""
+    input: str = "tt"
+    """Input matrix: tt, or dense for the twin that tensor trains are compared with."""
+    in_modes: str = "auto"
+    """Input modes such as 8x20x20x18; auto follows the axes of the frame."""
+    hidden_modes: str = "4x4x4x4"
+    """Hidden modes; their product is the hidden size."""
+    ranks: str = "4"
+    """One rank or the inner ranks such as 4x4x4."""
+    recurrent_ranks: str = "none"
+    """none for a dense recurrent matrix, or ranks."""
+    num_layers: int = 1
+    """Recurrent layers."""
+    bidirectional: bool = False
+    """Read clips backwards too."""
+    differences: str = "none"
+    """Of each frame to the one before, for the first layer: none, extra (with the frame itself) or only."""
+    pooling: str = "last"
+    """Of the states over time, for the classifier: last, mean, max, or attention with learnt weights."""
+    dropout: float = 0.0
+    """Between layers and before the classifier."""
+    input_dropout: float = 0.0
+    """On what the frames add to the gates, one mask per clip."""
+    recurrent_dropout: float = 0.0
+    """On the hidden state where it enters the recurrent product."""
+    mean: tuple[float, ...] = (127.5,)
+    """Per channel, subtracted from the pixels."""
+    std: tuple[float, ...] = (73.6,)
+    """Per channel, in pixel values; their root mean square divides the pixels."""
+    sampling: dict[str, Any] = field(default_factory=dict, hash=False)
+    """How frames were taken from a video (max_frames, num_frames, fps)."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.classes, str):
+            raise ValueError(f"classes must be a list of names, got {self.classes!r}")
+        for name in ("classes", "mean", "std"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        for name in ("width", "height", "channels", "num_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, largest in _LARGEST.items():
+            if getattr(self, name) > largest:
+                raise ValueError(f"{name} must be at most {largest:,}, got {getattr(self, name):,}")
+        for name in ("dropout", "input_dropout", "recurrent_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"0 <= {name} < 1 must hold, got {getattr(self, name)}")
+        if len(set(self.classes)) != len(self.classes) or not self.classes:
+            raise ValueError(f"classes must be different names, at least one, got {list(self.classes)}")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) not in (1, self.channels) or not all(map(math.isfinite, getattr(self, name))):
+                raise ValueError(f"{name} must be 1 or {self.channels} finite numbers, got {list(getattr(self, name))}")
+        if min(self.std) < 0 or not 0 < sum(std * std for std in self.std) < math.inf:
+            raise ValueError(f"std must be positive, got {list(self.std)}: are all frames one colour?")
+        self._settle_shapes()
+
+    def _settle_shapes(self) -> None:
+        hidden = parse_modes(self.hidden_modes)
+        if len(hidden) > _MOST_MODES:
+            raise ValueError(f"hidden_modes must be at most {_MOST_MODES} modes, got {len(hidden):,}")
+        if self.input == "dense":
+            if self.recurrent_ranks != "none":
+                raise ValueError(f"recurrent_ranks {self.recurrent_ranks} needs input tt; the dense twin takes none")
+            self._set("in_modes", str(self.frame_size))
+            self._set("hidden_modes", str(math.prod(hidden)))
+            self._set("ranks", "none")
+            return
+        self._set("hidden_modes", format_modes(hidden))
+        if self.in_modes == "auto":
+            self._set("in_modes", format_modes(auto_modes(self.height, self.width, self.channels, len(hidden))))
+        self._set("in_modes", format_modes(parse_modes(self.in_modes)))
+        check_modes(parse_modes(self.in_modes), self.frame_size, "in_modes", "the frame has")
+        for name, shape in (("ranks", self.input_shape), ("recurrent_ranks", self.recurrent_shape)):
+            if shape is not None:
+                self._set(name, format_modes(shape.ranks) or "none")
+
+    def _set(self, name: str, value: str) -> None:
+        object.__setattr__(self, name, value)
+
+    @property
+    def frame_size(self) -> int:
+        """D, values per frame."""
+        return self.width * self.height * self.channels
+
+    @property
+    def hidden_size(self) -> int:
+        """H."""
+        return math.prod(parse_modes(self.hidden_modes))
+
+    @property
+    def input_shape(self) -> TTShape:
+        """The TT-matrix from the frame to all gates."""
+        out_modes = input_out_modes(parse_modes(self.hidden_modes), NUM_GATES[self.cell], self.differences)
+        return TTShape(parse_modes(self.in_modes), out_modes, _parse_ranks(self.ranks))
+
+    @property
+    def recurrent_shape(self) -> TTShape | None:
+        """The TT-matrix from the hidden state to all gates; None where it is dense."""
+        if self.recurrent_ranks == "none":
+            return None
+        hidden = parse_modes(self.hidden_modes)
+        return TTShape(hidden, gate_modes(hidden, NUM_GATES[self.cell]), _parse_ranks(self.recurrent_ranks))
+
+    @property
+    def input_params(self) -> int:
+        """Input-to-hidden weights of the first layer, no bias: what papers count."""
+        return self.input_shape.num_params * (2 if self.bidirectional else 1)
+
+    @property
+    def num_params(self) -> int:
+        """Parameters of the whole model, classifier included, without building it."""
+        hidden, directions, gates = parse_modes(self.hidden_modes), 2 if self.bidirectional else 1, NUM_GATES[self.cell]
+        size = math.prod(hidden)
+        recurrent = gates * size * size if self.recurrent_shape is None else self.recurrent_shape.num_params
+        bias = gates * size + (size if self.cell == "gru" else 0)
+        total = directions * (self.input_shape.num_params + recurrent + bias)
+        if self.num_layers > 1:
+            total += (self.num_layers - 1) * directions * (self._upper_shape.num_params + recurrent + bias)
+        attention = directions * size if self.pooling == "attention" else 0
+        return total + attention + (directions * size + 1) * len(self.classes)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds for one frame in all recurrent layers, both directions, without building the model.
+
+        Counted are the products with frames and states, each in the cheapest order of its cores, merged where that
+        saves some; the layers may take a faster way that has more. Left out: what is done element by element (gates,
+        differences), pooling, the classifier, and merging, which serves all frames.
+        """
+        directions, gates = 2 if self.bidirectional else 1, NUM_GATES[self.cell]
+        recurrent = self.recurrent_shape
+        total = least_multiply_adds(self.input_shape)
+        if self.num_layers > 1:
+            total += (self.num_layers - 1) * least_multiply_adds(self._upper_shape)
+        each = gates * self.hidden_size**2 if recurrent is None else least_multiply_adds(recurrent)
+        return directions * (total + self.num_layers * each)
+
+    @property
+    def _upper_shape(self) -> TTShape:
+        """The TT-matrix from the states of the layer below, of both directions, to all gates."""
+        hidden, directions = parse_modes(self.hidden_modes), 2 if self.bidirectional else 1
+        below = (directions * hidden[0], *hidden[1:])
+        return TTShape(below, gate_modes(hidden, NUM_GATES[self.cell]), _parse_ranks(self.ranks))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values by field name."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
+        """The inverse of to_dict. Raises ValueError that names an unknown, missing or mistyped field."""
+        if not isinstance(values, dict):
+            raise ValueError(f"a model configuration must be a JSON object, got {type(values).__name__}")
+        hints = get_type_hints(cls)
+        required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory}
+        if unknown := values.keys() - hints.keys():
+            raise ValueError(f"unknown fields: {', '.join(sorted(unknown))}")
+        if missing := required - values.keys():
+            raise ValueError(f"missing fields: {', '.join(sorted(missing))}")
+        return cls(**{name: _typed(name, value, hints[name]) for name, value in values.items()})
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{name} must be a list, got {value!r}")
+        return tuple(_typed(name, item, get_args(hint)[0]) for item in value)
+    kind = get_origin(hint) or hint
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{name} must be {kind.__name__}, got {value!r}")
+    return value
+
+
+def _parse_ranks(text: str) -> tuple[int, ...]:
+    return () if text == "none" else parse_modes(text)

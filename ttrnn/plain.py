@@ -1,0 +1,71 @@
+"""The product and the recurrence in plain operators, for the transforms of torch.func and for export.
+
+Legend: B batch, F frames (packed B and T), H hidden size, M / N input / output size, M_k / N_k input / output mode k,
+R / S left / right rank, t what the cores so far have made of x.
+
+Slower than product.py and cells.py, which neither vmap nor jvp can look into; autograd differentiates these.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["chain", "core_matrices", "is_transformed", "recurrence"]
+
+
+def is_transformed() -> bool:
+    """Whether a transform of torch.func (grad, vmap, jvp ...) is at work; torch has no public name for the question."""
+    return bool(torch._C._are_functorch_transforms_active())
+
+
+def core_matrices(cores: Sequence[Tensor]) -> list[Tensor]:
+    """Each core (R, M_k, N_k, S) as the matrix (R N_k, M_k S) that `chain` multiplies with."""
+    return [core.transpose(1, 2).flatten(2).flatten(0, 1) for core in cores]
+
+
+def chain(x: Tensor, matrices: Sequence[Tensor], out_modes: Sequence[int]) -> Tensor:
+    """x (F, M) -> W x (F, N), core by core from the last to the first (Yang et al., ICML 2017, equation 4).
+
+    The least arithmetic, and no permutation between the cores.
+    """
+    *others, last = matrices
+    t = torch.nn.functional.linear(x.reshape(-1, last.shape[1]), last)
+    num_done = out_modes[-1]
+    for matrix, out_mode in zip(reversed(others), reversed(out_modes[:-1]), strict=True):
+        # (F M_1..M_{k-1}, R N_k, N_{k+1}..N_d)
+        t = matrix @ t.reshape(-1, matrix.shape[1], num_done)
+        num_done *= out_mode
+    return t.reshape(-1, num_done)
+
+
+def recurrence(
+    cell: str,
+    gates_FG: Tensor,
+    weight_hh: Tensor,
+    state: Sequence[Tensor],
+    sizes: Sequence[int],
+    bias_hn: Tensor | None,
+    mask_BH: Tensor | None,
+    nonlinearity: str,
+) -> tuple[Tensor, ...]:
+    """One layer, step by step, see `scan`: (F, H) states and each clip's final state, (B, H) each."""
+    size, states, ended = weight_hh.shape[1], [], []
+    for gates, after in zip(gates_FG.split(sizes), [*sizes[1:], 0], strict=True):
+        state = [part[: len(gates)] for part in state]
+        h = state[0]
+        u = (h if mask_BH is None else h * mask_BH[: len(h)]) @ weight_hh.t()
+        if cell == "rnn":
+            state = [torch.tanh(gates + u) if nonlinearity == "tanh" else torch.relu(gates + u)]
+        elif cell == "gru":
+            r, z = torch.sigmoid((gates + u)[:, : 2 * size]).chunk(2, dim=1)
+            v = u[:, 2 * size :] if bias_hn is None else u[:, 2 * size :] + bias_hn
+            n = torch.tanh(gates[:, 2 * size :] + r * v)
+            state = [n + z * (h - n)]
+        else:
+            i, f, g, o = (gates + u).chunk(4, dim=1)
+            c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+            state = [torch.sigmoid(o) * torch.tanh(c), c]
+        states.append(state[0])
+        ended.append([part[after:] for part in state])
+    return torch.cat(states), *(torch.cat(parts[::-1]) for parts in zip(*ended, strict=True))

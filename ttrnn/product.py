@@ -1,0 +1,274 @@
+"""The product of rows with a TT-matrix, forward and backward, by a plan (see planner.py) of groups of merged cores.
+
+Legend: F rows (frames), M / N input / output size, R / S left / right rank of a group.
+
+Call a group's own input and output modes m and n (products over its cores), the input modes before it L, and the output
+modes behind it C. Its cores make one matrix G. Rows that have been through the groups behind it take the step
+
+    G (n R, S m)        products (n R, F C L) = G z^T        z read as (F C L, S m)
+
+and a permutation, which moves runs of m' numbers, hands the result to the next group, whose own input modes are m':
+
+    (n, R, F, C, L/m', m')  ->  (F, n, C, L/m', R, m')
+
+For the last group R = L = m' = 1: the result is (F, n, C), the output. The backward pass is the same in reverse, with
+products of the same sizes: dG = d_products z and dz = d_products^T G.
+
+Rows are taken block by block (see rows.py); the backward pass converts them again. The gradient of the rows is computed
+only when it is needed, and blocks whose gradient is zero are skipped.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ttrnn.cells import is_zero
+from ttrnn.planner import Group, Plan, block_rows
+from ttrnn.rows import Rows
+
+__all__ = ["Product", "Task", "join"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """All of a product but its tensors."""
+
+    plan: Plan
+    keep: bool
+    """Keep what lies between the groups for the backward pass."""
+    dtype: torch.dtype
+    """Of the matrix products."""
+    out_dtype: torch.dtype
+    scale: float
+    """Of the matrix."""
+    num_cores: int
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """In the order in which rows pass them."""
+        return self.plan.groups
+
+
+def join(a: Tensor, b: Tensor) -> Tensor:
+    """Neighbouring cores (R, m, n, S) and (S, p, q, T) as one of shape (R, m p, n q, T)."""
+    (r, m, n, s), (_, p, q, t) = a.shape, b.shape
+    product = (a.reshape(-1, s) @ b.reshape(s, -1)).view(r, m, n, p, q, t)
+    return product.transpose(2, 3).reshape(r, m * p, n * q, t)
+
+
+def _join_backward(d: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of what was joined."""
+    (r, m, n, s), (_, p, q, t) = a.shape, b.shape
+    d_product = d.reshape(r, m, p, n, q, t).transpose(2, 3).reshape(r * m * n, p * q * t)
+    return (d_product @ b.reshape(s, -1).t()).view(a.shape), (a.reshape(-1, s).t() @ d_product).view(b.shape)
+
+
+class _Matrices:
+    """The cores of every group merged into its matrix G (n R, S m), and the way of a gradient back to the cores."""
+
+    def __init__(self, cores: Sequence[Tensor], task: Task, unit: float) -> None:
+        # In half precision nothing is merged or summed.
+        self.dtype = torch.float32 if cores[0].dtype.itemsize == 2 else cores[0].dtype
+        self.cores = [core.to(self.dtype) for core in cores]
+        # Blocks hold the rows times their unit.
+        self.scales = {0: task.scale, len(cores) - 1: 1 / unit} if len(cores) > 1 else {0: task.scale / unit}
+        for number, scale in self.scales.items():
+            if scale != 1:
+                self.cores[number] = self.cores[number] * scale
+        self.groups, self.merged, self.factors = task.groups, [], []
+        for group in self.groups:
+            merged = [self.cores[group.cores.start]]
+            for core in self.cores[group.cores.start + 1 : group.cores.stop]:
+                merged.append(join(merged[-1], core))
+            self.merged.append(merged)
+            size = group.n * group.left_rank, group.right_rank * group.m
+            factor = merged[-1].new_empty(size, dtype=task.dtype)
+            factor.view(group.n, group.left_rank, group.right_rank, group.m).copy_(merged[-1].permute(2, 0, 3, 1))
+            self.factors.append(factor)
+
+    def backward(self, sums: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
+        """Gradients of the cores from those of every G."""
+        gradients: list[Tensor | None] = [None] * len(self.cores)
+        for group, merged, total in zip(self.groups, self.merged, sums, strict=True):
+            if total is None:
+                continue
+            # (n R, S m) -> (R, m, n, S)
+            d = total.view(group.n, group.left_rank, group.right_rank, group.m).permute(1, 3, 0, 2)
+            for number in reversed(group.cores[1:]):
+                d, gradients[number] = _join_backward(d, merged[number - group.cores.start - 1], self.cores[number])
+            gradients[group.cores.start] = d
+        for number, scale in self.scales.items():
+            if scale != 1 and (gradient := gradients[number]) is not None:
+                gradients[number] = gradient * scale
+        return [None if gradient is None else gradient.to(dtype) for gradient in gradients]
+
+
+def _front(flat: Tensor, *sizes: int) -> Tensor:
+    """The front of memory that all blocks use in turn: fresh memory for each would cost as much as the products."""
+    return flat[: math.prod(sizes)].view(sizes)
+
+
+def _through(z: Tensor, group: Group, factor: Tensor, flat: Tensor, out: Tensor) -> None:
+    """Takes rows that have come as far as a group through it, to `out` in the layout that is read next."""
+    z = z.view(-1, factor.shape[1])
+    if group.is_plain and out.dtype == z.dtype:
+        torch.mm(z, factor.t(), out=out.view(len(z), -1))
+    elif group.is_plain:
+        out.copy_(torch.mm(z, factor.t(), out=_front(flat, len(z), len(factor))))
+    else:
+        result = _as_read_next(torch.mm(factor, z.t(), out=_front(flat, len(factor), len(z))), group)
+        out.view(result.shape).copy_(result)
+
+
+def _as_read_next(products: Tensor, group: Group) -> Tensor:
+    """View (F, n, C, L/m', R, m') of products (n R, F C L)."""
+    sizes = group.n, group.left_rank, -1, group.behind, group.before // group.run, group.run
+    return products.view(sizes).permute(2, 0, 3, 4, 1, 5)
+
+
+class Product(torch.autograd.Function):
+    """Streams rows (F, M) through the groups of a plan; see the head of this file for the shapes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        task: Task,
+        order: Tensor | None,
+        mean: Tensor | None,
+        bias: Tensor | None,
+        *cores_and_parts: Tensor,
+    ) -> Tensor:
+        cores, parts = cores_and_parts[: task.num_cores], cores_and_parts[task.num_cores :]
+        x = Rows(parts, order, task.dtype, mean)
+        matrices, groups = _Matrices(cores, task, x.unit), task.groups
+        block = x.block(block_rows(groups, task.dtype.itemsize, parts[0].device.type))
+        num_padded = x.num_padded(block)
+        flat = parts[0].new_empty(block * max(group.out_values for group in groups), dtype=task.dtype)
+        kept = num_padded if task.keep else block
+        between = [flat.new_empty(kept, group.out_values) for group in groups[:-1]]
+        y = flat.new_empty(num_padded, groups[-1].out_values, dtype=task.out_dtype)
+        for rows, z in x.blocks(block):
+            part = rows if task.keep else slice(len(z))
+            outs = [*(values[part] for values in between), y[rows]]
+            for group, factor, out in zip(groups, matrices.factors, outs, strict=True):
+                _through(z, group, factor, flat, out)
+                z = out
+        constant = [*y[x.num_rows : len(x)], *([] if bias is None else [bias])]
+        if constant:
+            y[: x.num_rows] += sum(constant[1:], constant[0])
+        ctx.save_for_backward(order, mean, *cores_and_parts, *(between if task.keep else []))
+        ctx.task, ctx.block = task, block
+        # No view of what was made here: that may not be changed in place.
+        return y.resize_(x.num_rows, y.shape[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.autocast(grad.device.type, enabled=False):
+            _, _, _, needs_bias, *needs = ctx.needs_input_grad
+            order, mean, *rest = ctx.saved_tensors
+            task: Task = ctx.task
+            cores, rest = rest[: task.num_cores], rest[task.num_cores :]
+            num_parts = len(needs) - task.num_cores
+            x = Rows(rest[:num_parts], order, task.dtype, mean)
+            total = grad.sum(0, keepdim=True) if needs_bias or x.tail is not None else None
+            gradients: list[Tensor | None] = [None] * len(needs)
+            if any(needs):
+                gradients = _Backward(task, cores, x, ctx.block, rest[num_parts:], needs).run(grad, total)
+            return None, None, None, total[0] if needs_bias and total is not None else None, *gradients
+
+
+class _Backward:
+    """Gradients of the cores and of the parts of the rows, block by block."""
+
+    def __init__(
+        self, task: Task, cores: Sequence[Tensor], x: Rows, block: int, kept: Sequence[Tensor], needs: Sequence[bool]
+    ) -> None:
+        self.task, self.x, self.block, self.kept, self.groups = task, x, block, kept, task.groups
+        self.matrices, self.core_dtype = _Matrices(cores, task, x.unit), cores[0].dtype
+        needs_groups = [any(needs[number] for number in group.cores) for group in self.groups]
+        self.needs_parts = needs[task.num_cores :]
+        self.needs_x = any(self.needs_parts)
+        # Groups that rows pass before the first that learns need no gradient.
+        self.lowest = 0 if self.needs_x else needs_groups.index(True)
+        factors, widest = self.matrices.factors, max(group.out_values for group in self.groups)
+        self.flat = factors[0].new_empty(block * widest)
+        passing = self.groups[0 if self.needs_x else self.lowest + 1 :]
+        self.flat_dz = self.flat.new_empty(block * max((group.in_values for group in passing), default=0))
+        self.between = [] if kept else [self.flat.new_empty(block, group.out_values) for group in self.groups[:-1]]
+        self.sums = [
+            torch.zeros_like(factor, dtype=self.matrices.dtype) if need else None
+            for factor, need in zip(factors, needs_groups, strict=True)
+        ]
+        self.d_parts = [
+            torch.zeros_like(part) if need else None for part, need in zip(x.parts, self.needs_parts, strict=True)
+        ]
+
+    def run(self, grad: Tensor, total: Tensor | None) -> list[Tensor | None]:
+        """From (F, N) the gradient of the results and (1, N) its sum, which is that of the tail."""
+        # The range of float16 is too short for gradients as they come.
+        largest = grad.abs().max().float().clamp_min(1e-30) if self.task.dtype == torch.float16 else None
+        on_cpu = grad.device.type == "cpu"
+        for rows, z in self.x.blocks(self.block):
+            d = self._gradient(grad, total, rows)
+            if on_cpu and is_zero(d):
+                continue
+            if largest is not None:
+                d = d.float() / largest
+            d_rows = self._through(self._inputs(rows, z), d)
+            if self.needs_x:
+                self._store(rows, d_rows if largest is None else d_rows.float() * largest)
+        sums = [part if part is None or largest is None else part * largest for part in self.sums]
+        return [*self.matrices.backward(sums, self.core_dtype), *self.d_parts]
+
+    def _gradient(self, grad: Tensor, total: Tensor | None, rows: slice) -> Tensor:
+        """(block, N) of the rows of a block: those of the tail too, and zeros for what fills it up."""
+        d, tiny = grad[rows], 0.0 if grad.dtype == torch.float16 else 1e8 * torch.finfo(grad.dtype).tiny
+        # What has vanished over a long clip is denormal: of no use, and hundreds of times slower to multiply.
+        d = torch.nn.functional.hardshrink(d, tiny)
+        if (missing := rows.stop - rows.start - len(d)) == 0:
+            return d
+        first = rows.start + len(d) - self.x.num_rows
+        num_tail = min(self.x.num_tail - first, missing)
+        tail = [] if total is None or num_tail <= 0 else [total.to(d.dtype).expand(num_tail, -1)]
+        return torch.cat([d, *tail, d.new_zeros(missing - max(num_tail, 0), d.shape[1])])
+
+    def _inputs(self, rows: slice, z: Tensor) -> list[Tensor]:
+        """What enters each group: as it was kept, or made again."""
+        if self.kept:
+            return [z, *(values[rows] for values in self.kept)]
+        inputs = [z, *(values[: len(z)] for values in self.between)]
+        for group, factor, source, out in zip(self.groups, self.matrices.factors, inputs, inputs[1:], strict=False):
+            _through(source, group, factor, self.flat, out)
+        return inputs
+
+    def _through(self, inputs: Sequence[Tensor], d: Tensor) -> Tensor:
+        """Adds to the sums, from the last group to the lowest; returns the gradient of what entered that."""
+        for at in reversed(range(self.lowest, len(self.groups))):
+            group, factor = self.groups[at], self.matrices.factors[at]
+            z = inputs[at].view(-1, factor.shape[1])
+            if group.is_plain:
+                d_products = d.reshape(len(z), -1).to(z.dtype).t()
+            else:
+                d_products = _front(self.flat, len(factor), len(z))
+                result = _as_read_next(d_products, group)
+                result.copy_(d.reshape(result.shape))
+            total = self.sums[at]
+            if total is not None and total.dtype == z.dtype:
+                total.addmm_(d_products, z)
+            elif total is not None:
+                total += d_products @ z
+            if at > self.lowest or self.needs_x:
+                d = torch.mm(d_products.t(), factor, out=_front(self.flat_dz, *z.shape))
+        return d
+
+    def _store(self, rows: slice, d_rows: Tensor) -> None:
+        """Hands the gradient of a block's rows to the parts that they came from."""
+        for part, source, here in self.x.pieces(rows):
+            if (d_part := self.d_parts[part]) is not None:
+                d_part[source] = d_rows.view(-1, d_part.shape[1])[here].to(d_part.dtype)
