@@ -225,7 +225,14 @@ def test_videos_are_measured_like_the_shards_that_preprocess_makes_of_them(filme
     for name in ("value", "interval", "num_clips", "per_class"):
         assert results[0][name] == results[1][name]
     rows = [{row["clip_id"]: row for row in read(tmp_path / name / "predictions.csv")} for name in ("videos", "shards")]
-    assert rows[0] == rows[1]
+    assert rows[0].keys() == rows[1].keys()
+    for clip_id, row in rows[0].items():
+        other = rows[1][clip_id]
+        assert list(row) == list(other)
+        for name, value in row.items():
+            # One clip at a time and a batch of them are summed in different orders: float32 differs in its last digits.
+            expected = pytest.approx(float(other[name]), abs=1e-5) if name.startswith("p(") else other[name]
+            assert (float(value) if name.startswith("p(") else value) == expected, (clip_id, name)
     assert evaluate_model(model, videos, "all")["num_clips"] == evaluate_model(model, shards, "all")["num_clips"] == 32
 
 

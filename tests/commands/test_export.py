@@ -10,10 +10,11 @@ import ttrnn
 from pipelines import export
 from pipelines.evaluation.evaluator import evaluate_model
 from pipelines.training.trainer import fit
+from pipelines.tuning.selection import choose
 from pipelines.tuning.sweep_directory import Confirmed, Trial
 from tests.runs import options
 from tests.shards import make_shards
-from tests.ttrnn.test_pareto import confirm_by_hand, make_sweep
+from tests.commands.test_pareto import confirm_by_hand, make_sweep
 from ttrnn.model import ModelConfig, VideoClassifier
 
 NAMES = ("num_params", "val_metric")
@@ -89,13 +90,13 @@ POINTS = [
     ],
 )
 def test_models_are_chosen_by_rule(select, max_params, chosen):
-    assert export.choose(POINTS, POINTS, select, 100, max_params).trial == chosen
+    assert choose(POINTS, POINTS, select, 100, max_params).trial == chosen
 
 
 @pytest.mark.parametrize(("select", "max_params", "words"), [("best", 10, "1,000"), ("trial:9999", None, "0001, 0002")])
 def test_what_does_not_fit_is_refused_with_what_would(select, max_params, words):
     with pytest.raises(ValueError, match=words):
-        export.choose(POINTS, POINTS, select, 100, max_params)
+        choose(POINTS, POINTS, select, 100, max_params)
 
 
 def test_unknown_rule_is_refused():
@@ -111,12 +112,12 @@ def confirmed(trial, mean, low):
 def test_smallest_takes_the_standard_error_from_the_interval_that_is_known():
     # The half below is 1.96 standard errors.
     wide = [*POINTS[:3], dataclasses.replace(POINTS[3], val_interval=[0.91 - 1.96 * 0.04, 0.95])]
-    assert export.choose(wide, wide, "smallest", 100).trial == "0002"
+    assert choose(wide, wide, "smallest", 100).trial == "0002"
     narrow = [*POINTS[:3], dataclasses.replace(POINTS[3], val_interval=[0.905, 0.95])]
-    assert export.choose(narrow, narrow, "smallest", 100).trial == "0004"
+    assert choose(narrow, narrow, "smallest", 100).trial == "0004"
     # Of a confirmed one, its mean and that one's interval.
     means = [confirmed(POINTS[0], 0.7, 0.6), confirmed(wide[3], 0.8, 0.8 - 1.96 * 0.11)]
-    assert export.choose(means, means, "smallest", 100).trial == "0001"
+    assert choose(means, means, "smallest", 100).trial == "0001"
 
 
 def test_a_sweep_that_was_confirmed_is_chosen_from_by_its_means(model, tmp_path, capsys):

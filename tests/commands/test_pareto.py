@@ -14,9 +14,9 @@ from rich.console import Console
 from pipelines.core.errors import UserError
 from pipelines.pareto import main
 from pipelines.report.frontier_files import COLUMNS, write_frontier
-from pipelines.report.table import summary
+from pipelines.report.table import frontier_table
 from pipelines.tuning.frontier import hypervolume
-from tests.ttrnn.test_study import make_study
+from tests.tuning.test_importance import make_study
 
 FILES = ("trials.csv", "pareto.csv", "pareto.json", "pareto.png", "report.html")
 CLASSES = ["left", "<script>alert(1)</script>", '"x",y']
@@ -279,7 +279,7 @@ def test_failure_on_the_way_leaves_every_file_as_it_was(tmp_path: Path) -> None:
 
 def shown(result: dict[str, Any], width: int) -> list[str]:
     file = io.StringIO()
-    Console(file=file, width=width, soft_wrap=True, highlight=False).print(summary(result))
+    Console(file=file, width=width, soft_wrap=True, highlight=False).print(frontier_table(result))
     return file.getvalue().splitlines()
 
 

@@ -132,9 +132,9 @@ def test_a_picture_that_fails_leaves_the_old_one_and_nothing_else(tmp_path, monk
 
 def test_matplotlib_is_loaded_by_the_first_picture_only_and_pyplot_never(tmp_path):
     code = f"""
-import sys, pipelines.pictures as pictures
+import sys, pipelines.evaluation.plots as plots
 before = "matplotlib" in sys.modules
-pictures.learning_curve({RECORDS}, {str(tmp_path / "curve.png")!r})
+plots.learning_curve({RECORDS}, {str(tmp_path / "curve.png")!r})
 print(before, "matplotlib" in sys.modules, "matplotlib.pyplot" in sys.modules)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -17,7 +17,7 @@ from pipelines.report.html import write_page
 from pipelines.report.plot import write_picture
 from pipelines.report.view import dimensions
 from pipelines.tuning.formatting import texts
-from tests.ttrnn.test_pareto import TRIALS, Evaluate, config, make_sweep
+from tests.commands.test_pareto import TRIALS, Evaluate, config, make_sweep
 
 HOSTILE = '</script><script>alert(1)</script><img src="https://x.invalid/y">'
 

@@ -19,7 +19,7 @@ from pipelines.tuning.replicate import confirm, points_to_confirm
 from pipelines.tuning.replication import draw
 from pipelines.tuning.sweep_directory import read_trials
 from tests.shards import make_shards
-from tests.ttrnn.test_pareto import make_sweep
+from tests.commands.test_pareto import make_sweep
 
 SMALL = {"hidden_modes": "2x2x2x2", "ranks": "2", "epochs": 2, "precision": "float32"}
 # On the frontier by single values: a, b, c.

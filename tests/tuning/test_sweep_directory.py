@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.core.errors import UserError
 from pipelines.tuning.sweep_directory import Trial, read_trial, read_trials
-from tests.ttrnn.test_pareto import TRIALS, config, make_sweep
+from tests.commands.test_pareto import TRIALS, config, make_sweep
 from ttrnn.model import ModelConfig
 
 
