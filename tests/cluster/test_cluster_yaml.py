@@ -183,8 +183,9 @@ def test_all_that_is_mounted_is_there_and_suffices_to_install_the_project() -> N
         assert (ROOT / local).exists(), local
         assert remote == f"~/ttrnn-checkout/{local}"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    packages = project["tool"]["setuptools"]["packages"]
-    assert set(mounts.values()) == {"pyproject.toml", project["project"]["readme"], *packages}
+    packages = project["tool"]["setuptools"]["packages"]["find"]["include"]
+    folders = {package.rstrip("*") for package in packages}
+    assert set(mounts.values()) == {"pyproject.toml", project["project"]["readme"], *folders}
 
 
 def test_the_project_is_installed_on_head_and_workers(prepared: dict[str, Any]) -> None:

@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 
-from pipelines.cluster import session as cluster
+from pipelines.cluster import session
+from pipelines.cluster.interrupts import delayed_interrupts
+from pipelines.cluster.slots import devices
 from pipelines.core.errors import UserError
 
 PROBE = """
 import json, os, stat
 from pathlib import Path
-from pipelines.cluster import start_ray
+from pipelines.cluster.session import start_ray
 import ray
 with start_ray(num_cpus=1):
     from ray._private.authentication.authentication_utils import is_token_auth_enabled
@@ -56,7 +58,7 @@ def test_the_token_file_is_its_owner_s_and_an_older_token_stays(
         path.parent.mkdir()
         path.write_text(content)
         path.chmod(0o644)
-    cluster._write_token_file()
+    session._write_token_file()
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.read_text() == content or (content is None and re.fullmatch(r"[0-9a-f]{64}", path.read_text()))
 
@@ -67,7 +69,7 @@ def test_a_cluster_that_does_not_answer_is_the_user_s_to_mend(monkeypatch: pytes
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(UserError, match=r"no Ray cluster answers at \S+:1 .*set RAY_ADDRESS"), cluster.start_ray():
+    with pytest.raises(UserError, match=r"no Ray cluster answers at \S+:1 .*set RAY_ADDRESS"), session.start_ray():
         pass
     # Ray's own commands and workers read it.
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
@@ -95,16 +97,16 @@ def test_as_many_groups_of_workers_run_as_fit(
     monkeypatch.setattr("ray.cluster_resources", lambda: resources)
     if isinstance(expected, str):
         with pytest.raises(UserError, match=expected):
-            cluster.devices(num_workers, gpus_per_worker)
+            devices(num_workers, gpus_per_worker)
     else:
-        assert cluster.devices(num_workers, gpus_per_worker) == expected
+        assert devices(num_workers, gpus_per_worker) == expected
 
 
 def test_ctrl_c_waits_until_ray_is_up_or_down() -> None:
     done = []
 
     def interrupted() -> None:
-        with cluster._interrupts_later():
+        with delayed_interrupts():
             signal.raise_signal(signal.SIGINT)
             done.append("block")
         done.append("never")
@@ -120,7 +122,7 @@ def test_ray_starts_in_a_thread_too() -> None:
     done = []
 
     def work() -> None:
-        with cluster._interrupts_later():
+        with delayed_interrupts():
             done.append("block")
 
     thread = threading.Thread(target=work)

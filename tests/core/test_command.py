@@ -254,7 +254,7 @@ def noisy(options: Options) -> dict[str, Any]:
 
 @pytest.mark.parametrize("flag", ["--json", "--no-shuffle"])
 def test_with_json_one_object_is_on_standard_output_and_all_else_on_standard_error(flag: str) -> None:
-    code = f"import sys\nfrom tests.ttrnn.test_cli import noisy, run\nsys.exit(run(['o', '{flag}'], noisy))"
+    code = f"import sys\nfrom tests.core.test_command import noisy, run\nsys.exit(run(['o', '{flag}'], noisy))"
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     if flag == "--json":
@@ -276,9 +276,7 @@ def test_what_cannot_be_told_in_json_leaves_standard_output_empty(step: Any, cap
 
 
 def test_a_reader_that_leaves_early_is_no_error_worth_telling() -> None:
-    code = (
-        "import sys\nfrom tests.ttrnn.test_cli import run\nsys.exit(run(['o'], lambda options: {'long': 'x' * 10**6}))"
-    )
+    code = "import sys\nfrom tests.core.test_command import run\nsys.exit(run(['o'], lambda options: {'long': 'x' * 10**6}))"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2]
     ) as process:

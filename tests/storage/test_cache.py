@@ -151,8 +151,8 @@ def test_threads_fetch_once(put: Callable[[str], Remote], fetched: list[str]) ->
 
 CHILD = """
 import sys
-from pipelines.cache import Remote, cached
-from pipelines.storage import Location
+from pipelines.storage.cache import Remote, cached
+from pipelines.storage.location import Location
 chunks = Location.chunks
 def counting(location):
     with open(sys.argv[1], "a") as log:

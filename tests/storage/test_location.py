@@ -18,7 +18,8 @@ from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-
 from pyarrow import fs
 
 from pipelines.core.errors import UserError
-from pipelines.storage import location as storage
+from pipelines.storage import filesystem
+from pipelines.storage import location as module
 from pipelines.storage.filesystem import StorageError
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
@@ -214,7 +215,7 @@ def test_a_folder_that_cannot_be_read_is_told_of_and_passed_over(
     messages: list[str] = []
     monkeypatch.setattr(os, "scandir", refusing)
     # Not caplog: in the one process of all tests something silences this logger.
-    monkeypatch.setattr(storage.log, "warning", lambda text, *values: messages.append(text % values))
+    monkeypatch.setattr(filesystem.log, "warning", lambda text, *values: messages.append(text % values))
     assert Location.of(tmp_path).files() == ["open/x.avi"]
     assert messages == [f"{tmp_path}/closed can't be read (Permission denied) and is left out"]
 
@@ -257,7 +258,7 @@ def test_what_a_user_types_is_understood(given: str, text: str, name: str) -> No
     ],
 )
 def test_joining_touches_the_path_only(monkeypatch: pytest.MonkeyPatch, given: str, joined: str) -> None:
-    monkeypatch.setattr(storage, "_filesystem", lambda *_: (fs.LocalFileSystem(), "/"))
+    monkeypatch.setattr(module, "open_filesystem", lambda *_: (fs.LocalFileSystem(), "/"))
     assert str(Location.of(given) / "a" / "b") == joined
     assert not (Location.of(given) / "a").is_local
 
@@ -315,7 +316,7 @@ def test_a_server_that_does_not_answer_is_told_in_one_line(
         region="us-east-1",
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
     )
-    monkeypatch.setattr(storage, "_filesystem", lambda *_: (once, "lab"))
+    monkeypatch.setattr(module, "open_filesystem", lambda *_: (once, "lab"))
     with pytest.raises(StorageError, match=r"^s3://lab/x: .*connect") as error:
         use(Location.of("s3://lab/x"))
     assert "\n" not in str(error.value)
@@ -420,7 +421,7 @@ def test_trouble_of_the_own_disk_is_not_that_of_the_store(
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError):
         file.download(tmp_path / "file" / "copy")
-    monkeypatch.setattr(storage.tempfile, "tempdir", str(tmp_path / "none"))
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path / "none"))
     with pytest.raises(FileNotFoundError):
         file.write_text("new")
     assert file.read_text() == "content"
@@ -437,7 +438,7 @@ def test_an_upload_that_fails_keeps_the_old_file_and_shows_no_other(
     file = Location.of(f"fsspec+file://{tmp_path}") / "file"
     file.write_text("old")
     failing = fs.PyFileSystem(fs.FSSpecHandler(_Unmovable(skip_instance_cache=True)))
-    monkeypatch.setattr(storage, "_filesystem", lambda *_: (failing, "/"))
+    monkeypatch.setattr(module, "open_filesystem", lambda *_: (failing, "/"))
     with pytest.raises(StorageError, match="file: no quota"):
         file.write_text("new")
     monkeypatch.undo()
