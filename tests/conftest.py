@@ -2,7 +2,7 @@
 
 import pytest
 
-_LONGEST = ("test_mirror.py", "test_sweep.py", "test_preprocess_nodes.py", "test_sweep_nodes.py")
+_LONGEST = ("test_bucket.py", "test_sweep.py", "test_preprocessing_nodes.py", "test_tune_nodes.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

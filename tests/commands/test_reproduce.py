@@ -17,7 +17,7 @@ from pipelines.data.folds import open_folds
 from pipelines.paper import reproduction as reproducing
 from pipelines.paper.protocols import ReproduceOptions
 from pipelines.paper.reproduction import reproduce
-from pipelines.reproduce import main
+from pipelines.reproduce import main, summary
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
 from pipelines.training.launcher import run_one
@@ -151,7 +151,7 @@ def test_a_run_that_fails_is_a_note_in_its_row_and_the_others_go_on(shards, tmp_
     assert (row["value"], row["num_runs"]) == (None, 0)
     assert "2 of 2 runs failed: diverged" in row["note"]
     assert (result["num_failed"], result["exit_code"]) == (2, 1)
-    assert "diverged" in reproducing.summary(result)
+    assert "diverged" in summary(result)
 
 
 def test_a_run_that_is_stopped_for_time_counts_and_says_so(shards, tmp_path, here):
@@ -161,7 +161,7 @@ def test_a_run_that_is_stopped_for_time_counts_and_says_so(shards, tmp_path, her
     (row,) = result["table"]
     assert row["note"] == "2 of 2 runs stopped after 1 epoch for lack of time"
     assert (row["epochs"], row["num_runs"]) == (1, 2)
-    assert "stopped after 1 epoch for" in reproducing.summary(result)
+    assert "stopped after 1 epoch for" in summary(result)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from pipelines.paper.protocols import ReproduceOptions
 from pipelines.reproduce import main
 from pipelines.training.memory import StepTime
 from search_spaces.paper import EXPERIMENTS, MODELS
+from tests.search_spaces.test_paper import COUNTS
 from tests.shards import make_shards
-from tests.ttrnn.test_paper import COUNTS
 from tests.videos import write_class_folders
 
 

@@ -8,6 +8,7 @@ import pytest
 from pipelines.core.errors import UserError
 from pipelines.data.folds import open_folds
 from pipelines.train import train
+from pipelines.training import run_directory
 from pipelines.training import setup as recipe
 from pipelines.training.options import TrainOptions, flat_config
 from pipelines.training.setup import model_config
@@ -173,7 +174,7 @@ def test_a_run_from_before_its_options_resumes_as_what_it_was(shards, tmp_path):
     train(options(shards, tmp_path / "run", **earlier))
     path = tmp_path / "run" / "config.json"
     config = json.loads(path.read_text())
-    for name in recipe._ABSENT:
+    for name in run_directory._ABSENT:
         config["options"].pop(name)
     config["options"]["precision"] = "float32"
     path.write_text(json.dumps(config))

@@ -7,13 +7,13 @@ import contextlib
 import os
 import shutil
 
-import pipelines.home
 import pytest
 import torch
 
 from pipelines.cluster.session import start_ray
 from pipelines.core.errors import StepError
 from pipelines.data.dataset import ShardDataset
+from pipelines.training import head_node
 from pipelines.training.head_node import SupersededError, kept_home
 from pipelines.training.staging import Visit, visiting
 from pipelines.training.trainer import fit
@@ -29,7 +29,7 @@ class LostError(Exception):
 def home():
     with start_ray(num_cpus=1), contextlib.ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pipelines.home, "_is_alone", lambda: False)
+            patch.setattr(head_node, "_is_alone", lambda: False)
             name = stack.enter_context(kept_home())
         yield name
 

@@ -14,7 +14,7 @@ from pipelines.tuning import display as screens
 from pipelines.tuning.display import Screen, tune_callback
 from pipelines.tuning.progress import totals
 from pipelines.tuning.sweep_directory import Trial
-from tests.ttrnn.test_progress import SMALL, point, text_of
+from tests.tuning.test_progress import SMALL, point, text_of
 
 
 @pytest.fixture

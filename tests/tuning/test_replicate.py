@@ -18,8 +18,8 @@ from pipelines.tuning.frontier import frontier
 from pipelines.tuning.replicate import confirm, points_to_confirm
 from pipelines.tuning.replication import draw
 from pipelines.tuning.sweep_directory import read_trials
-from tests.shards import make_shards
 from tests.commands.test_pareto import make_sweep
+from tests.shards import make_shards
 
 SMALL = {"hidden_modes": "2x2x2x2", "ranks": "2", "epochs": 2, "precision": "float32"}
 # On the frontier by single values: a, b, c.

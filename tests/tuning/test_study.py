@@ -10,7 +10,7 @@ from pipelines.data.dataset import ShardDataset
 from pipelines.tuning.study import Search
 from tests.shards import make_shards
 
-SPACE = "tests.test_search:few"
+SPACE = f"{__name__}:few"
 
 
 def few(trial):
@@ -234,7 +234,7 @@ def test_a_refined_model_is_a_trial_without_parameters_and_does_not_count(tmp_pa
 )
 def test_a_space_that_gives_what_cannot_be_trained_is_a_users_mistake(tmp_path, data, space, hint):
     with pytest.raises(UserError, match=hint):
-        make(tmp_path, data, space=f"tests.test_search:{space}").next()
+        make(tmp_path, data, space=f"{__name__}:{space}").next()
 
 
 def test_what_has_crashed_may_be_tried_again(tmp_path, data):
