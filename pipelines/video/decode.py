@@ -49,6 +49,10 @@ REASONS = {
 FITS = ("stretch", "crop", "letterbox")
 MAX_CLIP_BYTES = 2**31
 """More than this no clip may take, decoded."""
+# Damaged files are listed in rejected.csv, not reported on the terminal. FFmpeg reads its log level (-8: quiet) when it
+# opens the first video.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 # Headers of sound files are off by a few frames (MPEG-1 has none, its count is an estimate). Clips that an upload cut
 # short, but with seconds of action left, are worth keeping.
 _WHOLE, _SLACK_FRAMES, _ENOUGH_FRAMES = 0.9, 2, 100

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from pipelines.data import demo_videos as demo
+from pipelines.demo import main
 from pipelines.video.decode import Sampling, decode
 from pipelines.video.frame import Frame
 from ttrnn.model import ModelConfig, VideoClassifier
@@ -200,12 +201,12 @@ def test_a_clip_that_does_not_fit_on_the_disk_is_an_error(tmp_path: Path) -> Non
 
 def test_command_renders_and_tells_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "deep" / "out"
-    assert demo.main([str(out), "--num-clips", "8", "--json"]) == 0
+    assert main([str(out), "--num-clips", "8", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["out"] == str(out)
     assert {path.name for path in out.iterdir() if path.is_dir()} == set(result["classes"]) == set(demo.CLASSES)
     first = contents(out)
-    assert demo.main([str(out), "--num-clips", "8", "--seed", "1", "--overwrite"]) == 0
+    assert main([str(out), "--num-clips", "8", "--seed", "1", "--overwrite"]) == 0
     assert contents(out) != first
 
 
@@ -222,7 +223,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     (tmp_path / "kept.txt").write_text("mine")
-    assert demo.main([str(tmp_path), *options]) == 2
+    assert main([str(tmp_path), *options]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -17,6 +17,7 @@ from pipelines.core.errors import StepError, UserError
 from pipelines.data import demo_videos as demo
 from pipelines.evaluation.classifier import open_classifier
 from pipelines.inference import recognizer as one_video
+from pipelines.inference.table import _names
 from pipelines.video import sources as frames
 from pipelines.video.decode import RejectedError, Sampling, decode
 from pipelines.video.frame import Frame
@@ -375,6 +376,6 @@ def test_several_labels_are_joined_as_in_a_catalogue(model):
 
 
 def test_names_are_as_short_as_they_can_be_told_apart():
-    assert predict._names(["a/b/up/1.avi", "a/b/down/1.avi"]) == ["up/1.avi", "down/1.avi"]
-    assert predict._names(["a/b/up/1.avi", "a/b/up/2.avi", "-"]) == ["1.avi", "2.avi", "-"]
-    assert predict._names(["/a/1.avi", "/a/1.avi"]) == ["1.avi", "1.avi"]
+    assert _names(["a/b/up/1.avi", "a/b/down/1.avi"]) == ["up/1.avi", "down/1.avi"]
+    assert _names(["a/b/up/1.avi", "a/b/up/2.avi", "-"]) == ["1.avi", "2.avi", "-"]
+    assert _names(["/a/1.avi", "/a/1.avi"]) == ["1.avi", "1.avi"]

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from pipelines.cluster import session as cluster
+from pipelines.cluster.nodes import nodes_that_see
+from pipelines.cluster.session import start_ray
 from pipelines.core.errors import UserError
 from pipelines.data.preprocessing import PreprocessOptions
 from pipelines.preprocess import preprocess
-from tests.ttrnn.test_preprocess import SMALL, digests, rejected
+from tests.commands.test_preprocess import SMALL, digests, rejected
 from tests.videos import write_class_folders
 
 HERE = "/proc/self/cwd"
@@ -81,8 +82,8 @@ def test_a_video_that_differs_on_another_node_counts_as_not_seen(
         if content is not None:
             (tmp_path / disk / "clip").write_text(content)
     monkeypatch.chdir(tmp_path / "own")
-    with cluster.start_ray():
-        seeing, blind = cluster.nodes_that_see({f"{HERE}/clip": 3})
+    with start_ray():
+        seeing, blind = nodes_that_see({f"{HERE}/clip": 3})
     assert (len(seeing), len(blind)) == (2, 2)
 
 
@@ -100,7 +101,7 @@ def test_where_no_node_with_a_processor_sees_the_videos_it_says_so(
 def test_a_node_that_dies_takes_no_clip_with_it(nodes: Nodes, tmp_path: Path) -> None:
     videos = write_class_folders(tmp_path / "videos", num_clips=40, num_frames=60)
     nodes.add("own", num_cpus=1)
-    with cluster.start_ray():
+    with start_ray():
         preprocess(options(videos, tmp_path / "undisturbed"))
     dying = nodes.add("own", num_cpus=3)
     out, left = tmp_path / "out", []

@@ -471,6 +471,6 @@ def test_an_unknown_split_is_refused_with_those_there_are(dataset: Path) -> None
 
 
 def test_reading_loads_neither_torch_nor_ray_nor_cv2() -> None:
-    code = "import sys, pipelines.shards; print([m for m in ('torch', 'ray', 'cv2') if m in sys.modules])"
+    code = "import sys, pipelines.data.dataset; print([m for m in ('torch', 'ray', 'cv2') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
