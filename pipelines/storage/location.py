@@ -1,7 +1,7 @@
-"""Files and directories by path or URI: on this machine, or on any file system that pyarrow opens (s3, gs, hdfs, abfs).
+"""Name files and directories by path or URI: on this machine, or on any file system that pyarrow opens (s3, gs, hdfs).
 
-What is written becomes visible whole or not at all: locally by fsync and rename, in an object store by an upload that
-counts only when it is complete, elsewhere by a temporary name.
+A file becomes visible whole or not at all: locally by fsync and rename, in an object store because an object appears
+when its upload is complete, elsewhere by a temporary name.
 """
 
 import contextlib
@@ -16,23 +16,22 @@ from typing import IO, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from pipelines.core.errors import UserError
-from pipelines.storage.filesystem import NOT_IN_URLS, StorageError, join_url, local_files, open_filesystem
+from pipelines.storage.filesystem import NOT_IN_URLS, join_url, list_local_files, one_line_errors, open_filesystem
 from ttrnn.files import atomic_write
 
 __all__ = ["Location"]
 
-
-# An object appears when its upload is complete, so it needs no temporary name (and a rename would copy it).
+# These need no temporary name, and a rename would copy the object.
 _OBJECT_STORES = ("s3", "gcs", "abfs")
 _CHUNK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
 class Location:
-    """A file or directory, local or remote. As text it is what a user types: a path, or a URI.
+    """A file or directory, local or remote. Its text is what a user types: a path, or a URI.
 
-    Credentials and regions are found as Arrow does: environment, the provider's configuration files, the machine's
-    role. Options go into the URI: s3://bucket/shards?endpoint_override=http://127.0.0.1:9000&region=eu-west-1.
+    Arrow finds credentials and regions in the environment, the provider's configuration files or the machine's role.
+    Options go into the URI: s3://bucket/shards?endpoint_override=http://127.0.0.1:9000&region=eu-west-1.
 
     Example:
         shards = Location.of("s3://bucket/shards")
@@ -43,10 +42,10 @@ class Location:
 
     @classmethod
     def of(cls, place: "str | Path | Location") -> "Location":
-        """From what a user gave.
+        """The location that a user typed.
 
         Raises:
-            UserError: a scheme that no file system has, or a URI that it does not understand.
+            UserError: pyarrow does not know the scheme or understand the URI, or the URI holds a password.
         """
         if isinstance(place, Location):
             return place
@@ -77,7 +76,7 @@ class Location:
 
     @property
     def name(self) -> str:
-        """The last part."""
+        """The last part of the path."""
         path = self.text if self.is_local else unquote(urlsplit(self.text).path)
         return posixpath.basename(path.rstrip("/"))
 
@@ -88,25 +87,21 @@ class Location:
 
     @property
     def local(self) -> Path:
-        """As a path.
-
-        Raises:
-            UserError: it is remote.
-        """
+        """The path. Raises UserError if the location is remote."""
         if not self.is_local:
             raise UserError(f"{self} is not on this machine; give a local or mounted path")
         return Path(self.text)
 
     def absolute(self) -> "Location":
-        """The same, whatever the working directory."""
+        """The same location, independent of the working directory."""
         if not self.is_local:
             return self
-        # `link/..` is not where the link lies.
+        # `link/..` is the directory above the link's target.
         follow = os.path.realpath if ".." in self.text.split("/") else os.path.abspath
         return Location(follow(self.text))
 
     def lies_in(self, outer: "Location") -> bool:
-        """Whether it is this directory, or below it."""
+        """Whether it is `outer`, or lies below it."""
         if self.is_local and outer.is_local:
             return self.local.resolve().is_relative_to(outer.local.resolve())
         url, above = urlsplit(self.text), urlsplit(outer.text)
@@ -120,19 +115,19 @@ class Location:
 
     def _info(self) -> Any:
         filesystem, path = self._remote()
-        with _one_line(self):
+        with one_line_errors(self.text):
             return filesystem.get_file_info(path)
 
     def exists(self) -> bool:
-        """Whether there is such a file or directory."""
+        """Whether the file or directory exists."""
         return os.path.exists(self.text) if self.is_local else bool(self._info().type.value)
 
     def is_dir(self) -> bool:
-        """Whether it is a directory; in an object store, whether something lies below."""
+        """Whether it is a directory; in an object store, whether an object lies below it."""
         return os.path.isdir(self.text) if self.is_local else self._info().type.name == "Directory"
 
     def size(self) -> int:
-        """Of a file, bytes. Raises FileNotFoundError."""
+        """The size of the file, bytes. Raises FileNotFoundError."""
         if self.is_local:
             return os.path.getsize(self.text)
         info = self._info()
@@ -142,29 +137,29 @@ class Location:
         return size
 
     def open(self) -> IO[bytes]:
-        """For reading from front to back. Raises FileNotFoundError."""
+        """Opens the file for reading from front to back. Raises FileNotFoundError."""
         if self.is_local:
             return open(self.text, "rb")
         filesystem, path = self._remote()
-        with _one_line(self):
+        with one_line_errors(self.text):
             return filesystem.open_input_file(path)
 
     def read_bytes(self) -> bytes:
-        """All of it. Raises FileNotFoundError."""
+        """The content of the file. Raises FileNotFoundError."""
         return b"".join(self.chunks())
 
     def chunks(self) -> Iterator[bytes]:
-        """All of it, piece by piece. Raises FileNotFoundError."""
-        with self.open() as file, _one_line(self):
+        """The content of the file, in pieces of 4 MiB. Raises FileNotFoundError."""
+        with self.open() as file, contextlib.nullcontext() if self.is_local else one_line_errors(self.text):
             while chunk := file.read(_CHUNK_BYTES):
                 yield chunk
 
     def read_text(self) -> str:
-        """All of it, as UTF-8. Raises FileNotFoundError, UnicodeDecodeError."""
+        """The content of the file as UTF-8. Raises FileNotFoundError, UnicodeDecodeError."""
         return self.read_bytes().decode("utf-8")
 
     def download(self, target: Path) -> None:
-        """Copies this file to a path, or leaves nothing there. Raises FileNotFoundError."""
+        """Copies the file to a path; where that fails, no file is left there. Raises FileNotFoundError."""
         try:
             with target.open("wb") as copy:
                 copy.writelines(self.chunks())
@@ -174,7 +169,10 @@ class Location:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[IO[bytes]]:
-        """A binary file that becomes this one, whole, when the block ends well; its directory must exist."""
+        """Yields a binary file that replaces this one, whole, when the block ends without an error.
+
+        The directory must exist.
+        """
         if self.is_local:
             with atomic_write(self.text, "wb") as file:
                 yield file
@@ -185,7 +183,7 @@ class Location:
             self._upload(file.name)
 
     def upload(self, source: Path) -> None:
-        """Copies a file of this machine here, whole or not at all; its directory must exist."""
+        """Copies a local file to this location, whole or not at all; the directory must exist."""
         if not self.is_local:
             self._upload(str(source))
             return
@@ -193,12 +191,12 @@ class Location:
             shutil.copyfileobj(content, file)
 
     def remove(self) -> None:
-        """Deletes this file, if it is there."""
+        """Deletes the file if it exists."""
         if self.is_local:
             self.local.unlink(missing_ok=True)
             return
         filesystem, path = self._remote()
-        with contextlib.suppress(FileNotFoundError), _one_line(self):
+        with contextlib.suppress(FileNotFoundError), one_line_errors(self.text):
             filesystem.delete_file(path)
 
     def write_text(self, text: str) -> None:
@@ -212,42 +210,42 @@ class Location:
         filesystem, path = self._remote()
         folder, name = posixpath.split(path)
         target = path if filesystem.type_name in _OBJECT_STORES else f"{folder}/.{name}.tmp"
-        # Not by pyarrow's copy_files, which does not tell when the last request fails, of a small file the only one.
-        # And in one piece: a stream that is closed on the way, by Ctrl-C say, makes a file of the half that it has.
-        with _one_line(self), pyarrow.memory_map(source) as content:
+        # Not pyarrow's copy_files, which ignores an error of the last request, of a small file the only one. And in one
+        # piece: a stream that is closed early, by Ctrl-C say, would leave the first half as a complete file.
+        with one_line_errors(self.text), pyarrow.memory_map(source) as content:
             with filesystem.open_output_stream(target) as stream:
                 stream.write(content.read_buffer())
             if target != path:
                 filesystem.move(target, path)
 
     def mkdir(self) -> None:
-        """Makes it a directory, and those above it. An object store needs none."""
+        """Makes the directory and its parents. In an object store it does nothing."""
         if self.is_local:
             os.makedirs(self.text, exist_ok=True)
             return
         filesystem, path = self._remote()
         if filesystem.type_name not in _OBJECT_STORES:
-            with _one_line(self):
+            with one_line_errors(self.text):
                 filesystem.create_dir(path)
 
     def is_empty(self) -> bool:
-        """Whether nothing lies in this directory, but what a writer that was killed has left."""
+        """Whether the directory holds nothing, except temporary files of writers that were killed."""
         if self.is_local:
             names = os.listdir(self.text)
         else:
             from pyarrow import fs
 
             filesystem, path = self._remote()
-            with _one_line(self):
+            with one_line_errors(self.text):
                 names = [
                     info.base_name for info in filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
                 ]
         return all(name.startswith(".") and name.endswith(".tmp") for name in names)
 
     def clear(self, last: str = "") -> None:
-        """Deletes what lies in this directory, which may be a link, a mount or a bucket and stays.
+        """Deletes the content of the directory, but not the directory, which may be a link, a mount or a bucket.
 
-        Locally the file `last` goes last: whoever is killed on the way leaves it there.
+        A local file `last` is deleted last: if the process is killed before, the file is still there.
         """
         if self.is_local:
             for entry in sorted(os.scandir(self.text), key=lambda entry: entry.name == last):
@@ -257,34 +255,21 @@ class Location:
                     os.unlink(entry)
             return
         filesystem, path = self._remote()
-        with _one_line(self):
+        with one_line_errors(self.text):
             filesystem.delete_dir_contents(path)
 
     def files(self) -> list[str]:
         """All files below, by relative name with "/", sorted; nothing hidden.
 
-        Follows links, but enters no directory twice; one that can't be read is told of and passed over.
+        Follows links but enters no directory twice. A directory that can't be read is skipped with a warning.
         """
-        return sorted(local_files(self.text) if self.is_local else self._remote_files())
+        return sorted(list_local_files(self.text) if self.is_local else self._remote_files())
 
     def _remote_files(self) -> list[str]:
         from pyarrow import fs
 
         filesystem, path = self._remote()
-        with _one_line(self):
+        with one_line_errors(self.text):
             found = filesystem.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
         names = [info.path[len(path) :].lstrip("/") for info in found if info.is_file]
         return [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
-
-
-@contextlib.contextmanager
-def _one_line(location: Location) -> Iterator[None]:
-    """Tells the trouble of a remote file system as one line."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, NotImplementedError) as error:
-        if location.is_local:
-            raise
-        raise StorageError(f"{location}: {' '.join(str(error).split())}") from error

@@ -276,7 +276,8 @@ def test_what_cannot_be_told_in_json_leaves_standard_output_empty(step: Any, cap
 
 
 def test_a_reader_that_leaves_early_is_no_error_worth_telling() -> None:
-    code = "import sys\nfrom tests.core.test_command import run\nsys.exit(run(['o'], lambda options: {'long': 'x' * 10**6}))"
+    step = "lambda options: {'long': 'x' * 10**6}"
+    code = f"import sys\nfrom tests.core.test_command import run\nsys.exit(run(['o'], {step}))"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2]
     ) as process:
