@@ -1,13 +1,12 @@
-"""(6) How good a model is on one split of a data set: the metric and how sure it is, and how well each class is told.
+"""(6) Evaluate a model on one split of a data set: the metric, its confidence interval, and the metrics of each class.
 
     python -m pipelines.evaluate runs/sweep/best SHARDS --split test
     python -m pipelines.evaluate runs/sweep/best SHARDS --out runs/test
     python -m pipelines.evaluate runs/sweep/best SHARDS --compare runs/sweep/trials/0007
     python -m pipelines.evaluate model/clip.onnx VIDEOS --split all --json
 
-With --out it writes there confusion.png and confusion.csv (where a clip has one label), per_class.csv, and
-predictions.csv with a line for each clip; with --compare also differing.csv, the clips that the two take for different
-classes.
+--out writes predictions.csv with a line for each clip, per_class.csv and, if clips have one label, confusion.csv and
+confusion.png; with --compare also differing.csv, the clips for which the two models predict different classes.
 """
 
 import contextlib
@@ -25,7 +24,7 @@ from pipelines.core import command
 from pipelines.core.options import positional
 from pipelines.core.text import percent
 from pipelines.evaluation.classifier import reading_model
-from pipelines.evaluation.compare import verdict
+from pipelines.evaluation.compare import comparison_text
 from pipelines.evaluation.evaluator import evaluate_model, headline
 from pipelines.storage.location import Location
 from pipelines.storage.output import prepare_out
@@ -38,27 +37,27 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateOptions:
-    """Measure a model on one split of a data set: accuracy, or mean average precision for clips with several labels."""
+    """Evaluate a model on one split of a data set: accuracy, or mean average precision if clips have several labels."""
 
     model: str = positional()
     """model directory, run or ONNX file (clip or step), or its URI, such as runs/sweep/best"""
     shards: str = positional()
-    """directory that preprocess wrote; or a folder or CSV of videos as it reads them, decoded as the model says"""
+    """directory that preprocess wrote; or a folder or CSV of videos, which are decoded by the model's configuration"""
     split: str = "test"
-    """train, val, test or all; those of videos without given splits are what preprocess makes by itself"""
+    """train, val, test or all; videos without given splits are split as preprocess does by default"""
     compare: str | None = None
-    """another model, measured on the same clips, and whether the difference may be chance"""
+    """another model, evaluated on the same clips; tests whether the difference is significant"""
     folds: int | None = None
-    """measure on folds that are dealt anew, as train has them; default: those of the run that the model comes from if
-    it learnt from SHARDS, else the splits as they are there"""
+    """number of folds to split the clips into, as in train; default: that of the run that trained the model if it was
+    trained on SHARDS, else the splits of SHARDS"""
     fold: int | None = None
-    """with --folds: the part that is the test split, from 0"""
+    """with --folds: number of the fold that is the test split, from 0"""
     split_by: str = "group"
     """with --folds: group or clip"""
     out: str | None = None
-    """directory for predictions, confusion matrix and table of classes; default: none are written"""
+    """directory for predictions, confusion matrix and metrics by class; default: none are written"""
     overwrite: bool = False
-    """delete older ones in OUT first"""
+    """delete OUT first if it exists"""
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
@@ -71,8 +70,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         prepare_out(out, marker="predictions.csv", overwrite=options.overwrite)
     with contextlib.ExitStack() as stack:
         model, other = (
-            None if place is None else stack.enter_context(reading_model(place))
-            for place in (options.model, options.compare)
+            None if path is None else stack.enter_context(reading_model(path))
+            for path in (options.model, options.compare)
         )
         assert model is not None
         result = evaluate_model(
@@ -84,21 +83,21 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
 
 
 def summary(result: dict[str, Any]) -> RenderableType:
-    """What a person reads."""
+    """Formats the result for the terminal."""
     rows = result["per_class"]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in rows[0]:
-        head = {"num_clips": "clips", "f1": "F1", "average_precision": "average precision"}.get(name, name)
-        table.add_column(head, justify="left" if name == "class" else "right")
+        header = {"num_clips": "clips", "f1": "F1", "average_precision": "average precision"}.get(name, name)
+        table.add_column(header, justify="left" if name == "class" else "right")
     for name, num_clips, *shares in (row.values() for row in rows):
         table.add_row(Text(name), f"{num_clips:,}", *map(percent, shares))
-    known = (result["num_params"], result["input_params"])
-    about = headline(result)
-    if None not in known:
-        about += ", {:,} parameters, {:,} of them input-to-hidden".format(*known)
-    parts: list[RenderableType] = [Text(about)]
+    sizes = (result["num_params"], result["input_params"])
+    first_line = headline(result)
+    if None not in sizes:
+        first_line += ", {:,} parameters, {:,} of them input-to-hidden".format(*sizes)
+    parts: list[RenderableType] = [Text(first_line)]
     if "rejected" in result:
-        parts.append(Text(f"left out, as they gave no frames: {len(result['rejected']):,} clips"))
+        parts.append(Text(f"left out because they could not be decoded: {len(result['rejected']):,} clips"))
     parts.append(table)
     if "compare" in result:
         parts += ["", Text(_comparison(result))]
@@ -112,12 +111,12 @@ def _comparison(result: dict[str, Any]) -> str:
     return (
         f"compared with {other['model']}: {other['metric'].replace('_', ' ')} {percent(other['value'])} "
         f"(95% interval {low} to {high}){size}\n"
-        f"{verdict(other, result['num_clips'], result['num_groups'])}"
+        f"{comparison_text(other, result['num_clips'], result['num_groups'])}"
     )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; see the head of this file."""
+    """Runs the command and returns its exit code."""
     return command.run(EvaluateOptions, evaluate, summary, argv)
 
 

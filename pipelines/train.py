@@ -18,14 +18,13 @@ import logging
 import os
 import shlex
 import sys
-from pathlib import Path
 from typing import Any
 
 from pipelines.cluster.session import start_ray
 from pipelines.core import command
 from pipelines.core.text import duration, python
 from pipelines.data.folds import open_folds
-from pipelines.evaluation.evaluator import headline, measure
+from pipelines.evaluation.evaluator import evaluate_dataset, headline
 from pipelines.evaluation.metrics import METRICS
 from pipelines.storage.bucket import working_copy
 from pipelines.storage.location import Location
@@ -33,9 +32,9 @@ from pipelines.storage.output import prepare_out
 from pipelines.training.distributed import fit_on_ray, following
 from pipelines.training.head_node import kept_home
 from pipelines.training.options import TrainOptions, flat_config
-from pipelines.training.run_directory import claim_run, read_options
+from pipelines.training.run_directory import RunDirectory
 from pipelines.training.setup import model_config, resolve_precision, starting_model, training_splits
-from pipelines.training.tracking import CURVE, Tracking, check_tracker
+from pipelines.training.tracking import Tracking, check_tracker
 from pipelines.training.trainer import DivergedError, OnEpoch, fit
 from ttrnn.files import atomic_directory
 
@@ -48,9 +47,11 @@ log = logging.getLogger(__name__)
 def train(options: TrainOptions) -> dict[str, Any]:
     """Makes or resumes the run in OUT, on this process or on Ray workers; gives summary.json with where it lies."""
     place = Location.of(options.out)
-    with working_copy(place, marker="config.json", resume=options.resume, overwrite=options.overwrite) as out:
+    with working_copy(place, marker=RunDirectory.MARKER, resume=options.resume, overwrite=options.overwrite) as out:
         result = _train(dataclasses.replace(options, out=str(out)))
-    return result if place.is_local else {**result, "out": str(place), "model": str(place / "model")}
+    return (
+        result if place.is_local else {**result, "out": str(place), "model": str(place / RunDirectory("").model.name)}
+    )
 
 
 def _train(options: TrainOptions) -> dict[str, Any]:
@@ -65,12 +66,12 @@ def _train(options: TrainOptions) -> dict[str, Any]:
     config = model_config(options, data)
     if options.init is not None and not options.resume:
         starting_model(options.init, config)
-    if Path(options.out, "config.json").exists():
-        # Other things have a config.json too: --overwrite must not delete them.
-        read_options(Path(options.out, "config.json"))
-    out = Location.of(options.out).local
-    prepare_out(out, marker="config.json", overwrite=options.overwrite, resume=options.resume)
-    claim_run(out, options, config)
+    run = RunDirectory(Location.of(options.out).local)
+    if run.config_path.exists():
+        # Other directories have a config.json too: --overwrite must not delete them.
+        run.options()
+    prepare_out(run.path, marker=RunDirectory.MARKER, overwrite=options.overwrite, resume=options.resume)
+    run.claim(options, config)
     log.info(
         "%s, %s parameters, %s of them input-to-hidden (%s)",
         config.cell,
@@ -79,20 +80,20 @@ def _train(options: TrainOptions) -> dict[str, Any]:
         config.input_shape,
     )
     settings = options.settings() | flat_config(options, config)
-    with Tracking(out, settings, METRICS[config.task], options.track) as tracking:
+    with Tracking(run, settings, METRICS[config.task], options.track) as tracking:
         on_epoch = _on_epoch(tracking)
         if options.num_workers == 1:
             summary = fit(options, on_epoch)
         else:
             known = {"epochs_planned": options.epochs, "metric": METRICS[config.task]}
-            with start_ray(), kept_home() as home, following(out / "metrics.jsonl", known, on_epoch):
+            with start_ray(), kept_home() as home, following(run, known, on_epoch):
                 summary = fit_on_ray(options, home)
             if summary["state"] == "failed":
                 raise DivergedError(summary["error"])
         # A run that watches the test split has that as its validation split, and says so.
         split = "test" if options.watch_test else "val"
         with atomic_directory(out / split) as files:
-            measured = measure(out / "model", data, split, files)
+            measured = evaluate_dataset(out / "model", data, split, files)
         tracking.finish(summary, [out / CURVE, out / "summary.json", *sorted((out / split).iterdir())])
     return {**summary, "measured": measured, "out": str(out), "model": str(out / "model"), "shards": options.shards}
 
@@ -113,7 +114,7 @@ def _on_epoch(tracking: Tracking) -> OnEpoch:
             record["train_loss"],
             record["val_loss"],
             "accuracy" if record["metric"] == "accuracy" else "MAP",
-            100 * record["epoch_val_metric"],
+            100 * record["val_metric"],
             f"{record['frames_per_s']:,.0f}",
             f"{duration(left_s)} left" if number < planned else "done",
         )

@@ -1,1 +1,1 @@
-"""Metrics, their intervals, and the evaluation of a model."""
+"""Metrics and their confidence intervals, and the evaluation of models."""

@@ -1,4 +1,4 @@
-"""A model as predict and evaluate use it, whatever form it has: a model directory, a run, or an ONNX file.
+"""Load a classifier from a model directory, a run or an ONNX file, behind one interface.
 
 Legend: T time, H W frame height and width in pixels, K channels, C classes.
 """
@@ -19,8 +19,8 @@ from pipelines.core.errors import UserError, user_errors
 from pipelines.evaluation.metrics import METRICS
 from pipelines.storage.bucket import reading_copy
 from pipelines.storage.location import Location
-from pipelines.video.decode import Sampling
-from pipelines.video.frame import Frame
+from pipelines.video.frame import FrameSize
+from pipelines.video.sampling import Sampling
 from ttrnn.checkpoint import read_config
 from ttrnn.model import VideoClassifier
 
@@ -34,45 +34,45 @@ Classify = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Classifier:
-    """A model behind two functions, both for any thread."""
+    """A model in any form; its functions may be called from any thread."""
 
     task: str
     """single_label or multi_label"""
     classes: tuple[str, ...]
-    """in the order of the scores"""
-    frame: Frame
-    """the size of the frames it takes"""
+    """names, in the order of the scores"""
+    frame: FrameSize
+    """size of the frames that it takes"""
     sampling: Sampling
-    """how its clips are taken from a video"""
+    """which frames of a video it takes"""
     num_params: int | None
-    """None where an ONNX file does not say"""
+    """None if an ONNX file does not record it"""
     input_params: int | None
     """likewise"""
     scores: Classify
-    """from a clip, uint8 [T, H, W, K], to probabilities float32 [C]"""
+    """clip, uint8 [T, H, W, K] -> probabilities, float32 [C]"""
     stream: Callable[[], Classify]
-    """begins a stream; gives a function from its next frame, uint8 [H, W, K], to the probabilities [C] so far"""
+    """starts a stream: a function from the next frame, uint8 [H, W, K], to the probabilities [C] so far"""
     why_no_stream: str = ""
-    """why it can't stream videos; "" where it can"""
+    """why it cannot stream videos; "" if it can"""
     network: VideoClassifier | None = None
-    """the model itself, for many clips at once; None of an ONNX file"""
+    """the PyTorch model, for batches of clips; None for an ONNX file"""
 
     def label(self, scores_C: np.ndarray) -> str:
-        """The class with the highest score; or all above one half, joined by |, where clips have several."""
+        """The class with the highest score; or, if clips have several labels, all above one half, joined by |."""
         if self.task == "single_label":
             return self.classes[int(scores_C.argmax())]
         return "|".join(name for name, score in zip(self.classes, scores_C, strict=True) if score > 0.5)
 
 
 def load_model(path: str | Path) -> VideoClassifier:
-    """The model of a model directory or of a run, on the GPU where there is one. Raises UserError if it is damaged."""
+    """The model of a model directory or a run, on the GPU if there is one. Raises UserError if it is damaged."""
     with user_errors():
         model = ttrnn.load(_directory(path))
     return model.to(local_device())
 
 
 def _directory(path: str | Path) -> Path:
-    """The model directory: of a run too, and of an ONNX file that lies in it."""
+    """The model directory of a run, or the one that contains an ONNX file."""
     path = Path(path)
     if path.suffix == ".onnx":
         return path.parent
@@ -81,7 +81,11 @@ def _directory(path: str | Path) -> Path:
 
 
 def model_results(path: str | Path) -> dict[str, Any]:
-    """What a model directory knows of how it was trained; {} of an ONNX file that lies elsewhere. Raises UserError."""
+    """The training results in a model directory's config.json; {} for an ONNX file that lies elsewhere.
+
+    Raises:
+        UserError: the model directory is damaged.
+    """
     directory = _directory(path)
     if Path(path).suffix == ".onnx" and not (directory / "config.json").exists():
         return {}
@@ -91,9 +95,9 @@ def model_results(path: str | Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def reading_model(place: str) -> Iterator[Path]:
-    """A model directory, a run or an ONNX file: there if it is a path, else in a copy. Raises UserError."""
-    location = Location.of(place)
+def reading_model(path_or_uri: str) -> Iterator[Path]:
+    """The path of a model directory, a run or an ONNX file; of a URI, that of a temporary copy. Raises UserError."""
+    location = Location.of(path_or_uri)
     if location.is_local or not location.name.endswith(".onnx"):
         with reading_copy(location) as directory:
             yield directory
@@ -105,16 +109,16 @@ def reading_model(place: str) -> Iterator[Path]:
 
 
 def open_classifier(path: str | Path) -> Classifier:
-    """Loads a model directory, a run or an ONNX file that export wrote. Raises UserError, in a line."""
-    return _open_onnx(Path(path)) if Path(path).suffix == ".onnx" else _of_model(load_model(path))
+    """Loads a model directory, a run or an ONNX file that export wrote. Raises UserError if it is damaged."""
+    return _open_onnx(Path(path)) if Path(path).suffix == ".onnx" else _torch_classifier(load_model(path))
 
 
-def _of_model(model: VideoClassifier) -> Classifier:
+def _torch_classifier(model: VideoClassifier) -> Classifier:
     config, why = model.config, "it is bidirectional" if model.config.bidirectional else ""
     try:
         sampling = Sampling.from_dict(config.sampling)
     except (TypeError, ValueError) as error:
-        raise UserError(f"the model's sampling is not of this version ({error}); export it again") from error
+        raise UserError(f"the model has a sampling that is unknown here ({error}); export it again") from error
 
     def stream() -> Classify:
         push = model.stream().push
@@ -123,7 +127,7 @@ def _of_model(model: VideoClassifier) -> Classifier:
     return Classifier(
         task=config.task,
         classes=config.classes,
-        frame=Frame(config.width, config.height, config.channels),
+        frame=FrameSize(config.width, config.height, config.channels),
         sampling=sampling,
         num_params=config.num_params,
         input_params=config.input_params,
@@ -140,7 +144,7 @@ def _why_spread(sampling: Sampling) -> str:
 
 def _finite(scores_C: np.ndarray) -> np.ndarray:
     if not np.isfinite(scores_C).all():
-        raise UserError("the model gives probabilities that are no numbers: it is damaged; export it again")
+        raise UserError("the model gives probabilities that are not finite: it is damaged; export it again")
     return scores_C
 
 
@@ -155,31 +159,32 @@ def _open_onnx(path: Path) -> Classifier:
     try:
         if not path.is_file() or path.stat().st_size > _LARGEST_BYTES:
             raise UserError(f"{path} is no file, or larger than {_LARGEST_BYTES >> 30} GiB; give a model")
-        # By its bytes, so that it can't name other files. The fallback would print on standard output.
+        # Passed as bytes, so that the model cannot name other files. The fallback would print on standard output.
         session = onnxruntime.InferenceSession(
             path.read_bytes(), options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
-        about = session.get_modelmeta().custom_metadata_map
+        metadata = session.get_modelmeta().custom_metadata_map
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from error
     except UserError:
         raise
-    # onnxruntime's own errors have nothing else in common.
+    # The exceptions of onnxruntime have no other common base class.
     except Exception as error:
         raise UserError(f"{path} is no ONNX file, or damaged ({_line(error)}); export the model again") from error
     try:
-        return _of_session(path, session, about)
+        return _onnx_classifier(path, session, metadata)
     except (ArithmeticError, KeyError, MemoryError, RecursionError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path} does not say what it takes as export writes it ({_line(error)}); export the model again"
+            f"{path} lacks metadata that export writes, or they are invalid ({_line(error)}); export it again"
         ) from error
 
 
-def _of_session(path: Path, session: Any, about: Mapping[str, str]) -> Classifier:
-    form, task, classes = about["form"], about["task"], json.loads(about["classes"])
-    width, height, channels = (int(about[name]) for name in ("width", "height", "channels"))
-    if about["format"] != "ttrnn" or form not in ("clip", "step") or task not in METRICS:
-        raise ValueError(f"format {about['format']!r}, form {form!r}, task {task!r}")
+def _onnx_classifier(path: Path, session: Any, metadata: Mapping[str, str]) -> Classifier:
+    """Raises KeyError, TypeError or ValueError if metadata are missing or do not fit the inputs."""
+    form, task, classes = metadata["form"], metadata["task"], json.loads(metadata["classes"])
+    width, height, channels = (int(metadata[name]) for name in ("width", "height", "channels"))
+    if metadata["format"] != "ttrnn" or form not in ("clip", "step") or task not in METRICS:
+        raise ValueError(f"format {metadata['format']!r}, form {form!r}, task {task!r}")
     if not classes or len(set(classes)) != len(classes) or not all(isinstance(name, str) for name in classes):
         raise ValueError("classes must be different names")
     inputs = {part.name: part for part in session.get_inputs()}
@@ -188,54 +193,65 @@ def _of_session(path: Path, session: Any, about: Mapping[str, str]) -> Classifie
         raise ValueError(f"frames of {width}x{height}x{channels}, but input of {images.shape}")
     if max(height, width) > _LARGEST_SIDE or channels not in (1, 3):
         raise ValueError(f"frames of {width}x{height}x{channels}")
-    sampling = Sampling.from_dict(json.loads(about["sampling"]))
+    sampling = Sampling.from_dict(json.loads(metadata["sampling"]))
     states = {name: np.zeros([1 if isinstance(n, str) else n for n in part.shape], np.float32)
               for name, part in inputs.items() if name != "lengths"}  # fmt: skip
+    model, sizes = _OnnxModel(path, session, states, len(classes)), {**_config_beside(path), **metadata}
+    num_params, input_params = (
+        None if sizes.get(name) is None else int(sizes[name]) for name in ("num_params", "input_params")
+    )
+    return Classifier(
+        task=task,
+        classes=tuple(classes),
+        frame=FrameSize(width, height, channels),
+        sampling=sampling,
+        num_params=num_params,
+        input_params=input_params,
+        scores=model.predict if form == "clip" else model.predict_by_steps,
+        stream=model.stream,
+        why_no_stream="it is an ONNX file for clips" if form == "clip" else _why_spread(sampling),
+    )
 
-    def run(feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-        wanted = ["scores", *(name.removesuffix("_0") + "_n" for name in states)]
+
+class _OnnxModel:
+    """Runs an ONNX file that export wrote: clip.onnx on whole clips, step.onnx frame by frame."""
+
+    def __init__(self, path: Path, session: Any, states: Mapping[str, np.ndarray], num_classes: int) -> None:
+        self._path, self._session, self._states, self._num_classes = path, session, states, num_classes
+
+    def _run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Scores [1, C] and the new states."""
+        names = ["scores", *(name.removesuffix("_0") + "_n" for name in self._states)]
         try:
-            found: list[np.ndarray] = session.run(wanted, feeds)
+            outputs: list[np.ndarray] = self._session.run(names, feeds)
         except Exception as error:
-            raise UserError(f"{path} does not run ({_line(error)}); export the model again") from error
-        if found[0].shape != (1, len(classes)):
-            raise UserError(f"{path} gives scores of shape {found[0].shape}, not (1, {len(classes)}): it is damaged")
-        return found
+            raise UserError(f"{self._path} does not run ({_line(error)}); export the model again") from error
+        if outputs[0].shape != (1, self._num_classes):
+            raise UserError(
+                f"{self._path} gives scores of shape {outputs[0].shape}, not (1, {self._num_classes}): it is damaged"
+            )
+        return outputs
 
-    def stream() -> Classify:
-        carried = dict(states)
+    def predict(self, clip: np.ndarray) -> np.ndarray:
+        return _finite(self._run({"frames": clip[None], "lengths": np.array([len(clip)], np.int32)})[0][0])
+
+    def predict_by_steps(self, clip: np.ndarray) -> np.ndarray:
+        push = self.stream()
+        return [push(frame) for frame in clip][-1]
+
+    def stream(self) -> Classify:
+        states = dict(self._states)
 
         def push(frame: np.ndarray) -> np.ndarray:
-            scores, *after = run({"frame": frame[None], **carried})
-            carried.update(zip(states, after, strict=True))
+            scores, *new_states = self._run({"frame": frame[None], **states})
+            states.update(zip(states, new_states, strict=True))
             return _finite(scores[0])
 
         return push
 
-    def clip_scores(clip: np.ndarray) -> np.ndarray:
-        return _finite(run({"frames": clip[None], "lengths": np.array([len(clip)], np.int32)})[0][0])
 
-    def stepped(clip: np.ndarray) -> np.ndarray:
-        push = stream()
-        return [push(frame) for frame in clip][-1]
-
-    beside = _parameters(path)
-    why = "it is an ONNX file for clips" if form == "clip" else ""
-    return Classifier(
-        task=task,
-        classes=tuple(classes),
-        frame=Frame(width, height, channels),
-        sampling=sampling,
-        num_params=int(about["num_params"]) if "num_params" in about else beside.get("num_params"),
-        input_params=int(about["input_params"]) if "input_params" in about else beside.get("input_params"),
-        scores=clip_scores if form == "clip" else stepped,
-        stream=stream,
-        why_no_stream=why or _why_spread(sampling),
-    )
-
-
-def _parameters(path: Path) -> dict[str, Any]:
-    """num_params and input_params from the config.json of the model directory that an ONNX file lies in, if it does."""
+def _config_beside(path: Path) -> dict[str, Any]:
+    """The config.json of the model directory in which an ONNX file lies; {} if it lies elsewhere."""
     try:
         return read_config(path.parent)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Two models on the same clips: how far apart they are, and whether it may be chance.
+"""Compare two models on the same clips: the difference of their metrics, and whether it is significant.
 
 Legend: B clips, C classes.
 """
@@ -8,29 +8,28 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.evaluation.bootstrap import Resamples, resampled
-from pipelines.evaluation.metrics import Labels, hits, score
+from pipelines.evaluation.bootstrap import Resamples, resample
+from pipelines.evaluation.metrics import Labels, correct, task_metric
 
-__all__ = ["chosen", "compare", "mcnemar", "rests_on", "verdict"]
+__all__ = ["compare", "comparison_text", "interval_note", "mcnemar", "predicted_classes"]
 
 
 def mcnemar(num_first: int, num_second: int) -> float:
-    """McNemar's test, exact and two-sided: the chance of so uneven a split, or more, by a fair coin.
+    """The p-value of McNemar's exact two-sided test.
 
     Args:
-        num_first: Clips that only the first model has right.
-        num_second: Clips that only the second has right.
+        num_first: Clips that only the first model classifies correctly.
+        num_second: Clips that only the second model classifies correctly.
     """
+    # Loaded here: it takes half a second, which only a comparison should cost.
+    from scipy.stats import binomtest
+
     total = num_first + num_second
-    term = tail = 1
-    for number in range(min(num_first, num_second)):
-        term = term * (total - number) // (number + 1)
-        tail += term
-    return min(1.0, 2 * tail / 2**total)
+    return float(binomtest(num_first, total).pvalue) if total else 1.0
 
 
-def chosen(task: str, scores_BC: np.ndarray) -> np.ndarray:
-    """bool [B, C]: the classes that each clip is taken for; that of the highest score, or all of at least one half."""
+def predicted_classes(task: str, scores_BC: np.ndarray) -> np.ndarray:
+    """bool [B, C]: the classes predicted for each clip: that of the highest score, or all of at least one half."""
     if task == "single_label":
         return np.eye(scores_BC.shape[1], dtype=bool)[scores_BC.argmax(axis=1)]
     return scores_BC >= 0.5
@@ -39,40 +38,40 @@ def chosen(task: str, scores_BC: np.ndarray) -> np.ndarray:
 def compare(
     task: str, first_BC: np.ndarray, second_BC: np.ndarray, labels: Labels, groups: Sequence[str]
 ) -> dict[str, Any]:
-    """Of two models' scores for the same clips.
+    """Tests whether the metrics of two models on the same clips differ.
 
-    Where clips have one label and are drawn one by one, McNemar's exact test; where whole groups are drawn, or clips
-    have several labels, the bootstrap of `metrics.interval`, paired: the same clips drawn for both.
+    McNemar's exact test if clips have one label and are independent; the paired bootstrap of
+    `bootstrap.interval`, with the same resamples for both models, if clips come in groups or have several labels.
 
     Returns:
-        difference (of the metric, first less second, -1 to 1), difference_interval (95%, by the bootstrap),
+        difference (of the metric, first minus second, -1 to 1), difference_interval (95%, by the bootstrap),
         difference_by (group or clip), test (mcnemar or bootstrap), p_value (of mcnemar, else None), is_significant (at
-        5%), num_differing (clips that they take for different classes), and where clips have one label num_only_first
-        and num_only_second, which only that one has right.
+        5%), num_differing (clips for which the models predict different classes), and if clips have one label
+        num_only_first and num_only_second, the clips that only that model classifies correctly.
     """
-    first, second = (resampled(task, scores_BC, labels, groups) for scores_BC in (first_BC, second_BC))
+    first, second = (resample(task, scores_BC, labels, groups) for scores_BC in (first_BC, second_BC))
     low, high = Resamples(first.values - second.values, first.by, first.num_units, first.num_groups).bounds()
     result: dict[str, Any] = {
-        "difference": score(task, first_BC, labels) - score(task, second_BC, labels),
+        "difference": task_metric(task, first_BC, labels) - task_metric(task, second_BC, labels),
         "difference_interval": [low, high],
         "difference_by": first.by,
         "test": "bootstrap",
         "p_value": None,
         "is_significant": low > 0 or high < 0,
-        "num_differing": int((chosen(task, first_BC) != chosen(task, second_BC)).any(axis=1).sum()),
+        "num_differing": int((predicted_classes(task, first_BC) != predicted_classes(task, second_BC)).any(1).sum()),
     }
     if task == "single_label":
-        ours, theirs = hits(first_BC, labels), hits(second_BC, labels)
-        only = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-        result |= {"num_only_first": only[0], "num_only_second": only[1]}
+        first_B, second_B = correct(first_BC, labels), correct(second_BC, labels)
+        num_first, num_second = int((first_B & ~second_B).sum()), int((second_B & ~first_B).sum())
+        result |= {"num_only_first": num_first, "num_only_second": num_second}
         if first.by == "clip":
-            p_value = mcnemar(*only)
+            p_value = mcnemar(num_first, num_second)
             result |= {"test": "mcnemar", "p_value": p_value, "is_significant": p_value < 0.05}
     return result
 
 
-def rests_on(by: str, num_groups: int, num_clips: int) -> str:
-    """What an interval is worth, to be said after it; "" where there is nothing to say."""
+def interval_note(by: str, num_groups: int, num_clips: int) -> str:
+    """Words to put after an interval that say what it holds for; "" if they are not needed."""
     if by == "group":
         return f" by {num_groups} groups"
     if 0 < num_groups < num_clips:
@@ -80,25 +79,23 @@ def rests_on(by: str, num_groups: int, num_clips: int) -> str:
     return ""
 
 
-def verdict(result: dict[str, Any], num_clips: int, num_groups: int) -> str:
-    """What `compare` found, in three lines."""
+def comparison_text(result: dict[str, Any], num_clips: int, num_groups: int) -> str:
+    """The result of `compare` in up to three lines."""
     low, high = (100 * bound for bound in result["difference_interval"])
-    by = rests_on(result["difference_by"], num_groups, num_clips)
+    note = interval_note(result["difference_by"], num_groups, num_clips)
     lines = [
-        f"difference {100 * result['difference']:+.1f} points (95% interval {low:+.1f} to {high:+.1f}{by})",
-        f"taken for other classes: {result['num_differing']:,} of {num_clips:,} clips",
+        f"difference {100 * result['difference']:+.1f} points (95% interval {low:+.1f} to {high:+.1f}{note})",
+        f"predictions differ for {result['num_differing']:,} of {num_clips:,} clips",
     ]
     if result.get("num_only_first") or result.get("num_only_second"):
-        lines[1] += (
-            f" ({result['num_only_first']:,} only the first has right, {result['num_only_second']:,} only the other)"
-        )
-    means = "more than chance" if result["is_significant"] else "it may be chance"
+        lines[1] += f" (only the first correct: {result['num_only_first']:,}, only the other: "
+        lines[1] += f"{result['num_only_second']:,})"
     if low == high == 0:
         return "\n".join(lines)
+    conclusion = "significant" if result["is_significant"] else "not significant"
     if result["test"] == "mcnemar":
-        lines.append(f"McNemar's exact test: p = {result['p_value']:.2g}, {means}")
+        lines.append(f"McNemar's exact test: p = {result['p_value']:.2g}, {conclusion} at 5%")
     else:
-        lines.append(
-            f"paired bootstrap: {means}, as the interval {'leaves out' if result['is_significant'] else 'has'} 0"
-        )
+        excludes = "excludes" if result["is_significant"] else "contains"
+        lines.append(f"paired bootstrap: {conclusion} at 5%, as the interval {excludes} 0")
     return "\n".join(lines)

@@ -14,14 +14,14 @@ from pipelines.data.dataset import ShardDataset
 from pipelines.data.folds import Folding, open_folds
 from pipelines.evaluation.bootstrap import interval
 from pipelines.evaluation.classifier import Classifier, model_results, open_classifier
-from pipelines.evaluation.compare import chosen, compare, rests_on
-from pipelines.evaluation.metrics import METRICS, chance_level, confusion, per_class, score
+from pipelines.evaluation.compare import compare, interval_note, predicted_classes
+from pipelines.evaluation.metrics import METRICS, chance_level, confusion, per_class, task_metric
 from pipelines.evaluation.plots import confusion_matrix
-from pipelines.evaluation.scoring import Scored, is_catalog, score_catalog, score_shards
+from pipelines.evaluation.predictions import Predictions, is_catalog, predict_catalog, predict_shards
 from pipelines.storage.location import Location
 from ttrnn.files import atomic_write
 
-__all__ = ["evaluate_model", "headline", "measure"]
+__all__ = ["evaluate_dataset", "evaluate_model", "headline"]
 
 log = logging.getLogger(__name__)
 
@@ -35,106 +35,108 @@ def evaluate_model(
     other_dir: str | Path | None = None,
     **splits: Any,
 ) -> dict[str, Any]:
-    """As `measure`, of a directory of shards or of a catalogue.
+    """Evaluates a model on shards or on a catalogue of videos, and compares it with another one if that is given.
 
     Args:
         model_dir: A model directory, a run or an ONNX file.
-        data_place: Shards; or a folder or CSV of videos, which are decoded as the model's configuration says.
+        data_place: Shards; or a folder or CSV of videos, which are decoded by the model's configuration.
         split: train, val, test or all.
-        out: As `measure` has it.
+        out: As in `evaluate_dataset`.
         other_dir: Another model, to compare with.
-        **splits: Of shards: folds, fold and split_by as train has them; without them, those of the run that the model
-            comes from if it learnt from these shards, else the splits as they were made.
+        **splits: For shards: folds, fold and split_by as in train. Default: those of the run that trained the model if
+            it was trained on these shards, else the splits of the shards.
 
     Returns:
-        As `measure`; with a catalogue `rejected`, the clips that gave no frames; with other_dir `compare`: its value,
-        interval and num_params, and what `compare.compare` found.
+        As `evaluate_dataset`; for a catalogue also `rejected`, the clips that could not be decoded; with other_dir also
+        `compare`: value, interval and num_params of the other model, and the result of `compare.compare`.
 
     Raises:
-        UserError: damaged model or data, data whose frames or classes are not the model's, or the validation split of a
-            run that learnt from it.
+        UserError: damaged model or data, data with other frames or classes than the model's, or the validation split of
+            a run that was trained on it.
     """
     place = Location.of(data_place)
     models = [(str(path), open_classifier(path)) for path in (model_dir, other_dir) if path is not None]
     if len({(model.task, model.classes) for _, model in models}) > 1:
-        raise UserError(f"{models[0][0]} and {models[1][0]} know different classes, and can't be compared")
+        raise UserError(f"{models[0][0]} and {models[1][0]} have different classes and can't be compared")
     if is_catalog(place):
         if splits:
-            raise UserError(f"--folds, --fold and --split-by are of shards; {place} is a catalogue: leave them out")
-        learnt = [_splits_learnt(name, place, split) for name, _ in models]
-        scored = [score_catalog(name, model, place, split) for name, model in models]
+            raise UserError(f"--folds, --fold and --split-by need shards; {place} is a catalogue: leave them out")
+        trained = [_training_splits(name, place, split) for name, _ in models]
+        predictions = [predict_catalog(name, model, place, split) for name, model in models]
     else:
-        learnt = [splits or _splits_learnt(name, place, split) for name, _ in models]
-        splits = learnt[0]
+        trained = [splits or _training_splits(name, place, split) for name, _ in models]
+        splits = trained[0]
         with user_errors():
             folding = Folding(**splits)
         data = open_folds(place, folding)
-        scored = [score_shards(name, model, data, split) for name, model in models]
-    if learnt[0] != learnt[-1]:
+        predictions = [predict_shards(name, model, data, split) for name, model in models]
+    if trained[0] != trained[-1]:
         raise UserError(
-            f"{models[0][0]} and {models[-1][0]} learnt from different splits, so that no clips are new to both; give "
-            "two of the same fold, or --folds, --fold and --split-by if you know better"
+            f"{models[0][0]} and {models[-1][0]} were trained on different splits, so the test clips of one may be "
+            "training clips of the other; give two models of the same fold, or set --folds, --fold and --split-by"
         )
-    result = _judged(models[0][1], scored, split, out)
+    result = _evaluate(models[0][1], predictions, split, out)
     if len(models) > 1:
         result["compare"]["num_params"] = models[1][1].num_params
     return {**result, **splits, "model": str(model_dir), "shards": str(data_place)}
 
 
-def _splits_learnt(model_dir: str | Path, place: Location, split: str) -> dict[str, Any]:
-    """The options of splits that a model learnt under, where these are not the splits of the shards; else {}.
+def _training_splits(model_dir: str | Path, place: Location, split: str) -> dict[str, Any]:
+    """The options of splits that a model was trained with, if they are not the splits of the shards; else {}.
 
-    The model directory knows them: a copy or an export of it must not be tested on what it learnt from.
+    They are read from the model directory, so that a copy or an export of a model is not tested on its training clips.
     """
     results = model_results(model_dir)
     if not (results.get("folds") or results.get("watch_test")):
         return {}
     if results["shards"] != str(place.absolute()):
         log.warning(
-            "%s learnt from other splits, of %s; if %s has the same clips, give the --folds of its run, or it may be "
-            "measured on what it learnt from",
+            "%s was trained on other splits, of %s; if %s has the same clips, give the --folds of its run, or it may "
+            "be evaluated on its training clips",
             model_dir,
             results["shards"],
             place,
         )
         return {}
     if results.get("watch_test") and split == "val":
-        raise UserError(f"{model_dir} learnt from the clips of val too (watch_test); give --split test")
+        raise UserError(f"{model_dir} was trained on the clips of val too (watch_test); give --split test")
     return {name: results[name] for name in ("folds", "fold", "split_by")} if results["folds"] else {}
 
 
-def measure(
+def evaluate_dataset(
     model_dir: str | Path, data: ShardDataset, split: str = "test", out: str | Path | None = None
 ) -> dict[str, Any]:
-    """The metric of a model on a split, with what it takes to judge it.
+    """Evaluates a model on a split of a data set.
 
     Args:
         model_dir: A model directory, a run or an ONNX file.
         data: The data set.
         split: train, val, test or all.
-        out: A directory, which gets the files that the head of this module names, each whole or not at all.
+        out: A directory to write predictions.csv, per_class.csv and, if clips have one label, confusion.csv and
+            confusion.png to, each whole or not at all.
 
     Returns:
         metric (its name), value (0 to 1), num_clips, chance (0 to 1), num_params, input_params, split; interval ([low,
-        high] of 95% confidence), interval_by (group or clip: what was drawn anew for it), num_groups, per_class (a row
-        for each class, as `metrics.per_class` has it).
+        high] of 95% confidence), interval_by (group or clip: the unit that was resampled), num_groups, per_class (the
+        rows of `metrics.per_class`).
 
     Raises:
-        UserError: a damaged model, a data set whose frames or classes are not the model's, or an empty split.
+        UserError: a damaged model, a data set with other frames or classes than the model's, or an empty split.
     """
     model = open_classifier(model_dir)
-    return _judged(model, [score_shards(str(model_dir), model, data, split)], split, out)
+    return _evaluate(model, [predict_shards(str(model_dir), model, data, split)], split, out)
 
 
-def _judged(model: Classifier, scored: list[Scored], split: str, out: str | Path | None) -> dict[str, Any]:
-    """Of the first; with a second one, also how they compare on the clips that both have."""
-    rejected = dict(pair for part in scored for pair in part.rejected)
-    if len(scored) > 1:
-        both = [clip_id for clip_id in scored[0].clip_ids if clip_id in set(scored[1].clip_ids)]
-        scored = [part.only(both) for part in scored]
-    clips, task = scored[0], model.task
+def _evaluate(model: Classifier, predictions: list[Predictions], split: str, out: str | Path | None) -> dict[str, Any]:
+    """The result for the first predictions; with second ones, both are compared on the clips that both have."""
+    rejected = dict(pair for part in predictions for pair in part.rejected)
+    if len(predictions) > 1:
+        second_ids = set(predictions[1].clip_ids)
+        common = [clip_id for clip_id in predictions[0].clip_ids if clip_id in second_ids]
+        predictions = [part.subset(common) for part in predictions]
+    clips, task = predictions[0], model.task
     result = {
-        **_metric(task, clips),
+        **_metric_and_interval(task, clips),
         "num_clips": len(clips.clip_ids),
         "chance": chance_level(task, clips.labels, len(model.classes)),
         "num_params": model.num_params,
@@ -144,19 +146,19 @@ def _judged(model: Classifier, scored: list[Scored], split: str, out: str | Path
     }
     if rejected:
         result["rejected"] = [{"path": path, "error": error} for path, error in rejected.items()]
-    if len(scored) > 1:
-        found = compare(task, clips.scores, scored[1].scores, clips.labels, clips.groups)
-        result["compare"] = {**_metric(task, scored[1]), **found}
+    if len(predictions) > 1:
+        comparison = compare(task, clips.scores, predictions[1].scores, clips.labels, clips.groups)
+        result["compare"] = {**_metric_and_interval(task, predictions[1]), **comparison}
     if out is not None:
-        _write_files(Path(out), result, task, model.classes, scored)
+        _write_files(Path(out), result, task, model.classes, predictions)
     return result
 
 
-def _metric(task: str, clips: Scored) -> dict[str, Any]:
+def _metric_and_interval(task: str, clips: Predictions) -> dict[str, Any]:
     bounds = interval(task, clips.scores, clips.labels, clips.groups)
     return {
         "metric": METRICS[task],
-        "value": score(task, clips.scores, clips.labels),
+        "value": task_metric(task, clips.scores, clips.labels),
         "interval": [bounds.low, bounds.high],
         "interval_by": bounds.by,
         "num_groups": bounds.num_groups,
@@ -164,10 +166,10 @@ def _metric(task: str, clips: Scored) -> dict[str, Any]:
 
 
 def _write_files(
-    out: Path, result: Mapping[str, Any], task: str, classes: Sequence[str], scored: Sequence[Scored]
+    out: Path, result: Mapping[str, Any], task: str, classes: Sequence[str], predictions: Sequence[Predictions]
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    clips = scored[0]
+    clips = predictions[0]
     if task == "single_label":
         counts_CC = confusion(clips.scores, clips.labels)
         _write_csv(
@@ -182,12 +184,14 @@ def _write_files(
     def names(labels: Iterable[int]) -> str:
         return "|".join(classes[label] for label in labels)
 
-    predicted, *others = ([names(np.flatnonzero(row)) for row in chosen(task, part.scores)] for part in scored)
+    predicted, *others = (
+        [names(np.flatnonzero(row)) for row in predicted_classes(task, part.scores)] for part in predictions
+    )
     columns = (clips.clip_ids, clips.groups, map(names, clips.labels), predicted, clips.scores.tolist())
     _write_csv(
         out / "predictions.csv",
         ["clip_id", "group", "label", "predicted", *(f"p({name})" for name in classes)],
-        ([*about, *(f"{value:.6g}" for value in row)] for *about, row in zip(*columns, strict=True)),
+        ([*clip, *(f"{value:.6g}" for value in row)] for *clip, row in zip(*columns, strict=True)),
     )
     for other in others:
         rows = zip(clips.clip_ids, clips.groups, map(names, clips.labels), predicted, other, strict=True)
@@ -198,19 +202,19 @@ def _write_files(
         )
 
 
-def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(head)
+        writer.writerow(header)
         writer.writerows(rows)
 
 
 def headline(result: Mapping[str, Any]) -> str:
-    """The metric of `measure`, its interval, what that rests on, and chance."""
+    """A line with the metric of an evaluation, its interval and the chance level."""
     low, high = (percent(bound) for bound in result["interval"])
-    by = rests_on(result["interval_by"], result["num_groups"], result["num_clips"])
+    note = interval_note(result["interval_by"], result["num_groups"], result["num_clips"])
     return (
-        f"{result['metric'].replace('_', ' ')} {percent(result['value'])} (95% interval {low} to {high}{by}; chance "
+        f"{result['metric'].replace('_', ' ')} {percent(result['value'])} (95% interval {low} to {high}{note}; chance "
         f"{percent(result['chance'])}) on {_clips(result)}"
     )
 

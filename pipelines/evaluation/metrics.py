@@ -1,4 +1,4 @@
-"""Accuracy, mean average precision, chance level, confusion matrix and metrics by class.
+"""Compute accuracy, mean average precision, chance level, confusion matrix and metrics by class.
 
 Legend: B clips, C classes.
 """
@@ -16,11 +16,11 @@ __all__ = [
     "chance_level",
     "class_rankings",
     "confusion",
-    "hits",
+    "correct",
     "mean_average_precision",
     "per_class",
-    "score",
     "standard_error",
+    "task_metric",
 ]
 
 
@@ -29,21 +29,21 @@ Labels = Sequence[tuple[int, ...]]
 
 
 def accuracy(scores_BC: np.ndarray, labels: Labels) -> float:
-    """Share of clips, 0 to 1, whose highest score is their label."""
-    return float(np.mean(hits(scores_BC, labels)))
+    """Share of clips, 0 to 1, whose highest score is that of their label."""
+    return float(np.mean(correct(scores_BC, labels)))
 
 
-def hits(scores_BC: np.ndarray, labels: Labels) -> np.ndarray:
-    """bool [B]: whether the highest score is that of the label; one label a clip."""
+def correct(scores_BC: np.ndarray, labels: Labels) -> np.ndarray:
+    """bool [B]: whether the highest score is that of the label; clips have one label."""
     found: np.ndarray = scores_BC.argmax(axis=1) == np.array([label for (label,) in labels])
     return found
 
 
 def mean_average_precision(scores_BC: np.ndarray, labels: Labels) -> float:
-    """Mean over classes of the average precision, 0 to 1: precision at each positive clip, best score first.
+    """Mean over classes of the average precision, 0 to 1: the mean precision at each positive clip, best score first.
 
-    Clips of equal score count as one rank, so that their order does not matter (as scikit-learn has it). Classes
-    without a positive clip are left out of the mean.
+    Clips of equal score share a rank, so that their order does not matter (as in scikit-learn). Classes without a
+    positive clip are left out of the mean.
     """
     return float(np.nanmean(_average_precisions(scores_BC, labels)))
 
@@ -55,54 +55,57 @@ def _average_precisions(scores_BC: np.ndarray, labels: Labels) -> np.ndarray:
 
 
 class Ranking(NamedTuple):
-    """The clips of a split as one class ranks them, best score first, cut into steps that end with a positive score."""
+    """The clips by their score for one class, best first, cut into steps that each end with a positive clip's score."""
 
     order: np.ndarray
-    """clips, down to the last score that a positive one has"""
+    """indices of clips, down to the lowest score of a positive clip"""
     steps: np.ndarray
-    """for each step the place in `order` where it begins"""
+    """index into `order` at which each step begins"""
     positives: np.ndarray
-    """places in `order` of the clips that are of the class"""
+    """indices into `order` of the positive clips, those that have the class"""
     step_positives: np.ndarray
-    """for each step the first of `positives` in it"""
+    """index into `positives` of the first one in each step"""
 
     def average_precision(self, counts_BR: np.ndarray) -> np.ndarray:
-        """[R] where clip b is there counts_BR[b, r] times; NaN where no positive one is."""
+        """[R]: the average precision if clip b occurs counts_BR[b, r] times; NaN if no positive clip does."""
         if not len(self.positives):
             return np.full(counts_BR.shape[1], np.nan)
         ranked = counts_BR[self.order]
-        seen = np.add.reduceat(ranked, self.steps).cumsum(axis=0)
-        gained = np.add.reduceat(ranked[self.positives], self.step_positives)
-        hits = gained.cumsum(axis=0)
+        num_predicted = np.add.reduceat(ranked, self.steps).cumsum(axis=0)
+        num_gained = np.add.reduceat(ranked[self.positives], self.step_positives)
+        num_correct = num_gained.cumsum(axis=0)
         with np.errstate(invalid="ignore"):
-            return (gained * hits / np.maximum(seen, 1)).sum(axis=0) / hits[-1]
+            return (num_gained * num_correct / np.maximum(num_predicted, 1)).sum(axis=0) / num_correct[-1]
 
 
 def class_rankings(scores_BC: np.ndarray, labels: Labels) -> Iterator[Ranking]:
-    """Of each class in turn."""
+    """The ranking of the clips for each class."""
     for number, scores in enumerate(scores_BC.T):
         order = np.argsort(-scores, kind="stable")
         positives = np.flatnonzero(np.array([number in own for own in labels])[order])
-        # Clips of equal score are one rank.
+        # Clips of equal score share a rank.
         last_of_rank = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
         ends, step_positives = np.unique(last_of_rank[np.searchsorted(last_of_rank, positives)], return_index=True)
         steps = np.append(0, ends + 1)
         yield Ranking(order[: steps[-1]], steps[:-1], positives, step_positives)
 
 
-def score(task: str, scores_BC: np.ndarray, labels: Labels) -> float:
-    """The metric of a task, single_label or multi_label."""
+def task_metric(task: str, scores_BC: np.ndarray, labels: Labels) -> float:
+    """The metric of a task: accuracy for single_label, mean average precision for multi_label."""
     return accuracy(scores_BC, labels) if task == "single_label" else mean_average_precision(scores_BC, labels)
 
 
 def standard_error(value: float, num_clips: int) -> float:
-    """Of a share of clips: sqrt(p (1 - p) / n), with p drawn in by one hit and one miss so that 100% has one too."""
+    """Standard error of a share of clips: sqrt(p (1 - p) / n), where p counts one more hit and one more miss.
+
+    Without these two, the standard error of 100% would be 0.
+    """
     share = (value * num_clips + 1) / (num_clips + 2)
     return math.sqrt(share * (1 - share) / num_clips)
 
 
 def chance_level(task: str, labels: Labels, num_classes: int) -> float:
-    """What guessing reaches: 1 / C for accuracy; the mean share of positives for mean average precision."""
+    """The metric of guessing: 1 / C for accuracy; the mean share of positive clips for mean average precision."""
     if task == "single_label":
         return 1 / num_classes
     counts = np.bincount([label for own in labels for label in own], minlength=num_classes)
@@ -110,17 +113,18 @@ def chance_level(task: str, labels: Labels, num_classes: int) -> float:
 
 
 def confusion(scores_BC: np.ndarray, labels: Labels) -> np.ndarray:
-    """int64 [C, C]: how many clips of the class of the row were taken for that of the column; one label a clip."""
+    """int64 [C, C]: number of clips of the row's class predicted as the column's class; clips have one label."""
     counts_CC = np.zeros((scores_BC.shape[1],) * 2, np.int64)
     np.add.at(counts_CC, ([label for (label,) in labels], scores_BC.argmax(axis=1)), 1)
     return counts_CC
 
 
 def per_class(task: str, scores_BC: np.ndarray, labels: Labels, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """A row for each class: `class`, `num_clips` that have it, and how well it is told, 0 to 1; None where unknown.
+    """A row for each class: `class`, `num_clips` that have it, and its metrics, 0 to 1, or None if undefined.
 
-    With one label a clip `precision` (of the clips taken for it, the share that are it), `recall` (of the clips that
-    are it, the share taken for it) and `f1`, their harmonic mean; with several `average_precision`.
+    The metrics are `precision` (share of the clips predicted as the class that have it), `recall` (share of the clips
+    that have the class that are predicted as it) and `f1`, their harmonic mean; or, if clips have several labels,
+    `average_precision`.
     """
     if task == "multi_label":
         counts = np.bincount([label for own in labels for label in own], minlength=len(classes)).tolist()
@@ -130,14 +134,16 @@ def per_class(task: str, scores_BC: np.ndarray, labels: Labels, classes: Sequenc
             for name, count, value in zip(classes, counts, values, strict=True)
         ]
     counts_CC = confusion(scores_BC, labels)
-    hits, own, taken = (part.tolist() for part in (counts_CC.diagonal(), counts_CC.sum(axis=1), counts_CC.sum(axis=0)))
+    num_correct, num_clips, num_predicted = (
+        counts.tolist() for counts in (counts_CC.diagonal(), counts_CC.sum(axis=1), counts_CC.sum(axis=0))
+    )
     return [
         {
             "class": name,
-            "num_clips": own[number],
-            "precision": _share(hits[number], taken[number]),
-            "recall": _share(hits[number], own[number]),
-            "f1": _share(2 * hits[number], own[number] + taken[number]),
+            "num_clips": num_clips[number],
+            "precision": _share(num_correct[number], num_predicted[number]),
+            "recall": _share(num_correct[number], num_clips[number]),
+            "f1": _share(2 * num_correct[number], num_clips[number] + num_predicted[number]),
         }
         for number, name in enumerate(classes)
     ]

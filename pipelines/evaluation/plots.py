@@ -1,9 +1,9 @@
-"""Pictures of a training and of what its model takes for what: learning-curve.png, confusion.png.
+"""Draw the learning curve of a run and the confusion matrix of a model.
 
     learning_curve([{"epoch": 1, "train_loss": 2.3, "val_loss": 2.2, "val_metric": 0.2}, ...], "learning-curve.png")
     confusion_matrix(np.array([[5, 1], [0, 6]]), ["jump", "walk"], "confusion.png")
 
-matplotlib is loaded by the first picture only. Its global state is left alone, so that any thread may draw.
+matplotlib is loaded with the first figure. Its global state is not used, so that any thread may draw.
 
 Legend: C classes.
 """
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["BLUE", "GREY", "ORANGE", "confusion_matrix", "fonts", "learning_curve", "plain", "spelled"]
+__all__ = ["BLUE", "GREY", "ORANGE", "confusion_matrix", "escape_missing", "fonts", "learning_curve", "plain_axes"]
 
 
-# Of Okabe and Ito, told apart by everybody.
+# Colours of Okabe and Ito, which colour-blind people can distinguish.
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#666666"
-# A power of two, so that a number of pixels is exact in inches, which matplotlib wants.
+# A power of two: numbers of pixels are then exact in inches, the unit of matplotlib.
 _DPI = 128
-# Letters of a class name that are shown.
+# Longer class names are cut.
 _MAX_NAME = 32
 # Pixels.
-_MARGIN, _TITLE, _AXIS_NAME, _GAP = 16, 28, 24, 6
+_MARGIN, _TITLE, _AXIS_LABEL, _GAP = 16, 28, 24, 6
 
 
 def learning_curve(
@@ -46,11 +46,11 @@ def learning_curve(
     """Writes a PNG of 1024 x 448 pixels: both losses and the metric over the epochs, with the best epoch marked.
 
     Args:
-        records: At least one line of metrics.jsonl: epoch, train_loss, val_loss, val_metric (0 to 1).
+        records: The lines of metrics.jsonl, at least one: epoch, train_loss, val_loss, val_metric (0 to 1).
         path: The file.
-        metric: What val_metric is.
-        chance: What guessing reaches, 0 to 1.
-        watched: The split that val_loss and val_metric are of.
+        metric: Name of the metric.
+        chance: The metric of guessing, 0 to 1.
+        watched: The split that val_loss and val_metric were computed on.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -60,7 +60,7 @@ def learning_curve(
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     losses, metrics = figure.subplots(1, 2)
     epochs = [record["epoch"] for record in records]
-    # A line of one point can't be seen.
+    # A line of a single point is invisible without a marker.
     style: dict[str, Any] = {"linewidth": 1.8 if len(records) < 200 else 1, "marker": "o" if len(records) < 2 else ""}
     for name, split, colour in (("train", "train", ORANGE), ("val", watched, BLUE)):
         losses.plot(epochs, [record[f"{name}_loss"] for record in records], color=colour, label=split, **style)
@@ -89,27 +89,27 @@ def learning_curve(
         axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
         axes.set_xlabel("epoch")
-        plain(axes)
+        plain_axes(axes)
     _save(figure, path)
 
 
-def plain(axes: "Axes") -> None:
-    """The house's look: a faint grid behind, and no box."""
+def plain_axes(axes: "Axes") -> None:
+    """Styles axes with a faint grid in the background and without a box."""
     axes.grid(color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def confusion_matrix(counts_CC: np.ndarray, classes: Sequence[str], path: str | Path, *, title: str = "") -> None:
-    """Writes a PNG: a row for each class, a column for what its clips were taken for; hits in blue, mistakes in orange.
+    """Writes a PNG with a row for each true class and a column for each predicted one; hits are blue, errors orange.
 
-    A cell is the darker the larger its share of the row. The number of clips stands in it where all numbers fit.
+    A cell is darker the larger its share of the row. Cells show their number of clips if all numbers fit.
 
     Args:
-        counts_CC: Whole numbers, as `pipelines.metrics.confusion` counts them.
-        classes: Their names, in any script; the ends of long ones are cut off.
+        counts_CC: Integers, as counted by `pipelines.evaluation.metrics.confusion`.
+        classes: Names of the classes, in any script; long names are cut.
         path: The file.
-        title: A line above.
+        title: A line above the matrix.
     """
     sheet = _Sheet({*title}.union(*classes))
     names = [name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…" for name in classes]
@@ -117,22 +117,22 @@ def confusion_matrix(counts_CC: np.ndarray, classes: Sequence[str], path: str | 
     points = min(9.0, 0.62 * cell * 72 / _DPI)
     longest = max(sheet.width(name, points) for name in names)
     is_upright = longest > cell - 4
-    left, side = _MARGIN + _AXIS_NAME + longest + _GAP, cell * len(names)
-    bottom = _MARGIN + _AXIS_NAME + _GAP + (longest if is_upright else 20)
+    left, side = _MARGIN + _AXIS_LABEL + longest + _GAP, cell * len(names)
+    bottom = _MARGIN + _AXIS_LABEL + _GAP + (longest if is_upright else 20)
     right, top = left + side, bottom + side
     sheet.resize(max(right, left + sheet.width(title, 11, fontweight="bold")) + _MARGIN, top + _TITLE + _MARGIN)
 
     shares = counts_CC / np.maximum(counts_CC.sum(axis=1, keepdims=True), 1)
     sheet.paste(left, bottom, side, _paint(shares))
     sheet.write(left, top + 10, title, 11, fontweight="bold")
-    sheet.write(left + side / 2, _MARGIN, "taken for", 10, color=GREY, ha="center")
-    sheet.write(_MARGIN, bottom + side / 2, "class", 10, color=GREY, va="center", rotation=90)
+    sheet.write(left + side / 2, _MARGIN, "predicted", 10, color=GREY, ha="center")
+    sheet.write(_MARGIN, bottom + side / 2, "true", 10, color=GREY, va="center", rotation=90)
     for number, name in enumerate(names):
         middle = (number + 0.5) * cell
         sheet.write(left - _GAP, top - middle, name, points, ha="right", va="center_baseline")
         angle = 90 if is_upright else 0
         sheet.write(left + middle, bottom - _GAP, name, points, ha="center", va="top", rotation=angle)
-    # In the size that the longest number has room for, if it can be read.
+    # The font size at which the longest number fits, if it is legible.
     points = min(points, points * (cell - 3) / sheet.width("0" * len(str(counts_CC.max())), points))
     for row, column in np.argwhere(counts_CC if points >= 4.5 else []):
         is_dark = row == column and shares[row, column] > 0.4
@@ -143,7 +143,7 @@ def confusion_matrix(counts_CC: np.ndarray, classes: Sequence[str], path: str | 
 
 
 class _Sheet:
-    """White paper for one matrix and text in any script; places are in pixels from the lower left corner."""
+    """A white figure for one matrix, with text in any script; positions are in pixels from the lower left corner."""
 
     def __init__(self, letters: set[str]) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -154,9 +154,9 @@ class _Sheet:
         self._families, self._letters = fonts(letters)
 
     def write(self, x: float, y: float, text: str, points: float, **style: Any) -> Any:
-        # A dollar sign is not mathematics.
+        # Dollar signs in names must not start a formula.
         style = {"family": self._families, "size": points, "transform": None, "parse_math": False, **style}
-        return self.figure.text(x, y, spelled(text, self._letters), None, **style)
+        return self.figure.text(x, y, escape_missing(text, self._letters), None, **style)
 
     def width(self, text: str, points: float, **style: Any) -> int:
         written = self.write(0, 0, text, points, **style)
@@ -169,7 +169,7 @@ class _Sheet:
         self.figure.set_size_inches(width / _DPI, height / _DPI)
 
     def paste(self, x: int, y: int, side: int, cells: np.ndarray) -> None:
-        """A square of cells [C, C, 3] with lines between."""
+        """Draws cells [C, C, 3] as a square with lines between them."""
         width, height = self._size
         axes = self.figure.add_axes((x / width, y / height, side / width, side / height))
         axes.imshow(cells, interpolation="nearest")
@@ -181,11 +181,11 @@ class _Sheet:
 
 
 def _paint(shares_CC: np.ndarray) -> np.ndarray:
-    """[C, C, 3], RGB from 0 to 1: white for none, the full colour for all."""
+    """Colours [C, C, 3], RGB from 0 to 1: white for a share of 0, the full colour for 1."""
     from matplotlib.colors import to_rgb
 
     colours = np.where(np.eye(len(shares_CC), dtype=bool)[..., None], to_rgb(BLUE), to_rgb(ORANGE))
-    # By its root, so that single mistakes are seen.
+    # The exponent makes small shares visible.
     mixed: np.ndarray = 1 - (1 - colours) * shares_CC[..., None] ** 0.6
     return mixed
 
@@ -195,25 +195,25 @@ def _save(figure: "Figure", path: str | Path) -> None:
         figure.savefig(file, format="png")
 
 
-def spelled(text: str, letters: set[str]) -> str:
-    """The text with the codes of those letters that are not among `letters`."""
+def escape_missing(text: str, letters: set[str]) -> str:
+    """The text with Unicode escapes for characters that are not in `letters`."""
     return "".join(letter if letter in letters else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def fonts(letters: Iterable[str]) -> tuple[list[str], set[str]]:
-    """Families to write these letters with, and which of the letters they have.
+    """(font families for these letters, those of the letters that the families have).
 
-    The one that comes with matplotlib and, where it lacks letters, the installed one that has most of these.
+    The families are matplotlib's own and, if it lacks letters, the installed one that has most of these.
     """
     from matplotlib import font_manager
 
     families = ["DejaVu Sans"]
-    # Besides, what numbers and shortened texts are written with.
+    # Digits and the ellipsis are always needed, for numbers and cut names.
     printable = {letter for letter in {*letters, *"0123456789…"} if letter.isprintable()}
     if missing := printable - _letters(font_manager.findfont(families[0])):
         found: dict[str, int] = {}
         for entry in font_manager.fontManager.ttflist:
-            # Last Resort, which has every letter, draws boxes. The list may be older than what is installed.
+            # The font Last Resort draws every letter as a box. Fonts of the list may have been uninstalled.
             if "Resort" not in entry.name:
                 with contextlib.suppress(OSError, RuntimeError):
                     found[entry.name] = max(found.get(entry.name, 0), len(missing & _letters(entry.fname)))

@@ -1,4 +1,4 @@
-"""What a model makes of the clips of a split, and its loss on them; shared among the workers of a process group.
+"""Predict the clips of a split and compute metric and loss; the workers of a process group share the clips.
 
 Legend: B clips, C classes.
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipelines.data.dataset import Split
 from pipelines.data.loader import batches
-from pipelines.evaluation.metrics import score
+from pipelines.evaluation.metrics import task_metric
 from ttrnn.model import VideoClassifier
 
 __all__ = ["losses", "predict_split", "validate"]
@@ -22,7 +22,7 @@ __all__ = ["losses", "predict_split", "validate"]
 def predict_split(
     model: VideoClassifier, split: Split, batch_size: int = 16, *, rank: int = 0, world_size: int = 1
 ) -> tuple[np.ndarray, list[int], float]:
-    """Probabilities (B, C) of this worker's clips, their indices in the split, and the sum of their losses."""
+    """(probabilities (B, C) of this worker's clips, their indices in the split, sum of their losses)."""
     model.eval()
     rows, indices, loss = [], [], 0.0
     epoch = batches(
@@ -45,10 +45,10 @@ def predict_split(
 
 
 def losses(logits_BC: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """(B,) one loss per clip, against labels of which a share `smoothing` is spread over all classes."""
+    """(B,): the loss of each clip; label smoothing spreads a share `smoothing` of each label over all classes."""
     if labels.dim() == 1:
         return nn.functional.cross_entropy(logits_BC, labels, reduction="none", label_smoothing=smoothing)
-    # Each class is a question of its own, with two answers.
+    # Each class is a binary decision, so the share is spread over its two outcomes.
     labels = labels * (1 - smoothing) + smoothing / 2
     return nn.functional.binary_cross_entropy_with_logits(logits_BC, labels, reduction="none").mean(dim=1)
 
@@ -56,7 +56,7 @@ def losses(logits_BC: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
 def validate(
     model: VideoClassifier, split: Split, batch_size: int, *, rank: int = 0, world_size: int = 1
 ) -> tuple[float, float, np.ndarray]:
-    """(metric, mean loss, probabilities (B, C)), the same on every worker; each clip counted once."""
+    """(metric, mean loss, probabilities (B, C)) of the whole split, the same on every worker; each clip counts once."""
     part = predict_split(model, split, batch_size, rank=rank, world_size=world_size)
     parts: list[Any] = [part]
     if world_size > 1:
@@ -66,4 +66,4 @@ def validate(
     for rows, indices, _ in parts:
         scores_BC[indices] = rows
     loss = sum(loss for *_, loss in parts) / len(split)
-    return score(model.config.task, scores_BC, split.labels), loss, scores_BC
+    return task_metric(model.config.task, scores_BC, split.labels), loss, scores_BC

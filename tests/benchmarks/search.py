@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from pipelines.core import command
 from pipelines.core.options import positional
-from pipelines.evaluation.plots import plain
+from pipelines.evaluation.plots import plain_axes
 from pipelines.tuning.frontier import hypervolume
 from pipelines.tuning.importance import read_study
 from pipelines.tuning.sweep_directory import Trial, read_trial
@@ -201,7 +201,7 @@ def _picture(path: Path, options: SearchBenchmarkOptions, traces: Mapping[tuple[
             low, high = [min(at) for at in values], [max(at) for at in values]
             axes.fill_between(grid, low, high, step="post", alpha=0.15, color=line.get_color())
         axes.set(title=data, xlabel="epochs trained, all trials", ylabel="hypervolume")
-        plain(axes)
+        plain_axes(axes)
     all_axes[0].legend(frameon=False, fontsize=8, loc="lower right")
     with atomic_write(path, "wb") as file:
         figure.savefig(file, format="png")

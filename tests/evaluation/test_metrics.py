@@ -13,8 +13,8 @@ from pipelines.evaluation.metrics import (
     confusion,
     mean_average_precision,
     per_class,
-    score,
     standard_error,
+    task_metric,
 )
 
 
@@ -77,14 +77,16 @@ def test_the_order_of_clips_does_not_matter():
     order = rng.permutation(30)
     shuffled = scores[order], [labels[index] for index in order]
     for task in METRICS:
-        assert score(task, *shuffled) == pytest.approx(score(task, scores, labels))
+        assert task_metric(task, *shuffled) == pytest.approx(task_metric(task, scores, labels))
 
 
 def test_each_task_has_the_metric_of_its_name():
     scores, labels = np.array([[0.9, 0.8], [0.2, 0.1], [0.1, 0.3]]), [(0,), (1,), (1,)]
     assert METRICS == {"single_label": "accuracy", "multi_label": "mean_average_precision"}
-    assert score("single_label", scores, labels) == accuracy(scores, labels) == pytest.approx(2 / 3)
-    assert score("multi_label", scores, labels) == mean_average_precision(scores, labels) != accuracy(scores, labels)
+    assert task_metric("single_label", scores, labels) == accuracy(scores, labels) == pytest.approx(2 / 3)
+    assert (
+        task_metric("multi_label", scores, labels) == mean_average_precision(scores, labels) != accuracy(scores, labels)
+    )
 
 
 def test_chance_is_what_scores_without_information_reach():
@@ -155,7 +157,7 @@ def test_where_clips_of_a_group_go_together_the_interval_is_wider_by_group(task)
     assert (by_group.by, by_group.num_groups, by_clip.by, by_clip.num_groups) == ("group", 20, "clip", 0)
     # Nine copies of a clip know no more than one: the width goes with the root of what is independent.
     assert (by_group.high - by_group.low) / (by_clip.high - by_clip.low) > 2
-    assert by_group.low < score(task, scores, labels) < by_group.high
+    assert by_group.low < task_metric(task, scores, labels) < by_group.high
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_an_interval_is_that_of_the_metric_of_resampled_clips(task, groups):
     values = []
     for _ in range(500):
         drawn = [index for name in rng.choice(list(members), len(members)) for index in members[name]]
-        values.append(score(task, scores[drawn], [labels[index] for index in drawn]))
+        values.append(task_metric(task, scores[drawn], [labels[index] for index in drawn]))
     low, high, *_ = interval(task, scores, labels, groups)
     assert (low, high) == pytest.approx(np.quantile(values, [0.025, 0.975]).tolist(), abs=0.035)
 
@@ -215,7 +217,7 @@ def test_a_class_that_resamples_miss_is_left_out_of_their_mean():
     labels = [(0,), (1,), *[(2,)] * 10]
     scores = np.random.default_rng(0).random((12, 3))
     found = interval("multi_label", scores, labels, [""] * 12)
-    assert 0 < found.low < score("multi_label", scores, labels) < found.high <= 1
+    assert 0 < found.low < task_metric("multi_label", scores, labels) < found.high <= 1
 
 
 @pytest.mark.parametrize(("task", "limit_s"), [("single_label", 2), ("multi_label", 12)])

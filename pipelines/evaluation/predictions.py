@@ -1,4 +1,4 @@
-"""What a model makes of the clips of a split, of shards or of a catalogue of videos.
+"""Predict the clips of a split of shards or of a catalogue of videos.
 
 Legend: B clips, C classes.
 """
@@ -26,7 +26,7 @@ from pipelines.video.decode import RejectedError
 from pipelines.video.pool import on_all_cores
 from pipelines.video.worker import IsolatedDecoder
 
-__all__ = ["Scored", "is_catalog", "score_catalog", "score_shards"]
+__all__ = ["Predictions", "is_catalog", "predict_catalog", "predict_shards"]
 
 
 log = logging.getLogger(__name__)
@@ -34,8 +34,8 @@ _TIME_LIMIT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """Clips, and what a model makes of them."""
+class Predictions:
+    """The scores that a model gives clips, with the labels of these."""
 
     clip_ids: Sequence[str]
     labels: Sequence[tuple[int, ...]]
@@ -44,13 +44,13 @@ class Scored:
     scores: np.ndarray
     """[B, C]"""
     rejected: tuple[tuple[str, str], ...] = ()
-    """clip_id and error of each that gave no frames"""
+    """clip_id and error of each clip that could not be decoded"""
 
-    def only(self, clip_ids: Sequence[str]) -> "Scored":
-        """With these clips alone."""
+    def subset(self, clip_ids: Sequence[str]) -> "Predictions":
+        """The predictions for these clips only."""
         wanted = set(clip_ids)
         rows = [row for row, clip_id in enumerate(self.clip_ids) if clip_id in wanted]
-        return Scored(
+        return Predictions(
             [self.clip_ids[row] for row in rows],
             [self.labels[row] for row in rows],
             [self.groups[row] for row in rows],
@@ -60,7 +60,7 @@ class Scored:
 
 
 def is_catalog(place: Location) -> bool:
-    """Whether it is a CSV file or a folder of videos: there, and no shards, finished or not."""
+    """Whether a CSV file or a folder of videos lies there, and not shards, finished or not."""
     if not place.exists():
         return False
     if not place.is_dir():
@@ -70,11 +70,11 @@ def is_catalog(place: Location) -> bool:
     return not any(name.endswith(".arrow") for name in place.files())
 
 
-def score_shards(model_name: str, model: Classifier, data: ShardDataset, split: str) -> Scored:
-    """Scores of the clips of a split of shards, or of all.
+def predict_shards(model_name: str, model: Classifier, data: ShardDataset, split: str) -> Predictions:
+    """Predicts the clips of a split of shards, or all clips.
 
     Raises:
-        UserError: shards whose frames, task or classes are not the model's, or an empty split.
+        UserError: frames, task or classes of the shards differ from the model's, or the split is empty.
     """
     if model.frame != data.frame:
         sizes = [(frame.width, frame.height, frame.channels) for frame in (model.frame, data.frame)]
@@ -84,11 +84,11 @@ def score_shards(model_name: str, model: Classifier, data: ShardDataset, split: 
         )
     if model.task != data.task:
         raise UserError(
-            f"{model_name} is for {model.task} data, {data.place} is {data.task}; give data of the model's kind"
+            f"{model_name} was trained on {model.task} data, {data.place} is {data.task}; give {model.task} data"
         )
     if model.classes != data.classes:
         raise UserError(
-            f"{model_name} knows the classes {', '.join(model.classes)}; {data.place} has {', '.join(data.classes)}"
+            f"{model_name} has the classes {', '.join(model.classes)}; {data.place} has {', '.join(data.classes)}"
         )
     clips = data.clips() if split == "all" else data.split(split)
     if not len(clips):
@@ -100,35 +100,35 @@ def score_shards(model_name: str, model: Classifier, data: ShardDataset, split: 
     else:
         for number in progress(range(len(clips)), len(clips), "clips"):
             scores_BC[number] = model.scores(clips[number].frames)
-    return Scored(clips.clip_ids, clips.labels, clips.groups, scores_BC)
+    return Predictions(clips.clip_ids, clips.labels, clips.groups, scores_BC)
 
 
-def score_catalog(model_name: str, model: Classifier, place: Location, split: str) -> Scored:
-    """Scores of the clips of a split of a catalogue, or of all; decoded as the model's configuration says.
+def predict_catalog(model_name: str, model: Classifier, place: Location, split: str) -> Predictions:
+    """Decodes the videos of a split of a catalogue, or all, by the model's configuration, and predicts them.
 
-    Splits that the catalogue does not give are those that preprocess makes of it by itself.
+    If the catalogue has no splits, clips are split as preprocess does by default.
 
     Raises:
-        UserError: labels that the model does not know, no clips in the split, or none that decodes.
+        UserError: labels that the model does not have, no clips in the split, or none that can be decoded.
     """
     entries = _entries(model_name, model, place, split)
     scores_BC = np.empty((len(entries), len(model.classes)), np.float32)
     rejected: dict[int, str] = {}
 
-    def work(entry: Entry, decoder: IsolatedDecoder) -> np.ndarray | str:
+    def predict(entry: Entry, decoder: IsolatedDecoder) -> np.ndarray | str:
         video = Location.of(entry.path)
         with tempfile.TemporaryDirectory() as folder:
             file = video.local if video.is_local else Path(folder, "video")
             try:
                 if not video.is_local:
-                    # One that is missing there is missing here.
+                    # The decoder then reports the missing file.
                     with contextlib.suppress(FileNotFoundError):
                         video.download(file)
                 return model.scores(decoder.decode(file, model.frame, model.sampling).frames)
             except RejectedError as error:
                 return str(RejectedError(entry.path, error.reason))
 
-    done = on_all_cores(entries, work, time_limit_s=_TIME_LIMIT_S)
+    done = on_all_cores(entries, predict, time_limit_s=_TIME_LIMIT_S)
     for number, found in progress(done, len(entries), "videos"):
         if isinstance(found, str):
             log.error("error: %s", found)
@@ -137,8 +137,8 @@ def score_catalog(model_name: str, model: Classifier, place: Location, split: st
             scores_BC[number] = found
     kept = [number for number in range(len(entries)) if number not in rejected]
     if not kept:
-        raise UserError(f"none of the {len(entries):,} clips of {split} in {place} decodes; give other videos")
-    return Scored(
+        raise UserError(f"none of the {len(entries):,} clips of {split} in {place} can be decoded; give other videos")
+    return Predictions(
         [entries[number].clip_id for number in kept],
         [entries[number].labels for number in kept],
         [entries[number].group for number in kept],
@@ -150,7 +150,7 @@ def score_catalog(model_name: str, model: Classifier, place: Location, split: st
 def _entries(model_name: str, model: Classifier, place: Location, split: str) -> list[Entry]:
     if split not in (*SPLITS, "all"):
         raise UserError(f"split must be {', '.join(SPLITS)} or all, got {split!r}")
-    # Of all clips it does not matter how they would be split.
+    # If all clips are predicted, their splits do not matter.
     options = SplitOptions(allow_group_leak=split == "all")
     try:
         catalog = read_catalog(str(place), splits=options, kept_classes=model.classes, to_learn_from=False)
@@ -158,10 +158,12 @@ def _entries(model_name: str, model: Classifier, place: Location, split: str) ->
         raise UserError(str(error).replace("--allow-group-leak", "--split all")) from error
     if unknown := catalog.classes[len(model.classes) :]:
         raise UserError(
-            f"{model_name} knows the classes {', '.join(model.classes)}; {place} has others: {', '.join(unknown)}"
+            f"{model_name} has the classes {', '.join(model.classes)}; {place} has others: {', '.join(unknown)}"
         )
     if model.task == "single_label" and catalog.task != model.task:
-        raise UserError(f"{model_name} gives one label, but clips of {place} have several; give data of its kind")
+        raise UserError(
+            f"{model_name} predicts one label, but clips of {place} have several; give single_label data"
+        )
     entries = [entry for entry in catalog.entries if split in (entry.split, "all")]
     if not entries:
         raise UserError(f"{place} has no clips in its split {split!r}; --split all takes all of them")
