@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.data.shards import Clip, write_dataset_json, write_shard
-from pipelines.video.frame import Frame
+from pipelines.video.frame import FrameSize
 
-FRAME = Frame(width=8, height=4, channels=1)
+FRAME = FrameSize(width=8, height=4, channels=1)
 
 
 def make_shards(

@@ -20,7 +20,7 @@ from pipelines.core.errors import UserError
 from pipelines.data.shards import DATASET_JSON, FORMAT, FORMAT_VERSION, SCHEMA, Clip
 from pipelines.storage.cache import Remote, cached
 from pipelines.storage.location import Location
-from pipelines.video.frame import Frame
+from pipelines.video.frame import FrameSize
 
 __all__ = ["ShardDataset", "Split"]
 
@@ -54,7 +54,7 @@ class ShardDataset:
     classes: tuple[str, ...]
     task: str
     """single_label or multi_label"""
-    frame: Frame
+    frame: FrameSize
     sampling: dict[str, Any]
     mean: tuple[float, ...]
     """per channel, of the train split, in units of uint8 values (0 to 255)"""
@@ -83,7 +83,7 @@ class ShardDataset:
                 place,
                 tuple(document["classes"]),
                 document["task"],
-                Frame(**document["frame"]),
+                FrameSize(**document["frame"]),
                 document["sampling"],
                 tuple(document["mean"]),
                 tuple(document["std"]),
@@ -200,7 +200,7 @@ class Split(Sequence[Clip]):
         frame: The size of every frame.
     """
 
-    def __init__(self, files: Sequence[Path], frame: Frame, rows: Sequence[int] | None = None) -> None:
+    def __init__(self, files: Sequence[Path], frame: FrameSize, rows: Sequence[int] | None = None) -> None:
         self._files, self.frame, self._rows = tuple(files), frame, rows
         self.clip_ids: list[str] = []
         self.labels: list[tuple[int, ...]] = []

@@ -42,8 +42,8 @@ from pipelines.data.splits import SPLITS, SplitOptions
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
 from pipelines.storage.output import prepare_out
-from pipelines.video.decode import Sampling
-from pipelines.video.frame import Frame
+from pipelines.video.frame import FrameSize
+from pipelines.video.sampling import Sampling
 from pipelines.video.worker import IsolatedDecoder
 from ttrnn.files import remove_leftovers
 
@@ -138,9 +138,9 @@ class PreprocessOptions:
         _ = self.sampling, self.splits  # have checks of their own
 
     @property
-    def frame(self) -> Frame:
+    def frame(self) -> FrameSize:
         """The size of every frame."""
-        return Frame(self.width, self.height, self.channels)
+        return FrameSize(self.width, self.height, self.channels)
 
     @property
     def sampling(self) -> Sampling:

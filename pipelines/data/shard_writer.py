@@ -20,15 +20,16 @@ from pipelines.data.plan import report_location
 from pipelines.data.shards import Clip, write_shard
 from pipelines.storage.filesystem import StorageError
 from pipelines.storage.location import Location
-from pipelines.video.decode import RejectedError, Sampling
-from pipelines.video.frame import Frame
+from pipelines.video.decode import RejectedError
+from pipelines.video.frame import FrameSize
+from pipelines.video.sampling import Sampling
 from pipelines.video.worker import IsolatedDecoder
 
 __all__ = ["local_copies", "make_shard", "room_for_copies"]
 
 
 def make_shard(
-    row: dict[str, Any], *, out: Location, frame: Frame, sampling: Sampling, time_limit_s: float
+    row: dict[str, Any], *, out: Location, frame: FrameSize, sampling: Sampling, time_limit_s: float
 ) -> dict[str, Any]:
     """The Ray task: decodes the clips of one shard and writes it, then its report."""
     unit = json.loads(row["unit"])

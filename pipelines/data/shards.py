@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.storage.location import Location
-from pipelines.video.frame import Frame
+from pipelines.video.frame import FrameSize
 
 __all__ = [
     "DATASET_JSON",
@@ -120,7 +120,7 @@ def write_dataset_json(
     *,
     classes: Sequence[str],
     task: str,
-    frame: Frame,
+    frame: FrameSize,
     sampling: Mapping[str, Any],
     mean: Sequence[float],
     std: Sequence[float],

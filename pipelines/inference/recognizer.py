@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.core.errors import UserError
 from pipelines.evaluation.classifier import Classifier
 from pipelines.inference.output import Teller
 from pipelines.video import sources
-from pipelines.video.decode import MAX_CLIP_BYTES, Decoded, RejectedError, Sampling
+from pipelines.video.decode import MAX_CLIP_BYTES, Decoded, RejectedError, VideoError
+from pipelines.video.sampling import Sampling
 from pipelines.video.sources import Frames
 from pipelines.video.windows import Length, sampled, windows
 from pipelines.video.worker import IsolatedDecoder
@@ -86,9 +86,7 @@ class Recogniser:
                 if self.teller is None and (source.whole is not None or self._model.why_no_stream):
                     return self._at_once(path, source)
                 return self._by_frames(path, source)
-        except UserError:
-            raise
-        except ValueError as error:
+        except VideoError as error:
             # Of a file, its name is in there.
             text = str(error) if isinstance(error, RejectedError) else f"{path}: {error}"
             log.error("error: %s", text)
@@ -131,8 +129,10 @@ class Recogniser:
         if clip is None:
             most = MAX_CLIP_BYTES // self._model.frame.size
             held = [frame.copy() for frame in itertools.islice(source.each, most + 1)]
+            if not held:
+                raise VideoError("no frame came")
             if len(held) > most:
-                raise ValueError("its frames take more than 2 GiB, and the model can't stream; give --window")
+                raise VideoError("its frames take more than 2 GiB, and the model can't stream; give --window")
             clip = sampled(np.stack(held), self._model.sampling)
         scores_C = self._model.scores(clip)
         return self._entry(path, scores_C, len(clip)) | {"words": [(0.0, self._words(scores_C))]}
@@ -153,7 +153,7 @@ class Recogniser:
         except KeyboardInterrupt:
             self._end_of(path)
         if scores_C is None:
-            raise ValueError("no frame came")
+            raise VideoError("no frame came")
         return self._entry(path, scores_C, number) | {"words": words}
 
     def _by_windows(self, path: str, source: Frames) -> dict[str, Any]:
@@ -177,7 +177,7 @@ class Recogniser:
         except KeyboardInterrupt:
             self._end_of(path)
         if not segments:
-            raise ValueError("no frame came")
+            raise VideoError("no frame came")
         entry = self._entry(path, total_C / weight, segments[-1]["end_frame"])
         return entry | {"segments": segments, "words": words}
 

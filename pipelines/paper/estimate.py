@@ -19,14 +19,13 @@ from pipelines.data.preprocessing import PreprocessOptions, expected_frames
 from pipelines.data.shards import DATASET_JSON
 from pipelines.data.splits import SPLITS, SplitOptions
 from pipelines.evaluation.metrics import METRICS
-from pipelines.paper.protocols import ReproduceOptions, plan_runs
+from pipelines.paper.protocols import PaperRun, ReproduceOptions, plan_runs
 from pipelines.paper.table import plain_table
 from pipelines.storage.location import Location
-from pipelines.training.launcher import Run
 from pipelines.training.memory import free_bytes, measure_step, step_bytes
 from pipelines.training.options import TrainOptions
 from pipelines.training.setup import model_config, resolve_precision
-from pipelines.video.frame import Frame
+from pipelines.video.frame import FrameSize
 from search_spaces.paper import EXPERIMENTS
 from ttrnn.model import ModelConfig
 
@@ -99,7 +98,7 @@ def _line(
     config: ModelConfig,
     longest: int,
     amounts: Mapping[str, tuple[int, float, float]],
-    runs: Sequence[Run],
+    runs: Sequence[PaperRun],
 ) -> dict[str, Any]:
     """What a model takes: in the first protocol for an epoch and a run, in all of them for all runs."""
     time = measure_step(train, config)
@@ -177,7 +176,7 @@ def _stand_in(dataset: str, scale: _Scale) -> ShardDataset:
         place=Location.of("."),
         classes=scale.classes,
         task=scale.task,
-        frame=Frame(EXPERIMENTS[dataset].width, EXPERIMENTS[dataset].height, 3),
+        frame=FrameSize(EXPERIMENTS[dataset].width, EXPERIMENTS[dataset].height, 3),
         sampling={},
         mean=(128.0,),
         std=(1.0,),
@@ -212,7 +211,7 @@ def dry_run_summary(result: dict[str, Any]) -> str:
         plain_table(header, lines, f"{result['dataset']}: what the table takes"),
         f"{result['num_train_frames']:,} frames in {result['num_steps']:,} steps an epoch ({result['whence']}); times "
         f"by a few steps on random frames, on this {result['device']}, as busy as it is now",
-        f"memory by the formula of pipelines.cost.step_bytes; {result['free_bytes'] / 1e9:.1f} GB are free",
+        f"memory by the formula of pipelines.training.memory.step_bytes; {result['free_bytes'] / 1e9:.1f} GB are free",
         f"{hours:,.1f} h one run after the other, {hours / number:,.1f} h with {number} at a time",
     ]
     return "\n".join(parts)

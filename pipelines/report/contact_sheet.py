@@ -16,9 +16,9 @@ from matplotlib.text import Text
 
 from pipelines.core.errors import UserError
 from pipelines.data.dataset import Split
-from pipelines.evaluation.plots import fonts, spelled
+from pipelines.evaluation.plots import escape_missing, fonts
 from pipelines.storage.location import Location
-from pipelines.video.frame import Frame
+from pipelines.video.frame import FrameSize
 
 __all__ = ["MAX_CLASSES", "write_contact_sheet"]
 
@@ -67,7 +67,7 @@ class _Row:
     strips: list[tuple[str, np.ndarray]]
 
 
-def _size(frame: Frame, side: int) -> tuple[int, int]:
+def _size(frame: FrameSize, side: int) -> tuple[int, int]:
     """(H, W) that a frame is drawn in: its longer side shrunk to `side`, or enlarged by the whole number that fits."""
     longest = max(frame.height, frame.width)
     scale = side // longest if longest <= side else side / longest
@@ -103,7 +103,7 @@ def _evenly(total: int, number: int) -> list[int]:
     return indices
 
 
-def _draw(title: str, rows: Sequence[_Row], frame: Frame, size: tuple[int, int]) -> np.ndarray:
+def _draw(title: str, rows: Sequence[_Row], frame: FrameSize, size: tuple[int, int]) -> np.ndarray:
     """uint8 [H, W, 3], RGB."""
     height, strip_width = size[0], max(_MIN_STRIP, _NUM_FRAMES * (size[1] + _FRAME_GAP)) + _GAP
     column_width = _NAME + strip_width * max(len(row.strips) for row in rows) + _GAP
@@ -158,7 +158,7 @@ class _Page:
         return y + len(lines) * _LINE
 
     def _write(self, x: int, y: int, text: str, points: float, colour: str) -> Text:
-        text = spelled(text, self._letters)
+        text = escape_missing(text, self._letters)
         style: dict[str, Any] = {"family": self._families, "size": points, "color": colour, "va": "top"}
         # In pixels, counted from below. A dollar sign is not mathematics.
         return self._figure.text(x, self._height - y, text, transform=None, parse_math=False, **style)

@@ -9,28 +9,27 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import cv2
 import numpy as np
 
-from pipelines.video.frame import Frame
+from pipelines.video.frame import FrameSize
+from pipelines.video.sampling import Sampling, evenly_spaced
 
 __all__ = [
-    "FITS",
     "MAX_CLIP_BYTES",
     "REASONS",
     "Decoded",
     "RejectedError",
-    "Sampling",
+    "VideoError",
     "announced_frames",
     "as_clip",
     "decode",
     "decode_into",
     "decode_stream",
-    "evenly",
     "pictures",
     "shrink",
 ]
@@ -46,7 +45,6 @@ REASONS = {
     "timed_out": "the decoder took longer than the limit",
 }
 """Why a file may give no clip: the column `reason` of rejected.csv."""
-FITS = ("stretch", "crop", "letterbox")
 MAX_CLIP_BYTES = 2**31
 """More than this no clip may take, decoded."""
 # Damaged files are listed in rejected.csv, not reported on the terminal. FFmpeg reads its log level (-8: quiet) when it
@@ -60,49 +58,17 @@ _WHOLE, _SLACK_FRAMES, _ENOUGH_FRAMES = 0.9, 2, 100
 _MIN_FRAME_BYTES = 8
 
 
-class RejectedError(ValueError):
+class VideoError(Exception):
+    """A video, or another source of frames, that cannot be classified; the message is one line."""
+
+
+class RejectedError(VideoError):
     """A file that gives no clip; `reason` is one of `REASONS`."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         # A name may hold line ends, or bytes that are no letters.
         super().__init__(f"{repr(str(path))[1:-1]} {reason}: {REASONS[reason]}")
         self.reason = reason
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sampling:
-    """Which frames of a video make its clip: all of them, or fewer; and how a picture becomes a frame."""
-
-    max_frames: int | None = None
-    """never more than this many frames; without num_frames, the first ones"""
-    num_frames: int | None = None
-    """this many frames, evenly spaced over the video; all of them if it has fewer"""
-    fps: float | None = None
-    """this many frames per second, by the time stamps in the file"""
-    every: int | None = None
-    """every n-th frame, beginning with the first"""
-    fit: str = "stretch"
-    """of pictures with other proportions than the frame: stretch, crop (its centre fills the frame) or letterbox (all
-    of it, between black bars)"""
-
-    def __post_init__(self) -> None:
-        for name in ("max_frames", "num_frames", "fps", "every"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value}")
-        given = [f"{n}={value}" for n in ("num_frames", "fps", "every") if (value := getattr(self, n)) is not None]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} exclude each other; give one of them")
-        if self.fit not in FITS:
-            raise ValueError(f"fit must be stretch, crop or letterbox, got {self.fit!r}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """As it stands in dataset.json."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Sampling":
-        """The inverse of `to_dict`; what older files do not have takes its default."""
-        return cls(**values)
 
 
 class Decoded(NamedTuple):
@@ -114,7 +80,7 @@ class Decoded(NamedTuple):
     """frames/s of these frames, which are fewer than the file's when sampled; 0 where the file does not say"""
 
 
-def decode(path: str | Path, frame: Frame, sampling: Sampling) -> Decoded:
+def decode(path: str | Path, frame: FrameSize, sampling: Sampling) -> Decoded:
     """Decodes one video, upright; every picture is brought to the size of `frame`, averaging over area.
 
     Contents decide, not names. Pictures are shrunk as they come: the full-size clip is never held. With `num_frames`,
@@ -129,11 +95,11 @@ def decode(path: str | Path, frame: Frame, sampling: Sampling) -> Decoded:
     return Decoded(as_clip(memory, num_frames, frame).copy(), fps)
 
 
-def as_clip(memory: np.ndarray, num_frames: int, frame: Frame) -> np.ndarray:
+def as_clip(memory: np.ndarray, num_frames: int, frame: FrameSize) -> np.ndarray:
     return memory[: num_frames * frame.size].reshape(num_frames, *frame.shape)
 
 
-def decode_into(path: str, frame: Frame, sampling: Sampling, memory: np.ndarray) -> tuple[int, float]:
+def decode_into(path: str, frame: FrameSize, sampling: Sampling, memory: np.ndarray) -> tuple[int, float]:
     """As `decode`, into the front of `memory`; returns the number of frames, and their rate in frames/s."""
     frames = as_clip(memory, len(memory) // frame.size, frame)
     with _open_file(path) as file:
@@ -150,7 +116,7 @@ def decode_into(path: str, frame: Frame, sampling: Sampling, memory: np.ndarray)
     return num_frames, _rate(video, sampling)
 
 
-def decode_stream(path: str, frame: Frame, sampling: Sampling) -> Iterator[bytes | memoryview]:
+def decode_stream(path: str, frame: FrameSize, sampling: Sampling) -> Iterator[bytes | memoryview]:
     """As `decode`, but one frame at a time, in constant memory; `sampling` must be without num_frames.
 
     Yields:
@@ -292,7 +258,7 @@ def _pictures(video: _Video, num_total: int, sampling: Sampling, read: _Read) ->
     """The sampled pictures, each valid until the next; `read` is kept up to date."""
     num_taken, tick, picture = 0, -1, None
     max_frames, every = sampling.max_frames or sys.maxsize, sampling.every or 1
-    wanted = None if sampling.num_frames is None else evenly(num_total, min(sampling.num_frames, max_frames))
+    wanted = None if sampling.num_frames is None else evenly_spaced(num_total, min(sampling.num_frames, max_frames))
     for now in _grab(video):
         read.gap_s, read.seconds = max(read.gap_s, now - read.seconds), now
         index, read.num_frames = read.num_frames, read.num_frames + 1
@@ -321,13 +287,6 @@ def _grab(video: _Video) -> Iterator[float]:
         now = stamp if stamp > now else now + step
         start = now if start is None else start
         yield now - start
-
-
-def evenly(num_total: int, num_wanted: int) -> set[int]:
-    """Indices of `num_wanted` frames, each in the middle of its share of `num_total`; all if there are no more."""
-    if num_total <= num_wanted:
-        return set(range(num_total))
-    return {(2 * i + 1) * num_total // (2 * num_wanted) for i in range(num_wanted)}
 
 
 def shrink(picture: np.ndarray, fit: str, frame: np.ndarray) -> None:

@@ -1,12 +1,12 @@
-"""The size of a frame."""
+"""Describe the size of a frame."""
 
 from dataclasses import dataclass
 
-__all__ = ["Frame"]
+__all__ = ["FrameSize"]
 
 
 @dataclass(frozen=True)
-class Frame:
+class FrameSize:
     """The size of every frame of a data set: width and height in pixels, channels 3 (RGB) or 1 (grey)."""
 
     width: int
@@ -20,5 +20,5 @@ class Frame:
 
     @property
     def size(self) -> int:
-        """Values in one frame: H * W * C."""
+        """Number of values in one frame: H * W * C."""
         return self.height * self.width * self.channels

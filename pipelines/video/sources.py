@@ -20,8 +20,9 @@ import cv2
 import numpy as np
 
 from pipelines.core.errors import UserError
-from pipelines.video.decode import REASONS, RejectedError, Sampling, decode_stream, shrink
-from pipelines.video.frame import Frame
+from pipelines.video.decode import REASONS, RejectedError, VideoError, decode_stream, shrink
+from pipelines.video.frame import FrameSize
+from pipelines.video.sampling import Sampling
 from pipelines.video.worker import limit_memory
 
 __all__ = ["CutShortError", "Frames", "camera", "raw", "video"]
@@ -32,7 +33,7 @@ _FIRST_REASON = 64
 _ORPHAN_S = 10
 
 
-class CutShortError(ValueError):
+class CutShortError(VideoError):
     """Raw frames that are none, or end within one."""
 
 
@@ -49,7 +50,7 @@ class Frames:
 
 
 @contextlib.contextmanager
-def video(path: str | Path, frame: Frame, sampling: Sampling, time_limit_s: float) -> Iterator[Frames]:
+def video(path: str | Path, frame: FrameSize, sampling: Sampling, time_limit_s: float) -> Iterator[Frames]:
     """A video of any length, by a decoder in a process of its own, which ends with the block.
 
     Args:
@@ -118,7 +119,7 @@ def _serve() -> None:
     pipe = os.dup(1)
     os.dup2(2, 1)
     try:
-        for part in decode_stream(path, Frame(*values["frame"]), Sampling.from_dict(values["sampling"])):
+        for part in decode_stream(path, FrameSize(*values["frame"]), Sampling.from_dict(values["sampling"])):
             # A reader that is gone ends this by SIGPIPE or here; one that is slow may be so.
             signal.alarm(0)
             view = memoryview(part)
@@ -145,7 +146,7 @@ def _read(pipe: int, num_bytes: int, *, limit_s: float | None = None) -> np.ndar
     return data[:done]
 
 
-def raw(pipe: int, frame: Frame) -> Frames:
+def raw(pipe: int, frame: FrameSize) -> Frames:
     """Raw frames as they come through a pipe: the bytes of uint8 [H, W, C], one frame after the other.
 
     Raises:
@@ -168,7 +169,7 @@ def raw(pipe: int, frame: Frame) -> Frames:
 
 
 @contextlib.contextmanager
-def camera(index: int, frame: Frame, sampling: Sampling) -> Iterator[Frames]:
+def camera(index: int, frame: FrameSize, sampling: Sampling) -> Iterator[Frames]:
     """What a camera sees, until it is switched off.
 
     Args:
@@ -190,7 +191,7 @@ def camera(index: int, frame: Frame, sampling: Sampling) -> Iterator[Frames]:
         capture.release()
 
 
-def _seen(capture: cv2.VideoCapture, frame: Frame, sampling: Sampling) -> Iterator[np.ndarray]:
+def _seen(capture: cv2.VideoCapture, frame: FrameSize, sampling: Sampling) -> Iterator[np.ndarray]:
     start, number, tick = time.monotonic(), -1, -1
     pixels = np.empty(frame.shape, np.uint8)
     while capture.grab():

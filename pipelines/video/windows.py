@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.video.decode import MAX_CLIP_BYTES, Sampling, evenly
+from pipelines.video.decode import MAX_CLIP_BYTES, VideoError
+from pipelines.video.sampling import Sampling, evenly_spaced
 
 __all__ = ["Length", "sampled", "windows"]
 
@@ -30,9 +31,9 @@ class Length:
         return cls(float(found[1] or found[2]), found[1] is None)
 
     def frames(self, fps: float) -> int:
-        """At least one. Raises ValueError: seconds, where no frame rate is known."""
+        """At least one. Raises VideoError: seconds, where no frame rate is known."""
         if self.is_seconds and not fps:
-            raise ValueError("no frame rate is known of it, so that windows can't be in seconds; give frames")
+            raise VideoError("no frame rate is known of it, so that windows can't be in seconds; give frames")
         return max(1, round(self.value * fps if self.is_seconds else self.value))
 
 
@@ -47,13 +48,13 @@ def windows(frames: Iterable[np.ndarray], size: int, hop: int) -> Iterator[tuple
         hop: From one beginning to the next; more than `size` leaves frames out.
 
     Raises:
-        ValueError: a window of more than 2 GiB.
+        VideoError: a window of more than 2 GiB.
     """
     kept: list[np.ndarray] = []
     start = covered = 0
     for number, frame in enumerate(frames):
         if size * frame.nbytes > MAX_CLIP_BYTES:
-            raise ValueError(f"a window of {size:,} frames takes more than 2 GiB; make it shorter")
+            raise VideoError(f"a window of {size:,} frames takes more than 2 GiB; make it shorter")
         if number < start:
             continue
         kept.append(frame.copy())
@@ -71,4 +72,4 @@ def sampled(clip_THWC: np.ndarray, sampling: Sampling) -> np.ndarray:
     if sampling.num_frames is None:
         return clip_THWC[: sampling.max_frames]
     num_frames = min(sampling.num_frames, sampling.max_frames or sampling.num_frames)
-    return clip_THWC[sorted(evenly(len(clip_THWC), num_frames))]
+    return clip_THWC[sorted(evenly_spaced(len(clip_THWC), num_frames))]

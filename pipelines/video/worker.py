@@ -25,12 +25,12 @@ from pipelines.video.decode import (
     MAX_CLIP_BYTES,
     Decoded,
     RejectedError,
-    Sampling,
     announced_frames,
     as_clip,
     decode_into,
 )
-from pipelines.video.frame import Frame
+from pipelines.video.frame import FrameSize
+from pipelines.video.sampling import Sampling
 
 __all__ = ["IsolatedDecoder", "limit_memory"]
 
@@ -44,7 +44,7 @@ _ORPHAN_S = 10
 
 class _Job(NamedTuple):
     path: str
-    frame: Frame | None = None
+    frame: FrameSize | None = None
     """None: only count the frames"""
     sampling: Sampling | None = None
 
@@ -61,7 +61,7 @@ class IsolatedDecoder:
 
     Example:
         with IsolatedDecoder(time_limit_s=300) as decoder:
-            frames, fps = decoder.decode("clip.avi", Frame(160, 120, 3), Sampling())
+            frames, fps = decoder.decode("clip.avi", FrameSize(160, 120, 3), Sampling())
     """
 
     def __init__(self, time_limit_s: float) -> None:
@@ -91,7 +91,7 @@ class IsolatedDecoder:
             # Frames that are handed out keep theirs.
             self._memories = []
 
-    def decode(self, path: str | Path, frame: Frame, sampling: Sampling) -> Decoded:
+    def decode(self, path: str | Path, frame: FrameSize, sampling: Sampling) -> Decoded:
         """As the function `decode`, but a later call overwrites the frames: copy those that are to last.
 
         Raises:
@@ -103,7 +103,7 @@ class IsolatedDecoder:
         return result
 
     def decode_many(
-        self, paths: Iterable[str | Path], frame: Frame, sampling: Sampling
+        self, paths: Iterable[str | Path], frame: FrameSize, sampling: Sampling
     ) -> Generator[Decoded | RejectedError, None, None]:
         """One result for each path, in order; the child decodes the next clip while the caller works on this one.
 

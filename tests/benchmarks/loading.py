@@ -18,7 +18,7 @@ from pipelines.data.augment import Augmentation
 from pipelines.data.dataset import Split
 from pipelines.data.loader import batches
 from pipelines.data.shards import Clip, write_shard
-from pipelines.video.frame import Frame
+from pipelines.video.frame import FrameSize
 from tests.benchmarks.measure import Row, interleaved, row, status_bytes
 from ttrnn import TTGRU
 
@@ -26,7 +26,7 @@ __all__ = ["loading"]
 
 log = logging.getLogger(__name__)
 
-_FRAME = Frame(width=160, height=120, channels=3)
+_FRAME = FrameSize(width=160, height=120, channels=3)
 _BATCH = 8
 _PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 # As many frames as before: their time can be compared.

@@ -17,8 +17,9 @@ import torch
 
 from pipelines.data import demo_videos as demo
 from pipelines.demo import main
-from pipelines.video.decode import Sampling, decode
-from pipelines.video.frame import Frame
+from pipelines.video.decode import decode
+from pipelines.video.frame import FrameSize
+from pipelines.video.sampling import Sampling
 from ttrnn.model import ModelConfig, VideoClassifier
 
 NUM_CLIPS, NUM_TRAIN = 960, 420
@@ -28,7 +29,7 @@ CHANCE = 1 / len(demo.CLASSES)
 def read_clips(out: Path) -> tuple[np.ndarray, np.ndarray]:
     """Pixels as a model sees them, clips x T x H x W x C, and labels, in the order in which they were drawn."""
     paths = sorted(out.glob("*/*.avi"), key=lambda path: path.name)
-    frame = Frame(demo.WIDTH, demo.HEIGHT, demo.CHANNELS)
+    frame = FrameSize(demo.WIDTH, demo.HEIGHT, demo.CHANNELS)
     clips = np.stack([decode(path, frame, Sampling()).frames for path in paths])
     return clips, np.array([demo.CLASSES.index(path.parent.name) for path in paths])
 

@@ -18,8 +18,9 @@ from pipelines.evaluate import main
 from pipelines.evaluation.evaluator import evaluate_model, headline
 from pipelines.train import train
 from pipelines.training.options import TrainOptions
-from pipelines.video.decode import Sampling, decode
-from pipelines.video.frame import Frame
+from pipelines.video.decode import decode
+from pipelines.video.frame import FrameSize
+from pipelines.video.sampling import Sampling
 from tests.shards import FRAME, make_shards
 from tests.videos import write_class_folders
 from ttrnn.export import export_onnx_clip, export_onnx_step
@@ -152,7 +153,7 @@ def test_damaged_model_is_refused_with_2_and_one_line(trained, tmp_path, capsys,
 
 @pytest.mark.parametrize(
     ("kwargs", "words"),
-    [({"frame": Frame(8, 6, 1)}, r"\(8, 4, 1\).*\(8, 6, 1\)"), ({"num_classes": 2}, "knows the classes")],
+    [({"frame": FrameSize(8, 6, 1)}, r"\(8, 4, 1\).*\(8, 6, 1\)"), ({"num_classes": 2}, "knows the classes")],
     ids=["frame", "classes"],
 )
 def test_data_of_another_kind_is_refused(trained, tmp_path, kwargs, words):

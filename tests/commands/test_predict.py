@@ -19,9 +19,10 @@ from pipelines.evaluation.classifier import open_classifier
 from pipelines.inference import recognizer as one_video
 from pipelines.inference.table import _names
 from pipelines.video import sources as frames
-from pipelines.video.decode import RejectedError, Sampling, decode
-from pipelines.video.frame import Frame
+from pipelines.video.decode import RejectedError, decode
+from pipelines.video.frame import FrameSize
 from pipelines.video.overlay import annotate
+from pipelines.video.sampling import Sampling
 from pipelines.video.windows import Length
 from pipelines.video.worker import IsolatedDecoder
 from ttrnn.export import export_onnx_clip, export_onnx_step
@@ -61,7 +62,7 @@ def test_prediction_is_the_model_s_own_on_the_sampled_frames(videos, model, caps
     assert code == 0
     network = ttrnn.load(model)
     for path, entry in zip(paths, json.loads(out)["videos"], strict=True):
-        frames = decode(path, Frame(demo.WIDTH, demo.HEIGHT, demo.CHANNELS), Sampling(max_frames=9)).frames
+        frames = decode(path, FrameSize(demo.WIDTH, demo.HEIGHT, demo.CHANNELS), Sampling(max_frames=9)).frames
         expected = network(torch.from_numpy(frames)[None]).softmax(dim=1)[0].tolist()
         assert entry.keys() == {"path", "label", "probabilities", "num_frames"}
         assert (entry["path"], entry["num_frames"]) == (str(path), 9)
@@ -106,7 +107,7 @@ def test_windows_are_classified_as_clips_of_their_own_and_their_mean_is_the_vide
     spans = [(segment["start_frame"], segment["end_frame"]) for segment in entry["segments"]]
     assert (spans, entry["num_frames"]) == ([(0, 5), (4, 9), (8, 12)], 12)
     assert entry["segments"][1]["start_s"] == pytest.approx(4 / 12)
-    frames = decode(path, Frame(demo.WIDTH, demo.HEIGHT, demo.CHANNELS), Sampling()).frames
+    frames = decode(path, FrameSize(demo.WIDTH, demo.HEIGHT, demo.CHANNELS), Sampling()).frames
     network = ttrnn.load(model)
     expected = [network.predict(frames[start:end]).tolist() for start, end in spans]
     for segment, scores in zip(entry["segments"], expected, strict=True):
@@ -174,7 +175,7 @@ def test_a_long_video_whose_header_does_not_say_so_is_streamed_too(videos, model
 
 def test_raw_frames_on_standard_input_are_a_video(videos, model, capsys, standard_input):
     path = sorted(videos.glob("*/*.avi"))[0]
-    frames = decode(path, Frame(demo.WIDTH, demo.HEIGHT, demo.CHANNELS), Sampling(max_frames=9)).frames
+    frames = decode(path, FrameSize(demo.WIDTH, demo.HEIGHT, demo.CHANNELS), Sampling(max_frames=9)).frames
     standard_input(frames.tobytes())
     entry = windowed(capsys, model, "-")
     assert (entry["path"], entry["num_frames"]) == ("-", 9)
@@ -237,7 +238,7 @@ def test_a_camera_is_streamed_until_it_is_interrupted(model, capsys, monkeypatch
 
 @pytest.mark.skipif(not Path("/dev/video0").exists(), reason="there is no camera")
 def test_a_real_camera_gives_frames():
-    with frames.camera(0, Frame(48, 32, 1), Sampling()) as source:
+    with frames.camera(0, FrameSize(48, 32, 1), Sampling()) as source:
         assert next(source.each).shape == (32, 48, 1)
 
 
@@ -245,7 +246,7 @@ def test_the_label_is_written_on_a_copy_of_the_video(videos, model, tmp_path, ca
     path, out = sorted(videos.glob("*/*.avi"))[0], tmp_path / "out.mp4"
     assert run(capsys, predict.main, model, path, "--annotate", out)[0] == 0
     assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
-    before, after = (decode(file, Frame(48, 32, 3), Sampling()).frames.astype(int) for file in (path, out))
+    before, after = (decode(file, FrameSize(48, 32, 3), Sampling()).frames.astype(int) for file in (path, out))
     assert after.shape == before.shape
     assert np.abs(after[:, :5] - before[:, :5]).mean() < 12
     strip = after[:, -20:]
@@ -379,3 +380,13 @@ def test_names_are_as_short_as_they_can_be_told_apart():
     assert _names(["a/b/up/1.avi", "a/b/down/1.avi"]) == ["up/1.avi", "down/1.avi"]
     assert _names(["a/b/up/1.avi", "a/b/up/2.avi", "-"]) == ["1.avi", "2.avi", "-"]
     assert _names(["/a/1.avi", "/a/1.avi"]) == ["1.avi", "1.avi"]
+
+
+def test_a_bug_is_not_taken_for_a_bad_video(videos, model, capsys, monkeypatch):
+    def fail(*_):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(one_video.Recognizer, "_words", fail)
+    code, out, err = run(capsys, predict.main, model, sorted(videos.glob("*/*.avi"))[0], "--json")
+    assert (code, out) == (1, "")
+    assert "Traceback" in err

@@ -25,8 +25,9 @@ from pipelines.data.preprocessing import PreprocessOptions
 from pipelines.preprocess import preprocess, summary
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
-from pipelines.video.decode import Sampling, decode
-from pipelines.video.frame import Frame
+from pipelines.video.decode import decode
+from pipelines.video.frame import FrameSize
+from pipelines.video.sampling import Sampling
 from tests.s3 import ENVIRONMENT, s3_server
 from tests.videos import DyingDecoder, cut_in_half, moving_square, write_class_folders, write_video
 
@@ -77,7 +78,7 @@ def shards(ray_up: None, videos: Path, tmp_path_factory: pytest.TempPathFactory)
 def test_shards_hold_every_clip_as_it_decodes(shards: Path, videos: Path) -> None:
     data = ShardDataset.open(shards)
     data.verify()
-    assert (data.classes, data.task, data.frame) == (("left", "right"), "single_label", Frame(24, 16, 3))
+    assert (data.classes, data.task, data.frame) == (("left", "right"), "single_label", FrameSize(24, 16, 3))
     sizes = {name: split["num_clips"] for name, split in data.splits.items()}
     assert sum(sizes.values()) == 40
     assert sizes["train"] == pytest.approx(28, abs=4)
@@ -174,7 +175,7 @@ def test_a_decoder_that_crashes_costs_its_clip_only(
         row = task.make_shard(
             {"unit": json.dumps({"file": "val-00000.arrow", "split": "val", "clips": clips})},
             out=Location.of(tmp_path),
-            frame=Frame(24, 16, 3),
+            frame=FrameSize(24, 16, 3),
             sampling=Sampling(),
             time_limit_s=60,
         )

@@ -9,14 +9,14 @@ from pipelines.core.errors import UserError
 from pipelines.data.dataset import ShardDataset
 from pipelines.data.folds import resplit, without_val
 from pipelines.data.splits import SPLITS, SplitOptions
-from pipelines.video.frame import Frame
+from pipelines.video.frame import FrameSize
 from tests.shards import make_shards
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> ShardDataset:
     path = tmp_path_factory.mktemp("data") / "shards"
-    return ShardDataset.open(make_shards(path, num_clips=60, num_groups=6, frame=Frame(8, 4, 3)))
+    return ShardDataset.open(make_shards(path, num_clips=60, num_groups=6, frame=FrameSize(8, 4, 3)))
 
 
 def ids(data: ShardDataset) -> dict[str, list[str]]:

@@ -9,13 +9,13 @@ import torch
 from pipelines.data.augment import Augmentation
 from pipelines.data.loader import ahead, batches, epoch_seed, epoch_steps, num_steps
 from pipelines.data.shards import Clip
-from pipelines.video.frame import Frame
+from pipelines.video.frame import FrameSize
 
 
 class Clips(list):
     """Clips in memory that read like a split of shards, and note who asked for what."""
 
-    frame = Frame(width=3, height=4, channels=1)
+    frame = FrameSize(width=3, height=4, channels=1)
 
     def __init__(self, clips):
         super().__init__(clips)

@@ -19,10 +19,10 @@ from pipelines.core.errors import StepError, UserError
 from pipelines.data.dataset import ShardDataset, Split
 from pipelines.data.shards import SCHEMA, Clip, write_dataset_json, write_shard
 from pipelines.storage.location import Location
-from pipelines.video.frame import Frame
+from pipelines.video.frame import FrameSize
 from tests.s3 import s3_server, upload
 
-FRAME = Frame(width=7, height=5, channels=3)
+FRAME = FrameSize(width=7, height=5, channels=3)
 
 
 def make_clips(number: int, seed: int = 0) -> list[Clip]:
@@ -294,13 +294,13 @@ def test_what_is_no_shard_is_refused_in_one_line(tmp_path: Path, damage: Any, me
 
 
 # Pages have 4096 bytes or more: clips of less than one, of some, and of many.
-SIZES = {"tiny": (Frame(3, 2, 1), 50), "pages": (Frame(80, 60, 1), 20), "large": (Frame(160, 120, 3), 20)}
+SIZES = {"tiny": (FrameSize(3, 2, 1), 50), "pages": (FrameSize(80, 60, 1), 20), "large": (FrameSize(160, 120, 3), 20)}
 
 
 @pytest.mark.parametrize(("frame", "length"), SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("indices", [[0], [9], [4, 5], [9, 0, 3, 3], range(10), []], ids=str)
 def test_prefetching_and_releasing_leaves_clips_as_they_are(
-    tmp_path: Path, frame: Frame, length: int, indices: list[int]
+    tmp_path: Path, frame: FrameSize, length: int, indices: list[int]
 ) -> None:
     rng = np.random.default_rng(0)
     clips = [
@@ -332,7 +332,7 @@ def resident(file: Path) -> dict[str, int]:
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux to tell what is resident")
 def test_what_is_released_leaves_the_memory(tmp_path: Path) -> None:
-    frame, page = Frame(160, 120, 3), mmap.PAGESIZE
+    frame, page = FrameSize(160, 120, 3), mmap.PAGESIZE
     clips = [Clip(str(i), (0,), "", 1.0, np.full((20, *frame.shape), i, np.uint8)) for i in range(4)]
     write_shard(tmp_path / "shard", clips)
     split, clip_bytes = Split([tmp_path / "shard"], frame), 20 * frame.size

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import pytest
 
 from pipelines.paper.protocols import ReproduceOptions, plan_runs
-from pipelines.video.frame import Frame
+from pipelines.video.frame import FrameSize
 from search_spaces.paper import EXPERIMENTS, MODELS
 
 
 def runs(dataset, frame=None, **values):
-    frame = frame or Frame(EXPERIMENTS[dataset].width, EXPERIMENTS[dataset].height, 3)
+    frame = frame or FrameSize(EXPERIMENTS[dataset].width, EXPERIMENTS[dataset].height, 3)
     return plan_runs(
         ReproduceOptions(data="videos", dataset=dataset, **values), "shards", Path("out"), SimpleNamespace(frame=frame)
     )
@@ -55,7 +55,7 @@ def test_fewer_epochs_and_another_rate_are_those_of_all_runs():
 
 def test_modes_are_the_papers_where_they_fit_the_frame():
     assert {run.train.in_modes for run in runs("ucf11")} == {"8x20x20x18"}
-    assert {run.train.in_modes for run in runs("ucf11", Frame(160, 120, 1))} == {"auto"}
+    assert {run.train.in_modes for run in runs("ucf11", FrameSize(160, 120, 1))} == {"auto"}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pipelines.data.shards import Clip, write_shard
 from pipelines.report import contact_sheet
 from pipelines.report.contact_sheet import write_contact_sheet
 from pipelines.storage.location import Location
-from pipelines.video.frame import Frame
+from pipelines.video.frame import FrameSize
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 SHADES = [(20 * i + 20, 0, 0) for i in range(10)]
@@ -34,7 +34,7 @@ def draw(path: Path, clips: list[Clip], names: list[str]) -> np.ndarray:
     """uint8 [H, W, 3], RGB: the sheet of these clips."""
     height, width, channels = clips[0].frames.shape[1:]
     write_shard(path / "train-00000.arrow", clips)
-    split = Split([path / "train-00000.arrow"], Frame(width, height, channels))
+    split = Split([path / "train-00000.arrow"], FrameSize(width, height, channels))
     write_contact_sheet(Location.of(path / "sheet.png"), "data", names, split)
     return cv2.cvtColor(cv2.imread(str(path / "sheet.png"), cv2.IMREAD_UNCHANGED), cv2.COLOR_BGR2RGB)
 
@@ -171,7 +171,7 @@ def test_long_names_stay_in_their_place(tmp_path, texts):
 @pytest.mark.parametrize("place", ["nowhere/sheet.png", "."], ids=["no such directory", "a directory"])
 def test_a_sheet_that_cannot_be_written_is_told_in_one_line(tmp_path, place):
     write_shard(tmp_path / "train-00000.arrow", [plain(0, [RED])])
-    split = Split([tmp_path / "train-00000.arrow"], Frame(8, 4, 3))
+    split = Split([tmp_path / "train-00000.arrow"], FrameSize(8, 4, 3))
     with pytest.raises(UserError, match=r"can't be written \(.* directory\); name another file") as error:
         write_contact_sheet(Location.of(tmp_path / place), "data", ["a"], split)
     assert "\n" not in str(error.value)

@@ -14,9 +14,9 @@ from pipelines.core.errors import UserError
 from pipelines.data.shards import Clip, write_dataset_json, write_shard
 from pipelines.report.inspection import inspect_shards, inspection_summary, verify_shards, verify_summary
 from pipelines.storage.location import Location
-from pipelines.video.frame import Frame
+from pipelines.video.frame import FrameSize
 
-FRAME = Frame(width=8, height=4, channels=3)
+FRAME = FrameSize(width=8, height=4, channels=3)
 CLASSES = ["run", "jump", "[b]走る[/b]"]
 # Of each split: label or labels, group, frames, frames/s of its clips.
 CLIPS = {

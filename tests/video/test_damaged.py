@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.video.decode import RejectedError, Sampling, decode
-from pipelines.video.frame import Frame
+from pipelines.video.decode import RejectedError, decode
+from pipelines.video.frame import FrameSize
+from pipelines.video.sampling import Sampling
 from pipelines.video.worker import IsolatedDecoder
 from tests.damaged import Case, corpus, sound_videos
 
-FRAME = Frame(24, 16, 3)
+FRAME = FrameSize(24, 16, 3)
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from pipelines.video import decode as module
-from pipelines.video.decode import REASONS, RejectedError, Sampling, decode, decode_stream
-from pipelines.video.frame import Frame
+from pipelines.video.decode import REASONS, RejectedError, decode, decode_stream
+from pipelines.video.frame import FrameSize
+from pipelines.video.sampling import Sampling
 from pipelines.video.worker import IsolatedDecoder
 from tests.videos import (
     cut_in_half,
@@ -24,7 +25,7 @@ from tests.videos import (
     write_video,
 )
 
-RGB, GREY = Frame(24, 16, 3), Frame(24, 16, 1)
+RGB, GREY = FrameSize(24, 16, 3), FrameSize(24, 16, 1)
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
@@ -61,7 +62,7 @@ def test_sampling_takes_these_frames(video: Path, sampling: Sampling, wanted: li
 
 
 @pytest.mark.parametrize("frame", [RGB, GREY], ids=["RGB", "grey"])
-def test_frames_are_averaged_over_area_in_rgb_order(tmp_path: Path, frame: Frame) -> None:
+def test_frames_are_averaged_over_area_in_rgb_order(tmp_path: Path, frame: FrameSize) -> None:
     source = moving_square(6)
     source[..., 0] //= 2
     decoded = decode(write_video(tmp_path / "a.avi", source), frame, Sampling()).frames
@@ -106,7 +107,7 @@ def test_pictures_of_other_proportions_are_fitted(
     wanted = np.pad(halved(source[:, rows, columns]), ((0, 0), (bars[0],) * 2, (bars[1],) * 2, (0, 0)))
     if channels == 1:
         wanted = (wanted @ [0.299, 0.587, 0.114])[..., None]
-    frames = decode(file, Frame(width, height, channels), Sampling(fit=fit)).frames
+    frames = decode(file, FrameSize(width, height, channels), Sampling(fit=fit)).frames
     assert frames.shape == wanted.shape == (2, height, width, channels)
     assert np.abs(frames - wanted).max() < 3
     assert not frames[wanted == 0].any()
@@ -114,7 +115,7 @@ def test_pictures_of_other_proportions_are_fitted(
 
 def test_stretched_pictures_fill_the_frame(tmp_path: Path) -> None:
     source = gradient(32, 48)
-    frames = decode(write_video(tmp_path / "a.mkv", source, codec="FFV1"), Frame(12, 16, 3), Sampling()).frames
+    frames = decode(write_video(tmp_path / "a.mkv", source, codec="FFV1"), FrameSize(12, 16, 3), Sampling()).frames
     wanted = source.reshape(2, 16, 2, 12, 4, 3).mean(axis=(2, 4))
     assert np.abs(frames - wanted).max() < 3
 
@@ -142,7 +143,7 @@ def test_rotation_metadata_is_honoured(tmp_path: Path, degrees: int) -> None:
     file.write_bytes(content)
     # Clockwise; numpy turns the other way.
     wanted = np.rot90(source, -degrees // 90, axes=(1, 2))
-    frames = decode(file, Frame(wanted.shape[2], wanted.shape[1], 3), Sampling()).frames
+    frames = decode(file, FrameSize(wanted.shape[2], wanted.shape[1], 3), Sampling()).frames
     assert np.abs(frames.astype(int) - wanted).mean() < 6
 
 
@@ -290,7 +291,7 @@ def test_a_clip_beyond_the_limit_is_too_large(video: Path, monkeypatch: pytest.M
 def test_a_frame_beyond_the_limit_is_too_large(video: Path) -> None:
     with IsolatedDecoder(60) as decoder:
         with pytest.raises(RejectedError, match="too_large"):
-            decoder.decode(video, Frame(30000, 30000, 3), Sampling())
+            decoder.decode(video, FrameSize(30000, 30000, 3), Sampling())
         assert len(decoder.decode(video, RGB, Sampling()).frames) == 40
 
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from pipelines.video import sources as frames
-from pipelines.video.decode import RejectedError, Sampling, decode
-from pipelines.video.frame import Frame
+from pipelines.video.decode import RejectedError, decode
+from pipelines.video.frame import FrameSize
+from pipelines.video.sampling import Sampling
 from pipelines.video.windows import windows
 from tests.videos import haunt_children, numbered, read_numbers, write_video
 
-RGB = Frame(24, 16, 3)
+RGB = FrameSize(24, 16, 3)
 
 
 def children() -> set[str]:

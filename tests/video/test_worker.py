@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from pipelines.video import worker as module
-from pipelines.video.decode import Decoded, RejectedError, Sampling, decode
-from pipelines.video.frame import Frame
+from pipelines.video.decode import Decoded, RejectedError, decode
+from pipelines.video.frame import FrameSize
+from pipelines.video.sampling import Sampling
 from pipelines.video.worker import IsolatedDecoder
 from tests.videos import (
     DyingDecoder,
@@ -23,7 +24,7 @@ from tests.videos import (
     write_video,
 )
 
-RGB, GREY = Frame(24, 16, 3), Frame(24, 16, 1)
+RGB, GREY = FrameSize(24, 16, 3), FrameSize(24, 16, 1)
 
 
 @pytest.fixture(scope="module")
