@@ -1,4 +1,4 @@
-"""Errors that a command tells in one line, without a traceback."""
+"""Define the errors that a command reports in one line, without a traceback."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,20 +6,22 @@ from collections.abc import Iterator
 __all__ = ["StepError", "UserError", "user_errors"]
 
 
-class UserError(ValueError):
-    """A mistake of the user's: one line that names the value and the way out. The command ends with exit code 2."""
+class UserError(Exception):
+    """The user made a mistake: one line names the value and what to do instead. The command ends with exit code 2."""
 
 
-class StepError(RuntimeError):
-    """A step can't go on, through no mistake in its options: told in one line. The command ends with exit code 1."""
+class StepError(Exception):
+    """A step cannot continue although the options are right: one line says why. The command ends with exit code 1."""
 
 
 @contextlib.contextmanager
-def user_errors(what: str = "") -> Iterator[None]:
-    """Turns a ValueError of the library (a shape that does not fit, say) into a UserError, with `what` before it."""
+def user_errors(subject: str = "") -> Iterator[None]:
+    """Turns a ValueError into a UserError. Only for calls whose ValueErrors mean that the user gave a wrong value.
+
+    Args:
+        subject: What the value is, to begin the message with.
+    """
     try:
         yield
-    except UserError:
-        raise
     except ValueError as error:
-        raise UserError(f"{what}: {error}" if what else str(error)) from error
+        raise UserError(f"{subject}: {error}" if subject else str(error)) from error

@@ -386,7 +386,7 @@ def test_a_bug_is_not_taken_for_a_bad_video(videos, model, capsys, monkeypatch):
     def fail(*_):
         raise ValueError("a bug")
 
-    monkeypatch.setattr(one_video.Recognizer, "_words", fail)
+    monkeypatch.setattr(VideoClassifier, "predict", fail)
     code, out, err = run(capsys, predict.main, model, sorted(videos.glob("*/*.avi"))[0], "--json")
     assert (code, out) == (1, "")
     assert "Traceback" in err

@@ -1,0 +1,33 @@
+"""pipelines/core/text.py: durations and command lines as people write them."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.core.text import duration, python
+
+
+@pytest.mark.parametrize("active", [True, False], ids=["active", "not active"])
+def test_python_is_named_by_its_path_unless_it_is_active(active: bool, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
+    monkeypatch.setattr("shutil.which", lambda name: sys.executable if active else "/usr/bin/python")
+    assert python() == ("python" if active else ".venv/bin/python")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (187, "3 min 07 s"),
+        (3599.7, "1 h 00 min"),
+        (3900, "1 h 05 min"),
+        (90_000, "25 h 00 min"),
+    ],
+)
+def test_a_duration_is_written_in_hours_minutes_and_seconds(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
