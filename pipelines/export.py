@@ -33,9 +33,10 @@ from pipelines.evaluation.evaluator import evaluate_model
 from pipelines.report.frontier_files import known_tests
 from pipelines.storage.bucket import reading_copy
 from pipelines.storage.location import Location
-from pipelines.tuning.replication import draw
+from pipelines.training.run_directory import RunDirectory
+from pipelines.tuning.replication import draw_frontier
 from pipelines.tuning.selection import between_neighbours, choose
-from pipelines.tuning.sweep_directory import model_dir, read_sweep, read_trials
+from pipelines.tuning.sweep_directory import SweepDirectory
 from ttrnn.checkpoint import read_config
 from ttrnn.files import atomic_directory
 from ttrnn.program import export_program
@@ -100,30 +101,31 @@ def _export(options: ExportOptions, source: Path, out: Path) -> dict[str, Any]:
     chosen: dict[str, Any] = {}
     neighbours: list[dict[str, Any]] = []
     tested: dict[tuple[str, str], dict[str, Any]] = {}
-    if (source / "sweep.json").exists():
-        sweep, drawn = read_sweep(source), draw(source, read_trials(source))
+    directory, run = SweepDirectory(source), RunDirectory(source)
+    if directory.exists():
+        sweep, drawn = directory.read(), draw_frontier(directory, directory.finished_trials())
         trial = choose(
             drawn.points, drawn.trials, options.select, sweep["num_val_clips"], options.max_params, options.tolerance
         )
         neighbours = between_neighbours(drawn.points, trial)
-        directory = model_dir(source, trial.trial)
+        model_directory = directory.run(trial.trial).model
         chosen = {"trial": trial.trial, "select": options.select}
-        if trial.confirmed is not None:
-            chosen["confirmed"] = dataclasses.asdict(trial.confirmed)
-        tested = known_tests(source / "pareto.json")
-    elif (source / "model" / "config.json").exists():
-        directory = source / "model"
+        if trial.replication is not None:
+            chosen["replication"] = dataclasses.asdict(trial.replication)
+        tested = known_tests(directory.pareto_json)
+    elif run.model.exists():
+        model_directory = run.model
     else:
         raise UserError(
             f"{options.source} is neither a sweep nor a run with a model; give the OUT directory of sweep or train"
         )
-    model = load_model(directory).cpu()
-    config = read_config(directory)
+    model = load_model(model_directory).cpu()
+    config = read_config(model_directory)
     found = tested.get((chosen.get("trial", ""), config["sha256"]["model.safetensors"]), {})
     chosen |= {name: found[name] for name in ("test_metric", "test_interval") if name in found}
     results = {**config["results"], **chosen}
     if options.dtype != "float32":
-        results |= _loss(directory, rounded(model, options.dtype), results)
+        results |= _loss(model_directory, rounded(model, options.dtype), results)
     with atomic_directory(out) as temporary:
         ttrnn.checkpoint.write(model, temporary, results, options.dtype)
         if options.dtype != "float32":
@@ -175,7 +177,7 @@ def _write_onnx(model: ttrnn.VideoClassifier, out: Path) -> None:
 def summary(result: dict[str, Any]) -> RenderableType:
     """What a person reads: the model, beside its neighbours on the frontier, and the files."""
     metric = result["metric"].replace("_", " ")
-    confirmed, again, rounding = result.get("confirmed"), "", ""
+    confirmed, again, rounding = result.get("replication"), "", ""
     if confirmed is not None:
         again = f"; on average {percent(confirmed['val_mean'])} when trained again with {len(confirmed['seeds'])} seeds"
     if "val_metric_rounded" in result:

@@ -13,7 +13,6 @@ report.html, pareto.png, best/ (a model directory).
 """
 
 import dataclasses
-import json
 import logging
 import math
 import sys
@@ -41,12 +40,12 @@ from pipelines.storage.bucket import working_copy
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
 from pipelines.storage.output import prepare_out, refuse_other_options, undone_if_refused
-from pipelines.tuning.display import Screen
+from pipelines.tuning.display import Screen, tune_callback
 from pipelines.tuning.importance import read_study
 from pipelines.tuning.options import MAY_GROW, SweepOptions
-from pipelines.tuning.search_job import replicate_frontier, run_search
-from pipelines.tuning.sweep_directory import read_sweep
-from ttrnn.files import atomic_write
+from pipelines.tuning.replicate import points_to_replicate, replicate
+from pipelines.tuning.search_job import run_search
+from pipelines.tuning.sweep_directory import SweepDirectory
 
 __all__ = ["SweepOptions", "sweep"]
 
@@ -69,71 +68,82 @@ def sweep(options: SweepOptions) -> dict[str, Any]:
     deadline = start + 60 * (options.time_budget or math.inf)
     with (
         working_copy(
-            place, marker="sweep.json", resume=options.resume, overwrite=options.overwrite, known_trials=read_study
+            place,
+            marker=SweepDirectory.MARKER,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            known_trials=lambda copy: read_study(SweepDirectory(copy).journal),
         ) as out,
         only_writer(Location.of(out)),
     ):
-        return _sweep(options, out, start, deadline)
+        return _sweep(options, SweepDirectory(out), start, deadline)
 
 
-def _sweep(options: SweepOptions, out: Path, start: float, deadline: float) -> dict[str, Any]:
-    prepare_out(out, marker="sweep.json", overwrite=options.overwrite, resume=options.resume)
+def _sweep(options: SweepOptions, out: SweepDirectory, start: float, deadline: float) -> dict[str, Any]:
+    marker = SweepDirectory.MARKER
+    prepare_out(out.path, marker=marker, overwrite=options.overwrite, resume=options.resume)
     options = _claim(out, options)
-    with undone_if_refused(out, marker="sweep.json"), start_ray():
+    with undone_if_refused(out.path, marker=marker), start_ray():
         data = ShardDataset.open(_shards(options, out))
         facts = _write_facts(out, options, data)
         slots = Slots.of_cluster(options.num_workers, options.gpus_per_worker, options.slots)
         budget_s = deadline - time.monotonic() if options.time_budget else None
         with (
             Screen(
-                metric=facts["metric"], chance=facts["chance"], chatter=out / "ray.log", time_budget_s=budget_s
+                metric=facts["metric"], chance=facts["chance"], chatter=out.ray_log, time_budget_s=budget_s
             ) as screen,
             ends_with_ray(screen.close),
         ):
             num_failed = run_search(options, out, data, slots, deadline, screen)
             if options.confirm and time.monotonic() < deadline:
-                replicate_frontier(out, options, screen)
-    result = write_frontier(out, place=Location.of(options.out).absolute())
+                seeds = range(options.seed + 1, options.seed + 1 + options.confirm)
+                replicate(
+                    out,
+                    points_to_replicate(out.finished_trials()),
+                    seeds,
+                    slots if options.num_workers == 1 else Slots.of_cluster(1, options.gpus_per_worker, options.slots),
+                    on_start=lambda num_runs: screen.stage("confirm", num_runs),
+                    callbacks=[tune_callback(screen, joins=False)],
+                )
+    result = write_frontier(out.path, place=Location.of(options.out).absolute())
     if num_failed:
         log.error("%d trials crashed; --resume begins others in their place", num_failed)
         result["exit_code"] = 1
     if time.monotonic() > deadline:
-        log.warning("the time of %g minutes is up; --resume goes on", options.time_budget)
+        log.warning("the time of %g minutes is up; resume the sweep with --resume", options.time_budget)
     result["wall_s"] = round(time.monotonic() - start, 1)
     if options.data is None:
-        video = out / "videos" / data.split("test").clip_ids[0]
+        video = out.videos / data.split("test").clip_ids[0]
         log.info("classifying %s, which no model has seen, with the best model", video)
-        result.update(predict_videos(str(out / "best"), [str(video)]))
+        result.update(predict_videos(str(out.best), [str(video)]))
     return result
 
 
-def _claim(out: Path, options: SweepOptions) -> SweepOptions:
+def _claim(out: SweepDirectory, options: SweepOptions) -> SweepOptions:
     """Writes sweep.json, or refuses to resume a sweep that was started with other options.
 
     Returns:
-        The options; of trials, refinement and confirmation what the sweep was started with, if that is more.
+        The options; of trials, refinement and replication what the sweep was started with, if that is more.
     """
-    path = out / "sweep.json"
-    if not path.exists():
-        with atomic_write(path) as file:
-            json.dump({"format": "ttrnn-sweep", "version": 1, "options": options.settings()}, file, indent=1)
+    if not out.exists():
+        out.write({"options": options.settings()})
         return options
-    earlier = read_sweep(out)["options"]
+    earlier = out.read()["options"]
     if not earlier.keys() >= options.settings().keys():
         raise UserError(f"{out} is from an earlier version, which this one can't resume; give another --out")
     settings = {name: value for name, value in options.settings().items() if name not in ("out", *MAY_GROW)}
-    refuse_other_options(out, earlier, settings, name_of_out="--out")
+    refuse_other_options(out.path, earlier, settings, name_of_out="--out")
     return dataclasses.replace(options, **{name: max(earlier[name], getattr(options, name)) for name in MAY_GROW})
 
 
-def _shards(options: SweepOptions, out: Path) -> Location:
+def _shards(options: SweepOptions, out: SweepDirectory) -> Location:
     """The directory of shards: what was given, or what is made of the videos that were given or rendered."""
     place = Location.of(options.out)
     # Where all nodes read them.
-    shards = (Location.of(out) if place.is_local else place) / "shards"
+    shards = (Location.of(out.path) if place.is_local else place) / "shards"
     frame: dict[str, Any] = {}
     if options.data is None:
-        videos = Location.of(out / "videos")
+        videos = Location.of(out.videos)
         if not (videos / MARKER).exists():
             log.info("rendering the demo data set to %s", videos)
             prepare_out(videos, marker=MARKER)
@@ -150,12 +160,10 @@ def _shards(options: SweepOptions, out: Path) -> Location:
     return shards
 
 
-def _write_facts(out: Path, options: SweepOptions, data: ShardDataset) -> dict[str, Any]:
+def _write_facts(out: SweepDirectory, options: SweepOptions, data: ShardDataset) -> dict[str, Any]:
     """Adds to sweep.json what a reader of the results must know about the data."""
     val, test = data.split("val"), data.split("test")
     facts = {
-        "format": "ttrnn-sweep",
-        "version": 1,
         "options": options.settings(),
         "shards": str(data.place),
         "dataset": "demo" if options.data is None else Path(Location.of(options.data).absolute().name).stem,
@@ -166,8 +174,7 @@ def _write_facts(out: Path, options: SweepOptions, data: ShardDataset) -> dict[s
         "num_test_clips": len(test),
         "chance": chance_level(data.task, val.labels, len(data.classes)),
     }
-    with atomic_write(out / "sweep.json") as file:
-        json.dump(facts, file, indent=1)
+    out.write(facts)
     return facts
 
 

@@ -49,9 +49,9 @@ def train(options: TrainOptions) -> dict[str, Any]:
     place = Location.of(options.out)
     with working_copy(place, marker=RunDirectory.MARKER, resume=options.resume, overwrite=options.overwrite) as out:
         result = _train(dataclasses.replace(options, out=str(out)))
-    return (
-        result if place.is_local else {**result, "out": str(place), "model": str(place / RunDirectory("").model.name)}
-    )
+    if place.is_local:
+        return result
+    return {**result, "out": str(place), "model": str(place / RunDirectory(out).model.name)}
 
 
 def _train(options: TrainOptions) -> dict[str, Any]:
@@ -92,10 +92,10 @@ def _train(options: TrainOptions) -> dict[str, Any]:
                 raise DivergedError(summary["error"])
         # A run that watches the test split has that as its validation split, and says so.
         split = "test" if options.watch_test else "val"
-        with atomic_directory(out / split) as files:
-            measured = evaluate_dataset(out / "model", data, split, files)
-        tracking.finish(summary, [out / CURVE, out / "summary.json", *sorted((out / split).iterdir())])
-    return {**summary, "measured": measured, "out": str(out), "model": str(out / "model"), "shards": options.shards}
+        with atomic_directory(run.evaluation(split)) as files:
+            measured = evaluate_dataset(run.model, data, split, files)
+        tracking.finish(summary, [run.curve_path, run.summary_path, *sorted(run.evaluation(split).iterdir())])
+    return {**summary, "measured": measured, "out": str(run), "model": str(run.model), "shards": options.shards}
 
 
 def _on_epoch(tracking: Tracking) -> OnEpoch:

@@ -22,7 +22,7 @@ from ttrnn.shapes import (
     parse_modes,
 )
 
-__all__ = ["ModelConfig"]
+__all__ = ["ModelConfig", "ModelOptions"]
 
 # More than a frame can use, and few enough to look through.
 _MOST_MODES = 32
@@ -37,7 +37,39 @@ _CHOICES = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig:
+class ModelOptions:
+    """The architecture of a model, whatever frames and classes it is for. Modes and ranks are in their text form."""
+
+    cell: str = "gru"
+    """rnn, gru or lstm"""
+    input: str = "tt"
+    """input matrix: tt, or dense for the baseline without a tensor train"""
+    in_modes: str = "auto"
+    """input modes such as 8x20x20x18; they multiply to the values of a frame; auto follows its axes"""
+    hidden_modes: str = "4x4x4x4"
+    """hidden modes; they multiply to the hidden size"""
+    ranks: str = "4"
+    """one rank, or the inner ranks such as 4x4x4"""
+    recurrent_ranks: str = "none"
+    """none for a dense recurrent matrix, or its ranks as a tensor train"""
+    num_layers: int = 1
+    """recurrent layers"""
+    bidirectional: bool = False
+    """read clips backwards too"""
+    differences: str = "none"
+    """of each frame to the one before, as input: none, extra (beside the frame) or only"""
+    pooling: str = "last"
+    """of the states over time: last, mean, max, or attention with learnt weights"""
+    dropout: float = 0.0
+    """before the classifier and between layers, 0 to 1"""
+    input_dropout: float = 0.0
+    """on what the frames add to the gates, one mask per clip, 0 to 1"""
+    recurrent_dropout: float = 0.0
+    """on the hidden state in the recurrent product, 0 to 1"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig(ModelOptions):
     """All that it takes to rebuild a model and to feed it a video. Modes and ranks are kept in their text form.
 
     Text forms are brought to one spelling: ranks clipped and written out (4 -> 4x4x4), the dense twin's modes joined.
@@ -56,32 +88,6 @@ class ModelConfig:
     """Names of the classes, in the order of the logits."""
     task: str = "single_label"
     """single_label (softmax, accuracy) or multi_label (sigmoid, mean average precision)."""
-    cell: str = "gru"
-    """rnn, gru or lstm."""
-    input: str = "tt"
-    """Input matrix: tt, or dense for the twin that tensor trains are compared with."""
-    in_modes: str = "auto"
-    """Input modes such as 8x20x20x18; auto follows the axes of the frame."""
-    hidden_modes: str = "4x4x4x4"
-    """Hidden modes; their product is the hidden size."""
-    ranks: str = "4"
-    """One rank or the inner ranks such as 4x4x4."""
-    recurrent_ranks: str = "none"
-    """none for a dense recurrent matrix, or ranks."""
-    num_layers: int = 1
-    """Recurrent layers."""
-    bidirectional: bool = False
-    """Read clips backwards too."""
-    differences: str = "none"
-    """Of each frame to the one before, for the first layer: none, extra (with the frame itself) or only."""
-    pooling: str = "last"
-    """Of the states over time, for the classifier: last, mean, max, or attention with learnt weights."""
-    dropout: float = 0.0
-    """Between layers and before the classifier."""
-    input_dropout: float = 0.0
-    """On what the frames add to the gates, one mask per clip."""
-    recurrent_dropout: float = 0.0
-    """On the hidden state where it enters the recurrent product."""
     mean: tuple[float, ...] = (127.5,)
     """Per channel, subtracted from the pixels."""
     std: tuple[float, ...] = (73.6,)

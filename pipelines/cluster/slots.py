@@ -28,18 +28,26 @@ class Slots(NamedTuple):
     """of the largest node, or of a GPU where there are some"""
     least: int = 1
     """of them are asked for, whether they fit or not: a cluster that can grow does so"""
+    cpus_per_worker: int = 1
+    """of each process"""
 
     @classmethod
-    def of_cluster(cls, num_workers: int, gpus_per_worker: float, least: int | None) -> "Slots":
+    def of_cluster(
+        cls, num_workers: int, gpus_per_worker: float, least: int | None = None, *, cpus_per_worker: int = 1
+    ) -> "Slots":
         """Those of the Ray that runs. Raises UserError where not one group of workers fits."""
         device, num_slots = devices(num_workers, gpus_per_worker)
         least = least or 1
-        return cls(max(num_slots, least), device, gpus_per_worker, largest_memory(device), least)
+        if device == "CPU":
+            num_slots //= cpus_per_worker
+        memory_bytes = largest_memory(device)
+        return cls(max(num_slots, least), device, gpus_per_worker, memory_bytes, least, cpus_per_worker)
 
     def count(self, num_workers: int) -> int:
         """How many there are by now: nodes come and go."""
         try:
-            return max(self.least, devices(num_workers, self.gpus_per_worker)[1])
+            device, num_slots = devices(num_workers, self.gpus_per_worker)
+            return max(self.least, num_slots // (self.cpus_per_worker if device == "CPU" else 1))
         except UserError:
             return self.least
 

@@ -7,12 +7,12 @@ from typing import Any
 from pipelines.core.options import positional
 from pipelines.data.dataset import ShardDataset
 from pipelines.storage.location import Location
-from pipelines.training.launcher import Run
 from pipelines.training.options import TrainOptions
+from pipelines.training.run_directory import RunDirectory
 from search_spaces import paper
 from search_spaces.paper import EXPERIMENTS, MODELS
 
-__all__ = ["PROTOCOLS", "ReproduceOptions", "is_paper_frame", "plan_runs"]
+__all__ = ["PROTOCOLS", "PaperRun", "ReproduceOptions", "is_paper_frame", "plan_runs"]
 
 
 PROTOCOLS = ("published", "ours")
@@ -90,7 +90,25 @@ class ReproduceOptions:
         return {"data": str(Location.of(self.data).absolute()), **{name: getattr(self, name) for name in names}}
 
 
-def plan_runs(options: ReproduceOptions, shards: str, out: Path, data: ShardDataset) -> list[Run]:
+@dataclass(frozen=True, slots=True)
+class PaperRun:
+    """One training of a reproduction: the row of the table that it belongs to, and its options."""
+
+    protocol: str
+    model: str
+    train: TrainOptions
+
+    @property
+    def directory(self) -> RunDirectory:
+        """Where the run lies."""
+        return RunDirectory(self.train.out)
+
+    def __str__(self) -> str:
+        fold = "" if self.train.fold is None else f" fold {self.train.fold} of {self.train.folds}"
+        return f"{self.model} {self.protocol}{fold} seed {self.train.seed}"
+
+
+def plan_runs(options: ReproduceOptions, shards: str, out: Path, data: ShardDataset) -> list[PaperRun]:
     """All runs, in the order in which they are started: each fold with all models, so that a table grows evenly.
 
     Args:
@@ -103,7 +121,7 @@ def plan_runs(options: ReproduceOptions, shards: str, out: Path, data: ShardData
     changes: dict[str, Any] = {"epochs": options.epochs or experiment.epochs, "lr": options.lr or experiment.lr}
     if not is_paper_frame(data, options.dataset):
         changes["in_modes"] = "auto"
-    runs: list[tuple[int, Run]] = []
+    runs: list[tuple[int, PaperRun]] = []
     for protocol in options.protocols:
         folds = options.folds or (experiment.folds if protocol == "published" else experiment.group_folds)
         splits: dict[str, Any] = {"watch_test": True, "keep": "last"} if protocol == "published" else {"keep": "best"}
@@ -120,7 +138,7 @@ def plan_runs(options: ReproduceOptions, shards: str, out: Path, data: ShardData
                         fold=fold,
                         **paper.train_options(options.dataset, model) | changes | splits,
                     )
-                    runs.append((seed * 1000 + (fold or 0), Run(protocol, model, train)))
+                    runs.append((seed * 1000 + (fold or 0), PaperRun(protocol, model, train)))
     return [run for _, run in sorted(runs, key=lambda pair: pair[0])]
 
 

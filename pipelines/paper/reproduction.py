@@ -3,13 +3,16 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines.cluster.session import start_ray
-from pipelines.cluster.slots import local_device
+from pipelines.cluster.slots import Slots
 from pipelines.core.errors import UserError
+from pipelines.core.periodic import repeated
 from pipelines.core.text import duration
 from pipelines.data.dataset import ShardDataset
 from pipelines.data.folds import open_folds
@@ -18,13 +21,14 @@ from pipelines.data.shards import DATASET_JSON
 from pipelines.evaluation.metrics import METRICS
 from pipelines.paper import table
 from pipelines.paper.estimate import dry_run
-from pipelines.paper.protocols import ReproduceOptions, is_paper_frame, plan_runs
+from pipelines.paper.protocols import PaperRun, ReproduceOptions, is_paper_frame, plan_runs
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
 from pipelines.storage.output import prepare_out, refuse_other_options, undone_if_refused
-from pipelines.training.launcher import Run, earlier_result, run_all
+from pipelines.training.launcher import Queue, Training, run_trainings
 from pipelines.training.memory import step_bytes
 from pipelines.training.setup import model_config
+from pipelines.training.single_run import earlier_result
 from search_spaces import paper
 from search_spaces.paper import EXPERIMENTS, MODELS
 from ttrnn.files import atomic_write
@@ -35,6 +39,7 @@ __all__ = ["reproduce"]
 
 log = logging.getLogger(__name__)
 _MARKER = "reproduce.json"
+_LOOK_EVERY_S = 60
 
 
 def reproduce(options: ReproduceOptions) -> dict[str, Any]:
@@ -112,16 +117,18 @@ def _shards(options: ReproduceOptions, out: Path) -> Location:
     return Location.of(shards)
 
 
-def _run_all(runs: Sequence[Run], options: ReproduceOptions, data: ShardDataset, out: Path) -> list[dict[str, Any]]:
-    """Trains what has no result yet, writing the table after each run. Gives all results, of earlier commands too."""
+def _run_all(
+    runs: Sequence[PaperRun], options: ReproduceOptions, data: ShardDataset, out: Path
+) -> list[dict[str, Any]]:
+    """Trains the runs that have no result yet, writing the table after each. Gives all results, earlier ones too."""
     limit_s = None if options.time_limit_minutes is None else 60 * options.time_limit_minutes
-    others = [run for run in _runs_there(options, data, out) if run not in runs]
+    others = [run for run in _runs_with_results(options, data, out) if run not in runs]
     configs = {run: model_config(run.train, data) for run in (*runs, *others)}
     found = {}
     for run, config in configs.items():
-        # What is not asked for now is not given more time.
-        earlier = earlier_result(run, limit_s if run in runs else 0.0) or {}
-        # Where it lies is known, if OUT was moved, better than by what was written then.
+        # Runs that are not asked for now are not given more time.
+        earlier = earlier_result(run.directory, limit_s if run in runs else 0.0) or {}
+        # Where a run lies is known, if OUT was moved, better than by what was written then.
         found[run] = _before(run, config, options.dataset) | earlier | {"out": run.train.out}
     remarks = _remarks(options, data, list(found.values()))
 
@@ -130,30 +137,80 @@ def _run_all(runs: Sequence[Run], options: ReproduceOptions, data: ShardDataset,
         table.write_table(out, table.rows(everything), everything, _title(options), remarks)
 
     write()
-    todo = [run for run in runs if found[run]["state"] == "waiting"]
+    todo = {run.train.out: run for run in runs if found[run]["state"] == "waiting"}
     log.info("%d runs, %d of them to do", len(runs), len(todo))
-    if not todo:
-        return list(found.values())
-    longest = int(data.clips().lengths.max())
-    needs = {run: step_bytes(configs[run], run.train.batch_size, longest, local_device().type) for run in todo}
-    with start_ray():
-        for run, result in run_all(
-            todo, needs, time_limit_s=limit_s, num_cpus=options.cpus_per_run, num_gpus=options.gpus_per_run
-        ):
-            found[run] |= result
-            write()
-            log.info("%s: %s", run, _told(found[run]))
+    if todo:
+        with start_ray():
+
+            def on_end(training: Training, result: dict[str, Any]) -> None:
+                run = todo[training.name]
+                found[run] |= result
+                write()
+                log.info("%s: %s", run, _outcome(found[run]))
+
+            _train(todo, {run: configs[run] for run in todo.values()}, options, data, out, on_end)
     return list(found.values())
 
 
-def _runs_there(options: ReproduceOptions, data: ShardDataset, out: Path) -> list[Run]:
-    """Runs that earlier commands have left a result of, be they of other models, protocols or seeds."""
-    seeds = [int(path.parent.name.rpartition("-")[2]) + 1 for path in out.glob("runs/*/*/*/result.json")]
+def _train(
+    runs: Mapping[str, PaperRun],
+    configs: Mapping[PaperRun, ModelConfig],
+    options: ReproduceOptions,
+    data: ShardDataset,
+    out: Path,
+    on_end: Callable[[Training, dict[str, Any]], object],
+) -> None:
+    """Trains the runs on the Ray that runs, as many at a time as fit; each in a process of its own."""
+    slots = Slots.of_cluster(1, 1.0, cpus_per_worker=options.cpus_per_run)
+    longest, device = int(data.clips().lengths.max()), "cuda" if slots.device == "GPU" else "cpu"
+    needs = {run: step_bytes(configs[run], run.train.batch_size, longest, device) for run in runs.values()}
+    if slots.device == "GPU":
+        # Rounded up, so that shares add up to what a GPU holds; a whole one where its memory is not known.
+        share = math.ceil(20 * max(needs.values()) / slots.memory_bytes) / 20 if slots.memory_bytes < math.inf else 1.0
+        gpus = options.gpus_per_run or min(1.0, share)
+        slots = Slots.of_cluster(1, gpus, cpus_per_worker=options.cpus_per_run)
+    limit_s = None if options.time_limit_minutes is None else 60 * options.time_limit_minutes
+    trainings = [
+        Training(
+            name=name,
+            options=run.train,
+            model=configs[run],
+            memory_bytes=needs[run],
+            has_result=True,
+            time_limit_s=limit_s,
+        )
+        for name, run in runs.items()
+    ]
+    start = time.monotonic()
+
+    def ended(training: Training, result: dict[str, Any]) -> None:
+        on_end(training, result)
+        waiting.discard(training.name)
+        num_done = len(runs) - len(waiting)
+        left_s = (time.monotonic() - start) / num_done * len(waiting)
+        log.info("%d of %d runs, about %s left", num_done, len(runs), duration(left_s))
+
+    def look() -> None:
+        epochs = {str(runs[name]): len(runs[name].directory.metrics()) for name in list(waiting)}
+        begun = [f"{run} epoch {number}" for run, number in epochs.items() if number]
+        log.info("training: %s", ", ".join(begun) or "the first epochs")
+
+    waiting = set(runs)
+    queue = Queue(trainings, on_end=ended, memory_bytes=slots.memory_bytes)
+    with repeated(look, _LOOK_EVERY_S):
+        run_trainings(queue, slots, state=out / ".tune", fresh_processes=True)
+
+
+def _runs_with_results(options: ReproduceOptions, data: ShardDataset, out: Path) -> list[PaperRun]:
+    """Runs that earlier commands have left a result of, of other models, protocols or seeds too."""
+    names = (path.name for path in out.glob("runs/*/*/*"))
+    seeds = [int(name.rpartition("-")[2]) + 1 for name in names if name.rpartition("-")[2].isdigit()]
     everything = dataclasses.replace(options, models=tuple(MODELS), protocol="both", seeds=max(seeds, default=1))
-    return [run for run in plan_runs(everything, str(data.place), out, data) if run.result_path.exists()]
+    planned = plan_runs(everything, str(data.place), out, data)
+    return [run for run in planned if run.directory.result_path.exists()]
 
 
-def _before(run: Run, config: ModelConfig, dataset: str) -> dict[str, Any]:
+def _before(run: PaperRun, config: ModelConfig, dataset: str) -> dict[str, Any]:
     """What is known of a run before it begins."""
     return {
         **dict.fromkeys(table.RUN_COLUMNS),
@@ -171,7 +228,7 @@ def _before(run: Run, config: ModelConfig, dataset: str) -> dict[str, Any]:
     }
 
 
-def _told(result: Mapping[str, Any]) -> str:
+def _outcome(result: Mapping[str, Any]) -> str:
     if result["value"] is None:
         return f"{result['state']}: {result['error']}"
     metric = result["metric"].replace("_", " ")

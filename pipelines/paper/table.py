@@ -12,7 +12,7 @@ import numpy as np
 from pipelines.core.text import duration, percent
 from pipelines.evaluation.bootstrap import interval
 from pipelines.evaluation.metrics import METRICS
-from pipelines.training.launcher import RESULT_COLUMNS
+from pipelines.training.single_run import RESULT_COLUMNS
 from ttrnn.files import atomic_write
 
 __all__ = ["RUN_COLUMNS", "WATCHED", "plain_table", "rows", "terminal_table", "write_table"]

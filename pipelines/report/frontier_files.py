@@ -20,8 +20,8 @@ from pipelines.report.points import tables
 from pipelines.storage.location import Location
 from pipelines.tuning.frontier import HYPERVOLUME, dense_baseline, hypervolume, knee
 from pipelines.tuning.importance import Study, edges, importances, num_rejected, read_study
-from pipelines.tuning.replication import Drawn, draw, with_tests
-from pipelines.tuning.sweep_directory import model_dir, read_sweep, read_trials
+from pipelines.tuning.replication import DrawnFrontier, draw_frontier, with_test
+from pipelines.tuning.sweep_directory import SweepDirectory
 from search_spaces import paper
 from ttrnn.files import atomic_directory, atomic_write, sha256
 from ttrnn.model import ModelConfig
@@ -32,7 +32,7 @@ __all__ = ["COLUMNS", "FILES", "browser", "known_tests", "write_frontier"]
 log = logging.getLogger(__name__)
 Evaluate = Callable[..., Mapping[str, Any]]
 COLUMNS = ("trial", "state", "num_params", "input_params", "val_metric", "test_metric", "epochs", "train_s")
-FILES = ("trials.csv", "pareto.csv", "pareto.json", "pareto.png", "report.html", "best")
+FILES = SweepDirectory.FRONTIER_FILES
 _OF_SWEEP = (
     "dataset", "metric", "num_classes", "classes", "chance", "num_val_clips", "num_test_clips", "shards", "options"
 )  # fmt: skip
@@ -55,17 +55,17 @@ def write_frontier(
     Raises:
         UserError: No sweep, no finished trial, or a point of the frontier has lost its model.
     """
-    sweep_dir = Path(sweep_dir)
-    sweep, trials, study = read_sweep(sweep_dir), read_trials(sweep_dir), read_study(sweep_dir)
+    directory = SweepDirectory(sweep_dir)
+    sweep, trials, study = directory.read(), directory.finished_trials(), read_study(directory.journal)
     trials = [
         dataclasses.replace(trial, params=study[trial.trial].params) if trial.trial in study else trial
         for trial in trials
     ]
-    drawn = _tested(sweep_dir, sweep, draw(sweep_dir, trials), evaluate)
-    place = place or Location(str(sweep_dir))
-    data = _facts(sweep_dir, place, sweep, drawn) | _insights(study, drawn)
+    drawn = _tested(directory, sweep, draw_frontier(directory, trials), evaluate)
+    place = place or Location(str(directory))
+    data = _facts(directory.path, place, sweep, drawn) | _insights(study, drawn)
 
-    files = {name: sweep_dir / name for name in FILES}
+    files = {name: directory.path / name for name in FILES}
     # First, because it keeps what the test split has said.
     with atomic_write(files["pareto.json"]) as file:
         json.dump(data, file, indent=1, allow_nan=False)
@@ -75,21 +75,23 @@ def write_frontier(
     write_picture(files["pareto.png"], data)
     write_page(files["report.html"], data)
     with atomic_directory(files["best"]) as best:
-        shutil.copytree(model_dir(sweep_dir, data["best"]), best, dirs_exist_ok=True)
+        shutil.copytree(directory.run(data["best"]).model, best, dirs_exist_ok=True)
     return {**data, "files": {name: str(place / name) for name in files}}
 
 
-def _tested(sweep_dir: Path, sweep: Mapping[str, Any], drawn: Drawn, evaluate: Evaluate) -> Drawn:
+def _tested(
+    directory: SweepDirectory, sweep: Mapping[str, Any], drawn: DrawnFrontier, evaluate: Evaluate
+) -> DrawnFrontier:
     """The frontier's points with test_metric (None if the test split can't be had) and model_sha256.
 
     Points that it has lost keep what was known of them.
     """
-    known = known_tests(sweep_dir / "pareto.json")
+    known = known_tests(directory.pareto_json)
     shards = Location.of(sweep["shards"])
     can_test = sweep["num_test_clips"] > 0 and (shards / "dataset.json").exists()
     num_points, tested = len(drawn.points), []
-    for number, point in enumerate(progress([*drawn.points, *drawn.lucky], num_points, "test split")):
-        weights = model_dir(sweep_dir, point.trial) / "model.safetensors"
+    for number, point in enumerate(progress([*drawn.points, *drawn.not_replicated], num_points, "test split")):
+        weights = directory.run(point.trial).model / "model.safetensors"
         try:
             digest = sha256(weights)
         except FileNotFoundError as error:
@@ -102,10 +104,10 @@ def _tested(sweep_dir: Path, sweep: Mapping[str, Any], drawn: Drawn, evaluate: E
             result = evaluate(weights.parent, shards, split="test")
             names = {"test_metric": "value", "test_interval": "interval", "per_class": "per_class"}
             test = {name: result[source] for name, source in names.items()}
-        if number < num_points and can_test and point.confirmed and not point.confirmed.test:
-            point = with_tests(sweep_dir, point, lambda model: evaluate(model, shards, split="test"))
+        if number < num_points and can_test and point.replication and not point.replication.test:
+            point = with_test(directory, point, lambda model: evaluate(model, shards, split="test"))
         tested.append(dataclasses.replace(point, **test, model_sha256=digest))
-    points, lucky = tested[:num_points], tested[num_points:]
+    points, not_replicated = tested[:num_points], tested[num_points:]
     if any(point.test_metric is None for point in points) and not can_test:
         log.warning(
             "test_metric stays empty: %s",
@@ -113,7 +115,7 @@ def _tested(sweep_dir: Path, sweep: Mapping[str, Any], drawn: Drawn, evaluate: E
         )
     by_name = {point.trial: point for point in tested}
     trials = [by_name.get(trial.trial, trial) for trial in drawn.trials]
-    return dataclasses.replace(drawn, points=points, lucky=lucky, trials=trials)
+    return dataclasses.replace(drawn, points=points, not_replicated=not_replicated, trials=trials)
 
 
 def known_tests(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
@@ -127,7 +129,7 @@ def known_tests(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
             (point["trial"], point["model_sha256"]): {
                 name: point.get(name) for name in ("test_metric", "test_interval", "per_class")
             }
-            for point in [*data["frontier"], *data.get("lucky", [])]
+            for point in [*data["frontier"], *data.get("not_replicated", [])]
             if point["test_metric"] is not None
         }
     except FileNotFoundError:
@@ -137,11 +139,11 @@ def known_tests(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
         return {}
 
 
-def _facts(sweep_dir: Path, place: Location, sweep: Mapping[str, Any], drawn: Drawn) -> dict[str, Any]:
+def _facts(sweep_dir: Path, place: Location, sweep: Mapping[str, Any], drawn: DrawnFrontier) -> dict[str, Any]:
     """What the table, the picture and the page show of the trials."""
     trials, points = drawn.trials, drawn.points
     # Of means and single values the best would be the luckiest.
-    baseline = dense_baseline(trial for trial in trials if trial.confirmed) or dense_baseline(trials)
+    baseline = dense_baseline(trial for trial in trials if trial.replication) or dense_baseline(trials)
     columns = dict.fromkeys([*COLUMNS, *(name for trial in trials for name in trial.config)])
     return {
         "format": "ttrnn-pareto",
@@ -160,9 +162,9 @@ def _facts(sweep_dir: Path, place: Location, sweep: Mapping[str, Any], drawn: Dr
         "best": points[-1].trial,
         "knee": knee(points).trial,
         "baseline": baseline.trial if baseline else None,
-        "confirmation": drawn.confirmation,
+        "replications": drawn.replications,
         "frontier": [dataclasses.asdict(point) for point in points],
-        "lucky": [dataclasses.asdict(point) for point in drawn.lucky],
+        "not_replicated": [dataclasses.asdict(point) for point in drawn.not_replicated],
         "trials": [dataclasses.asdict(trial) for trial in trials],
         "published": _published(sweep["dataset"]),
     }
@@ -172,7 +174,7 @@ def browser(sweep_dir: Path) -> str:
     return f"{python()} -m webbrowser {shlex.quote((sweep_dir / 'report.html').absolute().as_uri())}"
 
 
-def _insights(study: Study, drawn: Drawn) -> dict[str, Any]:
+def _insights(study: Study, drawn: DrawnFrontier) -> dict[str, Any]:
     """What the sweep has come to as a whole, and what to try next."""
     names = {trial.trial: trial for trial in drawn.trials}
     return {

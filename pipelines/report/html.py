@@ -50,7 +50,7 @@ def write_page(path: str | Path, data: Mapping[str, Any]) -> None:
         frontier=parts.frontier_table(data),
         edges=parts.edges(data),
         importances=parts.importances(data),
-        confirmed=" confirmed" if data.get("confirmation") else "",
+        replication=" confirmed" if data.get("replications") else "",
         refined=" Refined trials begin with what their parents have learnt." if any(links(data)) else "",
         trials=table,
         same=same,

@@ -48,7 +48,7 @@ def cards(data: Mapping[str, Any]) -> str:
 
 
 def _card(role: str, title: str, trial: Mapping[str, Any], val: Point, test: Point | None) -> str:
-    seeds = f", mean of {len(trial['confirmed']['seeds'])} seeds" if trial.get("confirmed") else ""
+    seeds = f", mean of {len(trial['confirmed']['seeds'])} seeds" if trial.get("replication") else ""
     return (
         f'<div class="card {role}"><h2>{title}</h2><p class="figure">{_measured(val)}</p>'
         f"<p>{'not tested' if test is None else 'test ' + _measured(test)}</p>"
@@ -75,10 +75,10 @@ def _measured(point: Point | None) -> str:
 
 
 def notes(data: Mapping[str, Any]) -> str:
-    """What must not be overlooked: points that were lucky, and what they came to."""
+    """What must not be overlooked: points that were not_replicated, and what they came to."""
     found = []
-    for point in data.get("lucky") or []:
-        confirmed = point["confirmed"]
+    for point in data.get("not_replicated") or []:
+        confirmed = point["replication"]
         came_to = "Trained again with fresh seeds it did not come to its end with all of them."
         if confirmed:
             came_to = (
@@ -95,16 +95,16 @@ def notes(data: Mapping[str, Any]) -> str:
 
 def caution(data: Mapping[str, Any]) -> str:
     """What the picture can't show of a confirmed frontier."""
-    if not any(point.get("confirmed") for point in data["frontier"]):
+    if not any(point.get("replication") for point in data["frontier"]):
         return ""
-    return " What was trained again with fresh seeds stands at their mean; all else at a single run, lucky or not."
+    return " What was trained again with fresh seeds stands at their mean; all else at a single run, not_replicated or not."
 
 
 def frontier_table(data: Mapping[str, Any]) -> str:
-    """The points of the frontier; below them what stands beside it: the dense baseline and the lucky ones."""
+    """The points of the frontier; below them what stands beside it: the dense baseline and the not_replicated ones."""
     trials, values, mark = every_trial(data), _values(data), marks(data)
     names = [point["trial"] for point in data["frontier"]]
-    beside = [point["trial"] for point in data.get("lucky") or []]
+    beside = [point["trial"] for point in data.get("not_replicated") or []]
     if data["baseline"] is not None and data["baseline"] not in names:
         beside.append(data["baseline"])
 
@@ -210,7 +210,7 @@ def facts(data: Mapping[str, Any]) -> str:
     options, num_val, states = data["options"], data["num_val_clips"], Counter(t["state"] for t in data["trials"])
     error = f"{100 * standard_error(data['frontier'][-1]['val_metric'], num_val):.1f} points"
     noise = f"; the best point's standard error is {error} on so few clips: what lies closer may stand in any order"
-    confirmation = data.get("confirmation") or {}
+    confirmation = data.get("replications") or {}
     failed = [f"trial {run['trial']} with seed {run['seed']}: {run['error']}" for run in confirmation.get("failed", [])]
     trials = ", ".join(f"{number} {state}" for state, number in states.items())
     trials += f"; {options['epochs']} epochs at most, seed {options['seed']}"
@@ -229,10 +229,10 @@ def facts(data: Mapping[str, Any]) -> str:
         "Trials": trials,
         "Selection": "on validation: the best epoch of a trial, the frontier, and so the best point and the knee; a "
         "figure that was selected on flatters",
-        "Confirmed": f"by the seeds {', '.join(map(str, confirmation['seeds']))}, and the frontier redrawn from their "
+        "Replication": f"by the seeds {', '.join(map(str, confirmation['seeds']))}, and the frontier redrawn from their "
         f"means. {confirmation['method']}"
         if confirmation
-        else "no: each point is one training with one seed, and some are lucky; sweep --resume --confirm 3 tells which",
+        else "no: each point is one training with one seed, and some are not_replicated; sweep --resume --confirm 3 tells which",
         "Not confirmed": "; ".join(failed),
         "Test": "looked at once, after the frontier stood, and for its points only"
         + (", and once by each run that confirms them" if confirmation else ""),

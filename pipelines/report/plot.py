@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipelines.core.text import percent
-from pipelines.evaluation.plots import plain
+from pipelines.evaluation.plots import plain_axes
 from pipelines.report.points import ROLES, Point, marks, points
 from ttrnn.files import atomic_write
 
@@ -20,7 +20,7 @@ __all__ = ["write_picture"]
 _COLOURS = {
     "stopped": "#8a8a8a",
     "dominated": "#a0a0a0",
-    "lucky": "#009e73",
+    "not_replicated": "#009e73",
     "test": "#b0568a",
     "frontier": "#0072b2",
     "dense": "#d55e00",
@@ -64,7 +64,7 @@ def write_picture(path: str | Path, data: Mapping[str, Any]) -> None:
     axes.set_xticks([], minor=True)
     # A dollar sign in the data set's name is not mathematics.
     axes.set_title(data["dataset"], loc="left", fontweight="bold", fontsize=14, parse_math=False)
-    plain(axes)
+    plain_axes(axes)
     axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.11), ncols=6)
     with atomic_write(path, "wb") as file:
         figure.savefig(file, format="png")

@@ -15,7 +15,7 @@ __all__ = ["ROLES", "Point", "every_trial", "links", "marks", "points", "tables"
 ROLES = {
     "stopped": ("not finished", "cross", "x", 7),
     "dominated": ("dominated", "dot", "o", 7),
-    "lucky": ("lucky: not confirmed", "triangle", "^", 11),
+    "not_replicated": ("not replicated", "triangle", "^", 11),
     "test": ("the same on test", "diamond", "D", 10),
     "frontier": ("frontier", "circle", "o", 12),
     "dense": ("dense baseline", "square", "s", 12),
@@ -37,27 +37,27 @@ class Point(NamedTuple):
 
 
 def marks(data: Mapping[str, Any]) -> dict[str, str]:
-    """What is special about which trial: name -> `best`, `knee`, `baseline`, `lucky`, or several of them."""
+    """What is special about which trial: name -> `best`, `knee`, `baseline`, `not_replicated`, or several of them."""
     found: dict[str, list[str]] = {}
     for mark in ("best", "knee", "baseline"):
         if data[mark] is not None:
             found.setdefault(data[mark], []).append(mark)
-    for point in data.get("lucky") or []:
-        found.setdefault(point["trial"], []).append("lucky")
+    for point in data.get("not_replicated") or []:
+        found.setdefault(point["trial"], []).append("not_replicated")
     return {trial: ", ".join(names) for trial, names in found.items()}
 
 
 def every_trial(data: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """name -> trial, with all that is known of those of the frontier and of the lucky ones."""
+    """name -> trial, with all that is known of those of the frontier and of the not_replicated ones."""
     found = {trial["trial"]: trial for trial in data["trials"]}
-    for point in [*data["frontier"], *(data.get("lucky") or [])]:
+    for point in [*data["frontier"], *(data.get("not_replicated") or [])]:
         found[point["trial"]] = {**found.get(point["trial"], {}), **point}
     return found
 
 
 def points(data: Mapping[str, Any]) -> list[Point]:
     """The marks of the picture in the order they are drawn; a trial of the frontier may have three."""
-    apart = {role: {point["trial"] for point in data.get(role) or []} for role in ("frontier", "lucky")}
+    apart = {role: {point["trial"] for point in data.get(role) or []} for role in ("frontier", "not_replicated")}
     found = []
     for name, trial in every_trial(data).items():
         if trial["num_params"] and trial["val_metric"] is not None:
@@ -68,7 +68,7 @@ def points(data: Mapping[str, Any]) -> list[Point]:
                 is_dense = trial["config"].get("input") == "dense"
                 roles = [*roles, "dense"] if is_dense else roles or ["dominated"]
             found += [_point(role, trial, "val") for role in roles]
-            is_tested = trial["test_metric"] is not None or (trial.get("confirmed") or {}).get("test_mean") is not None
+            is_tested = trial["test_metric"] is not None or (trial.get("replication") or {}).get("test_mean") is not None
             if is_tested and not {"stopped", "dominated"} & set(roles):
                 found.append(_point("test", trial, "test"))
     order = list(ROLES)
@@ -76,7 +76,7 @@ def points(data: Mapping[str, Any]) -> list[Point]:
 
 
 def _point(role: str, trial: Mapping[str, Any], split: str) -> Point:
-    confirmed = trial.get("confirmed") or {}
+    confirmed = trial.get("replication") or {}
     value, interval = confirmed.get(f"{split}_mean"), confirmed.get(f"{split}_interval")
     if value is None:
         value, interval = trial[f"{split}_metric"], trial.get(f"{split}_interval")
@@ -106,7 +106,7 @@ def _table(trials: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
     writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for trial in trials:
-        confirmed = trial.get("confirmed") or {}
+        confirmed = trial.get("replication") or {}
         cells = (confirmed.get("val_mean"), confirmed.get("test_mean"), len(confirmed.get("seeds", [])) or None)
         writer.writerow({**trial["config"], **trial, **dict(zip(_CONFIRMED_COLUMNS, cells, strict=True))})
     return text.getvalue()

@@ -46,10 +46,10 @@ def frontier_table(result: Mapping[str, Any]) -> RenderableType:
             no_wrap=folds_to is None,
             min_width=folds_to,
         )
-    above = {point["trial"] for point in (*result["frontier"], *result["lucky"])}
+    above = {point["trial"] for point in (*result["frontier"], *result["not_replicated"])}
     dense = [trial for trial in result["trials"] if trial["trial"] in {result["baseline"]} - above]
     special = marks(result)
-    for trials in (result["frontier"], result["lucky"], dense):
+    for trials in (result["frontier"], result["not_replicated"], dense):
         for trial in trials:
             shown = texts(trial) | {name: _metric(trial, name) for name in ("val_metric", "test_metric")}
             shown["mark"] = special.get(trial["trial"], "")
@@ -60,7 +60,7 @@ def frontier_table(result: Mapping[str, Any]) -> RenderableType:
 
 def _metric(trial: Mapping[str, Any], name: str) -> str:
     """The confirmed mean where there is one, else the single value; below it its 95% interval, if that is known."""
-    split, confirmed = name.removesuffix("_metric"), trial["confirmed"]
+    split, confirmed = name.removesuffix("_metric"), trial["replication"]
     value, bounds = trial[name], trial[f"{split}_interval"]
     if confirmed is not None:
         value, bounds = confirmed[f"{split}_mean"], confirmed[f"{split}_interval"]
@@ -75,9 +75,9 @@ def _about(result: Mapping[str, Any]) -> list[str]:
     states = [trial["state"] for trial in result["trials"]]
     finished = f"{states.count('complete')} of {len(states)} trials finished"
     finished += f", {states.count('stopped')} stopped early" if "stopped" in states else ""
-    confirmation, lines = result["confirmation"], []
+    confirmation, lines = result["replications"], []
     if confirmation is not None:
-        counts = {len(point["confirmed"]["seeds"]) for point in result["frontier"]}
+        counts = {len(point["replication"]["seeds"]) for point in result["frontier"]}
         number = " to ".join(map(str, sorted({min(counts), max(counts)})))
         lines.append(f"val and test: means of {number} trainings with fresh seeds, below them 95% intervals")
     elif any(point[f"{split}_interval"] for point in result["frontier"] for split in ("val", "test")):
@@ -86,10 +86,10 @@ def _about(result: Mapping[str, Any]) -> list[str]:
             f"--confirm {result['options'].get('confirm') or 3} tells"
         )
     lines += [
-        f"lucky: trial {point['trial']} had {percent(point['val_metric'])} in the sweep, "
+        f"not_replicated: trial {point['trial']} had {percent(point['val_metric'])} in the sweep, "
         f"{percent(point['confirmed']['val_mean'])} on average when it was trained again"
-        for point in result["lucky"]
-        if point["confirmed"]
+        for point in result["not_replicated"]
+        if point["replication"]
     ]
     lines += [
         f"not confirmed: trial {run['trial']} with seed {run['seed']}: {run['error']}"

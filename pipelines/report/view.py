@@ -71,7 +71,7 @@ def _percents(interval: Sequence[float] | None) -> list[float] | None:
 def _tip(trial: Mapping[str, Any]) -> list[str]:
     """Lines beside a point that is pointed at."""
     shown = texts(trial)
-    confirmed = trial.get("confirmed")
+    confirmed = trial.get("replication")
     again = f"confirmed {percent(confirmed['val_mean'])} by {len(confirmed['seeds'])} seeds" if confirmed else ""
     lines = [
         f"trial {shown['trial']}, {shown['cell']}, {shown['input']} input",
@@ -96,7 +96,7 @@ def _about(trial: Mapping[str, Any], mark: str, differing: Iterable[str]) -> dic
         return shown[f"{split}_metric"] + bounds
 
     def confirmed(split: str) -> str:
-        found = trial.get("confirmed")
+        found = trial.get("replication")
         if not found or found.get(f"{split}_mean") is None:
             return "-"
         runs = ", ".join(percent(value) for value in found[split])

@@ -2,12 +2,10 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from pipelines.cluster.interrupts import in_thread
@@ -15,6 +13,7 @@ from pipelines.cluster.slots import devices
 from pipelines.core.errors import StepError
 from pipelines.core.periodic import repeated
 from pipelines.training.options import TrainOptions
+from pipelines.training.run_directory import RunDirectory
 from pipelines.training.staging import visiting
 from pipelines.training.trainer import DivergedError, OnEpoch, fit
 
@@ -50,7 +49,7 @@ def fit_on_ray(
             return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
     device, _ = devices(options.num_workers)
-    out = Path(options.out)
+    run = RunDirectory(options.out)
     trainer = Trainer(
         _fit_worker,
         train_loop_config={"options": dataclasses.asdict(options), "home": home},
@@ -58,7 +57,7 @@ def fit_on_ray(
         # A name that was there before would silently resume.
         run_config=RunConfig(
             name=name or f"train-{uuid.uuid4().hex[:8]}",
-            storage_path=str(out / ".ray"),
+            storage_path=str(run.ray_state),
             failure_config=FailureConfig(max_failures=3, controller_failure_limit=3),  # type: ignore[call-arg]
             callbacks=callbacks or [],
         ),
@@ -71,9 +70,8 @@ def fit_on_ray(
             f"{options.num_workers} workers could not be started, or kept: {reason}; when there are as many free "
             f"{device}s, go on with --resume"
         ) from error
-    shutil.rmtree(out / ".ray", ignore_errors=True)
-    summary: dict[str, Any] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    return summary
+    shutil.rmtree(run.ray_state, ignore_errors=True)
+    return run.summary()
 
 
 def _fit_worker(config: dict[str, Any]) -> None:
@@ -93,25 +91,24 @@ def _fit_worker(config: dict[str, Any]) -> None:
             # To Ray it would be a fault to try again, with the same end.
             summary = error.summary
     # Once more: a run that had finished when its driver died still owes a report.
-    ray.train.report({**summary, "epoch": summary["epochs"]})
+    ray.train.report({**summary, "epoch": summary["epochs"], "best_val_metric": summary["val_metric"]})
 
 
 @contextlib.contextmanager
-def following(metrics: Path, known: dict[str, Any], on_epoch: OnEpoch) -> Iterator[None]:
-    """Passes on the lines that workers, maybe on other machines, add to metrics.jsonl, with what else is known."""
+def following(run: RunDirectory, known: dict[str, Any], on_epoch: OnEpoch) -> Iterator[None]:
+    """Calls `on_epoch` with the lines that workers, maybe on other machines, add to metrics.jsonl.
 
-    def whole_lines() -> list[str]:
-        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
-        return [line for line in lines if line.endswith("\n")]
-
-    # Those of a run that is resumed were told when they were new.
-    seen = len(whole_lines())
+    Args:
+        run: What the workers train.
+        known: Added to each line.
+        on_epoch: Called with each new line; not with those that a resumed run had before.
+    """
+    seen = len(run.metrics())
 
     def read() -> None:
         nonlocal seen
-        for line in whole_lines()[seen:]:
-            record = json.loads(line)
-            on_epoch({**record, **known, "epoch_val_metric": record["val_metric"]})
+        for record in run.metrics()[seen:]:
+            on_epoch({**record, **known})
             seen += 1
 
     try:

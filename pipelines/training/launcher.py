@@ -1,236 +1,371 @@
-"""Trainings side by side on Ray: each a run as train leaves it and a result.json, whatever becomes of the others."""
+"""Train many models side by side on a Ray cluster, with Ray Tune.
 
-import contextlib
-import dataclasses
-import functools
-import json
+    source = Queue([Training(...), Training(...)], on_end=print)
+    run_trainings(source, Slots.of_cluster(1, 1.0, None), state=out / ".tune")
+
+A source gives trainings one by one and is told how each ended. Tune's own state is not kept: what a resumed command
+continues from are the directories of the runs.
+"""
+
 import logging
-import math
+import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from pipelines.cluster.interrupts import kept_signals
 from pipelines.cluster.nodes import nodes_but
-from pipelines.cluster.slots import devices, largest_memory, local_device
-from pipelines.core.text import duration
-from pipelines.data.folds import open_folds
-from pipelines.evaluation.evaluator import evaluate_model
+from pipelines.cluster.slots import Slots
+from pipelines.core.errors import StepError
+from pipelines.training.distributed import fit_on_ray
 from pipelines.training.head_node import kept_home
-from pipelines.training.memory import peak_memory
 from pipelines.training.options import TrainOptions
-from pipelines.training.run_directory import claim_run
-from pipelines.training.setup import model_config, resolve_precision
-from pipelines.training.staging import UnfitNodeError, visiting
+from pipelines.training.run_directory import RunDirectory
+from pipelines.training.setup import resolve_precision
+from pipelines.training.single_run import train_and_test
+from pipelines.training.staging import OF_THE_DISK, UnfitNodeError, visiting
 from pipelines.training.trainer import DivergedError, fit
-from ttrnn.files import atomic_write
+from ttrnn.config import ModelConfig
 
-__all__ = ["RESULT_COLUMNS", "Run", "earlier_result", "run_all", "run_one"]
-
+__all__ = ["Queue", "Source", "Training", "is_progress", "run_trainings"]
 
 log = logging.getLogger(__name__)
-RESULT_COLUMNS = (
-    "state", "metric", "value", "chance", "num_clips", "val_metric", "best_epoch", "epochs", "train_s", "peak_bytes",
-    "num_params", "input_params", "device", "error", "out",
-)  # fmt: skip
-"""Of result.json. `value` is the metric on the test split; `error` is what a run failed of."""
-_INTERVALS = ("val_interval", "interval")
-_LOOK_EVERY_S = 60
+
+# Trainings whose process died are begun again, from their last checkpoint, so many times.
+_MAX_FAILURES = 3
+_COUNT_SLOTS_EVERY_S = 5.0
+# A node that could not keep the files of a run gets no other one for so long.
+_AVOID_S = 600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One training: which cell of the table it belongs to, and its options."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """A training to be run."""
 
-    protocol: str
-    model: str
-    train: TrainOptions
-    is_tested: bool = True
-    """Whether there is a test split to measure it on."""
-
-    @property
-    def result_path(self) -> Path:
-        """Where its result lies once it is done."""
-        return Path(self.train.out, "result.json")
-
-    @property
-    def num_epochs(self) -> int:
-        """Epochs that it has done."""
-        with contextlib.suppress(OSError):
-            return len(Path(self.train.out, "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-        return 0
-
-    def __str__(self) -> str:
-        fold = "" if self.train.fold is None else f" fold {self.train.fold} of {self.train.folds}"
-        return f"{self.model} {self.protocol}{fold} seed {self.train.seed}"
+    name: str
+    """of the run: the ID of a trial, say"""
+    options: TrainOptions
+    model: ModelConfig
+    """the settled configuration that the options ask for on their data"""
+    memory_bytes: int
+    """that it takes, about"""
+    has_result: bool = False
+    """test the model on the test split at the end, and write result.json"""
+    has_test_split: bool = True
+    """of no use without has_result"""
+    time_limit_s: float | None = None
+    """it ends with the epoch that exceeds this; only with has_result"""
 
 
-class _TimeUpError(Exception):
-    """The time that a run was given is over."""
+class Source(Protocol):
+    """Where trainings come from."""
+
+    num_workers: int
+    """processes of each training"""
+
+    def next(self, running: Collection[str]) -> Training | None:
+        """The next training; None where none can begin before one of those `running` has ended, or where all have."""
+
+    def ended(self, training: Training, error: str | None) -> None:
+        """Learns that a training has ended; `error` says why its process failed, if it did."""
 
 
-def run_one(run: Run, time_limit_s: float | None, on_files: Callable[[], object] = lambda: None) -> dict[str, Any]:
-    """Trains one model from its last checkpoint on, and measures it on its test split, once.
-
-    Writes RUN/test/ (predictions and what evaluate makes of them), and then RUN/result.json.
+class Queue:
+    """A source of given trainings; some start from the model of another one.
 
     Args:
-        run: The training.
-        time_limit_s: It ends with the epoch that exceeds it.
-        on_files: Called when the files of an epoch, or a checkpoint in the middle of one, are written.
+        trainings: In the order in which they begin.
+        parents: By name, the training that must have ended before. Where it failed, those that wait for it fail too.
+        on_end: Called with each training that ended and its result.json, or {"state": "failed", "error": ...}.
+        memory_bytes: Of the largest node; a training that needs more is refused.
+        failed: Names of parents that have failed before.
+    """
+
+    num_workers = 1
+
+    def __init__(
+        self,
+        trainings: Sequence[Training],
+        *,
+        on_end: Callable[[Training, dict[str, Any]], object],
+        memory_bytes: float,
+        parents: Mapping[str, str] | None = None,
+        failed: Iterable[str] = (),
+    ) -> None:
+        self._waiting, self._parents = list(trainings), dict(parents or {})
+        self._on_end, self._memory_bytes = on_end, memory_bytes
+        self._failed = set(failed)
+
+    def next(self, running: Collection[str]) -> Training | None:
+        """The first training that waits for no other one."""
+        for training in self._ready(running):
+            self._waiting.remove(training)
+            if self._parents.get(training.name) in self._failed:
+                self._fail(training, "failed", "the model that it starts from has failed")
+            elif training.memory_bytes > self._memory_bytes:
+                needs, there_are = (size / 1e9 for size in (training.memory_bytes, self._memory_bytes))
+                self._fail(training, "refused", f"needs {needs:.1f} GB of memory, there are {there_are:.1f} GB")
+            else:
+                return training
+        return None
+
+    def _ready(self, running: Collection[str]) -> Iterator[Training]:
+        for training in list(self._waiting):
+            pending = {*running, *(other.name for other in self._waiting)}
+            if self._parents.get(training.name) not in pending:
+                yield training
+
+    def _fail(self, training: Training, state: str, error: str) -> None:
+        log.error("%s is %s: %s", training.name, state, error)
+        self._failed.add(training.name)
+        self._on_end(training, {"state": state, "error": error})
+
+    def ended(self, training: Training, error: str | None) -> None:
+        """Passes the result on."""
+        if error is not None:
+            self._fail(training, "failed", error)
+            return
+        result = RunDirectory(training.options.out).result() or {"state": "failed", "error": "it left no result.json"}
+        if result["state"] == "failed":
+            self._failed.add(training.name)
+        self._on_end(training, {**result, "out": training.options.out})
+
+
+def run_trainings(
+    source: Source,
+    slots: Slots,
+    *,
+    state: Path,
+    scheduler: TrialScheduler | None = None,
+    deadline: float = float("inf"),
+    callbacks: Sequence[tune.Callback] = (),
+    fresh_processes: bool = False,
+) -> int:
+    """Runs what the source gives, until nothing is left or the time is up. Ray must be up.
+
+    Args:
+        source: Of the trainings.
+        slots: Where they run.
+        state: A directory that all nodes share, for Tune; deleted at the end.
+        scheduler: Of Tune, which may end trainings early; it sees the reports for which `is_progress` holds.
+        deadline: By time.monotonic(): no training begins after it.
+        callbacks: Of Tune.
+        fresh_processes: A process for each training: none inherits what another one holds, and its memory can be
+            measured. Short trainings are done sooner without.
 
     Returns:
-        What RESULT_COLUMNS names, and the 95% intervals of val_metric (val_interval) and of value (interval). A run
-        that diverges has no value, but an error that says why.
+        The number of trainings whose process failed.
+
+    Raises:
+        StepError: raised by the source.
+        OSError: the disk of this node is full.
+        KeyboardInterrupt: Ctrl-C, which Tune turns into an orderly end.
     """
-    options, out = resolve_precision(run.train), Path(run.train.out)
-    out.mkdir(parents=True, exist_ok=True)
-    # Where the model lies that it starts from is the sweep's to say: that may be moved, or be another machine's copy.
-    claim_run(out, options, model_config(options, open_folds(options.shards, options.folding)), but=("init",))
-
-    def on_epoch(record: Mapping[str, Any]) -> None:
-        on_files()
-        if time_limit_s is not None and record["train_s"] >= time_limit_s and record["epoch"] < options.epochs:
-            raise _TimeUpError
-
-    with peak_memory() as peak:
-        try:
-            summary = fit(options, on_epoch, on_files)
-        except _TimeUpError:
-            summary = {**json.loads((out / "summary.json").read_text(encoding="utf-8")), "state": "stopped"}
-        except DivergedError as error:
-            summary = error.summary
-        result = {**summary, "peak_bytes": peak(), "device": local_device().type, "out": str(out)}
-    if summary["state"] != "failed" and run.is_tested:
-        test = evaluate_model(out, options.shards, "test", out=out / "test")
-        result |= {name: test[name] for name in ("value", "chance", "num_clips", "interval")}
-    result = {name: result.get(name) for name in (*RESULT_COLUMNS, *_INTERVALS)}
-    with atomic_write(run.result_path) as file:
-        json.dump(result, file, indent=1)
-    if summary["state"] == "complete":
-        # Of a dense model it is a gigabyte, of no more use.
-        shutil.rmtree(out / "checkpoint", ignore_errors=True)
-    return result
-
-
-def earlier_result(run: Run, time_limit_s: float | None) -> dict[str, Any] | None:
-    """What an earlier command has left of a run that is done; one that was stopped may have more time now."""
-    try:
-        result: dict[str, Any] = json.loads(run.result_path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        log.warning("%s cannot be read (%s): the run is done again", run.result_path, error)
-        return None
-    if result["state"] == "stopped" and (time_limit_s is None or result["train_s"] < time_limit_s):
-        return None
-    return result
-
-
-def run_all(
-    runs: Sequence[Run],
-    needs: Mapping[Run, int],
-    *,
-    time_limit_s: float | None = None,
-    num_cpus: int = 1,
-    num_gpus: float | None = None,
-    fresh_processes: bool = True,
-) -> Iterator[tuple[Run, dict[str, Any]]]:
-    """Trains on the Ray that runs, as many at a time as its processors, GPUs and memory hold; yields each that ends.
-
-    A run that does not fit into the memory is refused before any begins, one that fails is told of, and the others go
-    on. A worker that dies is replaced, and goes on from the last checkpoint.
-
-    Args:
-        runs: Started in this order.
-        needs: Bytes of memory that each run takes, about.
-        time_limit_s: A run ends with the epoch that exceeds it.
-        num_cpus: Processors of each run.
-        num_gpus: Where there are GPUs, the part of one for each run; None: by the memory that it needs.
-        fresh_processes: One for each run: what a run holds or spoils is no other's, and its memory can be told. Short
-            runs are done sooner without.
-
-    Yields:
-        The run and its result, as `run_one` gives it, or with the state `refused` or `failed` and its `error`.
-    """
-    import ray
-
-    device, _ = devices(1)
-    total = largest_memory(device)
-    waiting: dict[Any, Run] = {}
-    tasks = {}
-    # 0: no limit.
-    task = ray.remote(max_calls=int(fresh_processes))(_run_task)
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "86400"
+    # The searcher limits their number.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000000"
+    # It misses the result files that Tune was told not to write.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
+    shutil.rmtree(state, ignore_errors=True)
     with kept_home() as home:
-        for run in runs:
-            if needs[run] > total:
-                error = f"needs {needs[run] / 1e9:.1f} GB of {device} memory, there are {total / 1e9:.1f} GB"
-                log.error("%s is refused: it %s", run, error)
-                yield run, {"state": "refused", "error": error}
-                continue
-            resources: dict[str, Any] = {"num_cpus": num_cpus}
-            if device == "GPU":
-                # Rounded up, so that shares add up to what a GPU holds; a whole one where that is not known.
-                share = min(1.0, (int(20 * needs[run] / total) + 1) / 20) if total < math.inf else 1.0
-                resources["num_gpus"] = num_gpus or share
-            else:
-                resources["memory"] = needs[run]
-            tasks[run] = functools.partial(task.options, **resources)
-            waiting[tasks[run]().remote(run, time_limit_s, home)] = run
-
-        def begin_elsewhere(run: Run, where: dict[str, str]) -> None:
-            waiting[tasks[run](label_selector=where).remote(run, time_limit_s, home)] = run
-
-        yield from _ended(waiting, begin_elsewhere)
-
-
-def _ended(
-    waiting: dict[Any, Run], begin_elsewhere: Callable[[Run, dict[str, str]], None]
-) -> Iterator[tuple[Run, dict[str, Any]]]:
-    """Each run as it ends, with its result; says how far they are. One that its node can't keep is begun elsewhere."""
-    import ray
-
-    start, num_runs = time.monotonic(), len(waiting)
-    unfit: set[str] = set()
-    while waiting:
-        ended, _ = ray.wait(list(waiting), timeout=_LOOK_EVERY_S)
-        for reference in ended:
-            run, result = waiting.pop(reference), _result_of(reference)
-            if isinstance(result, UnfitNodeError):
-                unfit.add(result.node)
-                if where := nodes_but(unfit):
-                    log.warning("%s; %s goes on elsewhere", result, run)
-                    begin_elsewhere(run, where)
-                    continue
-                result = {"state": "failed", "error": str(result)}
-            yield run, result
-            num_done = num_runs - len(waiting)
-            left_s = (time.monotonic() - start) / num_done * len(waiting)
-            log.info("%d of %d runs, about %s left", num_done, num_runs, duration(left_s))
-        if not ended:
-            begun = [f"{run} epoch {done}" for run in waiting.values() if (done := run.num_epochs)]
-            log.info("training: %s", ", ".join(begun) or "the first epochs")
+        searcher = _Searcher(source, slots, deadline, home)
+        tuner = tune.Tuner(
+            tune.with_resources(_train, _Resources(slots)),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=scheduler,
+                num_samples=-1,
+                reuse_actors=source.num_workers == 1 and not fresh_processes,
+                trial_dirname_creator=_directory_name,
+            ),
+            run_config=tune.RunConfig(
+                name=state.name,
+                storage_path=str(state.parent),
+                verbose=0,
+                callbacks=list(callbacks),
+                failure_config=tune.FailureConfig(max_failures=_MAX_FAILURES),
+            ),
+        )
+        try:
+            with kept_signals():
+                tuner.fit()
+        except tune.TuneError as error:
+            raise _disk_error(error) or error from None
+    shutil.rmtree(state, ignore_errors=True)
+    if searcher.failure is not None:
+        raise searcher.failure
+    if not searcher.finished:
+        raise KeyboardInterrupt
+    return searcher.num_failed
 
 
-def _run_task(run: Run, time_limit_s: float | None, home: str | None) -> dict[str, Any]:
-    """`run_one` in a Ray worker of its own, where the library's remarks would be said once for each run."""
+def is_progress(result: Mapping[str, Any]) -> bool:
+    """Whether a report of a training tells of an epoch, and not of a node or process that failed."""
+    return "problem" not in result
+
+
+def _disk_error(error: BaseException | None) -> OSError | None:
+    """The error of the disk of this node, if that is why Tune failed."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+            return OSError(error.errno, error.strerror)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _directory_name(trial: Any) -> str:
+    return str(trial.trial_id)
+
+
+class _Resources:
+    """The resources of a training, by its configuration."""
+
+    def __init__(self, slots: Slots) -> None:
+        import ray
+
+        self.slots, self.home = slots, f"node:{ray.util.get_node_ip_address()}"
+
+    def __call__(self, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        training: Training = config["training"]
+        if training.options.num_workers > 1:
+            # The trial's own process waits; a share of a CPU would starve its workers, which are placed after it.
+            # It follows them by their files: on this node.
+            return tune.PlacementGroupFactory([{"memory": float(64 << 20), self.home: 0.001}])
+        resources = {"CPU": float(self.slots.cpus_per_worker)}
+        if self.slots.device == "GPU":
+            resources["GPU"] = self.slots.gpus_per_worker
+        else:
+            # In powers of two: actors are used again by trainings that need as much. But no more than a node has.
+            rounded = float(1 << (max(training.memory_bytes, 1 << 30) - 1).bit_length())
+            resources["memory"] = rounded if rounded <= self.slots.memory_bytes else float(training.memory_bytes)
+        where: dict[str, Any] = {"bundle_label_selector": [config["nodes"]]} if config["nodes"] else {}
+        return tune.PlacementGroupFactory([resources], **where)
+
+
+class _Searcher(Searcher):
+    """A source of trainings as Tune asks it."""
+
+    def __init__(self, source: Source, slots: Slots, deadline: float, home: str | None) -> None:
+        super().__init__(metric="best_val_metric", mode="max")
+        self.source, self.slots, self.deadline, self.home = source, slots, deadline, home
+        self.num_slots, self.counted_at = slots.num_slots, time.monotonic()
+        self.running: dict[str, Training] = {}
+        self.again: list[Training] = []
+        self.problems: dict[str, str] = {}
+        self.unfit_nodes: dict[str, float] = {}
+        self.failure: StepError | None = None
+        self.finished, self.num_failed = False, 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Tune saves its searcher, and is never resumed.
+        return Searcher, ()
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        if time.monotonic() - self.counted_at > _COUNT_SLOTS_EVERY_S:
+            # Nodes come and go.
+            self.num_slots, self.counted_at = self.slots.count(self.source.num_workers), time.monotonic()
+        if len(self.running) >= self.num_slots:
+            return None
+        try:
+            training = self._next()
+        except StepError as error:
+            # Through Tune it would come as one of its own, with a traceback.
+            self.failure, training = error, None
+        if training is not None:
+            self.running[trial_id] = training
+            return {"training": training, "home": self.home, "nodes": self._fit_nodes()}
+        if self.running:
+            return None
+        self.finished = True
+        return Searcher.FINISHED
+
+    def _next(self) -> Training | None:
+        if self.failure is not None or time.monotonic() > self.deadline:
+            return None
+        if self.again:
+            return self.again.pop(0)
+        return self.source.next([training.name for training in self.running.values()])
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if not is_progress(result):
+            self.problems[trial_id] = result["problem"]
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        training, problem = self.running.pop(trial_id), self.problems.pop(trial_id, None)
+        if error:
+            problem = problem or "its process died; see ray.log"
+        elif result is not None and result.get("unfit_node"):
+            self.unfit_nodes[result["unfit_node"]] = time.monotonic()
+            if self._fit_nodes():
+                log.warning("%s; %s continues on another node", problem, training.name)
+                self.again.append(training)
+                return
+        else:
+            problem = None
+        self.num_failed += problem is not None
+        self.source.ended(training, problem)
+
+    def _fit_nodes(self) -> dict[str, str]:
+        """A label selector that leaves out the nodes that recently could not keep the files of a run."""
+        now = time.monotonic()
+        return nodes_but([node for node, since in self.unfit_nodes.items() if now - since < _AVOID_S])
+
+    def save(self, checkpoint_path: str) -> None:
+        """Saves nothing: Tune is never resumed."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restores nothing."""
+
+
+def _train(config: dict[str, Any]) -> None:
+    """Trains one model, in the process of a slot."""
+    # Every training would repeat its remarks.
     logging.getLogger("ttrnn").setLevel(logging.ERROR)
-    with visiting(home, run.train.out) as visit:
-        here = dataclasses.replace(run, train=visit.brought(run.train))
-        return run_one(here, time_limit_s, visit.send) | {"out": run.train.out}
-
-
-def _result_of(reference: Any) -> dict[str, Any] | UnfitNodeError:
-    """What a task gives, or that it failed and why, in a line; or what its node says, which is to be avoided."""
-    import ray
-
+    training, home = config["training"], config["home"]
     try:
-        result: dict[str, Any] = ray.get(reference)
-    except ray.exceptions.RayError as error:
-        if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, UnfitNodeError):
-            return error.cause
-        # Of a traceback of Ray's the last line is what happened.
-        return {"state": "failed", "error": str(error).strip().splitlines()[-1]}
-    return result
+        if training.options.num_workers > 1:
+            # This process is on the node of the command, and its workers are where there is room.
+            options = resolve_precision(training.options)
+            RunDirectory(options.out).claim(options, training.model, ignored=("shards", "init"))
+            fit_on_ray(options, home, [TuneReportCallback()], f"trial-{training.name}")
+        else:
+            _train_staged(training, home)
+    except UnfitNodeError as error:
+        # Tune would try it here again, and count that against it.
+        tune.report({"epoch": 0, "best_val_metric": 0.0, "problem": str(error), "unfit_node": error.node})
+    except Exception as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        tune.report({"epoch": 0, "best_val_metric": 0.0, "problem": f"{type(error).__name__}: {text}"})
+        raise
+
+
+def _train_staged(training: Training, home: str | None) -> None:
+    with visiting(home, training.options.out) as visit:
+        # The precision of a run that is resumed is in its config.json, which has been fetched by now.
+        options = resolve_precision(visit.brought(training.options))
+        # The paths of data and parent are this node's: a sweep may have been moved, or be another node's copy.
+        RunDirectory(options.out).claim(options, training.model, ignored=("shards", "init"))
+
+        def report(record: dict[str, Any]) -> None:
+            visit.send()
+            tune.report(record)
+
+        if training.has_result:
+            train_and_test(
+                options, report, visit.send, is_tested=training.has_test_split, time_limit_s=training.time_limit_s
+            )
+            return
+        try:
+            fit(options, report, visit.send)
+        except DivergedError as error:
+            log.warning("trial %s %s", training.name, error)

@@ -8,7 +8,7 @@ from typing import Any
 from pipelines.core.options import positional
 from pipelines.data.augment import Augmentation
 from pipelines.data.folds import Folding
-from ttrnn.model import ModelConfig
+from ttrnn.config import ModelConfig, ModelOptions
 
 __all__ = ["TrainOptions", "flat_config"]
 
@@ -28,39 +28,17 @@ _CHOICES = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainOptions:
+class TrainOptions(ModelOptions):
     """Train one recurrent classifier on shards of video frames."""
 
     shards: str = positional()
     """directory that preprocess wrote"""
     out: str = positional()
     """directory of the run: metrics, checkpoint, best model"""
-    cell: str = "gru"
-    """rnn, gru or lstm"""
-    input: str = "tt"
-    """input matrix: tt, or dense for the twin without a tensor train"""
-    in_modes: str = "auto"
-    """input modes such as 8x20x20x18; they multiply to the values of a frame; auto follows its axes"""
-    hidden_modes: str = "4x4x4x4"
-    """hidden modes; they multiply to the hidden size"""
-    ranks: str = "4"
-    """one rank, or the inner ranks such as 4x4x4"""
-    recurrent_ranks: str = "none"
-    """none for a dense recurrent matrix, or its ranks as a tensor train"""
-    num_layers: int = 1
-    """recurrent layers"""
-    bidirectional: bool = False
-    """read clips backwards too"""
     differences: str = "extra"
     """of each frame to the one before, as input: none, extra (beside the frame) or only"""
-    pooling: str = "last"
-    """of the states over time: last, mean, max, or attention with learnt weights"""
     dropout: float = 0.25
     """before the classifier and between layers, 0 to 1"""
-    input_dropout: float = 0.0
-    """on what the frames add to the gates, one mask per clip, 0 to 1"""
-    recurrent_dropout: float = 0.0
-    """on the hidden state in the recurrent product, 0 to 1"""
     input_gain: float = 0.3
     """standard deviation of the gates' input part at start; with 1, clips are learnt by heart sooner"""
     init: str | None = None

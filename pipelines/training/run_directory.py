@@ -1,8 +1,17 @@
-"""Read and write the files of a run: RUN/config.json."""
+"""Read and write the files of a run: RUN/config.json, metrics.jsonl, summary.json, result.json, checkpoint/, model/.
+
+    run = RunDirectory("runs/gru")
+    run.summary()["val_metric"], [record["val_loss"] for record in run.metrics()]
+
+This module alone knows the names of these files, and how to parse them.
+"""
 
 import dataclasses
 import json
-from collections.abc import Collection
+import logging
+import os
+import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +22,11 @@ from pipelines.training.options import TrainOptions
 from ttrnn.files import atomic_write
 from ttrnn.model import ModelConfig
 
-__all__ = ["claim_run", "read_options"]
+__all__ = ["RunDirectory"]
 
+log = logging.getLogger(__name__)
 
-# Options of runs from before they had them.
+# Values of options that runs of earlier versions did not have.
 _ABSENT = {
     "precision": "float32",
     "differences": "none",
@@ -37,28 +47,171 @@ _ABSENT = {
 }
 
 
-def claim_run(out: Path, options: TrainOptions, config: ModelConfig, *, but: Collection[str] = ()) -> None:
-    """Writes RUN/config.json, or refuses to resume a run that was started with other options, but for some of them."""
-    path = out / "config.json"
-    if path.exists():
-        settings = {name: value for name, value in options.settings().items() if name not in but}
-        refuse_other_options(out, read_options(path), settings)
-        return
+class RunDirectory:
+    """The directory of one training; it need not exist yet.
+
+    Args:
+        path: RUN.
+    """
+
+    MARKER = "config.json"
+    """The file that makes a directory a run."""
+    LAST = ("summary.json", "result.json")
+    """Files that say that a run has ended, in the order in which a copy of the run must receive them."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_path = self.path / self.MARKER
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.summary_path = self.path / "summary.json"
+        self.result_path = self.path / "result.json"
+        self.checkpoint = self.path / "checkpoint"
+        self.state_path = self.checkpoint / "state.pt"
+        self.model = self.path / "model"
+        self.curve_path = self.path / "learning-curve.png"
+        self.tensorboard = self.path / "tensorboard"
+        self.tracking_path = self.path / "tracking.json"
+        self.ray_state = self.path / ".ray"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def name(self) -> str:
+        """The last part of the path: of a trial its name."""
+        return self.path.name
+
+    def evaluation(self, split: str) -> Path:
+        """The directory of predictions and metrics on a split."""
+        return self.path / split
+
+    def claim(self, options: TrainOptions, model: ModelConfig, *, ignored: Collection[str] = ()) -> None:
+        """Writes config.json; or, where it exists, checks that the run was started with these options.
+
+        Args:
+            options: What the run is to be trained with.
+            model: The settled configuration of its model.
+            ignored: Names of options that may differ.
+
+        Raises:
+            UserError: the run was started with other options.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self.config_path.exists():
+            settings = {name: value for name, value in options.settings().items() if name not in ignored}
+            refuse_other_options(self.path, self.options(), settings)
+            return
+        document = {"format": "ttrnn-run", "version": 1, "options": options.settings(), "model": model.to_dict()}
+        _write_json(self.config_path, document)
+
+    def options(self) -> dict[str, Any]:
+        """The options in config.json. Raises UserError if another program wrote it."""
+        try:
+            content = json.loads(self.config_path.read_text(encoding="utf-8"))
+            if content["format"] != "ttrnn-run":
+                raise KeyError("format")
+            return {**_ABSENT, **content["options"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.config_path} does not describe a run of train; it is left alone: give another OUT"
+            ) from error
+
+    def parent_and_macs(self) -> tuple[str | None, int | None]:
+        """(name of the trial whose weights it started from, multiply-adds of its model for a frame), by config.json.
+
+        Both are None, with a warning, where it cannot be read.
+        """
+        try:
+            document = json.loads(self.config_path.read_text(encoding="utf-8"))
+            # A refined trial starts from SWEEP/trials/PARENT/model.
+            init = document["options"].get("init")
+            return init and Path(init).parent.name, ModelConfig.from_dict(document["model"]).multiply_adds
+        except FileNotFoundError:
+            return None, None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("parent and multiply-adds of %s: %s cannot be read (%s)", self.name, self.config_path, error)
+            return None, None
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, one for each epoch; a last line that is only half written is left out.
+
+        The list ends, with a warning, before the first line that cannot be read.
+        """
+        records: list[dict[str, Any]] = []
+        try:
+            for line in self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True):
+                if not line.endswith("\n"):
+                    break
+                record = json.loads(line)
+                record["epoch"], record["val_metric"]
+                records.append(record)
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning(
+                "the learning curve of %s ends where %s cannot be read (%s)", self.name, self.metrics_path, error
+            )
+        return records
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Adds the line of an epoch, and waits until it is on the disk."""
+        with self.metrics_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def truncate_metrics(self, num_epochs: int) -> None:
+        """Keeps the lines of the first epochs."""
+        path = self.metrics_path
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        with atomic_write(path) as file:
+            file.writelines(lines[:num_epochs])
+
+    def summary(self) -> dict[str, Any]:
+        """The contents of summary.json; {} where there is none or, with a warning, where it cannot be read."""
+        try:
+            # Python writes NaN and Infinity, which JSON does not have: such a metric is unknown.
+            found = json.loads(self.summary_path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+            if not isinstance(found, dict):
+                raise ValueError("it does not hold a JSON object")
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            log.warning("trial %s counts as unfinished: %s cannot be read (%s)", self.name, self.summary_path, error)
+            return {}
+        return found
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Writes summary.json, whole or not at all."""
+        _write_json(self.summary_path, summary)
+
+    def add_to_summary(self, **values: Any) -> None:
+        """Writes values into summary.json beside those that it has. No other process may be writing it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        path = self.summary_path
+        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self.write_summary({**content, **values})
+
+    def result(self) -> dict[str, Any] | None:
+        """The contents of result.json; None where there is none or, with a warning, where it cannot be read."""
+        try:
+            result: dict[str, Any] = json.loads(self.result_path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            log.warning("%s cannot be read (%s): the run counts as not done", self.result_path, error)
+            return None
+        return result
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Writes result.json, whole or not at all."""
+        _write_json(self.result_path, result)
+
+    def remove_checkpoint(self) -> None:
+        """Deletes the checkpoint: of a dense model it is a gigabyte, and a run that has ended needs none."""
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     with atomic_write(path) as file:
-        json.dump(
-            {"format": "ttrnn-run", "version": 1, "options": options.settings(), "model": config.to_dict()},
-            file,
-            indent=1,
-        )
-
-
-def read_options(path: Path) -> dict[str, Any]:
-    """The options in RUN/config.json. Raises UserError if it is something else's."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != "ttrnn-run":
-            raise KeyError("format")
-        options = {**_ABSENT, **content["options"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} does not describe a run of train; it is left alone: give another OUT") from error
-    return options
+        json.dump(content, file, indent=1)

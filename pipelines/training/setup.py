@@ -1,28 +1,28 @@
 """Build what a training starts from: its data, its model, its precision."""
 
 import dataclasses
-from pathlib import Path
 
 import ttrnn
 from pipelines.cluster.slots import local_device
 from pipelines.core.errors import UserError, user_errors
 from pipelines.data.dataset import ShardDataset, Split
 from pipelines.training.options import TrainOptions
-from pipelines.training.run_directory import read_options
+from pipelines.training.run_directory import RunDirectory
+from ttrnn.config import ModelConfig, ModelOptions
 from ttrnn.contract import supports_bfloat16
-from ttrnn.model import ModelConfig, VideoClassifier
+from ttrnn.model import VideoClassifier
 from ttrnn.rounding import rounded
 
 __all__ = ["model_config", "resolve_precision", "starting_model", "training_splits"]
 
 
 def resolve_precision(options: TrainOptions) -> TrainOptions:
-    """With what precision auto stands for: that of the run that is resumed, else what is fast on this machine."""
+    """Settles precision auto: that of the run that is resumed, else the one that is fast on this machine."""
     if options.precision != "auto":
         return options
-    run = Path(options.out, "config.json")
-    if run.exists() and not options.overwrite:
-        return dataclasses.replace(options, precision=read_options(run)["precision"])
+    run = RunDirectory(options.out)
+    if run.config_path.exists() and not options.overwrite:
+        return dataclasses.replace(options, precision=run.options()["precision"])
     fast = "bfloat16" if supports_bfloat16(local_device().type) else "float32"
     return dataclasses.replace(options, precision=fast)
 
@@ -43,7 +43,7 @@ def model_config(options: TrainOptions, data: ShardDataset) -> ModelConfig:
             f"shift {options.shift} moves frames of {data.frame.width}x{data.frame.height} pixels out of sight; give "
             f"less than {min(data.frame.width, data.frame.height)}"
         )
-    names = {field.name for field in dataclasses.fields(ModelConfig)} & set(options.settings())
+    names = [field.name for field in dataclasses.fields(ModelOptions)]
     mean, std = (data.mean, data.std) if options.pixels == "standardised" else ((128.0,), (1.0,))
     with user_errors():
         return ModelConfig(

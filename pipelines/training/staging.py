@@ -23,6 +23,7 @@ from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
 from pipelines.training.head_node import MARKER, SupersededError, digests, files_below
 from pipelines.training.options import TrainOptions
+from pipelines.training.run_directory import RunDirectory
 from ttrnn.files import atomic_write, sha256
 
 __all__ = ["OF_THE_DISK", "UnfitNodeError", "Visit", "visiting"]
@@ -30,8 +31,6 @@ __all__ = ["OF_THE_DISK", "UnfitNodeError", "Visit", "visiting"]
 
 # Another process of the node fetches the same shards.
 _WAIT_S = 3600.0
-# What tells that a run is done is the last to arrive.
-_LAST = ("summary.json", "result.json")
 OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 """Error numbers of a disk that is full or broken."""
 
@@ -150,7 +149,13 @@ class Visit:
         entries = _entries(self.out)
         if not self.out.is_dir():
             raise StepError(f"{self.out} is gone from node {os.uname().nodename}; the run goes on from what is at home")
-        for entry in sorted(entries, key=lambda name: (name in _LAST, _LAST.index(name) if name in _LAST else 0)):
+        for entry in sorted(
+            entries,
+            key=lambda name: (
+                name in RunDirectory.LAST,
+                RunDirectory.LAST.index(name) if name in RunDirectory.LAST else 0,
+            ),
+        ):
             if self._sent.get(entry) == entries[entry]:
                 continue
             path = self.out / entry

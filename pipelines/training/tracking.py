@@ -1,8 +1,8 @@
 """What a training tells the world: TensorBoard's event files, a picture of its curves, MLflow or Weights & Biases.
 
-    with Tracking(out, settings, "accuracy", track="mlflow") as tracking:
+    with Tracking(run, settings, "accuracy", track="mlflow") as tracking:
         tracking.update()  # After each epoch.
-        tracking.finish(summary, [out / "val" / "confusion.png"])
+        tracking.finish(summary, [run.evaluation("val") / "confusion.png"])
 
 Nothing of it ends a training: what fails is told in one line, and left out from then on. MLflow and Weights & Biases
 are set up as they always are, by their own environment variables (MLFLOW_TRACKING_URI, WANDB_MODE and so on).
@@ -20,13 +20,13 @@ from typing import Any, Protocol
 
 from pipelines.core.errors import UserError
 from pipelines.evaluation.plots import learning_curve
+from pipelines.training.run_directory import RunDirectory
 from ttrnn.files import atomic_write
 
-__all__ = ["CURVE", "Tracking", "check_tracker"]
+__all__ = ["Tracking", "check_tracker"]
 
 
 log = logging.getLogger(__name__)
-CURVE = "learning-curve.png"
 # Of a line of metrics.jsonl: the trackers call them the same.
 _SCALARS = ("epoch", "train_loss", "val_loss", "val_metric", "lr", "frames_per_s", "time_s")
 # Of summary.json.
@@ -58,19 +58,19 @@ class Tracking:
     epoch there once, also the one whose line was the last thing that it wrote.
 
     Args:
-        out: Directory of the run.
+        run: The run.
         settings: What the run is made of, by name.
         metric: What its val_metric is.
         track: none, mlflow or wandb, beside TensorBoard and the learning curve.
     """
 
-    def __init__(self, out: Path, settings: Mapping[str, Any], metric: str, track: str = "none") -> None:
-        self._metrics, self._num_told = out / "metrics.jsonl", 0
+    def __init__(self, run: RunDirectory, settings: Mapping[str, Any], metric: str, track: str = "none") -> None:
+        self._run, self._num_told = run, 0
         watched = "test" if settings.get("watch_test") else "val"
-        curve = _Curve(out, metric, watched)
-        self._trackers: dict[str, _Tracker] = {CURVE: curve, "tensorboard": _TensorBoard(out, settings)}
+        curve = _Curve(run, metric, watched)
+        self._trackers: dict[str, _Tracker] = {"learning curve": curve, "tensorboard": _TensorBoard(run, settings)}
         if track != "none":
-            self._trackers[track] = {"mlflow": _MLflow, "wandb": _WandB}[track](out, settings)
+            self._trackers[track] = {"mlflow": _MLflow, "wandb": _WandB}[track](run, settings)
 
     def __enter__(self) -> "Tracking":
         self._each("start")
@@ -83,7 +83,7 @@ class Tracking:
 
     def update(self) -> None:
         """Tells of the epochs that metrics.jsonl has now; on any thread."""
-        for record in _records(self._metrics)[self._num_told :]:
+        for record in self._run.metrics()[self._num_told :]:
             self._num_told += 1
             self._each("epoch", record)
 
@@ -101,17 +101,11 @@ class Tracking:
                 log.warning("%s fails (%s); the training goes on without it", name, " ".join(str(error).split()))
 
 
-def _records(metrics: Path) -> list[dict[str, Any]]:
-    lines = metrics.read_text("utf-8").splitlines(keepends=True) if metrics.exists() else []
-    # The last one may be being written.
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
 class _Curve:
     """RUN/learning-curve.png."""
 
-    def __init__(self, out: Path, metric: str, watched: str) -> None:
-        self._out, self._metric, self._watched = out, metric, watched
+    def __init__(self, run: RunDirectory, metric: str, watched: str) -> None:
+        self._run, self._metric, self._watched = run, metric, watched
 
     def start(self) -> None:
         # As if the first one, which loads matplotlib, took a second.
@@ -131,8 +125,8 @@ class _Curve:
 
     def _draw(self, chance: float | None = None) -> None:
         start = time.monotonic()
-        if records := _records(self._out / "metrics.jsonl"):
-            learning_curve(records, self._out / CURVE, metric=self._metric, chance=chance, watched=self._watched)
+        if records := self._run.metrics():
+            learning_curve(records, self._run.curve_path, metric=self._metric, chance=chance, watched=self._watched)
         now = time.monotonic()
         self._not_before = now + _REST_AFTER_DRAWING * (now - start)
 
@@ -140,8 +134,8 @@ class _Curve:
 class _TensorBoard:
     """RUN/tensorboard."""
 
-    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
-        self._directory, self._settings = out / "tensorboard", settings
+    def __init__(self, run: RunDirectory, settings: Mapping[str, Any]) -> None:
+        self._directory, self._settings = run.tensorboard, settings
         self._writer: Any = None
 
     def start(self) -> None:
@@ -178,8 +172,8 @@ class _Remote:
 
     name: str
 
-    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
-        self._out, self._settings, self._file = out, settings, out / "tracking.json"
+    def __init__(self, run: RunDirectory, settings: Mapping[str, Any]) -> None:
+        self._run, self._settings, self._file = run, settings, run.tracking_path
         self._id: str | None = None
         self._epoch = 0
 
@@ -229,7 +223,7 @@ class _MLflow(_Remote):
         import mlflow
 
         self._mlflow = mlflow
-        run_id: str = mlflow.start_run(run_id=self._id, run_name=None if self._id else self._out.name).info.run_id
+        run_id: str = mlflow.start_run(run_id=self._id, run_name=None if self._id else self._run.name).info.run_id
         if not self._id:
             mlflow.log_params(dict(self._settings))
         return run_id
@@ -254,26 +248,26 @@ class _WandB(_Remote):
         import wandb
 
         self._wandb = wandb
-        self._run = wandb.init(
+        self._session = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "ttrnn"),
-            name=self._out.name,
+            name=self._run.name,
             id=self._id,
             resume="allow",
             config=dict(self._settings),
-            dir=str(self._out),
+            dir=str(self._run),
             # It would take standard output, which is ours to redirect.
             settings=wandb.Settings(console="off"),
         )
-        run_id: str = self._run.id
+        run_id: str = self._session.id
         return run_id
 
     def _send(self, values: dict[str, float], epoch: int) -> None:
-        self._run.log(values, step=epoch)
+        self._session.log(values, step=epoch)
 
     def _send_results(self, results: dict[str, Any], files: Sequence[Path], epoch: int) -> None:
         pictures = {file.stem: self._wandb.Image(str(file)) for file in files if file.suffix == ".png"}
-        self._run.log(pictures, step=epoch)
-        self._run.summary.update(results)
+        self._session.log(pictures, step=epoch)
+        self._session.summary.update(results)
 
     def close(self, succeeded: bool) -> None:
-        self._run.finish(exit_code=0 if succeeded else 1)
+        self._session.finish(exit_code=0 if succeeded else 1)

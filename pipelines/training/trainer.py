@@ -3,9 +3,7 @@
 import contextlib
 import dataclasses
 import io
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -30,6 +28,7 @@ from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
 from pipelines.training.optim import make_average, make_optimizer, make_schedule
 from pipelines.training.options import TrainOptions, flat_config
+from pipelines.training.run_directory import RunDirectory
 from pipelines.training.setup import model_config, starting_model, training_splits
 from ttrnn.files import atomic_write, remove_leftovers
 from ttrnn.model import VideoClassifier
@@ -78,7 +77,7 @@ class _Run:
     """The state of a training and its files; `fit` drives it."""
 
     def __init__(self, options: TrainOptions, data: ShardDataset) -> None:
-        self.options, self.out = options, Path(options.out)
+        self.options, self.directory = options, RunDirectory(options.out)
         self.rank, self.world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.train, self.val = training_splits(options, data)
         self.device = local_device()
@@ -100,7 +99,7 @@ class _Run:
     @property
     def checkpoint(self) -> Path:
         """The file that the training goes on from."""
-        return self.out / "checkpoint" / "state.pt"
+        return self.directory.state_path
 
     @property
     def result(self) -> VideoClassifier:
@@ -239,11 +238,8 @@ class _Run:
         if self.rank > 0 or record is None:
             return
         if self.progress.best["epoch"] == record["epoch"]:
-            ttrnn.save(self.result, self.out / "model", self._results(record))
-        with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+            ttrnn.save(self.result, self.directory.model, self._results(record))
+        self.directory.append_metrics(record)
 
     def _results(self, record: dict[str, Any]) -> dict[str, Any]:
         """What the model directory says of where it comes from."""
@@ -266,7 +262,7 @@ class _Run:
     def claimed(self) -> Iterator[None]:
         """Keeps other processes out of OUT. Workers whose driver was killed write there for some seconds more."""
         alone = self.rank == 0
-        with only_writer(Location.of(self.out), wait_s=_WAIT_S) if alone else contextlib.nullcontext():
+        with only_writer(Location.of(self.directory.path), wait_s=_WAIT_S) if alone else contextlib.nullcontext():
             if self.world_size > 1:
                 # Nobody reads the checkpoint before that.
                 dist.barrier()
@@ -283,19 +279,13 @@ class _Run:
             names = {field.name for field in dataclasses.fields(_Progress)}
             self.progress = _Progress(**{name: value for name, value in state.items() if name in names})
         if self.rank == 0:
-            for directory in (self.out, self.out / "checkpoint"):
+            for directory in (self.directory.path, self.directory.checkpoint):
                 remove_leftovers(directory)
             # The last epoch's line may be there or not.
             unsure = self.progress.step == 0 and self.progress.record is not None
-            self._trim_metrics(self.progress.epoch - unsure)
+            self.directory.truncate_metrics(self.progress.epoch - unsure)
             if unsure:
                 self._publish()
-
-    def _trim_metrics(self, num_lines: int) -> None:
-        path = self.out / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        with atomic_write(path) as file:
-            file.writelines(lines[:num_lines])
 
     def summary(self, state: str) -> dict[str, Any]:
         """What RUN/summary.json says."""
@@ -321,8 +311,7 @@ class _Run:
     def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Writes RUN/summary.json (rank 0 only) and gives it back."""
         if self.rank == 0:
-            with atomic_write(self.out / "summary.json") as file:
-                json.dump(summary, file, indent=1)
+            self.directory.write_summary(summary)
         return summary
 
 
@@ -335,8 +324,8 @@ def fit(
 
     Args:
         options: OUT must exist.
-        on_epoch: Called after each epoch, on every worker, with the line of metrics.jsonl and the summary so far: its
-            val_metric is that of the best epoch, epoch_val_metric that of this one.
+        on_epoch: Called after each epoch, on every worker, with the line of metrics.jsonl, the other values of the
+            summary so far, and best_val_metric.
         on_checkpoint: Called after each checkpoint in the middle of an epoch, on every worker.
 
     Returns:
@@ -354,5 +343,5 @@ def fit(
             record = run.run_epoch()
             summary = run.write_summary(run.summary("running"))
             if on_epoch is not None:
-                on_epoch({**record, **summary, "epoch_val_metric": record["val_metric"]})
+                on_epoch({**summary, **record, "best_val_metric": summary["val_metric"]})
         return run.write_summary(run.summary("complete"))

@@ -3,8 +3,8 @@
     with Screen(metric="accuracy", chance=0.25, chatter=out / "ray.log") as screen:
         screen.stage("search", total=64)
         screen.started(Trial(trial="0000", state="running", config={"cell": "gru", "epochs": 16}))
-        screen.epoch("0000", 1, val_metric=0.5, num_params=1234)
-        screen.ended(read_trial(out / "trials" / "0000"))
+        screen.epoch("0000", 1, val_metric=0.5)
+        screen.ended(read_trial(RunDirectory(out / "trials" / "0000")))
 
 Inside the block, what Ray and other libraries write to standard output and standard error goes to the file `chatter`.
 Lines of `logging` that were on their way to standard error stand above the screen.
@@ -25,10 +25,12 @@ from rich.file_proxy import FileProxy
 from rich.live import Live
 
 from pipelines.core.terminal import chatter_to, logging_to, size_of
+from pipelines.training.launcher import is_progress
+from pipelines.training.run_directory import RunDirectory
 from pipelines.tuning.formatting import texts
 from pipelines.tuning.frontier import frontier
 from pipelines.tuning.progress import State, draw, totals
-from pipelines.tuning.sweep_directory import Trial, read_trial
+from pipelines.tuning.trial import Trial, read_trial
 
 if TYPE_CHECKING:
     from ray import tune
@@ -135,16 +137,11 @@ class Screen:
             first_epochs=_without(state.first_epochs, name),
         )
 
-    def epoch(self, name: str, epoch: int, val_metric: float, num_params: int | None = None) -> None:
-        """A running trial has done an epoch; its val_metric is that of its best one, 0 to 1."""
+    def epoch(self, name: str, epoch: int, val_metric: float) -> None:
+        """A running trial has done an epoch; val_metric is that of its best one, 0 to 1."""
         state = self.state
         known = state.running.get(name, Trial(trial=name, state="running"))
-        trial = dataclasses.replace(
-            known,
-            epochs=epoch,
-            val_metric=val_metric,
-            num_params=known.num_params if num_params is None else num_params,
-        )
+        trial = dataclasses.replace(known, epochs=epoch, val_metric=val_metric)
         self.state = dataclasses.replace(
             state,
             running={**state.running, name: trial},
@@ -185,49 +182,50 @@ class Screen:
         log.info("%s: %s", self.state.stage, "; ".join(filter(None, totals(self.state, self._said))))
 
 
-def tune_callback(screen: Screen) -> "tune.Callback":
-    """What Tune calls, to keep `screen` up to date.
+def tune_callback(screen: Screen, *, joins: bool = True) -> "tune.Callback":
+    """A callback of Tune that keeps `screen` up to date with the trainings of `run_trainings`.
 
-    Trials are configured by {"trial": name, "train": options of train, "num_params": count}; their results are the
-    summaries of `fit` with the number of the epoch.
+    Args:
+        screen: Shows them.
+        joins: As `Screen.ended` has it.
     """
     from ray import tune
 
     class OnScreen(tune.Callback):
         def __reduce__(self) -> tuple[Any, ...]:
-            # Tune saves what it is given; a screen is no state.
+            # Tune saves its callbacks, and is never resumed.
             return tune.Callback, ()
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            config = trial.config
-            known = Trial(
-                trial=config["trial"], state="running", config=config["train"], num_params=config.get("num_params")
-            )
-            screen.started(known)
+            training = trial.config["training"]
+            config, num_params = dataclasses.asdict(training.options), training.model.num_params
+            screen.started(Trial(trial=training.name, state="running", config=config, num_params=num_params))
 
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
-            if "unfit" not in result:
-                screen.epoch(trial.config["trial"], result["epoch"], result["val_metric"], result["num_params"])
+            if is_progress(result):
+                screen.epoch(trial.config["training"].name, result["epoch"], result["best_val_metric"])
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            if "unfit" in trial.last_result:
-                # It goes on on another node.
+            if not is_progress(trial.last_result):
+                # It continues on another node.
                 return
             known = _known(trial)
-            # One that was sent home when the time was up goes on with --resume.
-            screen.ended(dataclasses.replace(known, state="paused") if known.state == "running" else known)
+            # One that was paused when the time was up continues with --resume.
+            known = dataclasses.replace(known, state="paused") if known.state == "running" else known
+            screen.ended(known, joins=joins)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             error = str(trial.get_error() or "").strip().splitlines()
-            screen.ended(dataclasses.replace(_known(trial), state="failed", error=error[-1] if error else None))
+            failed = dataclasses.replace(_known(trial), state="failed", error=error[-1] if error else None)
+            screen.ended(failed, joins=joins)
 
     return OnScreen()
 
 
 def _known(trial: Any) -> Trial:
-    return read_trial(Path(trial.config["train"]["out"]))
+    return read_trial(RunDirectory(trial.config["training"].options.out))
 
 
 def _without(mapping: Mapping[str, T], name: str) -> dict[str, T]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from pipelines.tuning.sweep_directory import Trial
+from pipelines.tuning.trial import Trial
 
 __all__ = ["HYPERVOLUME", "IDEAL", "WORST", "dense_baseline", "frontier", "hypervolume", "knee"]
 

@@ -13,7 +13,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
-from pipelines.tuning.sweep_directory import Trial, trial_name
+from pipelines.tuning.sweep_directory import trial_name
+from pipelines.tuning.trial import Trial
 
 __all__ = ["Study", "edges", "importances", "num_rejected", "read_study"]
 
@@ -30,17 +31,16 @@ Study = Mapping[str, FrozenTrial]
 """Optuna's trials by the names of their directories."""
 
 
-def read_study(sweep_dir: str | Path) -> dict[str, FrozenTrial]:
-    """The Optuna trials in SWEEP/study.journal by the names of their directories; {} where there is none to read."""
-    path = Path(sweep_dir) / "study.journal"
-    if not path.exists():
+def read_study(journal: Path) -> dict[str, FrozenTrial]:
+    """The Optuna trials in a study's journal by the names of their directories; {} where there is none to read."""
+    if not journal.exists():
         return {}
     try:
-        storage = JournalStorage(JournalFileBackend(str(path)))
+        storage = JournalStorage(JournalFileBackend(str(journal)))
         (name,) = optuna.get_all_study_names(storage)
         study = optuna.load_study(study_name=name, storage=storage)
     except (OSError, ValueError, KeyError) as error:
-        log.warning("%s cannot be read (%s): what the sampler chose is left out", path, error)
+        log.warning("%s cannot be read (%s): what the sampler chose is left out", journal, error)
         return {}
     return {trial_name(trial.number): trial for trial in study.get_trials(deepcopy=False)}
 

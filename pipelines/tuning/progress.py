@@ -14,7 +14,7 @@ from rich.text import Text
 from pipelines.core.text import duration, percent
 from pipelines.tuning.formatting import texts
 from pipelines.tuning.frontier import knee
-from pipelines.tuning.sweep_directory import Trial
+from pipelines.tuning.trial import Trial
 
 __all__ = ["State", "draw", "time_left_s", "totals"]
 

@@ -9,12 +9,11 @@ is a point of its own.
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ttrnn
-from pipelines.training.run_directory import read_options
-from pipelines.tuning.sweep_directory import Trial, model_dir
+from pipelines.tuning.sweep_directory import SweepDirectory
+from pipelines.tuning.trial import Trial
 from ttrnn.model import ModelConfig
 from ttrnn.rounding import lower_ranks
 
@@ -57,7 +56,7 @@ class Proposal:
 
 
 def propose(
-    sweep_dir: str | Path,
+    sweep: SweepDirectory,
     parents: Iterable[Trial],
     trials: Sequence[Trial],
     *,
@@ -67,7 +66,7 @@ def propose(
     """One step down in ranks for each parent: half of the weights that ranks decide over, where they cost least.
 
     Args:
-        sweep_dir: SWEEP; the parents' models lie in it.
+        sweep: Holds the models of the parents.
         parents: Whose weights to start from: the points of the frontier, refined ones among them.
         trials: All that there are: a shape that one of them has is not proposed again, unless it has failed.
         epochs: Of a trial of the sweep; a quarter of them, at least one, is proposed.
@@ -80,7 +79,7 @@ def propose(
     known = {_shape(trial.config) for trial in trials if trial.state != "failed"}
     proposals = []
     for parent in parents:
-        model = ttrnn.load(model_dir(sweep_dir, parent.trial))
+        model = ttrnn.load(sweep.run(parent.trial).model)
         config = lower_ranks(model, _target(model.config, max_params))
         if config is None or config.num_params > _MOST * model.num_params or _shape(config.to_dict()) in known:
             continue
@@ -88,7 +87,7 @@ def propose(
         proposals.append(
             Proposal(
                 parent=parent.trial,
-                values=_values(Path(sweep_dir), parent, config, epochs),
+                values=_values(sweep, parent, config, epochs),
                 num_params=config.num_params,
             )
         )
@@ -107,8 +106,8 @@ def _shape(config: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(config.get(name) for name in _SHAPE)
 
 
-def _values(sweep_dir: Path, parent: Trial, config: ModelConfig, epochs: int) -> dict[str, Any]:
-    values = read_options(sweep_dir / "trials" / parent.trial / "config.json")
+def _values(sweep: SweepDirectory, parent: Trial, config: ModelConfig, epochs: int) -> dict[str, Any]:
+    values = sweep.run(parent.trial).options()
     return {
         **{name: value for name, value in values.items() if name not in _OF_THE_SWEEP},
         "ranks": config.ranks,

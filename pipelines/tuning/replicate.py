@@ -1,160 +1,154 @@
-"""Whether the frontier was luck: its points trained again with fresh seeds.
+"""Replicate the points of the frontier: train them again with new seeds.
 
-    failed = confirm("runs/sweep", points_to_confirm(read_trials("runs/sweep")), seeds=[1, 2, 3])
+    failed = replicate(sweep, points_to_replicate(sweep.finished_trials()), seeds=[1, 2, 3], slots=slots)
 
-The best of many trials is partly the luckiest: what it was chosen by flatters it. Fresh seeds were not chosen by
-anything. Leaves SWEEP/confirm/ID-sSEED/ (each a run as train leaves it, with its result.json) and confirm/plan.json;
-what the frontier is after that, confirmed.py tells.
+The best of many trials is partly the luckiest: its validation metric is optimistic, because it was selected on. New
+seeds were not selected by anything. Leaves SWEEP/confirm/ID-sSEED/ (each a run as train leaves it, with a result.json)
+and confirm/plan.json; replication.py draws the frontier from them.
 """
 
-import dataclasses
-import json
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.cluster.slots import local_device
+from ray import tune
+
+from pipelines.cluster.slots import Slots
 from pipelines.core.errors import UserError
-from pipelines.core.text import percent
 from pipelines.data.dataset import ShardDataset
-from pipelines.training.launcher import Run, earlier_result, run_all
+from pipelines.training.launcher import Queue, Training, run_trainings
 from pipelines.training.memory import step_bytes
 from pipelines.training.options import TrainOptions
-from pipelines.training.run_directory import read_options
+from pipelines.training.run_directory import RunDirectory
 from pipelines.training.setup import model_config
+from pipelines.training.single_run import earlier_result
 from pipelines.tuning.frontier import dense_baseline, frontier
-from pipelines.tuning.sweep_directory import Trial, confirmation_dir, read_sweep, read_trial
-from ttrnn.files import atomic_write
+from pipelines.tuning.sweep_directory import SweepDirectory
+from pipelines.tuning.trial import Trial
 
-__all__ = ["confirm", "points_to_confirm"]
-
+__all__ = ["points_to_replicate", "replicate"]
 
 log = logging.getLogger(__name__)
+
 Key = tuple[str, int]
-"""A trial and the seed that it is trained again with."""
+"""A trial and the new seed that it is trained with."""
 
 
-def points_to_confirm(trials: Iterable[Trial]) -> list[Trial]:
-    """The frontier, and the best dense model beside it: what they are compared with must not be luck either."""
+def points_to_replicate(trials: Iterable[Trial]) -> list[Trial]:
+    """The frontier, and the best dense model beside it: what the points are compared with must not be luck either."""
     trials = list(trials)
     points = frontier(trials)
     baseline = dense_baseline(trials)
     return points if baseline is None or baseline in points else [*points, baseline]
 
 
-def confirm(
-    sweep_dir: str | Path,
+def replicate(
+    sweep: SweepDirectory,
     points: Sequence[Trial],
     seeds: Sequence[int],
+    slots: Slots,
     *,
-    on_start: Callable[[int], None] | None = None,
-    on_end: Callable[[Trial], None] | None = None,
+    on_start: Callable[[int], object] = lambda num_runs: None,
+    callbacks: Sequence[tune.Callback] = (),
 ) -> list[dict[str, Any]]:
-    """Trains each point again with each seed on the Ray that runs, as many at a time as fit; goes on where it was.
+    """Trains each point with each seed on the Ray that runs, as many at a time as fit; continues where it was.
 
-    A refined point is trained as a chain anew: its parent's options with the same seed first, then rounded and tuned.
-    A trial of N workers becomes one process with N times the batch. The test split is looked at once by each run.
+    A refined point is replicated with its ancestors: its parent's options with the same seed first, then rounded and
+    fine-tuned. A trial of N workers becomes one process with N times the batch. Each run is tested once.
 
     Args:
-        sweep_dir: The sweep.
+        sweep: Holds the trials and gets the replications.
         points: Finished trials.
         seeds: Not those of the trials themselves.
+        slots: Where the runs are trained.
         on_start: Called once with the number of runs to do.
-        on_end: Called with each run that ends, as a trial named ID-sSEED; default: a line of it is logged.
+        callbacks: Of Tune, for each run.
 
     Returns:
-        trial, seed and error of each run that failed; the others go on without it.
+        trial, seed and error of each run that failed; the others continue without it.
     """
-    sweep_dir = Path(sweep_dir).absolute()
-    sweep = read_sweep(sweep_dir)
-    (sweep_dir / "confirm").mkdir(exist_ok=True)
-    runs: dict[Key, Run] = {}
-    parents: dict[Key, Key] = {}
-    tested = {point.trial for point in points} if sweep["num_test_clips"] else set()
-    # Seed by seed: one that is stopped early has compared all points.
+    sweep = SweepDirectory(sweep.path.absolute())
+    document = sweep.read()
+    data = ShardDataset.open(document["shards"])
+    tested = {point.trial for point in points} if document["num_test_clips"] else set()
+    planner = _Planner(sweep, data, slots, tested)
+    # Seed by seed: when it is interrupted early, all points have been compared.
     for seed in seeds:
         for point in points:
-            _plan_chain(sweep_dir, sweep, (point.trial, seed), tested, runs, parents)
-    results = {key: found for key, run in runs.items() if (found := earlier_result(run, None))}
-    todo = {key: run for key, run in runs.items() if key not in results}
+            planner.add((point.trial, seed))
+    trainings, results = planner.trainings, planner.results
+    todo = {training.name: key for key, training in trainings.items() if key not in results}
     log.info("confirming %d points with %d seeds each: %d runs to do", len(points), len(seeds), len(todo))
-    if on_start is not None:
-        on_start(len(todo))
-    data = ShardDataset.open(sweep["shards"])
-    _write_plan(sweep_dir, seeds, results)
-    while todo:
-        ready = {run: key for key, run in todo.items() if parents.get(key) not in todo}
-        for key in ready.values():
-            del todo[key]
-        for key in [key for key in ready.values() if _failed(results.get(parents.get(key, key), {}))]:
-            results[key] = {"state": "failed", "error": "the model that it starts from has failed"}
-            del ready[runs[key]]
-        needs = _needs(ready, data)
-        for run, result in run_all(list(ready), needs, fresh_processes=False):
-            results[ready[run]] = result
-            ended = dataclasses.replace(
-                read_trial(Path(run.train.out)), state=result["state"], error=result.get("error")
+    on_start(len(todo))
+
+    def failed() -> list[dict[str, Any]]:
+        return [
+            {"trial": trial, "seed": seed, "error": result["error"]}
+            for (trial, seed), result in results.items()
+            if result["state"] in ("failed", "refused")
+        ]
+
+    def on_end(training: Training, result: dict[str, Any]) -> None:
+        results[todo[training.name]] = result
+        sweep.write_plan(seeds, failed())
+
+    sweep.write_plan(seeds, failed())
+    queue = Queue(
+        [trainings[key] for key in todo.values()],
+        on_end=on_end,
+        memory_bytes=slots.memory_bytes,
+        parents=planner.parents,
+        failed=[trainings[key].name for key, result in results.items() if result["state"] == "failed"],
+    )
+    if todo:
+        run_trainings(queue, slots, state=sweep.tune_state, callbacks=callbacks)
+    return failed()
+
+
+class _Planner:
+    """Plans the runs of a replication, those of ancestors first."""
+
+    def __init__(self, sweep: SweepDirectory, data: ShardDataset, slots: Slots, tested: Collection[str]) -> None:
+        self._sweep, self._data, self._tested = sweep, data, tested
+        self._device = "cuda" if slots.device == "GPU" else "cpu"
+        self._longest = int(data.clips().lengths.max())
+        self.trainings: dict[Key, Training] = {}
+        self.parents: dict[str, str] = {}
+        """Names of the trainings that must have ended before others."""
+        self.results: dict[Key, dict[str, Any]] = {}
+        """Of the runs that earlier commands have ended."""
+
+    def add(self, key: Key) -> None:
+        """Adds the run of a trial and a seed, after those of its ancestors."""
+        if key in self.trainings:
+            return
+        trial, seed = key
+        original, run = self._sweep.run(trial), self._sweep.replication(*key)
+        if not original.config_path.exists():
+            raise UserError(
+                f"trial {trial} can't be trained again, {original.config_path} is missing; put it back, or take "
+                f"{original} away"
             )
-            (on_end or _say)(ended)
-            _write_plan(sweep_dir, seeds, results)
-    return _write_plan(sweep_dir, seeds, results)
+        values = original.options()
+        if values.get("init") is not None:
+            parent = (Path(values["init"]).parent.name, seed)
+            self.add(parent)
+            self.parents[run.name] = self.trainings[parent].name
+            values["init"] = str(self._sweep.replication(*parent).model)
+        num_workers = values.pop("num_workers")
+        values |= {"seed": seed, "batch_size": num_workers * values["batch_size"], "shards": str(self._data.place)}
+        self.trainings[key] = self._training(run, TrainOptions(**values, out=str(run)), is_tested=trial in self._tested)
+        if (result := earlier_result(run)) is not None:
+            self.results[key] = result
 
-
-def _plan_chain(
-    sweep_dir: Path,
-    sweep: Mapping[str, Any],
-    key: Key,
-    tested: Collection[str],
-    runs: dict[Key, Run],
-    parents: dict[Key, Key],
-) -> None:
-    """Adds the run of a trial and a seed, after those of its ancestors."""
-    if key in runs:
-        return
-    trial, seed = key
-    path = sweep_dir / "trials" / trial / "config.json"
-    if not path.exists():
-        raise UserError(
-            f"trial {trial} can't be trained again, {path} is missing; put it back, or take {path.parent} away"
+    def _training(self, run: RunDirectory, options: TrainOptions, *, is_tested: bool) -> Training:
+        model = model_config(options, self._data)
+        return Training(
+            name=run.name,
+            options=options,
+            model=model,
+            memory_bytes=step_bytes(model, options.batch_size, self._longest, self._device),
+            has_result=True,
+            has_test_split=is_tested,
         )
-    options = read_options(path)
-    if options.get("init") is not None:
-        parent = parents[key] = (Path(options["init"]).parent.name, seed)
-        _plan_chain(sweep_dir, sweep, parent, tested, runs, parents)
-        options["init"] = str(confirmation_dir(sweep_dir, *parent) / "model")
-    workers = options.pop("num_workers")
-    options |= {"seed": seed, "batch_size": workers * options["batch_size"], "shards": sweep["shards"]}
-    train = TrainOptions(**options, out=str(confirmation_dir(sweep_dir, *key)))
-    runs[key] = Run("confirm", trial, train, is_tested=trial in tested)
-
-
-def _needs(runs: Iterable[Run], data: ShardDataset) -> dict[Run, int]:
-    """Bytes of memory that each takes, about."""
-    device, longest = local_device().type, int(data.clips().lengths.max())
-    return {run: step_bytes(model_config(run.train, data), run.train.batch_size, longest, device) for run in runs}
-
-
-def _failed(result: Mapping[str, Any]) -> bool:
-    return result.get("state") in ("failed", "refused")
-
-
-def _say(run: Trial) -> None:
-    if run.error is not None:
-        log.error("run %s %s: %s", run.trial, run.state, run.error)
-        return
-    log.info("run %s: validation %s", run.trial, percent(run.val_metric))
-
-
-def _write_plan(
-    sweep_dir: Path, seeds: Sequence[int], results: Mapping[Key, Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """What was asked for, and what of it will not come, which no result.json tells."""
-    failed = [
-        {"trial": trial, "seed": seed, "error": result["error"]}
-        for (trial, seed), result in results.items()
-        if _failed(result)
-    ]
-    with atomic_write(sweep_dir / "confirm" / "plan.json") as file:
-        json.dump({"seeds": list(seeds), "failed": failed}, file, indent=1)
-    return failed

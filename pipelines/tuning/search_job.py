@@ -1,36 +1,38 @@
-"""Search, refine and replicate: the trainings of a sweep."""
+"""Search and refine: the trials of a sweep."""
 
 import logging
 import math
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Sequence
 
 from pipelines.cluster.slots import Slots
 from pipelines.data.dataset import ShardDataset
+from pipelines.training.launcher import Training, run_trainings
 from pipelines.training.memory import step_bytes
 from pipelines.training.options import TrainOptions
 from pipelines.tuning.display import Screen, tune_callback
 from pipelines.tuning.frontier import frontier
 from pipelines.tuning.options import SweepOptions
 from pipelines.tuning.refine import propose
-from pipelines.tuning.replicate import confirm, points_to_confirm
+from pipelines.tuning.schedulers import make_scheduler
 from pipelines.tuning.stopping import Curve, Judge
-from pipelines.tuning.study import Point, Search
-from pipelines.tuning.sweep_directory import Trial, begun_trials, read_trials
-from ttrnn.model import ModelConfig
+from pipelines.tuning.study import Search
+from pipelines.tuning.sweep_directory import SweepDirectory
+from ttrnn.config import ModelConfig
 
-__all__ = ["replicate_frontier", "run_search"]
+__all__ = ["run_search"]
 
 log = logging.getLogger(__name__)
 
 
 def run_search(
-    options: SweepOptions, out: Path, data: ShardDataset, slots: Slots, deadline: float, screen: Screen
+    options: SweepOptions, sweep: SweepDirectory, data: ShardDataset, slots: Slots, deadline: float, screen: Screen
 ) -> int:
-    """Runs, resumes or extends the search, and refines what it found; gives the number of trials that crashed."""
-    from pipelines.tuning.tune import run_trials
+    """Runs, resumes or extends the search, and refines the models that it found.
 
-    search = _search(options, out, data, slots)
+    Returns:
+        The number of trials whose process failed.
+    """
+    search = _search(options, sweep, data, slots)
     log.info(
         "sweeping %d trials of %d epochs, %d at a time, over the space %s",
         options.num_trials,
@@ -38,22 +40,21 @@ def run_search(
         slots.num_slots,
         options.space,
     )
-    earlier = begun_trials(out)
+    earlier = sweep.trials()
     judge = Judge(len(data.split("val")), grace=max(1, options.epochs // 4))
     for trial in earlier:
         # A refined trial begins where others end: it is compared with none.
         if trial.num_params is not None and trial.parent is None and trial.state != "failed":
-            judge.add(Curve.of(trial.trial, trial.num_params, trial.curve))
+            judge.add(Curve.of(trial.trial, trial.num_params, [value for _, value in trial.curve]))
     ended = [trial for trial in earlier if trial.state in ("complete", "stopped") and trial.parent is None]
     screen.stage("search", options.num_trials, ended)
-    num_failed = run_trials(
-        search,
-        lambda: _refinements(search, options, out, screen),
-        judge,
+    # A trial of several workers is in the hands of Ray Train, which would go on with it after Tune has stopped it.
+    scheduler = options.early_stopping if options.num_workers == 1 else "none"
+    num_failed = run_trainings(
+        _Trials(search, judge, lambda: _refinements(search, options, sweep, screen)),
         slots,
-        scheduler=options.early_stopping,
-        epochs=options.epochs,
-        state=out / ".tune",
+        state=sweep.tune_state,
+        scheduler=make_scheduler(scheduler, judge, options.epochs, deadline),
         deadline=deadline,
         callbacks=[tune_callback(screen)],
     )
@@ -62,7 +63,28 @@ def run_search(
     return num_failed
 
 
-def _search(options: SweepOptions, out: Path, data: ShardDataset, slots: Slots) -> Search:
+class _Trials:
+    """The source of a sweep's trainings: what the search asks for, and then its refinements, round by round."""
+
+    def __init__(self, search: Search, judge: Judge, refinements: Callable[[], Sequence[Training]]) -> None:
+        self._search, self._judge, self._refinements = search, judge, refinements
+        self._refined: list[Training] = []
+        self.num_workers = search.num_workers
+
+    def next(self, running: Collection[str]) -> Training | None:
+        if not self._refined and (training := self._search.next()) is not None:
+            return training
+        if not self._refined and not running:
+            self._refined = list(self._refinements())
+        return self._refined.pop(0) if self._refined else None
+
+    def ended(self, training: Training, error: str | None) -> None:
+        if self._search.settle(training.name, error=error) == "failed":
+            # It is no rival of the trials that run on.
+            self._judge.remove(training.name)
+
+
+def _search(options: SweepOptions, sweep: SweepDirectory, data: ShardDataset, slots: Slots) -> Search:
     longest = max(int(data.split(name).lengths.max(initial=0)) for name in ("train", "val"))
     limits = {name: getattr(options, name) for name in ("max_params", "max_flops")}
     limits["memory_bytes"] = slots.memory_bytes
@@ -75,7 +97,7 @@ def _search(options: SweepOptions, out: Path, data: ShardDataset, slots: Slots) 
         }
 
     return Search(
-        out,
+        sweep,
         data,
         {"epochs": options.epochs, "seed": options.seed, "num_workers": options.num_workers},
         space=options.space,
@@ -87,26 +109,12 @@ def _search(options: SweepOptions, out: Path, data: ShardDataset, slots: Slots) 
     )
 
 
-def _refinements(search: Search, options: SweepOptions, out: Path, screen: Screen) -> Sequence[Point]:
-    """A round of models that start from the frontier's, rounded to lower ranks; none when there is nothing more."""
-    trials = read_trials(out) if options.refine else []
-    proposals = propose(out, frontier(trials), trials, epochs=options.epochs, max_params=options.max_params)
+def _refinements(search: Search, options: SweepOptions, sweep: SweepDirectory, screen: Screen) -> Sequence[Training]:
+    """A round of models that start from the frontier's, rounded to lower ranks; [] when none is left."""
+    trials = sweep.finished_trials() if options.refine else []
+    proposals = propose(sweep, frontier(trials), trials, epochs=options.epochs, max_params=options.max_params)
     found = [search.refine(proposal.values, proposal.parent) for proposal in proposals]
-    points = [point for point in found if point is not None]
-    if points:
-        screen.stage("refine", len(points))
-    return points
-
-
-def replicate_frontier(out: Path, options: SweepOptions, screen: Screen) -> None:
-    """Trains the frontier anew with seeds that it was not chosen by. Runs that fail are told at the end."""
-    points = points_to_confirm(read_trials(out))
-    seeds = [options.seed + number for number in range(1, options.confirm + 1)]
-
-    def on_start(num_runs: int) -> None:
-        screen.stage("confirm", num_runs)
-
-    def on_end(run: Trial) -> None:
-        screen.ended(run, joins=False)
-
-    confirm(out, points, seeds, on_start=on_start, on_end=on_end)
+    trainings = [training for training in found if training is not None]
+    if trainings:
+        screen.stage("refine", len(trainings))
+    return trainings

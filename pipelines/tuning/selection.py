@@ -5,7 +5,7 @@ from typing import Any
 from pipelines.core.errors import UserError
 from pipelines.evaluation.metrics import standard_error
 from pipelines.tuning.frontier import knee
-from pipelines.tuning.sweep_directory import Trial
+from pipelines.tuning.trial import Trial
 
 __all__ = ["between_neighbours", "choose"]
 
@@ -57,7 +57,7 @@ def choose(
 
 def _standard_error(trial: Trial, num_val_clips: int) -> float:
     """Of its validation metric: from the lower half of the 95% interval where one is known, else that of a share."""
-    interval = trial.val_interval if trial.confirmed is None else trial.confirmed.val_interval
+    interval = trial.val_interval if trial.replication is None else trial.replication.val_interval
     if interval is None:
         return standard_error(trial.place[1], num_val_clips)
     return max(0.0, trial.place[1] - interval[0]) / 1.96

@@ -9,14 +9,12 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import NormalDist
 
 from pipelines.core.text import percent
 from pipelines.evaluation.metrics import standard_error
-from pipelines.tuning.sweep_directory import add_to_summary, read_metrics
 
-__all__ = ["STOPPING", "Curve", "Judge", "mark_stopped", "read_curve"]
+__all__ = ["STOPPING", "Curve", "Judge"]
 
 
 STOPPING = ("frontier", "asha", "none")
@@ -36,9 +34,9 @@ class Curve:
     """the best validation metric up to each epoch, 0 to 1; epoch 1 first"""
 
     @classmethod
-    def of(cls, trial: str, num_params: int, metrics: Iterable[Sequence[float]]) -> "Curve":
-        """From [epoch, validation metric] of each epoch."""
-        return cls(trial, num_params, list(itertools.accumulate((value for _, value in metrics), max)))
+    def of(cls, trial: str, num_params: int, values: Iterable[float]) -> "Curve":
+        """From the validation metric of each epoch."""
+        return cls(trial, num_params, list(itertools.accumulate(values, max)))
 
 
 class Judge:
@@ -66,6 +64,10 @@ class Judge:
         if known is None or len(curve.best) >= len(known.best):
             self._curves[curve.trial] = curve
 
+    def remove(self, trial: str) -> None:
+        """Forgets a trial that failed: it is no rival of others."""
+        self._curves.pop(trial, None)
+
     def reason_to_stop(self, curve: Curve) -> str | None:
         """A sentence if the trial, at the last epoch of its curve, is dominated beyond noise; else None."""
         self.add(curve)
@@ -88,13 +90,3 @@ class Judge:
             f"dominated at epoch {epoch} by trial {rival.trial}: {percent(theirs)} with {rival.num_params:,} "
             f"parameters against {percent(own)} with {curve.num_params:,}"
         )
-
-
-def read_curve(directory: Path, num_params: int) -> Curve:
-    """The curve of the run in `directory`, as its metrics.jsonl has it."""
-    return Curve.of(directory.name, num_params, read_metrics(directory / "metrics.jsonl"))
-
-
-def mark_stopped(directory: Path, reason: str) -> None:
-    """Writes into RUN/summary.json that the trial was stopped, and why. Its process waits meanwhile."""
-    add_to_summary(directory, state="stopped", stopped_by=reason)

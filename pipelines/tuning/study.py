@@ -11,7 +11,6 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,14 @@ import search_spaces
 from pipelines.core.errors import UserError, user_errors
 from pipelines.core.options import check_values
 from pipelines.data.dataset import ShardDataset
+from pipelines.training.launcher import Training
 from pipelines.training.options import TrainOptions, flat_config
 from pipelines.training.setup import model_config
-from pipelines.tuning.sweep_directory import add_to_summary, read_trial, trial_name
+from pipelines.tuning.sweep_directory import SweepDirectory, trial_name
+from pipelines.tuning.trial import ENDED, read_trial
 from ttrnn.model import ModelConfig
 
-__all__ = ["SAMPLERS", "Point", "Search"]
+__all__ = ["SAMPLERS", "Search"]
 
 
 log = logging.getLogger(__name__)
@@ -47,19 +48,6 @@ SAMPLERS = ("tpe", "random", "default")
 Costs = Callable[[TrainOptions, ModelConfig], Mapping[str, float]]
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A trial that is to be trained."""
-
-    name: str
-    """of its directory under SWEEP/trials: its number in the study"""
-    options: TrainOptions
-    num_params: int
-    """of the whole model"""
-    memory_bytes: int
-    """that its training takes, about"""
-
-
 class Search:
     """Asks for models, and tells the study what came of them.
 
@@ -68,7 +56,7 @@ class Search:
     and teach the search nothing, come last.
 
     Args:
-        out: SWEEP.
+        sweep: Its directory.
         data: What is trained on.
         common: Options of train that all trials have alike: epochs, seed, num_workers.
         space: Name of the search space.
@@ -81,7 +69,7 @@ class Search:
 
     def __init__(
         self,
-        out: Path,
+        sweep: SweepDirectory,
         data: ShardDataset,
         common: Mapping[str, Any],
         *,
@@ -92,17 +80,17 @@ class Search:
         sampler: str = "tpe",
         seed: int = 0,
     ) -> None:
-        self._out, self._data, self._common, self._costs, self._limits = out, data, common, costs, limits
+        self._sweep, self._data, self._common, self._costs, self._limits = sweep, data, common, costs, limits
         self._space, self._space_name = search_spaces.load(space), space
         self._sampler, self._seed, self.num_trials = sampler, seed, num_trials
         self.num_workers = int(common.get("num_workers", 1))
         self.exhausted: str | None = None
         """Why fewer than num_trials were given out."""
         self._num_given = self._num_rejected = 0
-        self._waiting: list[Point] = []
+        self._waiting: list[Training] = []
         self._names: dict[str, str] = {}
         """Of all models that were ever asked for: what tells them apart -> the name of the first trial of it."""
-        self.study = _open_study(out / "study.journal", data)
+        self.study = _open_study(sweep.journal, data)
         for trial in self.trials():
             self._take_up(trial)
         what = f"the baselines of {space}"
@@ -135,7 +123,7 @@ class Search:
                 self._tell_rejected(trial.number, attrs)
             return
         self._num_given += "parent" not in attrs and trial.state != TrialState.FAIL
-        if not trial.state.is_finished() and not self._told(name):
+        if not trial.state.is_finished() and self.settle(name) not in ENDED:
             costs = self._costs(options, model)
             for limit, amount in self._excess(costs).items():
                 if amount > 0:
@@ -143,7 +131,7 @@ class Search:
                         f"trial {name}, which was begun, takes {limit} {costs[limit]:,.0f}, and there are "
                         f"{self._limits[limit]:,.0f}; resume the sweep where there is as much as when it was started"
                     )
-            self._waiting.append(_point(name, options, model, costs))
+            self._waiting.append(_training(name, options, model, costs))
 
     def _excess(self, costs: Mapping[str, float]) -> dict[str, float]:
         """By name of the limit, how much beyond it that is."""
@@ -154,7 +142,7 @@ class Search:
         """Trials that may still be given out, beside those of earlier commands that are taken up again."""
         return 0 if self.exhausted else max(0, self.num_trials - self._num_given)
 
-    def next(self) -> Point | None:
+    def next(self) -> Training | None:
         """The next model to train; None when all have been given out."""
         if self._waiting:
             return self._waiting.pop(0)
@@ -168,7 +156,7 @@ class Search:
                 self.exhausted = self._why_exhausted()
         return None
 
-    def _ask(self) -> Point | None:
+    def _ask(self) -> Training | None:
         trials = self.trials(TrialState.COMPLETE, TrialState.PRUNED)
         num_trained = sum(bool(trial.params) and "rejected" not in trial.user_attrs for trial in trials)
         # Of trials that were not trained nothing is learnt but where not to ask.
@@ -190,11 +178,11 @@ class Search:
         if taken := sorted(_OF_THE_SWEEP & values.keys()):
             raise UserError(f"{what}: {taken[0]} is given by the sweep, for all trials alike; leave it out")
 
-    def refine(self, values: Mapping[str, Any], parent: str) -> Point | None:
+    def refine(self, values: Mapping[str, Any], parent: str) -> Training | None:
         """A model that starts from the weights of the trial `parent`; None if it is infeasible, or was there before."""
         return self._given(self.study.ask(), values, parent)
 
-    def _given(self, trial: optuna.Trial, values: Mapping[str, Any], parent: str | None) -> Point | None:
+    def _given(self, trial: optuna.Trial, values: Mapping[str, Any], parent: str | None) -> Training | None:
         """Notes what the trial is; one that is not to be trained is told at once."""
         name = trial_name(trial.number)
         options, model = self._built(name, values)
@@ -226,7 +214,7 @@ class Search:
         if "rejected" in attrs:
             self._tell_rejected(trial.number, attrs)
             return None
-        return _point(name, options, model, costs)
+        return _training(name, options, model, costs)
 
     def _tell_rejected(self, number: int, attrs: Mapping[str, Any]) -> None:
         """What is too large teaches the sampler its limit, a twin what the first one has come to."""
@@ -257,39 +245,36 @@ class Search:
         return options, model_config(options, self._data)
 
     def _options(self, name: str, values: Mapping[str, Any]) -> TrainOptions:
-        place = {"shards": str(self._data.place), "out": str(self._out / "trials" / name)}
+        place = {"shards": str(self._data.place), "out": str(self._sweep.run(name))}
         values = dict(values)
         if values.get("init") is not None:
             # By name: a sweep may be moved.
-            values["init"] = str(self._out / "trials" / values["init"] / "model")
+            values["init"] = str(self._sweep.run(values["init"]).model)
         return TrainOptions(**{**self._common, **values, **place})
 
-    def settle(self, name: str, *, error: str | None = None) -> None:
-        """Tells the study what has come of a trial, by its summary.json; nothing if it is to be continued.
+    def settle(self, name: str, *, error: str | None = None) -> str:
+        """Tells the study how a trial ended, by its summary.json; nothing of one that is to be continued.
 
         Args:
             name: Of the trial.
             error: Why its process failed, if it did.
-        """
-        if error is None:
-            self._told(name)
-            return
-        self.study.tell(int(name), state=TrialState.FAIL)
-        add_to_summary(self._out / "trials" / name, state="failed", error=error)
 
-    def _told(self, name: str) -> bool:
-        """Whether the trial has come to an end; then the study knows it."""
-        number, trial = int(name), read_trial(self._out / "trials" / name)
+        Returns:
+            The state of the trial.
+        """
+        if error is not None:
+            self.study.tell(int(name), state=TrialState.FAIL)
+            self._sweep.run(name).add_to_summary(state="failed", error=error)
+            return "failed"
+        trial = read_trial(self._sweep.run(name))
         if trial.state == "complete":
             assert trial.val_metric is not None
             assert trial.num_params is not None
-            self.study.tell(number, [trial.val_metric, float(trial.num_params)])
+            self.study.tell(int(name), [trial.val_metric, float(trial.num_params)])
         elif trial.state in ("stopped", "failed"):
             # To Optuna too it is not a result of so many epochs, but one that was given up.
-            self.study.tell(number, state=TrialState.PRUNED)
-        else:
-            return False
-        return True
+            self.study.tell(int(name), state=TrialState.PRUNED)
+        return trial.state
 
 
 def _key(options: TrainOptions, model: ModelConfig) -> str:
@@ -297,8 +282,8 @@ def _key(options: TrainOptions, model: ModelConfig) -> str:
     return json.dumps(flat_config(options, model), sort_keys=True)
 
 
-def _point(name: str, options: TrainOptions, model: ModelConfig, costs: Mapping[str, float]) -> Point:
-    return Point(name, options, model.num_params, int(costs["memory_bytes"]))
+def _training(name: str, options: TrainOptions, model: ModelConfig, costs: Mapping[str, float]) -> Training:
+    return Training(name=name, options=options, model=model, memory_bytes=int(costs["memory_bytes"]))
 
 
 def _sampler(name: str, seed: int, number: int) -> BaseSampler:

@@ -11,7 +11,7 @@ from pipelines import export
 from pipelines.evaluation.evaluator import evaluate_model
 from pipelines.training.trainer import fit
 from pipelines.tuning.selection import choose
-from pipelines.tuning.sweep_directory import Confirmed, Trial
+from pipelines.tuning.sweep_directory import Replication, Trial
 from tests.runs import options
 from tests.shards import make_shards
 from tests.commands.test_pareto import confirm_by_hand, make_sweep
@@ -106,7 +106,7 @@ def test_unknown_rule_is_refused():
 
 def confirmed(trial, mean, low):
     values = {"val_mean": mean, "val_interval": [low, 1.0], "test_mean": None, "test_interval": None}
-    return dataclasses.replace(trial, confirmed=Confirmed(seeds=[1], val=[mean], test=[], **values))
+    return dataclasses.replace(trial, replication=Replication(seeds=[1], val=[mean], test=[], **values))
 
 
 def test_smallest_takes_the_standard_error_from_the_interval_that_is_known():
@@ -133,7 +133,7 @@ def test_a_sweep_that_was_confirmed_is_chosen_from_by_its_means(model, tmp_path,
     assert "trial 0000" in text
     assert "on average 65.0% when trained again with 2 seeds" in text
     results = ttrnn.checkpoint.read_config(tmp_path / "out")["results"]
-    assert results["confirmed"]["val_mean"] == pytest.approx(0.65)
+    assert results["replication"]["val_mean"] == pytest.approx(0.65)
 
 
 @pytest.fixture(scope="module")

@@ -345,22 +345,22 @@ def test_confirmed_means_decide_frontier_best_and_knee_and_stand_in_the_files(tm
     # Of the sweep's own weights only those of the frontier are tested, and best is among them.
     assert evaluate.asked == ["0003", "0001"]
     assert ([point["trial"] for point in data["frontier"]], data["best"]) == (["0003", "0001"], "0001")
-    assert [(point["trial"], point["lucky"], point["val_metric"]) for point in data["lucky"]] == [("0005", True, 0.85)]
-    assert data["confirmation"]["seeds"] == [1, 2]
-    confirmed = data["frontier"][1]["confirmed"]
+    assert [(point["trial"], point["not_replicated"], point["val_metric"]) for point in data["not_replicated"]] == [("0005", True, 0.85)]
+    assert data["replications"]["seeds"] == [1, 2]
+    confirmed = data["frontier"][1]["replication"]
     assert (confirmed["seeds"], confirmed["val"]) == ([1, 2], [0.8, 0.84])
     assert (confirmed["val_mean"], confirmed["test_mean"]) == (pytest.approx(0.82), pytest.approx(0.81))
     assert (sweep / "best/model.safetensors").read_bytes() == b"0001"
     row = read_csv(sweep / "pareto.csv")[1]
     assert (row["val_metric"], float(row["val_mean"]), row["num_seeds"]) == ("0.8", pytest.approx(0.82), "2")
     assert "val_mean" not in read_csv(sweep / "trials.csv")[0]
-    assert write_frontier(sweep, evaluate)["lucky"] == data["lucky"]
+    assert write_frontier(sweep, evaluate)["not_replicated"] == data["not_replicated"]
     assert len(evaluate.asked) == 2
 
 
 def test_a_confirmed_dense_model_is_the_baseline_before_others(tmp_path: Path) -> None:
-    lucky = {**(TRIALS["0000"] or {}), "val_metric": 0.72}
-    sweep = make_sweep(tmp_path / "sweep", {**TRIALS, "0008": lucky})
+    not_replicated = {**(TRIALS["0000"] or {}), "val_metric": 0.72}
+    sweep = make_sweep(tmp_path / "sweep", {**TRIALS, "0008": not_replicated})
     assert write_frontier(sweep, Evaluate())["baseline"] == "0008"
     confirm_by_hand(sweep, {"0003": [0.3], "0001": [0.8], "0005": [0.9], "0000": [0.7]})
     assert write_frontier(sweep, Evaluate())["baseline"] == "0000"
@@ -371,7 +371,7 @@ def test_what_the_test_split_said_of_a_point_that_was_lost_is_kept(tmp_path: Pat
     write_frontier(sweep, evaluate)
     confirm_by_hand(sweep, {"0003": [0.3], "0001": [0.8], "0005": [0.5]})
     for _ in range(2):
-        (lost,) = write_frontier(sweep, evaluate)["lucky"]
+        (lost,) = write_frontier(sweep, evaluate)["not_replicated"]
         assert (lost["trial"], lost["test_metric"]) == ("0005", 0.53)
     assert len(evaluate.asked) == 3
 
@@ -383,7 +383,7 @@ def test_summary_tells_means_luck_and_what_failed(tmp_path: Path) -> None:
     (sweep / "confirm/plan.json").write_text(json.dumps(plan))
     text = " ".join("\n".join(shown(write_frontier(sweep, Evaluate()), 120)).split())
     assert "means of 2 trainings with fresh seeds" in text
-    assert "lucky: trial 0005 had 85.0% in the sweep, 80.0% on average when it was trained again" in text
+    assert "not_replicated: trial 0005 had 85.0% in the sweep, 80.0% on average when it was trained again" in text
     assert "not confirmed: trial 0001 with seed 3: died" in text
     assert " 82.0% 81.0% " in text
     (sweep / "confirm/0005-s2/result.json").unlink()
@@ -404,10 +404,10 @@ def test_json_holds_what_the_sweep_came_to(tmp_path: Path) -> None:
     assert data["hypervolume"] == pytest.approx(hypervolume(places))
     assert "from 100 to 10,000,000 parameters" in data["hypervolume_reference"]
     assert (data["num_too_large"], data["num_duplicates"], data["importances"], data["edges"]) == (0, 0, None, [])
-    assert (data["lucky"], data["confirmation"], data["published"]) == ([], None, [])
+    assert (data["not_replicated"], data["replications"], data["published"]) == ([], None, [])
     point = data["frontier"][0]
     assert [row["class"] for row in point["per_class"]] == CLASSES
-    assert (point["confirmed"], point["lucky"], point["params"], point["parent"]) == (None, False, {}, None)
+    assert (point["replication"], point["not_replicated"], point["params"], point["parent"]) == (None, False, {}, None)
     assert next(trial for trial in data["trials"] if trial["trial"] == "0000")["per_class"] is None
     assert next(trial for trial in data["trials"] if trial["trial"] == "0007")["curve"] == [[1, 0.5]]
 

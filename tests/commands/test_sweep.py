@@ -115,7 +115,7 @@ def test_a_sweep_can_be_extended_refined_and_confirmed_and_never_shrinks(swept, 
     fewer = sweeping._claim(out, SweepOptions(num_trials=5, **SWEPT, data=str(shards), out=str(out)))
     assert (fewer.num_trials, fewer.refine, fewer.confirm) == (7, True, 1)
     for point in longer["frontier"]:
-        assert point["confirmed"]["seeds"] == [1]
+        assert point["replication"]["seeds"] == [1]
         assert (out / "confirm" / f"{point['trial']}-s1" / "result.json").exists()
 
 

@@ -70,14 +70,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def full(data: dict[str, Any]) -> dict[str, Any]:
-    """The same after refining and confirming: 0002 refined from 0005, 0004 stopped, 0001 lucky, everything known."""
+    """The same after refining and confirming: 0002 refined from 0005, 0004 stopped, 0001 not_replicated, everything known."""
     data = copy.deepcopy(data)
     trials = {trial["trial"]: trial for trial in data["trials"]}
     for trial in trials.values():
         trial["curve"] = [[1, 0.2], [2, 0.4], [3, trial["val_metric"]]] if trial["val_metric"] else []
         trial["multiply_adds"] = trial["num_params"] and 10 * trial["num_params"]
         trial["val_interval"] = [trial["val_metric"] - 0.1, trial["val_metric"] + 0.1] if trial["val_metric"] else None
-    # Confirmed for an earlier frontier; the picture shows no test of what is dominated.
+    # Replication for an earlier frontier; the picture shows no test of what is dominated.
     trials["0002"] |= {
         "test_metric": 0.7,
         "parent": "0005",
@@ -88,16 +88,16 @@ def full(data: dict[str, Any]) -> dict[str, Any]:
         runs, bounds = [mean - 0.01, mean, mean + 0.01], [mean - 0.05, mean + 0.05]
         split = {"val": runs, "val_mean": mean, "val_interval": bounds}
         test = {"test": runs, "test_mean": mean + 0.02, "test_interval": bounds}
-        trials[name] |= {"confirmed": {"seeds": [1, 2, 3], **split, **test}, "lucky": name == "0001"}
+        trials[name] |= {"replication": {"seeds": [1, 2, 3], **split, **test}, "not_replicated": name == "0001"}
         rows = [
             {"class": label, "num_clips": 10, "precision": 1.0, "recall": 0.5, "f1": 0.7} for label in data["classes"]
         ]
         trials[name]["per_class"] = rows if name != "0000" else None
     return data | {
         "frontier": [trials["0003"], trials["0005"]],
-        "lucky": [trials["0001"]],
+        "not_replicated": [trials["0001"]],
         "knee": "0005",
-        "confirmation": {"seeds": [1, 2, 3], "method": "By the method.", "failed": []},
+        "replications": {"seeds": [1, 2, 3], "method": "By the method.", "failed": []},
         "published": [
             {"model": "tt-gru", "num_input_params": 3232, "accuracy": 0.813},
             {"model": "tt-lstm", "num_input_params": 3360, "accuracy": 0.796},
@@ -112,8 +112,8 @@ def full(data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-NEW_KEYS = ("published", "importances", "edges", "lucky", "confirmation", "hypervolume", "hypervolume_reference")
-NEW_TRIAL_KEYS = ("parent", "stopped_by", "curve", "params", "multiply_adds", "per_class", "confirmed", "lucky")
+NEW_KEYS = ("published", "importances", "edges", "not_replicated", "replications", "hypervolume", "hypervolume_reference")
+NEW_TRIAL_KEYS = ("parent", "stopped_by", "curve", "params", "multiply_adds", "per_class", "replication", "not_replicated")
 
 
 def older(data: dict[str, Any]) -> dict[str, Any]:
@@ -213,14 +213,14 @@ def test_confirmed_points_stand_at_their_means_and_lucky_ones_off_the_line(full_
     assert full_page.points() == {
         "stopped": [(500, 99.0)],
         "dominated": [(3000, 75.0)],
-        "lucky": [(3000, 28.0)],
+        "not_replicated": [(3000, 28.0)],
         "test": [(1000, 31.0), (3000, 30.0), (40_000, 84.0), (90_000, 62.0)],
         "frontier": [(1000, 29.0), (40_000, 82.0)],
         "dense": [(90_000, 60.0)],
     }
     best = next(point for point in full_page.view()["points"] if point["y"] == 82.0)
     assert best["interval"] == pytest.approx([77.0, 87.0])
-    assert full_page.view()["trials"]["0001"]["mark"] == "lucky"
+    assert full_page.view()["trials"]["0001"]["mark"] == "not_replicated"
     about = full_page.view()["trials"]["0005"]["about"]
     assert about["validation"] == "85.0% (75.0 to 95.0%)"
     assert about["validation, confirmed"] == "82.0% (77.0 to 87.0%): 81.0%, 82.0%, 83.0%"

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from pipelines.tuning.frontier import IDEAL, WORST, dense_baseline, frontier, hypervolume, knee
-from pipelines.tuning.sweep_directory import Confirmed, Trial
+from pipelines.tuning.sweep_directory import Replication, Trial
 
 
 def point(trial: str, num_params: int | None, val_metric: float | None, state: str = "complete") -> Trial:
@@ -88,10 +88,10 @@ def test_knee_is_highest_above_the_chord(places: list[tuple[int, float]], expect
 
 def test_a_confirmed_trial_stands_where_the_mean_of_its_fresh_seeds_is() -> None:
     values = {"seeds": [1, 2], "val": [0.5, 0.7], "val_mean": 0.6, "val_interval": [0.4, 0.8]}
-    confirmed = Confirmed(**values, test=[], test_mean=None, test_interval=None)
-    lucky = dataclasses.replace(point("a", 20, 0.9), confirmed=confirmed)
-    assert lucky.place == (20, 0.6)
-    assert [trial.trial for trial in frontier([lucky, point("b", 10, 0.65)])] == ["b"]
+    confirmed = Replication(**values, test=[], test_mean=None, test_interval=None)
+    not_replicated = dataclasses.replace(point("a", 20, 0.9), replication=confirmed)
+    assert not_replicated.place == (20, 0.6)
+    assert [trial.trial for trial in frontier([not_replicated, point("b", 10, 0.65)])] == ["b"]
 
 
 def test_dense_baseline_is_the_best_dense_model_that_has_finished() -> None:

@@ -98,7 +98,7 @@ def points(sweep: Path) -> list[Any]:
 
 def drawn(sweep: Path) -> tuple[list[str], list[str]]:
     found = draw(sweep, read_trials(sweep))
-    return [point.trial for point in found.points], [point.trial for point in found.lucky]
+    return [point.trial for point in found.points], [point.trial for point in found.not_replicated]
 
 
 def test_each_point_is_trained_again_as_it_was_with_each_seed(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
@@ -117,13 +117,13 @@ def test_what_is_done_is_not_run_again(tmp_path: Path, shards: Path, fake: FakeR
     fake.stop_after = 4
     with pytest.raises(KeyboardInterrupt):
         confirm(sweep, points(sweep), [1, 2])
-    assert draw(sweep, read_trials(sweep)).confirmation is None
+    assert draw(sweep, read_trials(sweep)).replications is None
     fake.stop_after = 10**9
     confirm(sweep, points(sweep), [1, 2])
     assert fake.calls[1] == ["b-s2", "c-s2"]
     confirm(sweep, points(sweep), [1, 2, 3])
     assert fake.calls[2:] == [["a-s3", "b-s3", "c-s3"]]
-    confirmed = draw(sweep, read_trials(sweep)).points[0].confirmed
+    confirmed = draw(sweep, read_trials(sweep)).points[0].replication
     assert confirmed is not None
     assert confirmed.seeds == [1, 2, 3]
 
@@ -138,7 +138,7 @@ def test_a_half_written_result_is_run_again(
     assert "b still to be trained again" in caplog.text
     confirm(sweep, points(sweep), [1])
     assert fake.calls[1:] == [["b-s1"]]
-    assert draw(sweep, read_trials(sweep)).confirmation is not None
+    assert draw(sweep, read_trials(sweep)).replications is not None
 
 
 def test_the_frontier_is_redrawn_from_the_means_and_the_lucky_ones_are_marked(
@@ -150,15 +150,15 @@ def test_the_frontier_is_redrawn_from_the_means_and_the_lucky_ones_are_marked(
     found = draw(sweep, read_trials(sweep))
     assert drawn(sweep) == (["a", "b"], ["c"])
     assert [point.val_metric for point in found.points] == [0.6, 0.9]
-    confirmed = found.points[1].confirmed
+    confirmed = found.points[1].replication
     assert confirmed is not None
     assert (confirmed.seeds, confirmed.val, confirmed.val_mean) == ([1, 2], [0.7, 0.8], pytest.approx(0.75))
     assert (confirmed.test, confirmed.test_mean) == ([pytest.approx(0.65), pytest.approx(0.75)], pytest.approx(0.7))
-    assert found.lucky[0].lucky
-    assert found.confirmation is not None
-    assert (found.confirmation["seeds"], found.confirmation["failed"]) == ([1, 2], [])
+    assert found.not_replicated[0].not_replicated
+    assert found.replications is not None
+    assert (found.replications["seeds"], found.replications["failed"]) == ([1, 2], [])
     # d, which was never on the frontier, has no place on one of means.
-    assert next(trial for trial in found.trials if trial.trial == "d").confirmed is None
+    assert next(trial for trial in found.trials if trial.trial == "d").replication is None
 
 
 def test_a_run_that_fails_is_told_and_its_point_has_no_mean_of_the_others(
@@ -173,11 +173,11 @@ def test_a_run_that_fails_is_told_and_its_point_has_no_mean_of_the_others(
         ("b", 2, "worker died"),
     ]
     found = draw(sweep, read_trials(sweep))
-    points_left, lucky = drawn(sweep)
-    assert (points_left, sorted(lucky)) == (["c"], ["a", "b"])
-    assert found.confirmation is not None
-    assert found.confirmation["failed"] == failed
-    assert all(point.confirmed is None for point in found.lucky)
+    points_left, not_replicated = drawn(sweep)
+    assert (points_left, sorted(not_replicated)) == (["c"], ["a", "b"])
+    assert found.replications is not None
+    assert found.replications["failed"] == failed
+    assert all(point.replication is None for point in found.not_replicated)
     fake.values = {}
     assert confirm(sweep, points(sweep), [1, 2]) == []
     assert fake.calls[1] == ["a-s1", "b-s1", "b-s2"]
@@ -261,5 +261,5 @@ def test_a_damaged_plan_leaves_single_values(
     sweep = sweep_of(tmp_path, shards)
     confirm(sweep, points(sweep), [1])
     (sweep / "confirm/plan.json").write_text('{"see')
-    assert draw(sweep, read_trials(sweep)).confirmation is None
+    assert draw(sweep, read_trials(sweep)).replications is None
     assert "plan.json cannot be read" in caplog.text

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pipelines.tuning.replication import mean_interval, with_tests
-from pipelines.tuning.sweep_directory import Confirmed, Trial
+from pipelines.tuning.sweep_directory import Replication, Trial
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,9 @@ def test_a_point_that_only_its_fresh_seeds_bring_onto_the_frontier_is_tested_onc
         return {"value": 0.5, "chance": 0.1, "num_clips": 20, "interval": [0.4, 0.6], "per_class": []}
 
     nothing = {"val": [], "val_mean": 0.8, "val_interval": [0.7, 0.9], "test_mean": None, "test_interval": None}
-    point = Trial(trial="a", state="complete", confirmed=Confirmed(seeds=[1, 2], test=[], **nothing))
+    point = Trial(trial="a", state="complete", replication=Replication(seeds=[1, 2], test=[], **nothing))
     for _ in range(2):
-        confirmed = with_tests(tmp_path, point, evaluate).confirmed
+        confirmed = with_tests(tmp_path, point, evaluate).replication
         assert (confirmed.test, confirmed.test_mean) == ([0.5, 0.7], pytest.approx(0.6))
         assert confirmed.val == [0.8, 0.8]
     assert looked_at == ["confirm/a-s1/model"]

@@ -66,7 +66,7 @@ function drawFrontier(chart, width, height) {
 
 // Intervals are drawn where they decide something, and for what is chosen; the table has them all.
 function isExplained(point) {
-  return ["frontier", "test", "lucky", "dense"].includes(point.role) || chosen.has(point.trial);
+  return ["frontier", "test", "not_replicated", "dense"].includes(point.role) || chosen.has(point.trial);
 }
 
 function drawPoints(chart, inside, shown, x, y, place) {
