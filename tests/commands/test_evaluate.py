@@ -1,4 +1,4 @@
-"""pipelines/evaluate.py: a metric with all that it takes to judge it, on the screen, as JSON and as files."""
+"""pipelines/evaluate.py: metrics with intervals and chance level, on the terminal, as JSON and as files."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ def trained(tmp_path_factory):
     return root / "run", shards
 
 
-def test_metric_comes_with_what_it_takes_to_judge_it(trained, capsys):
+def test_the_json_has_the_metric_its_chance_level_and_the_size_of_the_model(trained, capsys):
     run, shards = trained
     assert main([str(run / "model"), str(shards), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -68,7 +68,7 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def test_files_tell_of_each_clip_and_class_and_are_replaced_on_request_only(trained, tmp_path, capsys):
+def test_files_list_each_clip_and_class_and_are_replaced_only_with_overwrite(trained, tmp_path, capsys):
     run, shards = trained
     out = tmp_path / "out"
     assert main([str(run), str(shards), "--out", str(out), "--json"]) == 0
@@ -122,19 +122,19 @@ def test_clips_of_several_labels_have_average_precisions_and_no_confusion_matrix
     ],
     ids=["no groups", "by group", "too few groups", "a group for each clip"],
 )
-def test_it_is_said_what_an_interval_rests_on(known, words):
+def test_the_headline_says_what_the_interval_is_based_on(known, words):
     result = {"metric": "accuracy", "value": 0.6, "interval": [0.5, 0.7], "interval_by": "clip", "num_groups": 0}
     result |= {"chance": 0.1, "num_clips": 240, "split": "test", **known}
     assert headline(result) == f"accuracy 60.0% {words} on 240 clips of test"
 
 
-def test_a_run_stands_for_its_best_model(trained):
+def test_evaluating_a_run_evaluates_its_best_model(trained):
     run, shards = trained
     assert evaluate_model(run, shards)["value"] == evaluate_model(run / "model", shards)["value"]
 
 
 @pytest.mark.parametrize("damage", ["flip weights", "flip config", "no weights", "no config"])
-def test_damaged_model_is_refused_with_2_and_one_line(trained, tmp_path, capsys, caplog, damage):
+def test_a_damaged_model_is_refused_with_exit_code_2_and_one_line(trained, tmp_path, capsys, caplog, damage):
     model = tmp_path / "model"
     shutil.copytree(trained[0] / "model", model)
     what, name = damage.split()
@@ -153,21 +153,21 @@ def test_damaged_model_is_refused_with_2_and_one_line(trained, tmp_path, capsys,
 
 @pytest.mark.parametrize(
     ("kwargs", "words"),
-    [({"frame": FrameSize(8, 6, 1)}, r"\(8, 4, 1\).*\(8, 6, 1\)"), ({"num_classes": 2}, "knows the classes")],
+    [({"frame": FrameSize(8, 6, 1)}, r"\(8, 4, 1\).*\(8, 6, 1\)"), ({"num_classes": 2}, "has the classes")],
     ids=["frame", "classes"],
 )
-def test_data_of_another_kind_is_refused(trained, tmp_path, kwargs, words):
+def test_data_with_other_frames_or_classes_is_refused(trained, tmp_path, kwargs, words):
     other = make_shards(tmp_path / "other", **kwargs)
     with pytest.raises(UserError, match=words):
         evaluate_model(trained[0], other)
 
 
-def test_unknown_split_is_refused_with_those_there_are(trained):
+def test_an_unknown_split_is_refused_with_the_names_of_all_splits(trained):
     with pytest.raises(UserError, match="train, val, test"):
         evaluate_model(trained[0], trained[1], "dev")
 
 
-def test_a_model_of_a_fold_is_measured_on_the_test_split_of_that_fold(tmp_path, capsys, caplog):
+def test_a_model_of_a_fold_is_evaluated_on_the_test_split_of_that_fold(tmp_path, capsys, caplog):
     shards, run = make_shards(tmp_path / "shards"), str(tmp_path / "run")
     folds = {"folds": 4, "fold": 1, "split_by": "clip"}
     options = TrainOptions(shards=str(shards), out=run, hidden_modes="2x2x2x2", epochs=1, **folds)
@@ -182,24 +182,24 @@ def test_a_model_of_a_fold_is_measured_on_the_test_split_of_that_fold(tmp_path, 
     moved = str(shutil.copytree(shards, tmp_path / "moved"))
     assert "other splits" not in caplog.text
     assert evaluate_model(copy, moved)["num_clips"] == 12
-    assert f"{copy} learnt from other splits, of {shards}" in caplog.text
+    assert f"{copy} was trained on other splits, of {shards}" in caplog.text
     assert main([copy, moved, "--folds", "4", "--fold", "1", "--split-by", "clip", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["value"] == result["value"]
     assert main([copy, str(shards), "--fold", "1"]) == 2
     assert "need folds" in capsys.readouterr().err
 
 
-def test_the_validation_split_of_a_model_that_learnt_from_it_is_refused(tmp_path):
+def test_a_model_is_not_evaluated_on_a_validation_split_that_it_was_trained_on(tmp_path):
     shards, run = str(make_shards(tmp_path / "shards")), str(tmp_path / "run")
     train(TrainOptions(shards=shards, out=run, hidden_modes="2x2x2x2", epochs=1, watch_test=True, keep="last"))
     assert evaluate_model(run, shards)["num_clips"] == 12
-    with pytest.raises(UserError, match="learnt from the clips of val too"):
+    with pytest.raises(UserError, match="was trained on the clips of val too"):
         evaluate_model(run, shards, "val")
 
 
 @pytest.fixture(scope="module")
 def filmed(tmp_path_factory):
-    """A model directory, the folder of videos that it learnt from, and shards of these as preprocess makes them."""
+    """A model directory, the folder of videos that it was trained on, and shards of them as preprocess writes them."""
     root = tmp_path_factory.mktemp("filmed")
     videos, shards, frame = write_class_folders(root / "videos", num_clips=16, num_frames=6), root / "shards", FRAME
     catalog, splits = read_catalog(videos), {}
@@ -217,7 +217,7 @@ def filmed(tmp_path_factory):
     return root / "run" / "model", videos, shards
 
 
-def test_videos_are_measured_like_the_shards_that_preprocess_makes_of_them(filmed, tmp_path, capsys):
+def test_videos_are_evaluated_like_the_shards_that_preprocess_makes_of_them(filmed, tmp_path, capsys):
     model, videos, shards = filmed
     results = []
     for place, out in ((videos, tmp_path / "videos"), (shards, tmp_path / "shards")):
@@ -231,13 +231,13 @@ def test_videos_are_measured_like_the_shards_that_preprocess_makes_of_them(filme
         other = rows[1][clip_id]
         assert list(row) == list(other)
         for name, value in row.items():
-            # One clip at a time and a batch of them are summed in different orders: float32 differs in its last digits.
+            # A batch sums in another order than a single clip, so the last digits of float32 differ.
             expected = pytest.approx(float(other[name]), abs=1e-5) if name.startswith("p(") else other[name]
             assert (float(value) if name.startswith("p(") else value) == expected, (clip_id, name)
     assert evaluate_model(model, videos, "all")["num_clips"] == evaluate_model(model, shards, "all")["num_clips"] == 32
 
 
-def test_a_list_of_videos_is_measured_and_those_that_do_not_decode_are_named(filmed, tmp_path, capsys):
+def test_a_list_of_videos_is_evaluated_and_those_that_cannot_be_decoded_are_named(filmed, tmp_path, capsys):
     model, videos, _ = filmed
     (tmp_path / "bad.avi").write_bytes(b"no video")
     lines = [f"{path},{path.parent.name},," for path in sorted(videos.glob("*/*.avi"))[::4]]
@@ -258,7 +258,7 @@ def test_a_list_of_videos_is_measured_and_those_that_do_not_decode_are_named(fil
 
 
 @pytest.mark.parametrize("form", ["step", "clip"])
-def test_an_onnx_file_is_measured_as_its_model_clip_by_clip(filmed, tmp_path, form):
+def test_an_onnx_file_gives_the_predictions_of_its_model(filmed, tmp_path, form):
     model, _, shards = filmed
     file = tmp_path / f"{form}.onnx"
     {"step": export_onnx_step, "clip": export_onnx_clip}[form](ttrnn.load(model), file)
@@ -272,11 +272,11 @@ def test_an_onnx_file_is_measured_as_its_model_clip_by_clip(filmed, tmp_path, fo
     assert evaluate_model(beside, shards)["num_params"] == theirs["num_params"]
 
 
-def test_another_model_is_compared_on_the_same_clips(filmed, tmp_path, capsys):
+def test_two_models_are_compared_on_the_same_clips(filmed, tmp_path, capsys):
     model, videos, shards = filmed
     network, other, out = ttrnn.load(model), tmp_path / "other", tmp_path / "out"
     with torch.no_grad():
-        # It says `left` of everything.
+        # It predicts `left` for every clip.
         network.head.weight.zero_()
         network.head.bias.copy_(torch.tensor([1.0, 0.0]))
     ttrnn.save(network, other)
@@ -298,7 +298,7 @@ def test_another_model_is_compared_on_the_same_clips(filmed, tmp_path, capsys):
     assert {**by_video, "model": str(other)} == found
 
 
-def test_a_model_that_learnt_from_what_the_other_is_tested_on_is_not_compared(tmp_path, capsys):
+def test_models_trained_on_different_splits_are_not_compared(tmp_path, capsys):
     shards = make_shards(tmp_path / "shards")
     runs = [str(tmp_path / f"run{fold}") for fold in range(2)]
     for fold, run in enumerate(runs):
@@ -309,12 +309,12 @@ def test_a_model_that_learnt_from_what_the_other_is_tested_on_is_not_compared(tm
     assert main([runs[0], str(shards), "--compare", runs[0]]) == 0
 
 
-def test_models_of_other_classes_are_not_compared(filmed, trained, capsys):
+def test_models_with_different_classes_are_not_compared(filmed, trained, capsys):
     assert main([str(filmed[0]), str(filmed[2]), "--compare", str(trained[0])]) == 2
     assert "different classes" in capsys.readouterr().err
 
 
-def test_unfinished_shards_are_called_unfinished_and_no_folder_of_videos(trained, tmp_path):
+def test_unfinished_shards_are_reported_as_unfinished_and_not_as_videos(trained, tmp_path):
     shards = shutil.copytree(trained[1], tmp_path / "shards")
     (shards / "dataset.json").unlink()
     with pytest.raises(UserError, match="unfinished"):

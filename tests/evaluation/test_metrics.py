@@ -1,11 +1,12 @@
-"""pipelines/metrics.py: accuracy and mean average precision, held against their definitions."""
+"""pipelines/evaluation/metrics.py and bootstrap.py: metrics agree with their definitions, intervals cover the truth."""
 
 import time
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 
-from pipelines.evaluation.bootstrap import interval
+from pipelines.evaluation.bootstrap import Resamples, interval
 from pipelines.evaluation.metrics import (
     METRICS,
     accuracy,
@@ -39,7 +40,7 @@ def average_precision(scores: list[float], target: list[bool]) -> float:
     ],
     ids=["all right", "all wrong", "three of four", "logits"],
 )
-def test_accuracy_is_the_share_of_highest_scores_that_are_the_label(scores, labels, expected):
+def test_accuracy_is_the_share_of_clips_whose_highest_score_is_their_label(scores, labels, expected):
     assert accuracy(np.array(scores), [(label,) for label in labels]) == expected
 
 
@@ -61,7 +62,7 @@ def test_mean_average_precision_of_known_rankings(scores, labels, expected):
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("levels", [3, 1000], ids=["many ties", "few ties"])
-def test_mean_average_precision_is_what_its_definition_gives(seed, levels):
+def test_mean_average_precision_agrees_with_its_definition(seed, levels):
     rng = np.random.default_rng(seed)
     scores = rng.integers(levels, size=(40, 5)) / levels
     labels = [tuple(np.flatnonzero(row).tolist()) for row in rng.random((40, 5)) < 0.3]
@@ -80,7 +81,7 @@ def test_the_order_of_clips_does_not_matter():
         assert task_metric(task, *shuffled) == pytest.approx(task_metric(task, scores, labels))
 
 
-def test_each_task_has_the_metric_of_its_name():
+def test_each_task_has_its_metric():
     scores, labels = np.array([[0.9, 0.8], [0.2, 0.1], [0.1, 0.3]]), [(0,), (1,), (1,)]
     assert METRICS == {"single_label": "accuracy", "multi_label": "mean_average_precision"}
     assert task_metric("single_label", scores, labels) == accuracy(scores, labels) == pytest.approx(2 / 3)
@@ -89,7 +90,7 @@ def test_each_task_has_the_metric_of_its_name():
     )
 
 
-def test_chance_is_what_scores_without_information_reach():
+def test_chance_is_the_metric_of_constant_scores():
     assert chance_level("single_label", [(0,), (0,), (3,)], 4) == 1 / 4
     labels = [(0, 2), (2,), (), (0, 1), (2,)]
     expected = mean_average_precision(np.zeros((5, 4)), labels)
@@ -97,27 +98,27 @@ def test_chance_is_what_scores_without_information_reach():
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 0.5, 0.9, 1.0])
-def test_the_standard_error_is_that_of_a_share_and_never_nothing(value):
+def test_the_standard_error_is_that_of_a_share_and_never_zero(value):
     assert standard_error(value, 10**6) == pytest.approx((value * (1 - value) / 10**6) ** 0.5, rel=1e-3, abs=1e-5)
     assert 0 < standard_error(value, 400) < standard_error(value, 20) < 0.12
     assert standard_error(value, 20) == pytest.approx(standard_error(1 - value, 20))
 
 
 def answers(right):
-    """(scores, labels) of clips that are told right where `right` is true."""
+    """(scores, labels) of clips that are predicted correctly where `right` is true."""
     right = np.asarray(right, bool)
     return np.stack([right, ~right], axis=1).astype(float), [(0,)] * len(right)
 
 
 def several_labels(num_clips, num_classes=4, seed=0):
-    """(scores, labels) of clips with several labels; a score is drawn higher where its label is there."""
+    """(scores, labels) of clips with several labels; scores are higher for labels that a clip has."""
     rng = np.random.default_rng(seed)
     target = rng.random((num_clips, num_classes)) < 0.3
     return target + rng.normal(size=target.shape), [tuple(np.flatnonzero(row).tolist()) for row in target]
 
 
 def coverage(num_groups, clips_per_group, spread, truth=0.7, repetitions=250):
-    """How often the interval encloses the share of right answers in the whole world that the groups are drawn from."""
+    """How often the interval contains the accuracy in the population that the groups are drawn from."""
     rng, covered = np.random.default_rng(0), 0
     groups = [f"group {number // clips_per_group}" for number in range(num_groups * clips_per_group)]
     for _ in range(repetitions):
@@ -132,9 +133,19 @@ def coverage(num_groups, clips_per_group, spread, truth=0.7, repetitions=250):
     [(100, 1, 0), (200, 1, 0), (6, 20, 0.25), (12, 20, 0.25), (40, 5, 0.25)],
     ids=["100 clips", "200 clips", "6 groups", "12 groups", "40 small groups"],
 )
-def test_of_a_hundred_intervals_about_ninety_five_enclose_the_truth(num_groups, clips_per_group, spread):
-    # Of 250 repetitions, the share's own standard error is 0.014.
+def test_about_95_percent_of_intervals_contain_the_true_value(num_groups, clips_per_group, spread):
+    # The standard error of the share of 250 repetitions is 0.014.
     assert 0.91 <= coverage(num_groups, clips_per_group, spread) <= 0.985
+
+
+@pytest.mark.parametrize(
+    ("num_units", "quantile"), [(2, 12.7062), (3, 4.30265), (5, 2.77645), (30, 2.04523), (10**6, 1.95997)]
+)
+def test_resamples_of_few_units_are_widened_by_the_quantile_of_students_distribution(num_units, quantile):
+    # The quantiles, of num_units - 1 degrees of freedom, are those of printed tables.
+    low, high = Resamples(np.linspace(0, 1, 100_001), "clip", num_units, 0).bounds()
+    tail = NormalDist().cdf(-quantile * (num_units / (num_units - 1)) ** 0.5)
+    assert (low, high) == pytest.approx((tail, 1 - tail), abs=1e-6)
 
 
 def test_the_interval_of_clips_is_that_of_a_binomial_share():
@@ -146,7 +157,7 @@ def test_the_interval_of_clips_is_that_of_a_binomial_share():
 
 
 @pytest.mark.parametrize("task", METRICS)
-def test_where_clips_of_a_group_go_together_the_interval_is_wider_by_group(task):
+def test_the_interval_by_group_is_wider_if_clips_of_a_group_are_alike(task):
     if task == "single_label":
         once, labels = answers(np.arange(20) % 3 > 0)
     else:
@@ -155,7 +166,7 @@ def test_where_clips_of_a_group_go_together_the_interval_is_wider_by_group(task)
     by_group = interval(task, scores, labels, [f"speaker {number // 9}" for number in range(180)])
     by_clip = interval(task, scores, labels, [""] * 180)
     assert (by_group.by, by_group.num_groups, by_clip.by, by_clip.num_groups) == ("group", 20, "clip", 0)
-    # Nine copies of a clip know no more than one: the width goes with the root of what is independent.
+    # Nine copies of a clip hold no more information than one: the width goes with the root of the independent clips.
     assert (by_group.high - by_group.low) / (by_clip.high - by_clip.low) > 2
     assert by_group.low < task_metric(task, scores, labels) < by_group.high
 
@@ -169,16 +180,16 @@ def test_where_clips_of_a_group_go_together_the_interval_is_wider_by_group(task)
         ([f"{number}" for number in range(12)], "clip", 12),
         (["a"] * 6 + [""] * 6, "group", 1),
     ],
-    ids=["none is known", "too few", "enough", "of one clip each", "a clip without one is one"],
+    ids=["unknown", "too few", "enough", "of one clip each", "a clip without a group"],
 )
-def test_groups_are_drawn_where_there_are_enough_of_them(groups, by, num_groups):
+def test_groups_are_resampled_if_there_are_enough_of_them(groups, by, num_groups):
     found = interval("single_label", *answers(np.arange(12) % 4 > 0), groups)
     assert (found.by, found.num_groups) == (by, num_groups)
 
 
 @pytest.mark.parametrize("task", METRICS)
 @pytest.mark.parametrize("groups", [[""] * 60, [f"{number % 15}" for number in range(60)]], ids=["clips", "groups"])
-def test_an_interval_is_that_of_the_metric_of_resampled_clips(task, groups):
+def test_an_interval_agrees_with_a_plain_bootstrap(task, groups):
     rng = np.random.default_rng(1)
     scores, labels = several_labels(60) if task == "multi_label" else answers(rng.random(60) < 0.7)
     scores = scores.round(1)  # So that there are ties.
@@ -192,7 +203,7 @@ def test_an_interval_is_that_of_the_metric_of_resampled_clips(task, groups):
     assert (low, high) == pytest.approx(np.quantile(values, [0.025, 0.975]).tolist(), abs=0.035)
 
 
-def test_an_interval_does_not_change_from_call_to_call_and_does_with_the_seed():
+def test_an_interval_depends_on_the_seed_only():
     scores, labels = several_labels(40)
     first, again, other = (interval("multi_label", scores, labels, [""] * 40, seed=seed) for seed in (0, 0, 1))
     assert first == again != other
@@ -200,20 +211,20 @@ def test_an_interval_does_not_change_from_call_to_call_and_does_with_the_seed():
 
 
 @pytest.mark.parametrize("task", METRICS)
-def test_all_right_is_not_certainty(task):
+def test_the_interval_of_a_perfect_metric_has_the_exact_lower_bound(task):
     target = np.arange(20)[:, None] % 2 == [0, 1]
     labels = [(number % 2,) for number in range(20)]
     low, high, *_ = interval(task, target.astype(float), labels, [""] * 20)
-    # 20 independent trials without a failure: the exact bound.
+    # The exact bound for 20 independent trials without a failure.
     assert (low, high) == pytest.approx((0.025 ** (1 / 20), 1))
 
 
-def test_all_wrong_is_not_hopeless():
+def test_the_interval_of_a_metric_of_zero_has_the_exact_upper_bound():
     low, high, *_ = interval("single_label", *answers([False] * 20), [""] * 20)
     assert (low, high) == pytest.approx((0, 1 - 0.025 ** (1 / 20)))
 
 
-def test_a_class_that_resamples_miss_is_left_out_of_their_mean():
+def test_a_class_without_clips_in_a_resample_is_left_out_of_its_mean():
     labels = [(0,), (1,), *[(2,)] * 10]
     scores = np.random.default_rng(0).random((12, 3))
     found = interval("multi_label", scores, labels, [""] * 12)
@@ -221,15 +232,15 @@ def test_a_class_that_resamples_miss_is_left_out_of_their_mean():
 
 
 @pytest.mark.parametrize(("task", "limit_s"), [("single_label", 2), ("multi_label", 12)])
-def test_an_interval_of_ten_thousand_clips_takes_a_moment(task, limit_s):
+def test_the_interval_of_ten_thousand_clips_is_computed_within_seconds(task, limit_s):
     scores, labels = several_labels(10_000, 6) if task == "multi_label" else answers(np.arange(10_000) % 3 > 0)
-    # Ten times what it takes, on a machine that others use too.
+    # The limit is ten times the usual time, as other processes may be running.
     start = time.process_time()
     interval(task, scores, labels, [""] * 10_000)
     assert time.process_time() - start < limit_s
 
 
-def test_a_confusion_matrix_counts_the_clips_of_the_row_taken_for_the_column():
+def test_a_confusion_matrix_counts_clips_of_the_row_predicted_as_the_column():
     scores = np.array([[0.9, 0.1, 0], [0.2, 0.8, 0], [0.1, 0.2, 0.7], [0, 0.6, 0.4], [0.3, 0.3, 0.4]])
     labels = [(0,), (0,), (2,), (2,), (2,)]
     assert confusion(scores, labels).tolist() == [[1, 1, 0], [0, 0, 0], [0, 1, 2]]

@@ -1,4 +1,4 @@
-"""pipelines/pictures.py: what is drawn, that it stays in its place, and that nothing else is touched."""
+"""pipelines/evaluation/plots.py: figures show the right values, and their texts fit."""
 
 import itertools
 import subprocess
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from pipelines.evaluation import plots as pictures
+from pipelines.evaluation import plots
 from pipelines.evaluation.plots import confusion_matrix, learning_curve
 
 RECORDS = [
@@ -27,13 +27,13 @@ NAMES = {
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that are saved."""
-    seen, save = [], pictures._save
-    monkeypatch.setattr(pictures, "_save", lambda figure, path: (seen.append(figure), save(figure, path)))
+    seen, save = [], plots._save
+    monkeypatch.setattr(plots, "_save", lambda figure, path: (seen.append(figure), save(figure, path)))
     return seen
 
 
 def counts(num_classes, num_clips):
-    """Each class is told right in three of four cases, and taken for the next one else."""
+    """A confusion matrix: three of four clips are predicted correctly, the others as the next class."""
     eye = np.eye(num_classes, dtype=np.int64)
     return num_clips * 3 // 4 * eye + num_clips // 4 * np.roll(eye, 1, axis=1)
 
@@ -45,12 +45,12 @@ def test_a_learning_curve_has_both_losses_the_metric_and_its_best_epoch(tmp_path
     assert [drawn["train"].tolist(), drawn["val"].tolist()] == [[2, 1, 2 / 3, 0.5], [2, 1.5, 1.25, 1.75]]
     assert metrics.lines[0].get_ydata().tolist() == [12.5, 75, 75, 50]
     assert metrics.get_title(loc="left") == "mean average precision on val, %"
-    # Of two equal ones that of the lower loss, as fit keeps it.
+    # Of two equal metrics the epoch with the lower loss is the best one, as in training.
     assert [text.get_text() for text in metrics.texts] == ["best 75.0\nin epoch 3", "chance 10.0"]
     assert imread(tmp_path / "curve.png").shape[:2] == (448, 1024)
 
 
-def test_a_learning_curve_names_the_split_that_was_watched(tmp_path, figures):
+def test_a_learning_curve_names_the_split_of_its_validation_metrics(tmp_path, figures):
     learning_curve(RECORDS, tmp_path / "curve.png", metric="accuracy", watched="test")
     losses, metrics = figures[0].axes
     assert [line.get_label() for line in losses.lines][:2] == ["train", "test"]
@@ -73,7 +73,7 @@ def test_a_learning_curve_of_any_length_has_whole_epochs_and_its_texts_inside(tm
 
 @pytest.mark.parametrize("num_classes", [2, 11, 47, 101])
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
-def test_the_names_of_a_confusion_matrix_stand_in_the_picture_side_by_side(tmp_path, figures, num_classes, name):
+def test_the_names_of_a_confusion_matrix_fit_into_the_figure_without_overlap(tmp_path, figures, num_classes, name):
     classes = [name.format(number) for number in range(num_classes)]
     confusion_matrix(counts(num_classes, 8), classes, tmp_path / "confusion.png", title="accuracy 75.0% on 8 clips")
     (figure,) = figures
@@ -92,9 +92,7 @@ def test_the_names_of_a_confusion_matrix_stand_in_the_picture_side_by_side(tmp_p
     ("num_classes", "num_clips", "are_written"),
     [(2, 4, True), (11, 4000, True), (101, 40, True), (101, 40_000, False)],
 )
-def test_the_numbers_of_a_confusion_matrix_are_written_where_they_fit(
-    tmp_path, figures, num_classes, num_clips, are_written
-):
+def test_a_confusion_matrix_shows_its_numbers_if_they_fit(tmp_path, figures, num_classes, num_clips, are_written):
     confusion_matrix(counts(num_classes, num_clips), ["x"] * num_classes, tmp_path / "confusion.png")
     found = [text for text in figures[0].texts if text.get_text().isdigit()]
     expected = [num_clips * 3 // 4, num_clips // 4] * num_classes if are_written else []
@@ -103,7 +101,7 @@ def test_the_numbers_of_a_confusion_matrix_are_written_where_they_fit(
     assert all(text.get_window_extent().width < side for text in found)
 
 
-def test_hits_are_blue_mistakes_orange_and_what_is_not_there_white(tmp_path, figures):
+def test_hits_are_blue_errors_orange_and_empty_cells_white(tmp_path, figures):
     confusion_matrix(np.array([[8, 0, 0], [0, 4, 4], [0, 0, 0]]), ["a", "b", "c"], tmp_path / "confusion.png")
     cells = np.asarray(figures[0].axes[0].images[0].get_array())
     assert cells[0, 0] == pytest.approx(np.array([0, 0x72, 0xB2]) / 255)
@@ -114,7 +112,7 @@ def test_hits_are_blue_mistakes_orange_and_what_is_not_there_white(tmp_path, fig
     assert np.all(cells[[0, 0, 1, 2, 2, 2], [1, 2, 0, 0, 1, 2]] == 1)
 
 
-def test_a_picture_that_fails_leaves_the_old_one_and_nothing_else(tmp_path, monkeypatch):
+def test_a_figure_that_cannot_be_written_leaves_the_old_one_and_no_other_file(tmp_path, monkeypatch):
     path = tmp_path / "curve.png"
     learning_curve(RECORDS, path)
     before = path.read_bytes()
@@ -130,7 +128,7 @@ def test_a_picture_that_fails_leaves_the_old_one_and_nothing_else(tmp_path, monk
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_matplotlib_is_loaded_by_the_first_picture_only_and_pyplot_never(tmp_path):
+def test_matplotlib_is_loaded_by_the_first_figure_and_pyplot_never(tmp_path):
     code = f"""
 import sys, pipelines.evaluation.plots as plots
 before = "matplotlib" in sys.modules

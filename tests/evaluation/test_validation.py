@@ -1,4 +1,4 @@
-"""pipelines/measure.py: losses against smoothed labels; each clip of a split is measured once."""
+"""pipelines/evaluation/validation.py: losses with smoothed labels; each clip of a split is predicted once."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from tests.shards import make_shards
 from ttrnn.model import ModelConfig, VideoClassifier
 
 
-def test_without_smoothing_losses_are_the_labels_log_probabilities():
+def test_without_smoothing_losses_are_the_negative_log_probabilities_of_the_labels():
     logits = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.0, 1.0]])
     expected = -logits.log_softmax(1)[torch.arange(2), torch.tensor([0, 2])]
     torch.testing.assert_close(losses(logits, torch.tensor([0, 2])), expected)
@@ -19,9 +19,9 @@ def test_without_smoothing_losses_are_the_labels_log_probabilities():
 
 
 @pytest.mark.parametrize("several", [False, True], ids=["one label", "several labels"])
-def test_smoothed_labels_are_met_best_by_smoothed_probabilities(several):
+def test_the_loss_of_smoothed_labels_is_least_at_smoothed_probabilities(several):
     labels = torch.tensor([[1.0, 0.0, 0.0]]) if several else torch.tensor([0])
-    # A share of 0.3 is spread over 3 classes, or over the 2 answers to each question.
+    # A share of 0.3 is spread over 3 classes, or over the 2 outcomes of each class.
     best = torch.tensor([[0.85, 0.15, 0.15]]).logit() if several else torch.tensor([[0.8, 0.1, 0.1]]).log()
     best.requires_grad_()
     losses(best, labels, 0.3).sum().backward()
@@ -29,7 +29,7 @@ def test_smoothed_labels_are_met_best_by_smoothed_probabilities(several):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 5])
-def test_the_workers_parts_are_all_clips_once(tmp_path, world_size):
+def test_the_workers_predict_each_clip_once(tmp_path, world_size):
     data = ShardDataset.open(make_shards(tmp_path / "shards", num_clips=21))
     split = data.split("val")
     torch.manual_seed(0)
