@@ -48,7 +48,7 @@ def cards(data: Mapping[str, Any]) -> str:
 
 
 def _card(role: str, title: str, trial: Mapping[str, Any], val: Point, test: Point | None) -> str:
-    seeds = f", mean of {len(trial['confirmed']['seeds'])} seeds" if trial.get("replication") else ""
+    seeds = f", mean of {len(trial['replication']['seeds'])} seeds" if trial.get("replication") else ""
     return (
         f'<div class="card {role}"><h2>{title}</h2><p class="figure">{_measured(val)}</p>'
         f"<p>{'not tested' if test is None else 'test ' + _measured(test)}</p>"

@@ -87,7 +87,7 @@ def _about(result: Mapping[str, Any]) -> list[str]:
         )
     lines += [
         f"not_replicated: trial {point['trial']} had {percent(point['val_metric'])} in the sweep, "
-        f"{percent(point['confirmed']['val_mean'])} on average when it was trained again"
+        f"{percent(point['replication']['val_mean'])} on average when it was trained again"
         for point in result["not_replicated"]
         if point["replication"]
     ]
