@@ -5,39 +5,36 @@ Remote shards are read by way of this node's disk (storage.cache).
 Legend: T time, H W frame height and width in pixels, C channels (3: RGB, 1: grey).
 """
 
+import contextlib
 import hashlib
 import json
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.core.errors import UserError
 from pipelines.data.shards import DATASET_JSON, FORMAT, FORMAT_VERSION, SCHEMA, Clip
-from pipelines.storage.cache import Remote, cached
+from pipelines.storage.cache import Remote, open_cached
 from pipelines.storage.location import Location
 from pipelines.video.frame import FrameSize
 
 __all__ = ["ShardDataset", "Split"]
 
 
-def _sha256(place: Location) -> str:
-    digest = hashlib.sha256()
-    for chunk in place.chunks():
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _is_damaged(file: Location, sha256: str) -> bool:
+    digest = hashlib.sha256()
     try:
-        return _sha256(file) != sha256
+        for chunk in file.chunks():
+            digest.update(chunk)
     except OSError:
         # A disk that can't read a file has damaged it. A network that fails says nothing of the file: StorageError.
         return True
+    return digest.hexdigest() != sha256
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ class ShardDataset:
         if self.place.is_local:
             return Split([file.local for file, _ in shards], self.frame, rows)
         remote = [Remote(file, shard["sha256"], shard["num_bytes"]) for file, shard in shards]
-        return Split(cached(remote), self.frame, rows)
+        return Split(remote, self.frame, rows)
 
     def damaged(self) -> Iterator[tuple[str, bool]]:
         """Reads every shard; yields its name, and whether its SHA-256 is not dataset.json's, or it can't be read."""
@@ -200,7 +197,7 @@ class Split(Sequence[Clip]):
         frame: The size of every frame.
     """
 
-    def __init__(self, files: Sequence[Path], frame: FrameSize, rows: Sequence[int] | None = None) -> None:
+    def __init__(self, files: Sequence[Path | Remote], frame: FrameSize, rows: Sequence[int] | None = None) -> None:
         self._files, self.frame, self._rows = tuple(files), frame, rows
         self.clip_ids: list[str] = []
         self.labels: list[tuple[int, ...]] = []
@@ -209,15 +206,20 @@ class Split(Sequence[Clip]):
         # Of each clip: the map of its shard, and where in it its frames begin.
         self._places: list[tuple[mmap.mmap, int]] = []
         lengths: list[int] = []
-        for file in self._files:
-            try:
-                lengths += self._map(file)
-            except (OSError, ValueError, pa.ArrowException) as error:
-                if isinstance(error, OSError) and error.strerror:
-                    raise UserError(f"{file} can't be read: {error.strerror}") from error
-                raise UserError(
-                    f"{file} is damaged ({' '.join(str(error).split())}); delete it and run preprocess --resume"
-                ) from error
+        with contextlib.ExitStack() as opened:
+            sources: list[Path | IO[bytes]] = [file for file in files if isinstance(file, Path)]
+            if remote := [file for file in files if isinstance(file, Remote)]:
+                sources += [opened.enter_context(file) for file in open_cached(remote)]
+            for source in sources:
+                path = source if isinstance(source, Path) else source.name
+                try:
+                    lengths += self._map(source)
+                except (OSError, ValueError, pa.ArrowException) as error:
+                    if isinstance(error, OSError) and error.strerror:
+                        raise UserError(f"{path} can't be read: {error.strerror}") from error
+                    raise UserError(
+                        f"{path} is damaged ({' '.join(str(error).split())}); delete it and run preprocess --resume"
+                    ) from error
         self.lengths = np.array(lengths, np.int32)
         if rows is not None:
             self._take(rows)
@@ -230,9 +232,9 @@ class Split(Sequence[Clip]):
         self._places = [self._places[row] for row in rows]
         self.lengths = self.lengths[list(rows)]
 
-    def _map(self, file: Path) -> list[int]:
-        """Adds the clips of a shard; returns their lengths."""
-        with file.open("rb") as opened:
+    def _map(self, file: Path | IO[bytes]) -> list[int]:
+        """Adds the clips of a shard, and closes it; returns their lengths."""
+        with file.open("rb") if isinstance(file, Path) else file as opened:
             # Private and writable, so that torch takes views of it without a warning. What somebody wrote into one
             # would stay in this process. No swap is set aside for that.
             flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)

@@ -15,7 +15,6 @@ more. What lies there can be gone on from at any time:
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import math
@@ -31,9 +30,8 @@ from typing import Any
 
 from pipelines.core.errors import StepError, UserError
 from pipelines.core.periodic import repeated
-from pipelines.storage.cache import cache_directory
+from pipelines.storage.cache import locked_copy
 from pipelines.storage.location import Location
-from pipelines.storage.lock import only_writer
 from pipelines.storage.output import prepare_out
 from ttrnn.files import atomic_write
 
@@ -87,7 +85,7 @@ def working_copy(
     if place.is_local:
         yield place.absolute().local
         return
-    with _kept(place, "work", wait_s=0) as copy:
+    with locked_copy(place, "work") as copy:
         found = _read_json(place / _MIRROR)
         if found.get("of", marker) != marker:
             raise UserError(f"{place} was made by another command, which wrote {found['of']}; give another OUT")
@@ -116,7 +114,7 @@ def reading_copy(place: Location, results: Sequence[str] = ()) -> Iterator[Path]
     if place.is_local:
         yield place.local
         return
-    with _kept(place, "read", wait_s=_WAIT_S) as copy:
+    with locked_copy(place, "read", wait_s=_WAIT_S) as copy:
         names = place.files()
         if not {"sweep.json", "config.json"} & set(names):
             raise UserError(f"{place} is no sweep, run or model; give the OUT of sweep, train or export")
@@ -392,17 +390,6 @@ def _drop_unknown_trials(place: Location, copy: Path, known_trials: Callable[[Pa
         if trial.name not in known:
             shutil.rmtree(trial)
             (place / "trials" / trial.name).clear()
-
-
-@contextlib.contextmanager
-def _kept(place: Location, kind: str, *, wait_s: float) -> Iterator[Path]:
-    """The directory of the copy of a place, held by this command alone."""
-    home = cache_directory() / kind / hashlib.sha256(str(place).encode()).hexdigest()[:16]
-    # Not the copy itself: a training holds that.
-    with only_writer(Location(str(home)), wait_s=wait_s):
-        copy = home / (place.name or "copy")
-        copy.mkdir(exist_ok=True)
-        yield copy
 
 
 def _clear(copy: Path) -> None:

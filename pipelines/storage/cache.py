@@ -1,9 +1,10 @@
-"""Remote shards on this node's disk: kept under their SHA-256, up to a limit, the least recently used going first.
+"""Keep copies of remote files on this node's disk, within a limit: the least recently used are deleted first.
 
-Two variables of the environment, because they belong to a node and not to a job:
+Shards lie in the cache under their SHA-256, copies of sweeps and runs in its directories `work` and `read`. Environment
+variables configure it, because it belongs to a node and not to a job:
 
     TTRNN_CACHE      the directory [default: ~/.cache/ttrnn]
-    TTRNN_CACHE_GB   the limit in GB [default: half of the disk that the directory is on]
+    TTRNN_CACHE_GB   the limit in GB [default: half of the disk that holds the directory]
 """
 
 import contextlib
@@ -12,25 +13,27 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Literal, NamedTuple
 
 from pipelines.core.errors import StepError, UserError
 from pipelines.storage.location import Location
+from pipelines.storage.lock import only_writer
 from ttrnn.files import atomic_write, remove_leftovers
 
-__all__ = ["Remote", "cache_directory", "cached"]
-
+__all__ = ["Remote", "cache_directory", "locked_copy", "make_room", "open_cached"]
 
 log = logging.getLogger(__name__)
-# Whatever else lies in the directory is not ours to delete.
-_OURS = "[0-9a-f]" * 64 + ".arrow"
+
+# Nothing else in the directory is ever deleted.
+_SHARDS = "[0-9a-f]" * 64 + ".arrow"
+_COPIES = "[0-9a-f]" * 16
 
 
 class Remote(NamedTuple):
-    """A remote file that never changes, and what it must be."""
+    """A remote file that never changes, with its digest and size."""
 
     location: Location
     sha256: str
@@ -38,7 +41,7 @@ class Remote(NamedTuple):
 
 
 def cache_directory() -> Path:
-    """Where this node keeps copies of what lies elsewhere; made if it is not there. Raises UserError."""
+    """The directory of this node's copies; made if it does not exist. Raises UserError."""
     directory = Path(os.environ.get("TTRNN_CACHE") or Path.home() / ".cache" / "ttrnn").absolute()
     with _writable(directory):
         directory.mkdir(parents=True, exist_ok=True)
@@ -55,33 +58,71 @@ def _writable(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def cached(files: Sequence[Remote]) -> list[Path]:
-    """Local copies of the files, in order; fetched and checked where they are not there yet.
+def open_cached(files: Sequence[Remote]) -> list[IO[bytes]]:
+    """Opens local copies of the files, in order; a file that is not in the cache is fetched and checked first.
 
-    Any number of processes may ask at the same time: one fetches, the others wait. A file that goes to make room stays
-    readable for those who have it open.
+    A file that another process deletes to make room stays readable for those who have opened it: hence files, not
+    paths. Any number of processes may call this at the same time: one fetches, the others wait. The caller closes the
+    files.
 
     Raises:
         UserError: together they are larger than the limit, or the directory can't be written.
         StepError: a file is missing, differs from its SHA-256, or can't be fetched.
     """
     directory = cache_directory()
+    by_path = {directory / f"{file.sha256}.arrow": file for file in files}
+    limit, needed = _limit_bytes(directory), sum(file.num_bytes for file in by_path.values())
+    if needed > limit:
+        raise UserError(
+            f"the shards take {needed / 1e9:,.3f} GB, the cache in {directory} may hold {limit / 1e9:,.3f} GB; set "
+            "TTRNN_CACHE_GB higher, TTRNN_CACHE to a larger disk, or make smaller shards"
+        )
+    opened = _open_all(files, directory)
+    if opened is None:
+        # Files are deleted under this lock only, so that those just fetched are still there to be opened.
+        with _locked(directory):
+            remove_leftovers(directory)
+            _fetch_missing(by_path, directory, limit)
+            opened = _open_all(files, directory)
+        assert opened is not None, "a fetched file is missing from the cache"
+    return opened
+
+
+def _open_all(files: Sequence[Remote], directory: Path) -> list[IO[bytes]] | None:
+    """The copies of all files, which count as used from now; None if one is missing."""
+    with contextlib.ExitStack() as stack:
+        opened = []
+        for file in files:
+            copy = _open(directory / f"{file.sha256}.arrow", file.num_bytes)
+            if copy is None:
+                return None
+            opened.append(stack.enter_context(copy))
+        stack.pop_all()
+    return opened
+
+
+def _open(path: Path, num_bytes: int) -> IO[bytes] | None:
+    """The file, which counts as used from now; None if it is missing or not whole."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return None
+    os.utime(file.fileno())
+    if os.fstat(file.fileno()).st_size == num_bytes:
+        return file
+    file.close()
+    return None
+
+
+@contextlib.contextmanager
+def _locked(directory: Path, *, wait: bool = True) -> Iterator[None]:
+    """Holds the lock of the cache. Raises BlockingIOError if another process holds it and `wait` is False."""
     with _writable(directory):
         lock = (directory / ".lock").open("w")
-    by_path = {directory / f"{file.sha256}.arrow": file for file in files}
     with lock:
-        limit, needed = _limit_bytes(directory), sum(file.num_bytes for file in by_path.values())
-        if needed > limit:
-            raise UserError(
-                f"the shards take {needed / 1e9:,.3f} GB, the cache in {directory} may hold {limit / 1e9:,.3f} GB; set "
-                "TTRNN_CACHE_GB higher, TTRNN_CACHE to a larger disk, or make smaller shards"
-            )
-        if _missing(by_path):
-            # The system releases it when its holder dies.
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            remove_leftovers(directory)
-            _fetch_all(_missing(by_path), directory, limit, by_path)
-    return [directory / f"{file.sha256}.arrow" for file in files]
+        # The system releases it when this process ends.
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
 
 
 def _limit_bytes(directory: Path) -> int:
@@ -97,28 +138,21 @@ def _limit_bytes(directory: Path) -> int:
     return limit
 
 
-def _missing(files: dict[Path, Remote]) -> dict[Path, Remote]:
-    """Those that are not there; the others count as used just now."""
+def _fetch_missing(files: Mapping[Path, Remote], directory: Path, limit: int) -> None:
     missing = {}
     for path, file in files.items():
-        try:
-            os.utime(path)
-            is_whole = path.stat().st_size == file.num_bytes
-        except FileNotFoundError:
-            is_whole = False
-        if not is_whole:
+        copy = _open(path, file.num_bytes)
+        if copy is None:
             missing[path] = file
-    return missing
-
-
-def _fetch_all(files: dict[Path, Remote], directory: Path, limit: int, wanted: Collection[Path]) -> None:
-    if not files:
+        else:
+            copy.close()
+    if not missing:
         return
-    num_bytes = sum(file.num_bytes for file in files.values())
-    log.info("fetching %d shards, %s MB, into %s", len(files), f"{num_bytes / 1e6:,.0f}", directory)
-    _make_room(directory, limit - num_bytes, wanted)
+    num_bytes = sum(file.num_bytes for file in missing.values())
+    log.info("fetching %d shards, %s MB, into %s", len(missing), f"{num_bytes / 1e6:,.0f}", directory)
+    _make_room(directory, limit - num_bytes, files)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(_fetch, files.values(), files))
+        list(pool.map(_fetch, missing.values(), missing))
 
 
 def _fetch(file: Remote, path: Path) -> None:
@@ -137,13 +171,73 @@ def _fetch(file: Remote, path: Path) -> None:
             )
 
 
-def _make_room(directory: Path, limit: int, wanted: Collection[Path]) -> None:
-    """Removes the least recently used until `limit` bytes are left, but nothing that is wanted now."""
-    kept = sorted(((path.stat(), path) for path in directory.glob(_OURS)), key=lambda both: both[0].st_mtime_ns)
-    total = sum(status.st_size for status, _ in kept)
-    for status, path in kept:
+@contextlib.contextmanager
+def locked_copy(place: Location, kind: Literal["work", "read"], *, wait_s: float = 0.0) -> Iterator[Path]:
+    """Yields the directory of the copy of a sweep or a run, which no other process uses while the block runs.
+
+    Args:
+        place: What is copied.
+        kind: `work` for a copy that a command changes: only its command deletes it, since the bucket may lack what it
+            holds. `read` for a copy that the cache deletes to make room.
+        wait_s: How long to wait for another process that uses it, in seconds.
+
+    Raises:
+        UserError: another process still uses it, or the cache can't be written.
+    """
+    home = cache_directory() / kind / hashlib.sha256(str(place).encode()).hexdigest()[:16]
+    # A training locks the copy itself, hence the directory above it here.
+    with only_writer(Location(str(home)), wait_s=wait_s):
+        os.utime(home)
+        copy = home / (place.name or "copy")
+        copy.mkdir(exist_ok=True)
+        yield copy
+
+
+def make_room() -> None:
+    """Deletes the least recently used files and unused copies until the cache is within its limit.
+
+    Does nothing while another process fetches files, which makes room itself.
+    """
+    directory = cache_directory()
+    with contextlib.suppress(BlockingIOError), _locked(directory, wait=False):
+        _make_room(directory, _limit_bytes(directory))
+
+
+def _make_room(directory: Path, limit: int, wanted: Collection[Path] = ()) -> None:
+    """Deletes the least recently used until `limit` bytes are left, except what is wanted or used, and copies to work
+    on."""
+    kept = [path for pattern in (_SHARDS, f"read/{_COPIES}", f"work/{_COPIES}") for path in directory.glob(pattern)]
+    used = [(path.stat().st_mtime_ns, path, _num_bytes(path)) for path in kept]
+    total = sum(num_bytes for _, _, num_bytes in used)
+    for _, path, num_bytes in sorted(used):
         if total <= limit:
             return
-        if path not in wanted:
-            path.unlink(missing_ok=True)
-            total -= status.st_size
+        if path not in wanted and path.parent.name != "work" and _delete_unused(path):
+            total -= num_bytes
+    if total > limit:
+        log.info("the cache in %s exceeds its limit by %s MB: it is in use", directory, f"{(total - limit) / 1e6:,.0f}")
+
+
+def _num_bytes(path: Path) -> int:
+    """The size of a file, or of all files of a directory."""
+    if path.is_file():
+        return path.stat().st_size
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total
+
+
+def _delete_unused(path: Path) -> bool:
+    """Deletes a file, or a copy unless another process holds its lock; whether it did."""
+    if path.is_file():
+        path.unlink()
+        return True
+    try:
+        with only_writer(Location(str(path))):
+            shutil.rmtree(path)
+    except UserError:
+        return False
+    return True

@@ -6,10 +6,10 @@ import mmap
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ import pytest
 from pipelines.core.errors import StepError, UserError
 from pipelines.data.dataset import ShardDataset, Split
 from pipelines.data.shards import SCHEMA, Clip, write_dataset_json, write_shard
+from pipelines.storage.cache import Remote, open_cached
 from pipelines.storage.location import Location
 from pipelines.video.frame import FrameSize
 from tests.s3 import s3_server, upload
@@ -401,6 +402,24 @@ def test_shards_that_leave_the_cache_stay_readable_for_an_open_split(
     left = {file.stem for file in (tmp_path / "cache").glob("*.arrow")}
     assert not {shard["sha256"] for shard in data.splits["train"]["shards"]} <= left
     for got, wanted in zip(train, [*make_clips(3), *make_clips(4, seed=1)], strict=True):
+        assert_same(got, wanted)
+
+
+def test_shards_that_leave_the_cache_before_they_are_mapped_are_read_all_the_same(
+    remote: Location, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def open_and_lose(files: Sequence[Remote]) -> list[IO[bytes]]:
+        """As if another process made room at the worst moment."""
+        opened = open_cached(files)
+        for file in (tmp_path / "cache").glob("*.arrow"):
+            file.unlink()
+        return opened
+
+    monkeypatch.setattr("pipelines.data.dataset.open_cached", open_and_lose)
+    split = ShardDataset.open(remote).split("val")
+    assert not list((tmp_path / "cache").glob("*.arrow"))
+    # A spawned worker process opens the files again.
+    for got, wanted in zip(pickle.loads(pickle.dumps(split)), split, strict=True):
         assert_same(got, wanted)
 
 

@@ -1,21 +1,23 @@
-"""pipelines/cache.py: each shard is fetched once, is what it must be, and the disk is not filled beyond the limit."""
+"""pipelines/storage/cache.py: each shard is fetched once and checked, and the disk is not filled beyond the limit."""
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from pipelines.core.errors import StepError, UserError
 from pipelines.storage import cache as module
-from pipelines.storage.cache import Remote, cached
+from pipelines.storage.cache import Remote, locked_copy, make_room, open_cached
 from pipelines.storage.filesystem import StorageError
 from pipelines.storage.location import Location
 from tests.s3 import s3_server
@@ -65,8 +67,17 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+def cached(files: Sequence[Remote]) -> list[Path]:
+    """The paths of local copies."""
+    paths = []
+    for file in open_cached(files):
+        with file:
+            paths.append(Path(file.name))
+    return paths
+
+
 def kept(directory: Path) -> list[str]:
-    """First letters of what is in the cache, and names of what is not ours."""
+    """First letters of the shards in the cache, and names of all else."""
     return sorted(
         file.read_text()[0] if len(file.stem) == 64 else file.name
         for file in directory.iterdir()
@@ -91,7 +102,7 @@ def test_files_are_fetched_once_and_come_in_order(
     assert kept(directory) == ["a", "b"]
 
 
-def test_the_same_bytes_of_another_place_are_there_already(put: Callable[[str], Remote], fetched: list[str]) -> None:
+def test_the_same_bytes_of_another_place_are_not_fetched(put: Callable[[str], Remote], fetched: list[str]) -> None:
     assert cached([put("a")]) == cached([put("a")])
     assert fetched == ["a"]
 
@@ -113,7 +124,7 @@ def test_a_missing_object_is_refused_by_name_and_leaves_nothing(put: Callable[[s
     assert kept(directory) == []
 
 
-def test_a_connection_that_breaks_off_leaves_nothing_and_may_be_tried_again(
+def test_a_broken_connection_leaves_nothing_and_the_next_call_fetches_again(
     put: Callable[[str], Remote], directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def breaking(location: Location) -> Iterator[bytes]:
@@ -130,7 +141,7 @@ def test_a_connection_that_breaks_off_leaves_nothing_and_may_be_tried_again(
 
 
 @pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: os.truncate(path, 5)], ids=["gone", "cut"])
-def test_what_is_not_whole_is_fetched_again(
+def test_a_file_that_is_not_whole_is_fetched_again(
     put: Callable[[str], Remote], fetched: list[str], change: Callable[[Path], None]
 ) -> None:
     a, b = put("a"), put("b")
@@ -151,7 +162,7 @@ def test_threads_fetch_once(put: Callable[[str], Remote], fetched: list[str]) ->
 
 CHILD = """
 import sys
-from pipelines.storage.cache import Remote, cached
+from pipelines.storage.cache import Remote, open_cached
 from pipelines.storage.location import Location
 chunks = Location.chunks
 def counting(location):
@@ -159,7 +170,7 @@ def counting(location):
         log.write(location.name)
     return chunks(location)
 Location.chunks = counting
-print(cached([Remote(Location(sys.argv[2]), sys.argv[3], 400_000)])[0].read_text()[0])
+print(open_cached([Remote(Location(sys.argv[2]), sys.argv[3], 400_000)])[0].read(1).decode())
 """
 
 
@@ -176,7 +187,7 @@ def test_processes_fetch_once(tmp_path: Path, directory: Path) -> None:
     assert kept(directory) == ["a"]
 
 
-def test_a_process_that_is_killed_half_way_blocks_nobody_and_leaves_nothing(tmp_path: Path, directory: Path) -> None:
+def test_a_process_killed_while_it_fetches_blocks_no_other_and_leaves_nothing(tmp_path: Path, directory: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     process = child(tmp_path, tmp_path / "pipe")
     with (tmp_path / "pipe").open("wb", buffering=0) as pipe:
@@ -193,7 +204,7 @@ def test_a_process_that_is_killed_half_way_blocks_nobody_and_leaves_nothing(tmp_
     assert kept(directory) == ["a"]
 
 
-def test_the_least_recently_used_goes_first(put: Callable[[str], Remote], directory: Path) -> None:
+def test_the_least_recently_used_file_is_deleted_first(put: Callable[[str], Remote], directory: Path) -> None:
     a, b = put("a"), put("b")
     for path, days in zip(cached([a, b]), (9, 5), strict=True):
         age(path, days)
@@ -202,13 +213,13 @@ def test_the_least_recently_used_goes_first(put: Callable[[str], Remote], direct
     assert kept(directory) == ["a", "c"]
 
 
-def test_what_is_wanted_now_never_goes(put: Callable[[str], Remote], directory: Path) -> None:
+def test_files_that_are_requested_now_are_never_deleted(put: Callable[[str], Remote], directory: Path) -> None:
     a, b = put("a"), put("b")
     for path, days in zip(cached([a, b]), (9, 5), strict=True):
         age(path, days)
     with pytest.MonkeyPatch.context() as patch:
-        # As if a were used by nobody: its age would make it go first.
-        patch.setattr(module.os, "utime", lambda path: os.stat(path))
+        # As if a were not used: it would be deleted first by its age.
+        patch.setattr(module.os, "utime", lambda path: None)
         cached([a, put("c")])
     assert kept(directory) == ["a", "c"]
 
@@ -219,11 +230,11 @@ def test_the_limit_holds_when_many_are_fetched_at_once(put: Callable[[str], Remo
     assert kept(directory) == ["c", "d"]
 
 
-def test_what_goes_stays_readable_for_those_who_have_it_open(put: Callable[[str], Remote], directory: Path) -> None:
-    with cached([put("a")])[0].open() as file:
+def test_a_deleted_file_stays_readable_once_it_is_open(put: Callable[[str], Remote], directory: Path) -> None:
+    with open_cached([put("a")])[0] as file:
         cached([put("b"), put("c")])
         assert kept(directory) == ["b", "c"]
-        assert file.read()[-1] == "a"
+        assert file.read() == b"a" * 400 * KB
 
 
 def test_other_files_in_the_directory_stay(put: Callable[[str], Remote], directory: Path) -> None:
@@ -234,7 +245,7 @@ def test_other_files_in_the_directory_stay(put: Callable[[str], Remote], directo
     assert kept(directory) == ["b", "c", "notes", "train-00000.arrow"]
 
 
-def test_more_than_the_limit_is_refused_before_anything_goes(
+def test_more_than_the_limit_is_refused_before_anything_is_deleted(
     put: Callable[[str], Remote], fetched: list[str], directory: Path
 ) -> None:
     files = [put(text) for text in "abcd"]
@@ -248,13 +259,13 @@ def test_more_than_the_limit_is_refused_before_anything_goes(
 
 
 @pytest.mark.parametrize("text", ["many", "nan", "inf", "-1", "0", "1e-12", "5GB"])
-def test_a_limit_that_is_no_size_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_an_invalid_limit_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("TTRNN_CACHE_GB", text)
     with pytest.raises(UserError, match=f"TTRNN_CACHE_GB must be a number of GB above 0, got '{text}'"):
         cached([])
 
 
-def test_without_a_limit_half_of_the_disk_is_taken(
+def test_the_default_limit_is_half_of_the_disk(
     put: Callable[[str], Remote], monkeypatch: pytest.MonkeyPatch, directory: Path
 ) -> None:
     monkeypatch.delenv("TTRNN_CACHE_GB")
@@ -267,7 +278,7 @@ def test_without_a_limit_half_of_the_disk_is_taken(
         cached([put(text) for text in "abcd"])
 
 
-def test_without_a_directory_it_is_in_the_users_own(
+def test_the_default_directory_is_in_the_home_directory(
     put: Callable[[str], Remote], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("TTRNN_CACHE")
@@ -290,3 +301,56 @@ def test_a_directory_that_cannot_be_written_is_refused(
     monkeypatch.setenv("TTRNN_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(UserError, match=r"file/cache can't be written \(Not a directory\); set TTRNN_CACHE to another"):
         cached([put("a")])
+
+
+def make_copy(text: str, kind: Literal["read", "work"], days: int) -> Path:
+    """A copy of s3://lab/TEXT of 400 KB, last used some days ago."""
+    with locked_copy(Location(f"s3://lab/{text}"), kind) as copy:
+        (copy / "file").write_text(text * 400 * KB)
+    age(copy.parent, days)
+    return copy / "file"
+
+
+def test_copies_to_read_count_and_the_least_recently_used_is_deleted_first(
+    put: Callable[[str], Remote], directory: Path
+) -> None:
+    older, newer = make_copy("x", "read", 9), make_copy("y", "read", 5)
+    cached([put("a")])
+    assert (older.exists(), newer.exists()) == (False, True)
+    assert not older.parents[1].exists()
+    cached([put("b")])
+    assert (kept(directory), newer.exists()) == (["a", "b", "read"], False)
+
+
+def test_copies_in_use_and_copies_to_work_on_are_never_deleted(
+    put: Callable[[str], Remote], directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    work, used = make_copy("x", "work", 9), make_copy("y", "read", 9)
+    with locked_copy(Location("s3://lab/y"), "read"):
+        age(used.parents[1], 9)
+        cached([put("a")])
+        assert (work.exists(), used.exists(), kept(directory)) == (True, True, ["a", "read", "work"])
+        assert "exceeds its limit by 0 MB" in caplog.text
+    cached([put("b")])
+    assert (work.exists(), used.exists(), kept(directory)) == (True, False, ["b", "read", "work"])
+
+
+def test_room_is_made_by_whoever_reads_copies_too(directory: Path) -> None:
+    copies = [make_copy(text, "read", days) for text, days in (("x", 9), ("y", 5), ("z", 1))]
+    make_room()
+    assert [copy.exists() for copy in copies] == [False, True, True]
+
+
+def test_a_copy_that_is_deleted_while_a_process_waits_for_it_is_made_again(directory: Path) -> None:
+    place = Location("s3://lab/x")
+    with ThreadPoolExecutor(1) as pool, locked_copy(place, "read") as copy:
+
+        def wait() -> bool:
+            with locked_copy(place, "read", wait_s=60) as again:
+                return again == copy and not list(again.iterdir()) and copy.exists()
+
+        waiting = pool.submit(wait)
+        time.sleep(0.3)
+        shutil.rmtree(copy.parent)
+    assert waiting.result()

@@ -567,7 +567,7 @@ def test_without_locks_on_the_file_system_work_goes_on(
     monkeypatch.setattr(fcntl, "flock", flock)
     with caplog.at_level("INFO"), only_writer(Location.of(tmp_path)):
         pass
-    assert "has no locks; see to it that no other command writes there" in caplog.text
+    assert "has no locks; make sure that no other command writes there" in caplog.text
 
 
 @pytest.mark.parametrize(
