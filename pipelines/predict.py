@@ -74,7 +74,7 @@ def predict(options: PredictOptions) -> dict[str, Any]:
         top_k=options.top_k,
         stream=options.stream,
         lines=options.lines,
-        annotated=options.annotate,
+        annotated_file=options.annotate,
         overwrite=options.overwrite,
     )
 

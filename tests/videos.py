@@ -1,4 +1,4 @@
-"""Small video files for tests, rendered by OpenCV; and what may go wrong with videos."""
+"""Write small video files for tests, and damage files and decoders."""
 
 import os
 from pathlib import Path
@@ -32,7 +32,7 @@ def read_numbers(frames: np.ndarray) -> list[int]:
 
 
 def write_video(path: str | Path, frames: np.ndarray, fps: float = 25.0, codec: str = "MJPG") -> Path:
-    """Writes RGB frames, uint8 [T, H, W, 3], in the container that the extension names; makes folders on the way."""
+    """Writes RGB frames, uint8 [T, H, W, 3], in the container that the extension names; creates missing folders."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), fps, (frames.shape[2], frames.shape[1]))
@@ -46,7 +46,7 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float = 25.0, codec: 
 def write_class_folders(
     path: str | Path, num_clips: int = 6, classes: tuple[str, ...] = ("left", "right"), num_frames: int = 12
 ) -> Path:
-    """CLASS/clip_NN.avi: every class its own speed, every clip its own brightness."""
+    """CLASS/clip_NN.avi: each class has its own speed, each clip its own brightness."""
     path = Path(path)
     for index, name in enumerate(classes):
         for clip in range(num_clips):
@@ -56,13 +56,13 @@ def write_class_folders(
 
 
 def cut_in_half(path: Path) -> Path:
-    """Leaves the first half of the file's bytes: of a video, about half of its frames still decode."""
+    """Keeps the first half of the file's bytes: about half of a video's frames still decode."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     return path
 
 
 def write_bad(path: Path, kind: str) -> Path:
-    """A file that is no whole video: missing, empty, text, garbage, headers only, half."""
+    """A file that is not a complete video: missing, empty, text, garbage, headers only, half."""
     file = path / f"{kind.replace(' ', '_')}.avi"
     if kind in ("half", "headers only"):
         write_video(file, moving_square(44))
@@ -74,8 +74,8 @@ def write_bad(path: Path, kind: str) -> Path:
     return file
 
 
-def haunt_children(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on, decoding processes die of files that say `crash`, hang at `hang`, and die once of `once`."""
+def patch_decoding_processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes new decoding processes crash on files that begin with `crash`, hang on `hang`, crash once on `once`."""
     (folder / "sitecustomize.py").write_text(
         """
 import os, pathlib, time, cv2
@@ -100,7 +100,7 @@ cv2.VideoCapture = capture
 
 
 class DyingDecoder(IsolatedDecoder):
-    """Its first `deaths` children are killed before they answer."""
+    """A decoder whose first `deaths` children are killed before they answer."""
 
     deaths = 0
 

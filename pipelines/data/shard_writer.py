@@ -20,7 +20,7 @@ from pipelines.data.plan import report_location
 from pipelines.data.shards import Clip, write_shard
 from pipelines.storage.filesystem import StorageError
 from pipelines.storage.location import Location
-from pipelines.video.decode import RejectedError
+from pipelines.video.errors import RejectedError
 from pipelines.video.frame import FrameSize
 from pipelines.video.sampling import Sampling
 from pipelines.video.worker import IsolatedDecoder

@@ -22,7 +22,7 @@ from pipelines.data.splits import SPLITS, SplitOptions
 from pipelines.evaluation.classifier import Classifier
 from pipelines.evaluation.validation import predict_split
 from pipelines.storage.location import Location
-from pipelines.video.decode import RejectedError
+from pipelines.video.errors import RejectedError
 from pipelines.video.pool import on_all_cores
 from pipelines.video.worker import IsolatedDecoder
 

@@ -1,1 +1,1 @@
-"""Models applied to videos."""
+"""Classify videos with a trained model."""

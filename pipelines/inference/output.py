@@ -1,4 +1,4 @@
-"""Scores as they come: bars on a terminal, a line whenever the label changes elsewhere, JSON lines if asked for.
+"""Write scores while a video is read: bars on a terminal, a line per change of the label elsewhere, or JSON lines.
 
 Legend: C classes.
 """
@@ -18,63 +18,61 @@ from rich.text import Text
 from pipelines.core.text import percent
 from pipelines.evaluation.classifier import Classifier
 
-__all__ = ["Teller", "write_line"]
+__all__ = ["LiveOutput", "write_line"]
 
 
 log = logging.getLogger(__name__)
-_MOST_BARS, _BAR = 8, 30
-# An eye follows no more.
-_EVERY_S = 0.1
+_MAX_BARS, _BAR_WIDTH = 8, 30
+# More updates per second would be too fast to read.
+_UPDATE_S = 0.1
 
 
 def write_line(value: dict[str, Any]) -> None:
-    """One JSON line on standard output, which a reader gets at once."""
+    """Writes one JSON line to standard output and flushes it."""
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 
-class Teller:
-    """Tells of one video after the other; a context manager, which gives the terminal back.
+class LiveOutput:
+    """Writes the scores of one video after the other; a context manager, which restores the terminal.
 
     Args:
-        classifier: Whose scores they are.
-        as_lines: JSON lines on standard output, and nothing else.
+        classifier: The model that computes the scores.
+        as_lines: Write JSON lines to standard output, and nothing else.
     """
 
     def __init__(self, classifier: Classifier, *, as_lines: bool) -> None:
         self._model, self._as_lines = classifier, as_lines
-        self._said: tuple[str, str] = "", ""
-        self._shown_s = 0.0
-        self._live: Live | None = None
+        self._last_logged: tuple[str, str] = "", ""
+        self._drawn_s = 0.0
+        self._bars: Live | None = None
         self._is_terminal = sys.stderr.isatty() and not as_lines
 
-    def __enter__(self) -> "Teller":
+    def __enter__(self) -> "LiveOutput":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
 
-    def _close(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-
-    def frame(self, path: str, number: int, seconds: float | None, scores_C: np.ndarray) -> None:
-        """The scores after one more frame, counted from 1."""
+    def write_frame(self, path: str, number: int, seconds: float | None, scores_C: np.ndarray) -> None:
+        """Writes the scores after a frame, counted from 1."""
         label = self._model.label(scores_C)
         if self._as_lines:
-            shares = dict(zip(self._model.classes, map(float, scores_C), strict=True))
-            write_line({"path": path, "frame": number, "time_s": seconds, "label": label, "probabilities": shares})
+            probabilities = dict(zip(self._model.classes, map(float, scores_C), strict=True))
+            line = {"path": path, "frame": number, "time_s": seconds, "label": label, "probabilities": probabilities}
+            write_line(line)
         elif self._is_terminal:
-            self._show(path, number, scores_C)
-        elif self._said != (path, label):
-            self._said = path, label
+            self._draw_bars(path, number, scores_C)
+        elif self._last_logged != (path, label):
+            self._last_logged = path, label
             log.info("frame %d: %s %s", number, label or "(none)", percent(float(scores_C.max())))
 
-    def segment(self, path: str, segment: dict[str, Any]) -> None:
-        """One more window, as `segments` of the JSON has it."""
+    def write_segment(self, path: str, segment: dict[str, Any]) -> None:
+        """Writes the prediction of a window, in the form that it has in `segments` of the JSON."""
         if self._as_lines:
             write_line({"path": path, **segment})
             return
@@ -84,18 +82,18 @@ class Teller:
         best = max(segment["probabilities"].values())
         log.info("%s: %s %s", span, segment["label"] or "(none)", percent(best))
 
-    def _show(self, path: str, number: int, scores_C: np.ndarray) -> None:
-        if self._live is not None and time.monotonic() - self._shown_s < _EVERY_S:
+    def _draw_bars(self, path: str, number: int, scores_C: np.ndarray) -> None:
+        if self._bars is not None and time.monotonic() - self._drawn_s < _UPDATE_S:
             return
-        self._shown_s = time.monotonic()
-        best = np.argsort(-scores_C, kind="stable")[:_MOST_BARS]
+        self._drawn_s = time.monotonic()
+        best = np.argsort(-scores_C, kind="stable")[:_MAX_BARS]
         width = max(len(self._model.classes[index]) for index in best)
         text = Text(f"{path}, frame {number:,}\n", no_wrap=True, overflow="ellipsis")
         for index in best:
-            share = float(scores_C[index])
-            bar = "━" * round(_BAR * share)
-            text.append(f"{self._model.classes[index]:<{width}} {percent(share):>6} {bar}\n")
-        if self._live is None:
-            self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
-            self._live.start()
-        self._live.update(text, refresh=True)
+            score = float(scores_C[index])
+            bar = "━" * round(_BAR_WIDTH * score)
+            text.append(f"{self._model.classes[index]:<{width}} {percent(score):>6} {bar}\n")
+        if self._bars is None:
+            self._bars = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+            self._bars.start()
+        self._bars.update(text, refresh=True)

@@ -10,9 +10,10 @@ from pipelines.core.errors import UserError
 from pipelines.core.progress import progress
 from pipelines.data.layouts import VIDEOS
 from pipelines.evaluation.classifier import open_classifier, reading_model
-from pipelines.inference.output import Teller, write_line
-from pipelines.inference.recognizer import TIME_LIMIT_S, Recogniser, is_camera
+from pipelines.inference.output import LiveOutput, write_line
+from pipelines.inference.recognizer import TIME_LIMIT_S, Recognizer, is_camera
 from pipelines.storage.location import Location
+from pipelines.video.errors import RejectedError
 from pipelines.video.overlay import annotate
 from pipelines.video.pool import on_all_cores
 from pipelines.video.windows import Length
@@ -33,19 +34,19 @@ def predict_videos(
     top_k: int | None = None,
     stream: bool = False,
     lines: bool = False,
-    annotated: str | None = None,
+    annotated_file: str | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Classifies each video; one that does not decode is an entry with an error, and the rest go on.
+    """Classifies each video; the entry of one that does not decode has an error, and the others are not affected.
 
     The arguments are the options of `python -m pipelines.predict`.
 
     Returns:
         videos, in the order given: path, label, probabilities, num_frames (or path and error); with windows also
-        segments, with top_k also top. exit_code 1 where there is an error.
+        segments, with top_k also top. exit_code is 1 if an entry has an error.
 
     Raises:
-        UserError: a damaged model, or options that it cannot satisfy.
+        UserError: a damaged model, or options that the model or the videos do not allow.
     """
     paths = list(_inputs(videos))
     with reading_model(model) as directory:
@@ -54,45 +55,55 @@ def predict_videos(
     if (stream or any(map(is_camera, paths))) and not window and classifier.why_no_stream:
         raise UserError(
             f"--stream, or a camera, gives one frame at a time, but {model} needs whole clips: "
-            f"{classifier.why_no_stream}; leave --stream out, or give --window"
+            f"{classifier.why_no_stream}; leave out --stream, or give --window"
         )
     _check_sources(paths, lengths.values(), is_streamed=stream)
-    if annotated is not None:
-        _check_annotated(annotated, paths, overwrite)
-    found: list[dict[str, Any]] = [{} for _ in paths]
-    with Teller(classifier, as_lines=lines) as teller:
+    if annotated_file is not None:
+        _check_annotated_file(annotated_file, paths, overwrite)
+    entries: list[dict[str, Any]] = [{} for _ in paths]
+    with LiveOutput(classifier, as_lines=lines) as live:
         length = lengths.get("window")
-        recogniser = Recogniser(classifier, length, lengths.get("hop", length), top_k, teller if stream else None)
-        for number, entry in _entries(recogniser, paths):
-            words = entry.pop("words", None)
-            if annotated is not None and "error" not in entry:
-                annotate(paths[number], Path(annotated), words)
-                log.info("%s: written", annotated)
+        recognizer = Recognizer(classifier, length, lengths.get("hop", length), top_k, live if stream else None)
+        for index, entry in _predict(recognizer, paths):
+            captions = entry.pop("captions", [])
+            if annotated_file is not None and "error" not in entry:
+                entry = _annotate(paths[index], Path(annotated_file), captions) or entry
             if lines:
                 write_line(entry)
-            found[number] = entry
-    result: dict[str, Any] = {"videos": found}
+            entries[index] = entry
+    result: dict[str, Any] = {"videos": entries}
     if lines:
         result["lines"] = True
-    if recogniser.is_interrupted:
+    if recognizer.is_interrupted:
         return {**result, "exit_code": 130}
-    return {**result, "exit_code": 1 if any("error" in video for video in found) else 0}
+    return {**result, "exit_code": 1 if any("error" in entry for entry in entries) else 0}
 
 
-def _entries(recogniser: Recogniser, paths: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The entry of each video with its number, as they are done."""
-    is_live = recogniser.teller is not None or any(path == "-" or is_camera(path) for path in paths)
+def _annotate(path: str, out: Path, captions: Sequence[tuple[float, str]]) -> dict[str, str]:
+    """Writes the annotated copy; returns the entry of a video that does not decode to its end, or an empty one."""
+    try:
+        annotate(path, out, captions, time_limit_s=TIME_LIMIT_S)
+    except RejectedError as error:
+        log.error("error: %s", error)
+        return {"path": path, "error": str(error)}
+    log.info("%s: written", out)
+    return {}
+
+
+def _predict(recognizer: Recognizer, paths: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields the index and the entry of each video as it completes."""
+    is_live = recognizer.live is not None or any(path == "-" or is_camera(path) for path in paths)
     if len(paths) > 1 and not is_live:
-        done = on_all_cores(paths, recogniser.entry, time_limit_s=TIME_LIMIT_S, let_go=recogniser.let_go)
+        done = on_all_cores(paths, recognizer.predict, time_limit_s=TIME_LIMIT_S, cancel=recognizer.cancel)
         yield from progress(done, len(paths), "videos")
         return
     with IsolatedDecoder(TIME_LIMIT_S) as decoder:
-        for number, path in enumerate(paths):
-            yield number, recogniser.entry(path, decoder)
+        for index, path in enumerate(paths):
+            yield index, recognizer.predict(path, decoder)
 
 
 def _inputs(given: Sequence[str]) -> Iterator[str]:
-    """The videos, those of folders by name."""
+    """Yields the videos; a folder is replaced by the videos in it, sorted by name."""
     for name in given:
         if name == "-" or not Path(name).is_dir():
             yield name
@@ -104,12 +115,12 @@ def _inputs(given: Sequence[str]) -> Iterator[str]:
 
 
 def _check_sources(paths: Sequence[str], lengths: Iterable[Length], *, is_streamed: bool) -> None:
-    """Raises UserError for cameras and standard input that cannot be read as asked for."""
+    """Raises UserError for cameras and standard input that cannot be read with these options."""
     for path in filter(is_camera, paths):
         if not is_streamed:
-            raise UserError(f"{path} is a camera, which does not end; give --stream (a file of that name is ./{path})")
+            raise UserError(f"{path} is a camera, which never ends; give --stream (a file of this name is ./{path})")
     if paths.count("-") > 1:
-        raise UserError("- is standard input, which can be read once; give it once")
+        raise UserError("- is standard input, which can be read only once; give it once")
     if "-" in paths and sys.stdin is not None and sys.stdin.isatty():
         raise UserError(
             "- reads raw frames from standard input, which is a terminal; see the ffmpeg line in the README"
@@ -120,11 +131,11 @@ def _check_sources(paths: Sequence[str], lengths: Iterable[Length], *, is_stream
         )
 
 
-def _check_annotated(annotated: str, paths: Sequence[str], overwrite: bool) -> None:
-    """Raises UserError for an annotated video that cannot be written."""
+def _check_annotated_file(name: str, paths: Sequence[str], overwrite: bool) -> None:
+    """Raises UserError if the annotated video cannot be written."""
     if len(paths) != 1 or paths[0] == "-" or is_camera(paths[0]):
-        raise UserError(f"--annotate {annotated} is for one video file; give one")
-    out = Path(annotated)
+        raise UserError(f"--annotate {name} is for one video file; give one")
+    out = Path(name)
     if out.exists() and (not overwrite or out.is_dir()):
         raise UserError(f"{out} exists; --overwrite replaces a file")
     if not out.absolute().parent.is_dir():

@@ -13,11 +13,11 @@ from pipelines.core.text import percent
 
 __all__ = ["predictions_table"]
 
-_MOST_SEGMENTS = 40
+_MAX_SEGMENTS = 40
 
 
 def predictions_table(result: dict[str, Any]) -> RenderableType:
-    """A table: video, label, probability, runners-up; and the segments of those that have some."""
+    """A table with the label, its probability and the next best classes of each video, and the segments, if any."""
     videos, names = result["videos"], _names([video["path"] for video in result["videos"]])
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("video", overflow="fold")
@@ -28,7 +28,7 @@ def predictions_table(result: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [table]
     for name, video in zip(names, videos, strict=True):
         if "error" in video:
-            # In full it has been told already.
+            # The full message has been logged.
             reason = video["error"].removeprefix(repr(video["path"])[1:-1]).strip(" :").split(":")[0]
             table.add_row(Text(name), "-", "-", Text(f"error: {reason}"), "-")
             continue
@@ -46,7 +46,7 @@ def _segments(name: str, segments: list[dict[str, Any]]) -> Iterator[RenderableT
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for head, side in (("seconds" if is_timed else "frames", "right"), ("label", "left"), ("probability", "right")):
         table.add_column(head, justify=side)  # type: ignore[arg-type]
-    for segment in segments[:_MOST_SEGMENTS]:
+    for segment in segments[:_MAX_SEGMENTS]:
         span = f"{segment['start_frame']:,} to {segment['end_frame']:,}"
         if is_timed:
             span = f"{segment['start_s']:.1f} to {segment['end_s']:.1f}"
@@ -54,8 +54,8 @@ def _segments(name: str, segments: list[dict[str, Any]]) -> Iterator[RenderableT
         table.add_row(span, Text(segment["label"] or "(none)"), percent(share))
     yield Text(f"{name}, {len(segments):,} segments")
     yield table
-    if len(segments) > _MOST_SEGMENTS:
-        yield f"and {len(segments) - _MOST_SEGMENTS:,} more: --json has all"
+    if len(segments) > _MAX_SEGMENTS:
+        yield f"and {len(segments) - _MAX_SEGMENTS:,} more; --json lists all"
 
 
 def _ranked(entry: dict[str, Any], number: int) -> list[tuple[str, float]]:
@@ -63,9 +63,9 @@ def _ranked(entry: dict[str, Any], number: int) -> list[tuple[str, float]]:
 
 
 def _names(paths: list[str]) -> list[str]:
-    """As short as they can be told apart: so many last parts of each as it takes."""
-    most = max(len(Path(path).parts) for path in paths)
-    for number in range(1, most + 1):
+    """The paths, each shortened to its last parts, as many as needed to tell them apart."""
+    max_parts = max(len(Path(path).parts) for path in paths)
+    for number in range(1, max_parts + 1):
         names = [str(Path(*Path(path).parts[-number:])) for path in paths]
         if len(set(names)) == len(set(paths)):
             break

@@ -1,1 +1,1 @@
-"""Video files to uint8 frames, in child processes that may crash."""
+"""Decode video files to uint8 frames, in child processes that may crash."""

@@ -1,9 +1,10 @@
-"""A video with what a model says of it written on it.
+"""Write text onto a copy of a video.
 
-Legend: H W picture height and width in pixels.
+Legend: H W image height and width in pixels.
 """
 
 import bisect
+import contextlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -13,79 +14,90 @@ import cv2
 import numpy as np
 
 from pipelines.core.errors import StepError
-from pipelines.video.decode import pictures
+from pipelines.video.errors import RejectedError
+from pipelines.video.sampling import Sampling
+from pipelines.video.worker import IsolatedDecoder
 
 __all__ = ["annotate"]
 
 
-# Where the file does not say.
-_FPS = 25.0
-# MPEG-4, which every build of OpenCV writes.
+# For files that do not give a frame rate.
+_DEFAULT_FPS = 25.0
+# MPEG-4, which every build of OpenCV can write.
 _CODEC = "mp4v"
-_SMALLEST_TEXT = 12
+_MIN_TEXT_SIZE = 12
 
 
-def annotate(video: str | Path, out: Path, words: Sequence[tuple[float, str]]) -> int:
-    """Writes the pictures of a video in their own size, without sound, with words on them; whole or not at all.
+def annotate(video: str | Path, out: Path, captions: Sequence[tuple[float, str]], *, time_limit_s: float) -> int:
+    """Copies the images of a video in their own size, without sound, with captions; writes all of it or nothing.
 
     Args:
-        video: The file.
-        out: An .mp4 file to be (MPEG-4).
-        words: From which second on which words are shown, in order.
+        video: The file; it is decoded in a child process.
+        out: The .mp4 file to write (MPEG-4).
+        captions: Texts, each with the second from which it is shown, in order.
+        time_limit_s: For each block of frames.
 
     Returns:
-        The number of pictures.
+        The number of images.
 
     Raises:
-        RejectedError: the video does not open.
-        StepError: the file can't be written: no room on the disk, say.
+        RejectedError: the video cannot be decoded.
+        StepError: the file cannot be written, for example because the disk is full.
     """
-    fps, each = pictures(os.fspath(video))
-    starts, num_pictures = [start for start, _ in words], 0
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.absolute().parent) as folder:
-        file, writer = os.path.join(folder, "video.mp4"), cv2.VideoWriter()
-        try:
-            for seconds, picture in each:
-                if not num_pictures:
-                    size = picture.shape[1::-1]
-                    writer.open(file, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*_CODEC), fps or _FPS, size)
-                shown = picture if picture.shape[1::-1] == size else cv2.resize(picture, size)
-                # Times are rounded in files.
-                number = bisect.bisect(starts, seconds + 1e-4) - 1
-                writer.write(_written(shown, words[number][1] if number >= 0 else ""))
-                num_pictures += 1
-        finally:
-            writer.release()
-        # OpenCV does not say when a disk is full.
-        capture = cv2.VideoCapture(file)
-        num_written = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
-        capture.release()
-        if not num_pictures or num_written < num_pictures:
-            raise StepError(f"{out}: {num_written:,} of {num_pictures:,} pictures could be written; is the disk full?")
+    with (
+        IsolatedDecoder(time_limit_s) as decoder,
+        tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.absolute().parent) as folder,
+    ):
+        file = os.path.join(folder, "video.mp4")
+        num_images = _write_copy(video, file, captions, decoder)
+        # OpenCV does not report that a disk is full.
+        num_written = decoder.count_frames(file)
+        if num_written < num_images:
+            raise StepError(f"{out}: {num_written:,} of {num_images:,} images could be written; is the disk full?")
         os.replace(file, out)
-    return num_pictures
+    return num_images
 
 
-def _written(picture: np.ndarray, text: str) -> np.ndarray:
-    """A copy with white text on a dark strip along the lower edge."""
-    picture = picture.copy()
+def _write_copy(video: str | Path, file: str, captions: Sequence[tuple[float, str]], decoder: IsolatedDecoder) -> int:
+    stream = decoder.stream(video, None, Sampling())
+    starts, num_images = [start for start, _ in captions], 0
+    size = (stream.frame.width, stream.frame.height)
+    writer = cv2.VideoWriter(file, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*_CODEC), stream.fps or _DEFAULT_FPS, size)
+    with contextlib.closing(stream.frames), contextlib.ExitStack() as stack:
+        stack.callback(writer.release)
+        try:
+            for seconds, frame in stream.frames:
+                # Times in files are rounded.
+                number = bisect.bisect(starts, seconds + 1e-4) - 1
+                writer.write(_with_caption(frame, captions[number][1] if number >= 0 else ""))
+                num_images += 1
+        except RejectedError as error:
+            # Sampling may have accepted the part that is there.
+            if error.reason != "truncated":
+                raise
+    return num_images
+
+
+def _with_caption(frame: np.ndarray, text: str) -> np.ndarray:
+    """A BGR copy of an RGB frame, with white text on a dark strip along the lower edge."""
+    image: np.ndarray = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
     if not text:
-        return picture
-    height, width = picture.shape[:2]
-    points = max(_SMALLEST_TEXT, height // 16)
-    while points > 6 and _width(text, points) > width - points:
+        return image
+    height, width = image.shape[:2]
+    points = max(_MIN_TEXT_SIZE, height // 16)
+    while points > 6 and _text_width(text, points) > width - points:
         points -= 1
     top = max(0, height - 2 * points)
-    picture[top:] //= 4
-    place = (points // 2, min(height - 2, top + round(1.4 * points)))
+    image[top:] //= 4
+    position = (points // 2, min(height - 2, top + round(1.4 * points)))
     if hasattr(cv2, "FontFace"):
-        cv2.putText(picture, text, place, (255, 255, 255), cv2.FontFace("sans"), points)
+        cv2.putText(image, text, position, (255, 255, 255), cv2.FontFace("sans"), points)
     else:
-        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, points / 30, (255, 255, 255), 1, cv2.LINE_AA)
-    return picture
+        cv2.putText(image, text, position, cv2.FONT_HERSHEY_SIMPLEX, points / 30, (255, 255, 255), 1, cv2.LINE_AA)
+    return image
 
 
-def _width(text: str, points: int) -> int:
+def _text_width(text: str, points: int) -> int:
     if hasattr(cv2, "FontFace"):
         return int(cv2.getTextSize((9999, 9999), text, (0, 0), cv2.FontFace("sans"), points)[2])
     return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, points / 30, 1)[0][0])

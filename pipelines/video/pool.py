@@ -1,4 +1,4 @@
-"""Several videos at once: a thread for each core, and for each thread a decoding process of its own."""
+"""Work on several videos at a time: one thread per core, each with a decoding process of its own."""
 
 import contextlib
 import os
@@ -23,35 +23,35 @@ def on_all_cores(
     work: Callable[[T, IsolatedDecoder], R],
     *,
     time_limit_s: float,
-    let_go: Callable[[], None] = lambda: None,
+    cancel: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, R]]:
-    """The number of each item and what `work` makes of it, as they are done. torch has one thread for each meanwhile.
+    """Yields the index and the result of each item as it completes; meanwhile torch uses one thread per worker.
 
     Args:
-        items: Videos, say.
-        work: From an item and a decoder, which nobody else uses meanwhile, to a result. What it raises is raised here,
-            and items that have not been begun are let go.
+        items: For example, paths of videos.
+        work: Computes the result of an item, with a decoder that no other thread uses. An exception is raised here,
+            and items that have not been started are cancelled.
         time_limit_s: Of the decoders, for a video.
-        let_go: Called at the end, or when something was raised here (Ctrl-C, say): what is being worked on may stop.
+        cancel: Called at the end, also after an exception (such as Ctrl-C); it may make running calls stop early.
     """
     num_workers = min(len(items), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
-    free: queue.SimpleQueue[IsolatedDecoder] = queue.SimpleQueue()
+    free_decoders: queue.SimpleQueue[IsolatedDecoder] = queue.SimpleQueue()
     with contextlib.ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(1)
         for _ in range(num_workers):
-            free.put(stack.enter_context(IsolatedDecoder(time_limit_s)))
-        pool = ThreadPoolExecutor(max(1, num_workers), initializer=torch.set_num_threads, initargs=(1,))
-        stack.callback(pool.shutdown, cancel_futures=True)
-        stack.callback(let_go)
+            free_decoders.put(stack.enter_context(IsolatedDecoder(time_limit_s)))
+        threads = ThreadPoolExecutor(max(1, num_workers), initializer=torch.set_num_threads, initargs=(1,))
+        stack.callback(threads.shutdown, cancel_futures=True)
+        stack.callback(cancel)
 
         def call(item: T) -> R:
-            decoder = free.get()
+            decoder = free_decoders.get()
             try:
                 return work(item, decoder)
             finally:
-                free.put(decoder)
+                free_decoders.put(decoder)
 
-        numbers = {pool.submit(call, item): number for number, item in enumerate(items)}
-        for future in as_completed(numbers):
-            yield numbers[future], future.result()
+        indices = {threads.submit(call, item): index for index, item in enumerate(items)}
+        for future in as_completed(indices):
+            yield indices[future], future.result()

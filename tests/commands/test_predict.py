@@ -13,16 +13,16 @@ import torch
 
 import ttrnn
 from pipelines import predict
-from pipelines.core.errors import StepError, UserError
+from pipelines.core.errors import UserError
 from pipelines.data import demo_videos as demo
 from pipelines.evaluation.classifier import open_classifier
-from pipelines.inference import recognizer as one_video
+from pipelines.inference import recognizer
 from pipelines.inference.table import _names
-from pipelines.video import sources as frames
-from pipelines.video.decode import RejectedError, decode
+from pipelines.video.decode import decode
+from pipelines.video.errors import RejectedError
 from pipelines.video.frame import FrameSize
-from pipelines.video.overlay import annotate
 from pipelines.video.sampling import Sampling
+from pipelines.video.sources import open_camera
 from pipelines.video.windows import Length
 from pipelines.video.worker import IsolatedDecoder
 from ttrnn.export import export_onnx_clip, export_onnx_step
@@ -123,7 +123,7 @@ def test_windows_are_classified_as_clips_of_their_own_and_their_mean_is_the_vide
 def test_a_long_video_gives_what_it_gives_as_a_whole_and_is_not_held(videos, model, capsys, monkeypatch):
     path = sorted(videos.glob("*/*.avi"))[0]
     whole = [windowed(capsys, model, path, *words) for words in ([], ["--window", "5"])]
-    monkeypatch.setattr(one_video, "_WHOLE_BYTES", 0)
+    monkeypatch.setattr(recognizer, "_WHOLE_BYTES", 0)
     monkeypatch.setattr(IsolatedDecoder, "decode", lambda *_: pytest.fail("it was held as a whole"))
     for words, expected in zip(([], ["--window", "5"]), whole, strict=True):
         found = windowed(capsys, model, path, *words)
@@ -135,14 +135,14 @@ def test_a_long_video_gives_what_it_gives_as_a_whole_and_is_not_held(videos, mod
         assert found == expected
 
 
-def test_a_long_video_is_let_go_when_its_result_is_not_wanted_any_more(videos, model):
+def test_the_prediction_of_a_long_video_can_be_cancelled(videos, model):
     path = sorted(videos.glob("*/*.avi"))[0]
-    recogniser = one_video.Recogniser(open_classifier(model), Length(5, False), Length(5, False), None, None)
+    predictor = recognizer.Recognizer(open_classifier(model), Length(5, False), Length(5, False), None, None)
     with IsolatedDecoder(60) as decoder:
-        assert recogniser.entry(str(path), decoder)["num_frames"] == 12
-        recogniser.let_go()
+        assert predictor.predict(str(path), decoder)["num_frames"] == 12
+        predictor.cancel()
         with pytest.raises(InterruptedError):
-            recogniser.entry(str(path), decoder)
+            predictor.predict(str(path), decoder)
 
 
 @pytest.fixture
@@ -238,8 +238,8 @@ def test_a_camera_is_streamed_until_it_is_interrupted(model, capsys, monkeypatch
 
 @pytest.mark.skipif(not Path("/dev/video0").exists(), reason="there is no camera")
 def test_a_real_camera_gives_frames():
-    with frames.camera(0, FrameSize(48, 32, 1), Sampling()) as source:
-        assert next(source.each).shape == (32, 48, 1)
+    with open_camera(0, FrameSize(48, 32, 1), Sampling()) as source:
+        assert next(source.frames).shape == (32, 48, 1)
 
 
 def test_the_label_is_written_on_a_copy_of_the_video(videos, model, tmp_path, capsys):
@@ -265,14 +265,6 @@ def test_a_video_that_does_not_decode_leaves_the_annotated_one_as_it_was(model, 
     assert run(capsys, predict.main, model, bad, "--annotate", out, "--overwrite")[0] == 1
     assert out.read_bytes() == b"older"
     assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_what_can_t_be_written_is_told_and_leaves_nothing(videos, tmp_path, monkeypatch):
-    path = sorted(videos.glob("*/*.avi"))[0]
-    monkeypatch.setattr("pipelines.video.overlay._CODEC", "none")
-    with pytest.raises(StepError, match="0 of 12 pictures"):
-        annotate(path, tmp_path / "out.mp4", [(0.0, "up")])
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

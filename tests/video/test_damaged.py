@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.video.decode import RejectedError, decode
+from pipelines.video.decode import decode
+from pipelines.video.errors import RejectedError
 from pipelines.video.frame import FrameSize
 from pipelines.video.sampling import Sampling
 from pipelines.video.worker import IsolatedDecoder

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from pipelines.video import decode as module
-from pipelines.video.decode import REASONS, RejectedError, decode, decode_stream
+from pipelines.video.decode import decode, open_images
+from pipelines.video.errors import REASONS, RejectedError
 from pipelines.video.frame import FrameSize
 from pipelines.video.sampling import Sampling
 from pipelines.video.worker import IsolatedDecoder
@@ -339,18 +340,19 @@ def test_real_files_with_wrong_headers_are_kept(file: str, num_frames: int) -> N
     [Sampling(), Sampling(max_frames=7), Sampling(fps=12.5), Sampling(every=4), Sampling(every=4, max_frames=3)],
     ids=["all", "max_frames", "fps", "every", "every and max_frames"],
 )
-def test_frames_of_a_stream_are_those_of_the_clip(video: Path, sampling: Sampling) -> None:
-    rate, *parts = map(bytes, decode_stream(str(video), RGB, sampling))
-    expected = decode(video, RGB, sampling)
-    assert np.frombuffer(rate)[0] == pytest.approx(expected.fps)
-    assert b"".join(parts) == expected.frames.tobytes()
+def test_images_of_a_video_are_those_of_the_clip(video: Path, sampling: Sampling) -> None:
+    fps, images = open_images(str(video), sampling)
+    clip = decode(video, FrameSize(48, 32, 3), sampling)
+    assert fps == pytest.approx(clip.fps)
+    # OpenCV has BGR.
+    np.testing.assert_array_equal([image[..., ::-1].copy() for _, image in images], clip.frames)
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "headers only", "half"])
-def test_a_bad_file_gives_a_stream_the_reason_that_it_gives_a_clip(tmp_path: Path, kind: str) -> None:
+def test_images_of_a_bad_file_end_with_the_reason_of_the_clip(tmp_path: Path, kind: str) -> None:
     file = write_bad(tmp_path, kind)
     reasons = []
-    for work in (lambda: decode(file, RGB, Sampling()), lambda: list(decode_stream(str(file), RGB, Sampling()))):
+    for work in (lambda: decode(file, RGB, Sampling()), lambda: list(open_images(str(file), Sampling())[1])):
         with pytest.raises(RejectedError) as error:
             work()
         reasons.append(error.value.reason)

@@ -1,52 +1,67 @@
-"""pipelines/frames.py: frames one after another; a decoding process that dies or hangs costs its video only."""
+"""Sources of frames: videos in a child process, raw bytes, windows."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipelines.video import sources as frames
-from pipelines.video.decode import RejectedError, decode
+from pipelines.video.decode import decode
+from pipelines.video.errors import RejectedError, VideoError
 from pipelines.video.frame import FrameSize
 from pipelines.video.sampling import Sampling
+from pipelines.video.sources import open_raw, open_video
 from pipelines.video.windows import windows
-from tests.videos import haunt_children, numbered, read_numbers, write_video
+from pipelines.video.worker import IsolatedDecoder
+from tests.videos import numbered, patch_decoding_processes, read_numbers, write_video
 
 RGB = FrameSize(24, 16, 3)
 
 
-def children() -> set[str]:
-    """Processes of this one, zombies included."""
-    found = (task / "children" for task in Path("/proc/self/task").iterdir())
-    return {pid for file in found for pid in file.read_text().split()}
-
-
-def test_frames_of_a_process_are_those_of_the_clip_and_it_ends_with_the_block(tmp_path: Path) -> None:
-    before = children()
+def test_a_video_gives_the_frames_of_the_clip_and_frees_the_decoder_when_left_early(tmp_path: Path) -> None:
     file = write_video(tmp_path / "numbered.avi", numbered(40))
-    with frames.video(file, RGB, Sampling(every=2), 60) as source:
-        assert children() > before
-        assert source.fps == pytest.approx(12.5)
-        found = np.stack([frame.copy() for frame in source.each])
-    np.testing.assert_array_equal(found, decode(file, RGB, Sampling(every=2)).frames)
-    with frames.video(file, RGB, Sampling(), 60) as source:
-        assert read_numbers(next(source.each)[None]) == [0]
-    # It was killed, and waited for, at the block's end.
-    assert children() <= before
+    with IsolatedDecoder(60) as decoder:
+        with open_video(file, RGB, Sampling(every=2), decoder) as source:
+            assert source.fps == pytest.approx(12.5)
+            found = np.stack([frame.copy() for frame in source.frames])
+        np.testing.assert_array_equal(found, decode(file, RGB, Sampling(every=2)).frames)
+        with open_video(file, RGB, Sampling(), decoder) as source:
+            assert read_numbers(next(source.frames)[None]) == [0]
+        assert len(decoder.decode(file, RGB, Sampling()).frames) == 40
 
 
 @pytest.mark.parametrize(("word", "reason"), [("crash", "crashed"), ("hang ", "timed_out"), ("text ", "unreadable")])
-def test_a_process_that_dies_or_hangs_is_a_reason(
+def test_a_decoder_that_crashes_or_hangs_is_a_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, reason: str
 ) -> None:
-    haunt_children(tmp_path, monkeypatch)
+    patch_decoding_processes(tmp_path, monkeypatch)
     file = tmp_path / "bad.avi"
     file.write_text(word)
-    # Long enough to start in.
-    limit_s = 6 if reason == "timed_out" else 60
-    with pytest.raises(RejectedError) as error, frames.video(file, RGB, Sampling(), limit_s):
+    with (
+        IsolatedDecoder(1 if reason == "timed_out" else 60) as decoder,
+        pytest.raises(RejectedError) as error,
+        open_video(file, RGB, Sampling(), decoder),
+    ):
         pass
     assert error.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "num_frames", "message"),
+    [(3 * RGB.size, 3, None), (0, 0, "0 bytes of frame 1"), (3 * RGB.size + 5, 3, "5 bytes of frame 4")],
+    ids=["whole frames", "empty", "cut within a frame"],
+)
+def test_raw_bytes_are_frames_and_an_incomplete_frame_is_an_error(
+    tmp_path: Path, num_bytes: int, num_frames: int, message: str | None
+) -> None:
+    content = np.arange(num_bytes).astype(np.uint8).tobytes()
+    (tmp_path / "raw").write_bytes(content)
+    found = []
+    expected = pytest.raises(VideoError, match=message) if message else contextlib.nullcontext()
+    with (tmp_path / "raw").open("rb") as file, expected:
+        found.extend(frame.tobytes() for frame in open_raw(file.fileno(), RGB).frames)
+    assert b"".join(found) == content[: num_frames * RGB.size]
+    assert len(found) == num_frames
 
 
 @pytest.mark.parametrize(
