@@ -10,10 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from pipelines.training.launcher import Training
+from pipelines.training.options import TrainOptions
 from pipelines.tuning import display as screens
 from pipelines.tuning.display import Screen, tune_callback
 from pipelines.tuning.progress import totals
-from pipelines.tuning.sweep_directory import Trial
+from pipelines.tuning.trial import Trial
 from tests.tuning.test_progress import SMALL, point, text_of
 
 
@@ -69,9 +71,9 @@ def test_what_an_earlier_command_has_ended_counts_as_done(plain):
 
 
 def test_a_running_trial_is_shown_as_far_as_it_is_until_it_ends(plain):
-    plain.started(Trial(trial="0000", state="running", config=SMALL))
-    plain.epoch("0000", 5, val_metric=0.5, num_params=1234)
-    plain.epoch("0000", 6, val_metric=0.625, num_params=1234)
+    plain.started(Trial(trial="0000", state="running", config=SMALL, num_params=1234))
+    plain.epoch("0000", 5, val_metric=0.5)
+    plain.epoch("0000", 6, val_metric=0.625)
     plain.epoch("0007", 1, val_metric=0.5)
     words = " ".join(text_of(plain.state, 80, 24).split())
     assert "0000 1,234 62.5% 6/16 gru 8x20x20x18 → 4x4x4x4" in words
@@ -213,7 +215,9 @@ def test_tune_tells_the_screen_what_its_trials_do(plain, tmp_path, caplog):
         out = tmp_path / name
         out.mkdir()
         (out / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
-        config = {"trial": name, "train": SMALL | {"out": str(out)}, "num_params": 900}
+        options = TrainOptions(shards="shards", out=str(out))
+        training = Training(name=name, options=options, model=SimpleNamespace(num_params=900), memory_bytes=0)
+        config = {"training": training}
         return SimpleNamespace(config=config, last_result={}, get_error=lambda: "Traceback\nRuntimeError: no luck\n")
 
     known = {"num_params": 900, "val_metric": 0.5, "epochs": 2, "config": SMALL}
@@ -224,10 +228,10 @@ def test_tune_tells_the_screen_what_its_trials_do(plain, tmp_path, caplog):
     for one in (first, second, third):
         callback.on_trial_start(1, [], one)
     assert plain.state.running["0000"].num_params == 900
-    callback.on_trial_result(1, [], first, {"epoch": 2, "val_metric": 0.5, "num_params": 900})
+    callback.on_trial_result(1, [], first, {"epoch": 2, "best_val_metric": 0.5})
     assert (plain.state.running["0000"].epochs, plain.state.running["0000"].val_metric) == (2, 0.5)
     # Its node can't keep its files: it is begun again on another.
-    first.last_result = {"epoch": 0, "val_metric": 0.0, "unfit": "no room"}
+    first.last_result = {"epoch": 0, "best_val_metric": 0.0, "problem": "no room", "unfit_node": "b"}
     callback.on_trial_result(1, [], first, first.last_result)
     callback.on_trial_complete(1, [], first)
     assert plain.state.running["0000"].epochs == 2

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from pipelines.tuning.frontier import IDEAL, WORST, dense_baseline, frontier, hypervolume, knee
-from pipelines.tuning.sweep_directory import Replication, Trial
+from pipelines.tuning.trial import Replication, Trial
 
 
 def point(trial: str, num_params: int | None, val_metric: float | None, state: str = "complete") -> Trial:

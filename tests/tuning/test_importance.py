@@ -11,7 +11,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from pipelines.tuning.importance import edges, importances, num_rejected, read_study
-from pipelines.tuning.sweep_directory import Trial
+from pipelines.tuning.trial import Trial
 
 SPACE: dict[str, BaseDistribution] = {
     "lr": FloatDistribution(1e-3, 1e-1, log=True),
@@ -49,14 +49,14 @@ def test_choices_and_rejections_are_read_by_the_names_of_trials(tmp_path: Path) 
         else:
             one.set_user_attr("rejected", reason)
             study.tell(one, state=TrialState.PRUNED)
-    found = read_study(tmp_path)
+    found = read_study(tmp_path / "study.journal")
     assert list(found) == ["0000", "0001", "0002", "0003"]
     assert found["0000"].params == {"rank": 2}
     assert (num_rejected(found, "too_large"), num_rejected(found, "duplicate")) == (2, 1)
 
 
 def test_sweep_without_a_journal_has_no_choices_and_none_is_made(tmp_path: Path) -> None:
-    assert read_study(tmp_path) == {}
+    assert read_study(tmp_path / "study.journal") == {}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -65,7 +65,7 @@ def test_a_damaged_journal_costs_no_more_than_the_choices(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
 ) -> None:
     (tmp_path / "study.journal").write_text(text)
-    assert read_study(tmp_path) == {}
+    assert read_study(tmp_path / "study.journal") == {}
     assert "study.journal cannot be read" in caplog.text
 
 
@@ -73,7 +73,7 @@ def test_half_a_line_at_the_end_of_a_journal_that_is_written_is_passed_over(tmp_
     make_study(tmp_path).ask()
     with (tmp_path / "study.journal").open("a") as file:
         file.write('{"op_code": 4, "wor')
-    assert list(read_study(tmp_path)) == ["0000"]
+    assert list(read_study(tmp_path / "study.journal")) == ["0000"]
 
 
 def test_what_matters_has_the_larger_share(tmp_path: Path) -> None:

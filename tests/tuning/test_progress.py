@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from pipelines.tuning.progress import State, draw, time_left_s
-from pipelines.tuning.sweep_directory import Trial
+from pipelines.tuning.trial import Trial
 
 SMALL = {
     "cell": "gru",

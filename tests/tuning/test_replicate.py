@@ -1,23 +1,22 @@
 """Points trained again with fresh seeds: what is run, what is not run twice, and what the frontier is after it."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipelines.cluster.slots import Slots
 from pipelines.core.errors import UserError
 from pipelines.data.dataset import ShardDataset
-from pipelines.training.launcher import Run
+from pipelines.training.launcher import Queue
 from pipelines.training.options import TrainOptions
-from pipelines.training.run_directory import claim_run
+from pipelines.training.run_directory import RunDirectory
 from pipelines.training.setup import model_config
-from pipelines.tuning import replicate as confirming
 from pipelines.tuning.frontier import frontier
-from pipelines.tuning.replicate import confirm, points_to_confirm
-from pipelines.tuning.replication import draw
-from pipelines.tuning.sweep_directory import read_trials
+from pipelines.tuning.replicate import points_to_replicate, replicate
+from pipelines.tuning.replication import DrawnFrontier, draw_frontier
+from pipelines.tuning.sweep_directory import SweepDirectory
 from tests.commands.test_pareto import make_sweep
 from tests.shards import make_shards
 
@@ -33,7 +32,7 @@ Values = dict[tuple[str, int], float]
 
 
 class FakeRuns:
-    """Stands in for run_all: leaves what a run leaves, without having trained; None as a value stands for a failure."""
+    """Stands in for run_trainings: leaves what a run leaves, without training; None as a value stands for a failure."""
 
     def __init__(self) -> None:
         self.values: dict[tuple[str, int], float | None] = {}
@@ -42,39 +41,39 @@ class FakeRuns:
         self.tested: dict[str, bool] = {}
         self.stop_after = 10**9
 
-    def __call__(self, runs: list[Run], needs: dict[Run, int], **resources: Any) -> Iterator[tuple[Run, Any]]:
-        names = [Path(run.train.out).name for run in runs]
-        self.calls.append(names)
-        for name, run in zip(names, runs, strict=True):
-            assert needs[run] > 1 << 20
+    def __call__(self, queue: Queue, slots: Slots, **kwargs: Any) -> int:
+        self.calls.append([])
+        while (training := queue.next([])) is not None:
+            assert training.memory_bytes > 1 << 20
             if len(self.seen) == self.stop_after:
                 raise KeyboardInterrupt
-            self.seen[name] = run.train
-            self.tested[name] = run.is_tested
-            value = self.values.get((run.model, run.train.seed), 0.5)
-            if value is None:
-                yield run, {"state": "failed", "error": "worker died"}
-                continue
-            yield run, self.write(run, value)
+            self.calls[-1].append(training.name)
+            self.seen[training.name], self.tested[training.name] = training.options, training.has_test_split
+            trial = training.name.rpartition("-s")[0]
+            value = self.values.get((trial, training.options.seed), 0.5)
+            if value is not None:
+                self.write(RunDirectory(training.options.out), value)
+            queue.ended(training, "worker died" if value is None else None)
+        return 0
 
-    def write(self, run: Run, value: float) -> dict[str, Any]:
-        result = {
-            "state": "complete",
-            "val_metric": value,
-            "val_interval": [value - 0.1, value + 0.1],
-            "value": value - 0.05,
-            "interval": [value - 0.15, value + 0.05],
-            "error": None,
-        }
-        Path(run.train.out).mkdir(parents=True, exist_ok=True)
-        run.result_path.write_text(json.dumps(result))
-        return result
+    def write(self, run: RunDirectory, value: float) -> None:
+        run.path.mkdir(parents=True, exist_ok=True)
+        run.write_result(
+            {
+                "state": "complete",
+                "val_metric": value,
+                "val_interval": [value - 0.1, value + 0.1],
+                "value": value - 0.05,
+                "interval": [value - 0.15, value + 0.05],
+                "error": None,
+            }
+        )
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRuns:
     runs = FakeRuns()
-    monkeypatch.setattr(confirming, "run_all", runs)
+    monkeypatch.setattr("pipelines.tuning.replicate.run_trainings", runs)
     return runs
 
 
@@ -88,22 +87,30 @@ def sweep_of(path: Path, shards: Path, **options: dict[str, Any]) -> Path:
     sweep = make_sweep(path / "sweep", TRIALS, shards=str(shards))
     for name in TRIALS:
         train = TrainOptions(shards=str(shards), out="x", **(SMALL | options.get(name, {})))
-        claim_run(sweep / "trials" / name, train, model_config(train, ShardDataset.open(shards)))
+        RunDirectory(sweep / "trials" / name).claim(train, model_config(train, ShardDataset.open(shards)))
     return sweep
 
 
 def points(sweep: Path) -> list[Any]:
-    return frontier(read_trials(sweep))
+    return frontier(SweepDirectory(sweep).finished_trials())
+
+
+def redrawn(sweep: Path) -> DrawnFrontier:
+    return draw_frontier(SweepDirectory(sweep), SweepDirectory(sweep).finished_trials())
+
+
+def again(sweep: Path, chosen: list[Any], seeds: list[int], **kwargs: Any) -> list[dict[str, Any]]:
+    return replicate(SweepDirectory(sweep), chosen, seeds, Slots(2, "CPU", 1.0, 1e12), **kwargs)
 
 
 def drawn(sweep: Path) -> tuple[list[str], list[str]]:
-    found = draw(sweep, read_trials(sweep))
+    found = redrawn(sweep)
     return [point.trial for point in found.points], [point.trial for point in found.not_replicated]
 
 
 def test_each_point_is_trained_again_as_it_was_with_each_seed(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
     sweep = sweep_of(tmp_path, shards, b={"ranks": "3", "num_workers": 2, "batch_size": 4})
-    assert confirm(sweep, points(sweep), [1, 2]) == []
+    assert again(sweep, points(sweep), [1, 2]) == []
     assert fake.calls == [["a-s1", "b-s1", "c-s1", "a-s2", "b-s2", "c-s2"]]
     train = fake.seen["b-s2"]
     assert (train.seed, train.ranks, train.epochs, train.precision) == (2, "3", 2, "float32")
@@ -116,14 +123,14 @@ def test_what_is_done_is_not_run_again(tmp_path: Path, shards: Path, fake: FakeR
     sweep = sweep_of(tmp_path, shards)
     fake.stop_after = 4
     with pytest.raises(KeyboardInterrupt):
-        confirm(sweep, points(sweep), [1, 2])
-    assert draw(sweep, read_trials(sweep)).replications is None
+        again(sweep, points(sweep), [1, 2])
+    assert redrawn(sweep).replications is None
     fake.stop_after = 10**9
-    confirm(sweep, points(sweep), [1, 2])
+    again(sweep, points(sweep), [1, 2])
     assert fake.calls[1] == ["b-s2", "c-s2"]
-    confirm(sweep, points(sweep), [1, 2, 3])
+    again(sweep, points(sweep), [1, 2, 3])
     assert fake.calls[2:] == [["a-s3", "b-s3", "c-s3"]]
-    confirmed = draw(sweep, read_trials(sweep)).points[0].replication
+    confirmed = redrawn(sweep).points[0].replication
     assert confirmed is not None
     assert confirmed.seeds == [1, 2, 3]
 
@@ -132,13 +139,13 @@ def test_a_half_written_result_is_run_again(
     tmp_path: Path, shards: Path, fake: FakeRuns, caplog: pytest.LogCaptureFixture
 ) -> None:
     sweep = sweep_of(tmp_path, shards)
-    confirm(sweep, points(sweep), [1])
+    again(sweep, points(sweep), [1])
     (sweep / "confirm/b-s1/result.json").write_text('{"state": "comp')
     assert drawn(sweep) == (["a", "b", "c"], [])
-    assert "b still to be trained again" in caplog.text
-    confirm(sweep, points(sweep), [1])
+    assert "replications of b are missing" in caplog.text
+    again(sweep, points(sweep), [1])
     assert fake.calls[1:] == [["b-s1"]]
-    assert draw(sweep, read_trials(sweep)).replications is not None
+    assert redrawn(sweep).replications is not None
 
 
 def test_the_frontier_is_redrawn_from_the_means_and_the_lucky_ones_are_marked(
@@ -146,8 +153,8 @@ def test_the_frontier_is_redrawn_from_the_means_and_the_lucky_ones_are_marked(
 ) -> None:
     sweep = sweep_of(tmp_path, shards)
     fake.values = {("a", 1): 0.5, ("a", 2): 0.6, ("b", 1): 0.7, ("b", 2): 0.8, ("c", 1): 0.75, ("c", 2): 0.73}
-    confirm(sweep, points(sweep), [1, 2])
-    found = draw(sweep, read_trials(sweep))
+    again(sweep, points(sweep), [1, 2])
+    found = redrawn(sweep)
     assert drawn(sweep) == (["a", "b"], ["c"])
     assert [point.val_metric for point in found.points] == [0.6, 0.9]
     confirmed = found.points[1].replication
@@ -166,20 +173,20 @@ def test_a_run_that_fails_is_told_and_its_point_has_no_mean_of_the_others(
 ) -> None:
     sweep = sweep_of(tmp_path, shards)
     fake.values = {("a", 1): None, ("a", 2): 0.4, ("b", 1): None, ("b", 2): None, ("c", 1): 0.8, ("c", 2): 0.8}
-    failed = confirm(sweep, points(sweep), [1, 2])
+    failed = again(sweep, points(sweep), [1, 2])
     assert [(run["trial"], run["seed"], run["error"]) for run in failed] == [
         ("a", 1, "worker died"),
         ("b", 1, "worker died"),
         ("b", 2, "worker died"),
     ]
-    found = draw(sweep, read_trials(sweep))
+    found = redrawn(sweep)
     points_left, not_replicated = drawn(sweep)
     assert (points_left, sorted(not_replicated)) == (["c"], ["a", "b"])
     assert found.replications is not None
     assert found.replications["failed"] == failed
     assert all(point.replication is None for point in found.not_replicated)
     fake.values = {}
-    assert confirm(sweep, points(sweep), [1, 2]) == []
+    assert again(sweep, points(sweep), [1, 2]) == []
     assert fake.calls[1] == ["a-s1", "b-s1", "b-s2"]
 
 
@@ -188,16 +195,16 @@ def test_where_nothing_could_be_confirmed_single_values_stand(
 ) -> None:
     sweep = sweep_of(tmp_path, shards)
     fake.values = {(name, 1): None for name in TRIALS}
-    assert len(confirm(sweep, points(sweep), [1])) == 3
+    assert len(again(sweep, points(sweep), [1])) == 3
     assert drawn(sweep) == (["a", "b", "c"], [])
-    assert "not one point of the frontier could be confirmed" in caplog.text
+    assert "no point of the frontier could be replicated" in caplog.text
 
 
 def test_a_refined_point_is_trained_as_a_chain_anew(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
     chain = {"a": {"init": "/old/trials/b/model", "ranks": "1"}, "b": {"init": "/old/trials/d/model"}}
     sweep = sweep_of(tmp_path, shards, **chain)
-    confirm(sweep, points(sweep)[:1], [1, 2])
-    assert fake.calls == [["d-s1", "d-s2"], ["b-s1", "b-s2"], ["a-s1", "a-s2"]]
+    again(sweep, points(sweep)[:1], [1, 2])
+    assert fake.calls == [["d-s1", "b-s1", "a-s1", "d-s2", "b-s2", "a-s2"]]
     # The test split is looked at for the point alone.
     assert [name for name in fake.tested if fake.tested[name]] == ["a-s1", "a-s2"]
     assert fake.seen["d-s2"].init is None
@@ -208,50 +215,47 @@ def test_a_refined_point_is_trained_as_a_chain_anew(tmp_path: Path, shards: Path
 def test_a_chain_ends_where_one_of_it_fails(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
     sweep = sweep_of(tmp_path, shards, a={"init": "/old/trials/b/model"})
     fake.values = {("b", 1): None}
-    failed = confirm(sweep, points(sweep), [1, 2])
+    failed = again(sweep, points(sweep), [1, 2])
     assert [(run["trial"], run["seed"]) for run in failed] == [("b", 1), ("a", 1)]
-    assert fake.calls == [["b-s1", "c-s1", "b-s2", "c-s2"], ["a-s2"]]
+    assert failed[1]["error"] == "the model that it starts from has failed"
+    assert fake.calls == [["b-s1", "c-s1", "b-s2", "a-s2", "c-s2"]]
 
 
-def test_each_run_that_ends_is_told_as_a_trial(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
-    sweep, told, numbers = sweep_of(tmp_path, shards), [], []
+def test_the_number_of_runs_to_do_is_known_before_they_begin(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
+    sweep, numbers = sweep_of(tmp_path, shards), []
     fake.values = {("b", 1): None}
-    confirm(sweep, points(sweep), [1], on_start=numbers.append, on_end=told.append)
-    assert [(run.trial, run.state, run.error) for run in told] == [
-        ("a-s1", "complete", None),
-        ("b-s1", "failed", "worker died"),
-        ("c-s1", "complete", None),
-    ]
-    confirm(sweep, points(sweep), [1], on_start=numbers.append)
-    assert numbers == [3, 1]
+    again(sweep, points(sweep), [1], on_start=numbers.append)
+    again(sweep, points(sweep), [1], on_start=numbers.append)
+    again(sweep, points(sweep), [1], on_start=numbers.append)
+    assert numbers == [3, 1, 1]
 
 
 def test_new_points_of_a_grown_sweep_are_never_mixed_with_confirmed_ones(
     tmp_path: Path, shards: Path, fake: FakeRuns, caplog: pytest.LogCaptureFixture
 ) -> None:
     sweep = sweep_of(tmp_path, shards)
-    confirm(sweep, points(sweep), [1])
+    again(sweep, points(sweep), [1])
     summary = sweep / "trials/d/summary.json"
     summary.write_text(json.dumps({**json.loads(summary.read_text()), "val_metric": 0.99}))
     assert drawn(sweep) == (["a", "b", "c", "d"], [])
-    assert "d still to be trained again" in caplog.text
+    assert "replications of d are missing" in caplog.text
     fake.values = {("d", 1): 0.4}
-    confirm(sweep, points(sweep), [1])
+    again(sweep, points(sweep), [1])
     assert drawn(sweep) == (["a"], ["b", "c", "d"])
 
 
 def test_the_dense_baseline_is_confirmed_too(tmp_path: Path) -> None:
     dense = {"num_params": 9_000, "val_metric": 0.1, "config": {"input": "dense"}}
-    trials = read_trials(make_sweep(tmp_path, {**TRIALS, "e": dense}))
-    assert [trial.trial for trial in points_to_confirm(trials)] == ["a", "b", "c", "e"]
-    assert [trial.trial for trial in points_to_confirm(trials[:4])] == ["a", "b", "c"]
+    trials = SweepDirectory(make_sweep(tmp_path, {**TRIALS, "e": dense})).finished_trials()
+    assert [trial.trial for trial in points_to_replicate(trials)] == ["a", "b", "c", "e"]
+    assert [trial.trial for trial in points_to_replicate(trials[:4])] == ["a", "b", "c"]
 
 
 def test_a_point_without_its_options_is_refused(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
     sweep = sweep_of(tmp_path, shards)
     (sweep / "trials/b/config.json").unlink()
     with pytest.raises(UserError, match=r"trial b can't be trained again, .*config.json is missing; put it back"):
-        confirm(sweep, points(sweep), [1])
+        again(sweep, points(sweep), [1])
     assert fake.calls == []
 
 
@@ -259,7 +263,7 @@ def test_a_damaged_plan_leaves_single_values(
     tmp_path: Path, shards: Path, fake: FakeRuns, caplog: pytest.LogCaptureFixture
 ) -> None:
     sweep = sweep_of(tmp_path, shards)
-    confirm(sweep, points(sweep), [1])
+    again(sweep, points(sweep), [1])
     (sweep / "confirm/plan.json").write_text('{"see')
-    assert draw(sweep, read_trials(sweep)).replications is None
+    assert redrawn(sweep).replications is None
     assert "plan.json cannot be read" in caplog.text

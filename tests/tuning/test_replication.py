@@ -1,11 +1,12 @@
-"""The mean of several seeds and how sure it is; what frontier comes of it, test_confirm.py has."""
+"""The mean of several seeds and its interval; test_replicate.py has the frontier that is drawn from it."""
 
 import json
 
 import pytest
 
-from pipelines.tuning.replication import mean_interval, with_tests
-from pipelines.tuning.sweep_directory import Replication, Trial
+from pipelines.tuning.replication import mean_interval, with_test
+from pipelines.tuning.sweep_directory import SweepDirectory
+from pipelines.tuning.trial import Replication, Trial
 
 
 @pytest.mark.parametrize(
@@ -16,7 +17,7 @@ from pipelines.tuning.sweep_directory import Replication, Trial
         # Equal ones leave the clips: the mean of the margins.
         ([0.7, 0.7], [[0.6, 0.8], [0.5, 0.8]], [0.55, 0.8]),
         # 4.303 is Student's for 3; the spread is 0.1, over the root of 3.
-        ([0.4, 0.5, 0.6], [[0.4, 0.4], [0.5, 0.5], [0.6, 0.6]], [0.5 - 0.24843, 0.5 + 0.24843]),
+        ([0.4, 0.5, 0.6], [[0.4, 0.4], [0.5, 0.5], [0.6, 0.6]], [0.5 - 0.248414, 0.5 + 0.248414]),
         # Welch and Satterthwaite give 34.0 degrees of freedom below, 6.34 above: Student's points are 2.032 and 2.415.
         ([0.4, 0.5, 0.6], [[0.2, 0.5], [0.3, 0.6], [0.4, 0.7]], [0.5 - 0.23826, 0.5 + 0.18608]),
         # No metric is above 1.
@@ -29,7 +30,7 @@ def test_interval_of_a_mean_joins_seeds_and_clips(
 ) -> None:
     mean, bounds = mean_interval(values, intervals)
     assert mean == pytest.approx(sum(values) / len(values))
-    assert bounds == pytest.approx(expected, abs=2e-4)
+    assert bounds == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_point_that_only_its_fresh_seeds_bring_onto_the_frontier_is_tested_once(tmp_path):
@@ -47,7 +48,7 @@ def test_a_point_that_only_its_fresh_seeds_bring_onto_the_frontier_is_tested_onc
     nothing = {"val": [], "val_mean": 0.8, "val_interval": [0.7, 0.9], "test_mean": None, "test_interval": None}
     point = Trial(trial="a", state="complete", replication=Replication(seeds=[1, 2], test=[], **nothing))
     for _ in range(2):
-        confirmed = with_tests(tmp_path, point, evaluate).replication
+        confirmed = with_test(SweepDirectory(tmp_path), point, evaluate).replication
         assert (confirmed.test, confirmed.test_mean) == ([0.5, 0.7], pytest.approx(0.6))
         assert confirmed.val == [0.8, 0.8]
     assert looked_at == ["confirm/a-s1/model"]

@@ -1,8 +1,6 @@
-import json
-
 import pytest
 
-from pipelines.tuning.stopping import Curve, Judge, mark_stopped, read_curve
+from pipelines.tuning.stopping import Curve, Judge
 
 SLOW = (0.1, 0.1, 0.1, 0.1)
 FAST = (0.2, 0.5, 0.7, 0.8)
@@ -67,15 +65,14 @@ def test_trials_that_run_side_by_side_are_compared_at_the_epoch_both_have_come_t
     assert made.reason_to_stop(Curve("a", 10, (0.1, 0.1, 0.1)))
 
 
-def test_the_curve_of_a_run_is_its_best_so_far_and_half_a_line_does_not_count(tmp_path):
-    lines = [json.dumps({"epoch": epoch, "val_metric": value}) for epoch, value in enumerate((0.2, 0.5, 0.4), start=1)]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"val_met')
-    assert read_curve(tmp_path, 7) == Curve(tmp_path.name, 7, [0.2, 0.5, 0.5])
-    assert read_curve(tmp_path / "none", 7).best == []
+def test_a_curve_is_the_best_so_far():
+    assert Curve.of("a", 7, [0.2, 0.5, 0.4]) == Curve("a", 7, [0.2, 0.5, 0.5])
+    assert Curve.of("a", 7, []).best == []
 
 
-def test_a_stopped_run_says_so_and_why_and_keeps_what_it_said(tmp_path):
-    (tmp_path / "summary.json").write_text(json.dumps({"state": "running", "val_metric": 0.5}))
-    mark_stopped(tmp_path, "dominated")
-    content = json.loads((tmp_path / "summary.json").read_text())
-    assert content == {"state": "stopped", "val_metric": 0.5, "stopped_by": "dominated"}
+def test_a_trial_that_failed_is_no_rival():
+    made = judge(Curve("a", 900, FAST))
+    assert made.reason_to_stop(Curve("b", 1000, SLOW[:3]))
+    made.remove("a")
+    assert made.reason_to_stop(Curve("b", 1000, SLOW[:3])) is None
+    made.remove("a")

@@ -8,6 +8,7 @@ import pytest
 from pipelines.core.errors import UserError
 from pipelines.data.dataset import ShardDataset
 from pipelines.tuning.study import Search
+from pipelines.tuning.sweep_directory import SweepDirectory
 from tests.shards import make_shards
 
 SPACE = f"{__name__}:few"
@@ -45,7 +46,7 @@ def make(out, data, limits=None, **kwargs):
 
     arguments = {"space": SPACE, "num_trials": 4, "limits": limits or {}, "sampler": "random"} | kwargs
     out.mkdir(exist_ok=True)
-    return Search(out, data, {"epochs": 2, "seed": 0}, costs=costs, **arguments)
+    return Search(SweepDirectory(out), data, {"epochs": 2, "seed": 0}, costs=costs, **arguments)
 
 
 def finish(out, point, val_metric=0.5, state="complete"):
@@ -53,7 +54,7 @@ def finish(out, point, val_metric=0.5, state="complete"):
     directory = out / "trials" / point.name
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "summary.json").write_text(
-        json.dumps({"state": state, "val_metric": val_metric, "num_params": point.num_params})
+        json.dumps({"state": state, "val_metric": val_metric, "num_params": point.model.num_params})
     )
 
 
@@ -191,7 +192,7 @@ def test_the_study_is_told_the_truth_about_a_trial(tmp_path, data, state, told):
     search.settle(point.name)
     trial = search.trials()[int(point.name)]
     assert trial.state.name == told
-    assert trial.values == ([0.25, float(point.num_params)] if told == "COMPLETE" else None)
+    assert trial.values == ([0.25, float(point.model.num_params)] if told == "COMPLETE" else None)
 
 
 def test_a_crash_is_no_result_and_another_is_asked_for_when_the_sweep_is_resumed(tmp_path, data):

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from pipelines.core.errors import UserError
-from pipelines.tuning.sweep_directory import Trial, read_trial, read_trials
+from pipelines.training.run_directory import RunDirectory
+from pipelines.tuning.sweep_directory import SweepDirectory
+from pipelines.tuning.trial import Trial, read_trial
 from tests.commands.test_pareto import TRIALS, config, make_sweep
 from ttrnn.model import ModelConfig
 
 
 def test_trials_are_read_by_name_with_what_they_lack_as_none(tmp_path: Path) -> None:
-    trials = read_trials(make_sweep(tmp_path / "sweep"))
+    trials = SweepDirectory(make_sweep(tmp_path / "sweep")).finished_trials()
     assert [trial.trial for trial in trials] == sorted(TRIALS)
     assert trials[1] == Trial(
         trial="0001",
@@ -35,13 +37,13 @@ def test_unreadable_summary_counts_as_unfinished_and_the_log_says_so(
 ) -> None:
     sweep = make_sweep(tmp_path / "sweep")
     (sweep / "trials/0001/summary.json").write_text(text)
-    assert read_trials(sweep)[1] == Trial(trial="0001", state="unfinished")
+    assert SweepDirectory(sweep).finished_trials()[1] == Trial(trial="0001", state="unfinished")
     assert "trial 0001 counts as unfinished" in caplog.text
 
 
 def test_metric_that_is_not_a_number_is_not_known(tmp_path: Path) -> None:
     trials = {"0000": {"num_params": 10, "val_metric": math.nan}, "0001": {"num_params": 20, "val_metric": 0.1}}
-    first, second = read_trials(make_sweep(tmp_path / "sweep", trials))
+    first, second = SweepDirectory(make_sweep(tmp_path / "sweep", trials)).finished_trials()
     assert (first.val_metric, first.is_finished, second.is_finished) == (None, False, True)
 
 
@@ -49,7 +51,7 @@ def test_what_is_no_trial_directory_is_passed_over(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path / "sweep")
     (sweep / "trials/.0008.tmp").mkdir()
     (sweep / "trials/notes.txt").write_text("mine")
-    assert len(read_trials(sweep)) == len(TRIALS)
+    assert len(SweepDirectory(sweep).finished_trials()) == len(TRIALS)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def test_directory_that_is_no_sweep_is_refused(tmp_path: Path, text: str | None,
     if text is not None:
         (tmp_path / "sweep.json").write_text(text)
     with pytest.raises(UserError, match=message):
-        read_trials(tmp_path)
+        SweepDirectory(tmp_path).finished_trials()
 
 
 def run_config(**options: object) -> str:
@@ -81,7 +83,7 @@ def test_a_trial_comes_with_its_curve_its_parent_what_stopped_it_and_what_a_fram
     (run / "config.json").write_text(run_config(init="/moved/trials/0001/model"))
     lines = [{"epoch": 1, "val_metric": 0.25, "time_s": 1}, {"epoch": 2, "val_metric": 0.4, "time_s": 1}]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    trial = read_trial(run)
+    trial = read_trial(RunDirectory(run))
     assert (trial.state, trial.stopped_by, trial.parent) == ("stopped", "0001 is far better", "0001")
     assert trial.curve == [[1, 0.25], [2, 0.4]]
     model = ModelConfig(width=48, height=32, channels=1, classes=("up", "down"), hidden_modes="2x2x2x2")
@@ -92,11 +94,11 @@ def test_a_trial_comes_with_its_curve_its_parent_what_stopped_it_and_what_a_fram
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("metrics.jsonl", '{"epoch": 1, "val_metric": 0.5}\n{"epoch": 2, "val_m', "learning curve of trial 0001 ends"),
-        ("metrics.jsonl", '{"epoch": 1, "val_metric": 0.5}\n[]\n', "learning curve of trial 0001 ends"),
-        ("config.json", '{"options": {"in', "multiply-adds of trial 0001"),
+        ("metrics.jsonl", '{"epoch": 1, "val_metric": 0.5}\n{"epoch": 2, "val_m\n', "learning curve of 0001 ends"),
+        ("metrics.jsonl", '{"epoch": 1, "val_metric": 0.5}\n[]\n', "learning curve of 0001 ends"),
+        ("config.json", '{"options": {"in', "multiply-adds of 0001"),
         ("config.json", '{"options": {}, "model": {"width": 8}}', "missing fields"),
-        ("config.json", "[]", "multiply-adds of trial 0001"),
+        ("config.json", "[]", "multiply-adds of 0001"),
     ],
 )
 def test_what_is_damaged_beside_a_summary_costs_no_more_than_itself(
@@ -106,7 +108,7 @@ def test_what_is_damaged_beside_a_summary_costs_no_more_than_itself(
     whole = {"metrics.jsonl": '{"epoch": 1, "val_metric": 0.5}\n', "config.json": run_config()}
     for file, content in (whole | {name: text}).items():
         (run / file).write_text(content)
-    trial = read_trial(run)
+    trial = read_trial(RunDirectory(run))
     assert (trial.is_finished, trial.val_metric, trial.curve) == (True, 0.8, [[1, 0.5]])
     assert (trial.multiply_adds is None) == (name == "config.json")
     assert words in caplog.text

@@ -8,16 +8,20 @@ import errno
 import shutil
 import signal
 import tempfile
+from pathlib import Path
 
 import pytest
 from ray import tune
 from ray.cluster_utils import Cluster
 
 from pipelines.cluster.session import start_ray
+from pipelines.cluster.slots import Slots
+from pipelines.data.dataset import ShardDataset
 from pipelines.sweep import SweepOptions, sweep
-from pipelines.training.launcher import Run, run_all
+from pipelines.training.launcher import Queue, Training, run_trainings
 from pipelines.training.options import TrainOptions
-from pipelines.tuning.sweep_directory import begun_trials
+from pipelines.training.setup import model_config
+from pipelines.tuning.sweep_directory import SweepDirectory
 from tests.shards import make_shards
 
 HERE = "/proc/self/cwd"
@@ -53,18 +57,27 @@ def test_a_node_that_can_t_keep_trials_loses_none(cluster, tmp_path, caplog):
         result = sweep(options)
     assert "exit_code" not in result
     assert "can't keep /proc/self/cwd/sweep" in caplog.text
-    assert "goes on elsewhere" in caplog.text
-    assert [trial.state for trial in begun_trials(tmp_path / "own" / "sweep")] == ["complete"] * 4
+    assert "continues on another node" in caplog.text
+    assert [trial.state for trial in SweepDirectory(tmp_path / "own" / "sweep").trials()] == ["complete"] * 4
 
 
 def test_nor_runs_side_by_side(cluster, tmp_path, caplog):
     make_shards(tmp_path / "own" / "shards")
     (tmp_path / "another" / "runs").write_text("no directory")
     small = {"shards": f"{HERE}/shards", "hidden_modes": "2x2x2x4", "ranks": "2", "epochs": 1}
-    runs = [Run("ours", "tt-gru", TrainOptions(out=f"{HERE}/runs/ours/{name}", **small)) for name in "abcd"]
+    options = [TrainOptions(out=f"{HERE}/runs/ours/{name}", **small) for name in "abcd"]
+    model = model_config(options[0], ShardDataset.open(tmp_path / "own" / "shards"))
+    trainings = [
+        Training(name=Path(one.out).name, options=one, model=model, memory_bytes=1 << 20, has_result=True)
+        for one in options
+    ]
+    errors = {}
+    queue = Queue(
+        trainings, on_end=lambda training, result: errors.update({training.name: result["error"]}), memory_bytes=1e12
+    )
     with caplog.at_level("WARNING"), start_ray():
-        results = [result["error"] for _, result in run_all(runs, dict.fromkeys(runs, 1 << 20))]
-    assert results == [None] * 4
+        assert run_trainings(queue, Slots.of_cluster(1, 1.0), state=tmp_path / "own" / ".tune") == 0
+    assert errors == dict.fromkeys("abcd")
     assert "can't keep /proc/self/cwd/runs" in caplog.text
 
 
