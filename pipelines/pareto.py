@@ -1,13 +1,13 @@
-"""(4) The trials of a sweep -> the frontier of parameters against the validation metric, as files to look at.
+"""(4) Draw the frontier of a sweep, parameters against the validation metric, as tables, figure and page.
 
     python -m pipelines.pareto runs/sweep
     python -m pipelines.pareto runs/sweep --json
     python -m pipelines.pareto s3://bucket/sweep
 
-Reads SWEEP/sweep.json, SWEEP/trials/ID/, SWEEP/study.journal and SWEEP/confirm/; writes SWEEP/trials.csv, pareto.csv,
-pareto.json, pareto.png, report.html and best/, the model of the best point as the sweep trained it. The frontier is
-chosen on validation. The test split is looked at once, and for the frontier's points only: a value that pareto.json has
-for the same trial and the same weights is taken from there.
+Reads the trials, the study and the replications of the sweep; writes SWEEP/trials.csv, pareto.csv, pareto.json,
+pareto.png, report.html and best/, the model of the best point as the sweep trained it. The frontier is chosen on
+validation. The test split is evaluated once, and only for the points of the frontier: if pareto.json has a test metric
+of the same trial with the same weights, that is used.
 """
 
 import dataclasses
@@ -16,35 +16,38 @@ from typing import Any
 
 from pipelines.core import command
 from pipelines.core.options import positional
-from pipelines.report.frontier_files import FILES, browser, write_frontier
+from pipelines.report.frontier_files import browser_command, write_frontier
 from pipelines.report.table import frontier_table
 from pipelines.storage.bucket import reading_copy
 from pipelines.storage.location import Location
+from pipelines.tuning.sweep_directory import SweepDirectory, is_result
 
 __all__ = ["ParetoOptions", "pareto"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ParetoOptions:
-    """The frontier of a sweep: table, CSV, JSON, picture, page, and the best point's model."""
+    """Write the frontier of a sweep: table, CSV, JSON, figure, HTML page, and the best model."""
 
     sweep: str = positional()
     """the OUT of `python -m pipelines.sweep`, directory or URI; the files are written into it"""
 
 
 def pareto(options: ParetoOptions) -> dict[str, Any]:
-    """The command: `write_frontier` of options.sweep. Of one in a bucket it tells where the files can be looked at."""
+    """Writes the files of the frontier; for a sweep in a bucket, "files" are the paths of the local copies."""
     place = Location.of(options.sweep)
-    with reading_copy(place, FILES) as path:
-        result = write_frontier(path, place=place)
+    files = SweepDirectory.FRONTIER_FILES
+    with reading_copy(place, markers=(SweepDirectory.MARKER,), wanted=is_result, results=files) as copy:
+        path = copy.path
+        result = write_frontier(path, place=place, fetch=copy.fetch)
     if not place.is_local:
-        result["files"] = {name: str(path / name) for name in FILES}
-        result["next"][0] = browser(path)
+        result["files"] = {name: str(path / name) for name in files}
+        result["next"][0] = browser_command(SweepDirectory(path))
     return result
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs `pareto` from the command line and gives its exit code."""
+    """Runs the command and returns its exit code."""
     return command.run(ParetoOptions, pareto, frontier_table, argv)
 
 

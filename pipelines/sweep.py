@@ -41,11 +41,10 @@ from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
 from pipelines.storage.output import prepare_out, refuse_other_options, undone_if_refused
 from pipelines.tuning.display import Screen, tune_callback
-from pipelines.tuning.importance import read_study
 from pipelines.tuning.options import MAY_GROW, SweepOptions
 from pipelines.tuning.replicate import points_to_replicate, replicate
 from pipelines.tuning.search_job import run_search
-from pipelines.tuning.sweep_directory import SweepDirectory
+from pipelines.tuning.sweep_directory import SWEEP_LAYOUT, SweepDirectory
 
 __all__ = ["SweepOptions", "sweep"]
 
@@ -67,13 +66,7 @@ def sweep(options: SweepOptions) -> dict[str, Any]:
     start = time.monotonic()
     deadline = start + 60 * (options.time_budget or math.inf)
     with (
-        working_copy(
-            place,
-            marker=SweepDirectory.MARKER,
-            resume=options.resume,
-            overwrite=options.overwrite,
-            known_trials=lambda copy: read_study(SweepDirectory(copy).journal),
-        ) as out,
+        working_copy(place, SWEEP_LAYOUT, resume=options.resume, overwrite=options.overwrite) as out,
         only_writer(Location.of(out)),
     ):
         return _sweep(options, SweepDirectory(out), start, deadline)

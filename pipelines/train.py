@@ -32,7 +32,7 @@ from pipelines.storage.output import prepare_out
 from pipelines.training.distributed import fit_on_ray, following
 from pipelines.training.head_node import kept_home
 from pipelines.training.options import TrainOptions, flat_config
-from pipelines.training.run_directory import RunDirectory
+from pipelines.training.run_directory import RUN_LAYOUT, RunDirectory
 from pipelines.training.setup import model_config, resolve_precision, starting_model, training_splits
 from pipelines.training.tracking import Tracking, check_tracker
 from pipelines.training.trainer import DivergedError, OnEpoch, fit
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 def train(options: TrainOptions) -> dict[str, Any]:
     """Makes or resumes the run in OUT, on this process or on Ray workers; gives summary.json with where it lies."""
     place = Location.of(options.out)
-    with working_copy(place, marker=RunDirectory.MARKER, resume=options.resume, overwrite=options.overwrite) as out:
+    with working_copy(place, RUN_LAYOUT, resume=options.resume, overwrite=options.overwrite) as out:
         result = _train(dataclasses.replace(options, out=str(out)))
     if place.is_local:
         return result

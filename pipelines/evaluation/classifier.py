@@ -99,13 +99,18 @@ def reading_model(path_or_uri: str) -> Iterator[Path]:
     """The path of a model directory, a run or an ONNX file; of a URI, that of a temporary copy. Raises UserError."""
     location = Location.of(path_or_uri)
     if location.is_local or not location.name.endswith(".onnx"):
-        with reading_copy(location) as directory:
-            yield directory
+        with reading_copy(location, markers=("config.json",), wanted=_is_of_model) as copy:
+            yield copy.path
         return
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, location.name)
         location.download(file)
         yield file
+
+
+def _is_of_model(name: str) -> bool:
+    """Whether a file of a model directory or a run, by its name below it, may belong to the model."""
+    return name.split("/")[0] == "model" or "/" not in name
 
 
 def open_classifier(path: str | Path) -> Classifier:

@@ -1,4 +1,4 @@
-"""Write the files that show the frontier of a sweep."""
+"""Write the files that show the frontier of a sweep: tables, figure, report.html, and the best model."""
 
 import dataclasses
 import json
@@ -13,184 +13,194 @@ from typing import Any
 from pipelines.core.errors import UserError
 from pipelines.core.progress import progress
 from pipelines.core.text import python
+from pipelines.data.shards import DATASET_JSON
 from pipelines.evaluation.evaluator import evaluate_model
 from pipelines.report.html import write_page
-from pipelines.report.plot import write_picture
-from pipelines.report.points import tables
+from pipelines.report.pareto_data import csv_tables
+from pipelines.report.plot import write_figure
 from pipelines.storage.location import Location
 from pipelines.tuning.frontier import HYPERVOLUME, dense_baseline, hypervolume, knee
 from pipelines.tuning.importance import Study, edges, importances, num_rejected, read_study
 from pipelines.tuning.replication import DrawnFrontier, draw_frontier, with_test
 from pipelines.tuning.sweep_directory import SweepDirectory
+from pipelines.tuning.trial import Trial
 from search_spaces import paper
 from ttrnn.files import atomic_directory, atomic_write, sha256
 from ttrnn.model import ModelConfig
 
-__all__ = ["COLUMNS", "FILES", "browser", "known_tests", "write_frontier"]
+__all__ = ["COLUMNS", "browser_command", "known_tests", "write_frontier"]
 
 
 log = logging.getLogger(__name__)
 Evaluate = Callable[..., Mapping[str, Any]]
 COLUMNS = ("trial", "state", "num_params", "input_params", "val_metric", "test_metric", "epochs", "train_s")
-FILES = SweepDirectory.FRONTIER_FILES
-_OF_SWEEP = (
+_FROM_SWEEP = (
     "dataset", "metric", "num_classes", "classes", "chance", "num_val_clips", "num_test_clips", "shards", "options"
 )  # fmt: skip
+_FROM_TEST = {"test_metric": "value", "test_interval": "interval", "per_class": "per_class"}
 
 
 def write_frontier(
-    sweep_dir: str | Path, evaluate: Evaluate = evaluate_model, place: Location | None = None
+    sweep_dir: str | Path,
+    evaluate: Evaluate = evaluate_model,
+    place: Location | None = None,
+    fetch: Callable[[Path], Path] = lambda model_dir: model_dir,
 ) -> dict[str, Any]:
-    """Computes the frontier of a sweep and writes all the files that show it, each whole or not at all.
+    """Computes the frontier of a sweep and writes the files that show it, each whole or not at all.
 
     Args:
         sweep_dir: The sweep, finished or not.
         evaluate: evaluate(model_dir, shards_dir, split="test") -> {"value": metric, ...}; called once for each point of
             the frontier whose weights have not been tested before.
-        place: What to call the sweep, of which `sweep_dir` may be a copy; default: `sweep_dir`.
+        place: The sweep of which `sweep_dir` is a copy; default: `sweep_dir` itself.
+        fetch: Called with each model directory before it is read; returns it.
 
     Returns:
-        What pareto.json holds, as JSON values, and under "files" where everything lies.
+        The contents of pareto.json, and under "files" the paths of all files.
 
     Raises:
-        UserError: No sweep, no finished trial, or a point of the frontier has lost its model.
+        UserError: no sweep, no finished trial, or the model of a point of the frontier is missing.
     """
-    directory = SweepDirectory(sweep_dir)
-    sweep, trials, study = directory.read(), directory.finished_trials(), read_study(directory.journal)
+    sweep = SweepDirectory(sweep_dir)
+    document, trials, study = sweep.read(), sweep.finished_trials(), read_study(sweep.journal)
     trials = [
         dataclasses.replace(trial, params=study[trial.trial].params) if trial.trial in study else trial
         for trial in trials
     ]
-    drawn = _tested(directory, sweep, draw_frontier(directory, trials), evaluate)
-    place = place or Location(str(directory))
-    data = _facts(directory.path, place, sweep, drawn) | _insights(study, drawn)
+    frontier = draw_frontier(sweep, trials)
+    for point in (*frontier.points, *frontier.not_replicated):
+        fetch(sweep.run(point.trial).model)
+    frontier = _test(sweep, document, frontier, lambda model, *args, **kwargs: evaluate(fetch(model), *args, **kwargs))
+    place = place or Location(str(sweep))
+    data = _contents(sweep, place, document, frontier) | _insights(study, frontier)
 
-    files = {name: directory.path / name for name in FILES}
-    # First, because it keeps what the test split has said.
-    with atomic_write(files["pareto.json"]) as file:
+    # pareto.json first, because it stores the test metrics.
+    with atomic_write(sweep.pareto_json) as file:
         json.dump(data, file, indent=1, allow_nan=False)
-    for name, table in tables(data).items():
-        with atomic_write(files[name]) as file:
+    for name, table in csv_tables(data).items():
+        with atomic_write(sweep.path / name) as file:
             file.write(table)
-    write_picture(files["pareto.png"], data)
-    write_page(files["report.html"], data)
-    with atomic_directory(files["best"]) as best:
-        shutil.copytree(directory.run(data["best"]).model, best, dirs_exist_ok=True)
-    return {**data, "files": {name: str(place / name) for name in files}}
+    write_figure(sweep.pareto_png, data)
+    write_page(sweep.report_html, data)
+    with atomic_directory(sweep.best) as best:
+        shutil.copytree(sweep.run(data["best"]).model, best, dirs_exist_ok=True)
+    return {**data, "files": {name: str(place / name) for name in sweep.FRONTIER_FILES}}
 
 
-def _tested(
-    directory: SweepDirectory, sweep: Mapping[str, Any], drawn: DrawnFrontier, evaluate: Evaluate
+def _test(
+    sweep: SweepDirectory, document: Mapping[str, Any], frontier: DrawnFrontier, evaluate: Evaluate
 ) -> DrawnFrontier:
-    """The frontier's points with test_metric (None if the test split can't be had) and model_sha256.
+    """Adds model_sha256 to the points, and test_metric (None if there is no test split) to those of the frontier.
 
-    Points that it has lost keep what was known of them.
+    Points that were not replicated keep the test metric of an earlier frontier.
     """
-    known = known_tests(directory.pareto_json)
-    shards = Location.of(sweep["shards"])
-    can_test = sweep["num_test_clips"] > 0 and (shards / "dataset.json").exists()
-    num_points, tested = len(drawn.points), []
-    for number, point in enumerate(progress([*drawn.points, *drawn.not_replicated], num_points, "test split")):
-        weights = directory.run(point.trial).model / "model.safetensors"
+    known, shards = known_tests(sweep.pareto_json), Location.of(document["shards"])
+    has_test = document["num_test_clips"] > 0
+    can_test = has_test and (shards / DATASET_JSON).exists()
+
+    def with_metrics(point: Trial, is_on_frontier: bool) -> Trial:
+        weights = sweep.run(point.trial).model / "model.safetensors"
         try:
             digest = sha256(weights)
         except FileNotFoundError as error:
             raise UserError(
                 f"trial {point.trial} is a point of the frontier, but {weights} is missing; put it back, "
-                f"or take {weights.parents[1]} away"
+                f"or remove {weights.parents[1]}"
             ) from error
         test = known.get((point.trial, digest), {})
-        if not test and can_test and number < num_points:
-            result = evaluate(weights.parent, shards, split="test")
-            names = {"test_metric": "value", "test_interval": "interval", "per_class": "per_class"}
-            test = {name: result[source] for name, source in names.items()}
-        if number < num_points and can_test and point.replication and not point.replication.test:
-            point = with_test(directory, point, lambda model: evaluate(model, shards, split="test"))
-        tested.append(dataclasses.replace(point, **test, model_sha256=digest))
-    points, not_replicated = tested[:num_points], tested[num_points:]
+        if is_on_frontier and can_test:
+            if not test:
+                result = evaluate(weights.parent, shards, split="test")
+                test = {name: result[source] for name, source in _FROM_TEST.items()}
+            if point.replication and not point.replication.test:
+                point = with_test(sweep, point, lambda model: evaluate(model, shards, split="test"))
+        return dataclasses.replace(point, **test, model_sha256=digest)
+
+    points = [with_metrics(point, True) for point in progress(frontier.points, len(frontier.points), "test split")]
+    not_replicated = [with_metrics(point, False) for point in frontier.not_replicated]
     if any(point.test_metric is None for point in points) and not can_test:
-        log.warning(
-            "test_metric stays empty: %s",
-            f"the shards {shards} are gone" if sweep["num_test_clips"] else "the data set has no test clips",
-        )
-    by_name = {point.trial: point for point in tested}
-    trials = [by_name.get(trial.trial, trial) for trial in drawn.trials]
-    return dataclasses.replace(drawn, points=points, not_replicated=not_replicated, trials=trials)
+        reason = f"the shards {shards} are gone" if has_test else "the data set has no test clips"
+        log.warning("test_metric stays empty: %s", reason)
+    by_name = {point.trial: point for point in (*points, *not_replicated)}
+    trials = [by_name.get(trial.trial, trial) for trial in frontier.trials]
+    return dataclasses.replace(frontier, points=points, not_replicated=not_replicated, trials=trials)
 
 
 def known_tests(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """(trial, sha256 of its weights) -> what an earlier pareto.json tells of the test split.
+    """(trial, SHA-256 of its weights) -> test_metric, test_interval and per_class, from an existing pareto.json.
 
-    That is test_metric, test_interval and per_class; the last two are None in files from before there were such.
+    Files of earlier versions lack the last two, which are then None, and call `not_replicated` `lucky`.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         return {
-            (point["trial"], point["model_sha256"]): {
-                name: point.get(name) for name in ("test_metric", "test_interval", "per_class")
-            }
-            for point in [*data["frontier"], *data.get("not_replicated", [])]
+            (point["trial"], point["model_sha256"]): {name: point.get(name) for name in _FROM_TEST}
+            for point in [*data["frontier"], *data.get("not_replicated", data.get("lucky", []))]
             if point["test_metric"] is not None
         }
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError) as error:
-        log.warning("%s cannot be read (%s): the test split is looked at again", path, error)
+        log.warning("%s cannot be read (%s): the test split is evaluated again", path, error)
         return {}
 
 
-def _facts(sweep_dir: Path, place: Location, sweep: Mapping[str, Any], drawn: DrawnFrontier) -> dict[str, Any]:
-    """What the table, the picture and the page show of the trials."""
-    trials, points = drawn.trials, drawn.points
-    # Of means and single values the best would be the luckiest.
+def _contents(
+    sweep: SweepDirectory, place: Location, document: Mapping[str, Any], frontier: DrawnFrontier
+) -> dict[str, Any]:
+    """The contents of pareto.json without the insights."""
+    trials, points = frontier.trials, frontier.points
+    # Replicated baselines first: a single value can be high by chance, a mean hardly.
     baseline = dense_baseline(trial for trial in trials if trial.replication) or dense_baseline(trials)
     columns = dict.fromkeys([*COLUMNS, *(name for trial in trials for name in trial.config)])
+    uri = shlex.quote(str(place))
     return {
         "format": "ttrnn-pareto",
         "version": 1,
         "sweep": str(place),
-        **{name: sweep[name] for name in _OF_SWEEP},
+        **{name: document[name] for name in _FROM_SWEEP},
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": _command(sweep["options"]),
+        "command": _command(document["options"]),
         "next": [
-            # The page of a bucket has to be fetched first.
-            browser(sweep_dir) if place.is_local else f"{python()} -m pipelines.pareto {shlex.quote(str(place))}",
-            f"{python()} -m pipelines.export {shlex.quote(str(place))} exported --select knee --onnx",
-            f"{python()} -m pipelines.predict {shlex.quote(str(place / 'best'))} VIDEO",
+            # The page of a sweep in a bucket must be downloaded before a browser can open it.
+            browser_command(sweep) if place.is_local else f"{python()} -m pipelines.pareto {uri}",
+            f"{python()} -m pipelines.export {uri} exported --select knee --onnx",
+            f"{python()} -m pipelines.predict {shlex.quote(str(place / sweep.best.name))} VIDEO",
         ],
         "columns": list(columns),
         "best": points[-1].trial,
         "knee": knee(points).trial,
         "baseline": baseline.trial if baseline else None,
-        "replications": drawn.replications,
+        "replications": frontier.replications,
         "frontier": [dataclasses.asdict(point) for point in points],
-        "not_replicated": [dataclasses.asdict(point) for point in drawn.not_replicated],
+        "not_replicated": [dataclasses.asdict(point) for point in frontier.not_replicated],
         "trials": [dataclasses.asdict(trial) for trial in trials],
-        "published": _published(sweep["dataset"]),
+        "published": _published(document["dataset"]),
     }
 
 
-def browser(sweep_dir: Path) -> str:
-    return f"{python()} -m webbrowser {shlex.quote((sweep_dir / 'report.html').absolute().as_uri())}"
+def browser_command(sweep: SweepDirectory) -> str:
+    """The command that opens report.html in a browser."""
+    return f"{python()} -m webbrowser {shlex.quote(sweep.report_html.absolute().as_uri())}"
 
 
-def _insights(study: Study, drawn: DrawnFrontier) -> dict[str, Any]:
-    """What the sweep has come to as a whole, and what to try next."""
-    names = {trial.trial: trial for trial in drawn.trials}
+def _insights(study: Study, frontier: DrawnFrontier) -> dict[str, Any]:
+    """Results of the sweep as a whole, and which ranges of the search space to widen."""
+    names = {trial.trial: trial for trial in frontier.trials}
     return {
-        "hypervolume": hypervolume(point.place for point in drawn.points),
+        "hypervolume": hypervolume(point.place for point in frontier.points),
         "hypervolume_reference": HYPERVOLUME,
-        # A trial that was killed in its first command has epochs, but no summary of them.
-        "epochs_trained": sum(max(trial.epochs or 0, len(trial.curve)) for trial in drawn.trials),
+        # A trial that was killed has a learning curve but no summary with its number of epochs.
+        "epochs_trained": sum(max(trial.epochs or 0, len(trial.curve)) for trial in frontier.trials),
         "num_too_large": num_rejected(study, "too_large"),
         "num_duplicates": num_rejected(study, "duplicate"),
-        "importances": importances(study, drawn.trials),
-        "edges": edges(study, names, {"best": drawn.points[-1].trial, "knee": knee(drawn.points).trial}),
+        "importances": importances(study, frontier.trials),
+        "edges": edges(study, names, {"best": frontier.points[-1].trial, "knee": knee(frontier.points).trial}),
     }
 
 
 def _published(dataset: str) -> list[dict[str, Any]]:
-    """What the paper claims for its data sets: a row for each of its models; none for others."""
+    """The accuracies that the paper reports for a data set, a row for each model; [] for data sets it does not use."""
     name = dataset.lower().replace("-", "_")
     experiment = paper.EXPERIMENTS.get(name)
     if experiment is None:

@@ -17,12 +17,14 @@ from typing import Any
 
 from pipelines.core.errors import UserError
 from pipelines.data.augment import Augmentation
+from pipelines.storage.layout import MirrorLayout
 from pipelines.storage.output import refuse_other_options
+from pipelines.storage.transfer import RUNNING
 from pipelines.training.options import TrainOptions
 from ttrnn.files import atomic_write
 from ttrnn.model import ModelConfig
 
-__all__ = ["RunDirectory"]
+__all__ = ["RUN_LAYOUT", "RunDirectory", "has_ended", "is_of_model"]
 
 log = logging.getLogger(__name__)
 
@@ -215,3 +217,27 @@ class RunDirectory:
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     with atomic_write(path) as file:
         json.dump(content, file, indent=1)
+
+
+def has_ended(run: Path) -> bool:
+    """Whether a training is not to be continued, by its summary.json."""
+    return RunDirectory(run).summary().get("state") in ("complete", "stopped", "failed")
+
+
+_OF_TRAINING = (RunDirectory.MARKER, "metrics.jsonl", *RunDirectory.LAST, "model", "checkpoint")
+
+RUN_LAYOUT = MirrorLayout(
+    marker=RunDirectory.MARKER,
+    run_of=lambda name: "" if name.split("/")[0] in _OF_TRAINING else None,
+    has_ended=has_ended,
+    last=RunDirectory.LAST,
+    checkpoint="checkpoint",
+    # The checkpoint of a run that has ended tells --resume that nothing is left to do.
+    keeps_checkpoints=True,
+)
+"""How a run lies in a bucket."""
+
+
+def is_of_model(name: str) -> bool:
+    """Whether a file of a run, by its name below RUN, is needed to use its model."""
+    return name.split("/")[0] in (RunDirectory.MARKER, "model", RUNNING)

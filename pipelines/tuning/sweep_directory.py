@@ -8,16 +8,18 @@ This module alone knows the names of these files, and how to parse them.
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import UserError
-from pipelines.training.run_directory import RunDirectory
+from pipelines.storage.layout import MirrorLayout
+from pipelines.storage.transfer import RUNNING
+from pipelines.training.run_directory import RUN_LAYOUT, RunDirectory, has_ended
 from pipelines.tuning.trial import Trial, read_trial
 from ttrnn.files import atomic_write
 
-__all__ = ["SweepDirectory", "trial_name"]
+__all__ = ["SWEEP_LAYOUT", "SweepDirectory", "is_result", "trial_name"]
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,8 @@ class SweepDirectory:
         self.tune_state = self.path / ".tune"
         self.videos = self.path / "videos"
         self.pareto_json = self.path / "pareto.json"
+        self.pareto_png = self.path / "pareto.png"
+        self.report_html = self.path / "report.html"
         self.best = self.path / "best"
         self._trials = self.path / "trials"
         self._replications = self.path / "confirm"
@@ -141,3 +145,42 @@ class SweepDirectory:
         self._replications.mkdir(exist_ok=True)
         with atomic_write(self._plan) as file:
             json.dump({"seeds": list(seeds), "failed": list(failed)}, file, indent=1)
+
+
+def is_result(name: str) -> bool:
+    """Whether a file of a sweep, by its name below SWEEP, is needed to draw the frontier: no weights, no figures."""
+    parts = name.split("/")
+    if len(parts) == 1:
+        return name in (SweepDirectory.MARKER, "study.journal", "pareto.json")
+    if parts[0] == "confirm" and len(parts) == 2:
+        return parts[1] == "plan.json"
+    records = (RunDirectory.MARKER, "metrics.jsonl", *RunDirectory.LAST, RUNNING)
+    return _run_of(name) is not None and parts[2] in records
+
+
+def _run_of(name: str) -> str | None:
+    parts = name.split("/")
+    return "/".join(parts[:2]) if parts[0] in ("trials", "confirm") and len(parts) > 2 else None
+
+
+def _known_trials(sweep: Path) -> Collection[str]:
+    from pipelines.tuning.importance import read_study
+
+    return read_study(SweepDirectory(sweep).journal)
+
+
+SWEEP_LAYOUT = MirrorLayout(
+    marker=SweepDirectory.MARKER,
+    run_of=_run_of,
+    has_ended=has_ended,
+    last=RunDirectory.LAST,
+    checkpoint=RUN_LAYOUT.checkpoint,
+    # Shards are written to the bucket directly, and the demo's videos are rendered where they are used.
+    never_sent=("shards", "videos"),
+    # It grows all the time, and nobody who resumes needs it.
+    sent_at_end=("ray.log",),
+    journal="study.journal",
+    trials="trials",
+    known_trials=_known_trials,
+)
+"""How a sweep lies in a bucket."""

@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from pipelines.core.errors import StepError, UserError
 from pipelines.export import ExportOptions, export
 from pipelines.pareto import ParetoOptions, pareto
-from pipelines.storage import bucket as mirror
+from pipelines.storage import mirror, transfer
 from pipelines.storage.bucket import reading_copy, working_copy
 from pipelines.storage.filesystem import StorageError
 from pipelines.storage.location import Location
@@ -28,7 +28,9 @@ from pipelines.storage.output import undone_if_refused
 from pipelines.sweep import SweepOptions
 from pipelines.train import train
 from pipelines.training.options import TrainOptions
+from pipelines.training.run_directory import RUN_LAYOUT
 from pipelines.tuning.importance import read_study
+from pipelines.tuning.sweep_directory import SWEEP_LAYOUT
 from tests.runs import FAST, metrics
 from tests.s3 import Relay, s3_server
 from tests.shards import make_shards
@@ -64,7 +66,11 @@ def on(tmp_path, monkeypatch):
 
 
 def a_sweep(place, **kwargs):
-    return working_copy(place, marker="sweep.json", **kwargs)
+    return working_copy(place, SWEEP_LAYOUT, **kwargs)
+
+
+def read(place, **kwargs):
+    return reading_copy(place, markers=("sweep.json", "config.json"), **kwargs)
 
 
 def open_study(out):
@@ -132,7 +138,7 @@ def test_the_same_machine_goes_on_with_what_the_bucket_has_not_seen(folder, on, 
     on("a")
     with monkeypatch.context() as patch:
         patch.setattr(Location, "upload", refuse)
-        with pytest.raises(StepError, match=r"refused; what this command has made lies in .*--resume on this machine"):
+        with pytest.raises(StepError, match=r"refused; the results of this command lie in .*--resume on this machine"):
             worked(folder)
     assert folder.files() == ["mirror.json"]
     with a_sweep(folder, resume=True) as again:
@@ -153,7 +159,7 @@ def refuse(*_):
 def test_wherever_a_transfer_breaks_off_the_bucket_can_be_gone_on_from(tmp_path, on, monkeypatch):
     """One trial ends, one goes on, one is new; each write to the bucket in turn is the last one."""
     on("a")
-    monkeypatch.setattr(mirror, "_THREADS", 1)
+    monkeypatch.setattr(transfer, "_THREADS", 1)
     monkeypatch.setattr(mirror, "repeated", lambda *_: contextlib.nullcontext())
     upload, remove = Location._upload, Location.remove
     num_writes, seen = 0, set()
@@ -226,8 +232,8 @@ def test_a_run_that_changes_while_it_is_read_is_not_sent_as_a_mixture(folder, on
         open_study(out).ask()
         write_run(out / "trials/0000", 1)
         wait_for(lambda: "trials/0000/running.zip" in folder.files())
-    with reading_copy(folder) as copy:
-        assert epochs(copy / "trials/0000") == {2}
+    with read(folder) as copy:
+        assert epochs(copy.path / "trials/0000") == {2}
 
 
 def test_a_bucket_that_is_away_for_a_while_is_told_of_once_and_misses_nothing(query, on, caplog):
@@ -301,7 +307,7 @@ def test_a_directory_that_is_not_of_this_command_is_refused_and_kept(place, on):
         with pytest.raises(UserError, match=reason), a_sweep(place, **options):
             pass
     assert place.files() == ["thesis.tex"]
-    with working_copy(place / "run", marker="config.json") as out:
+    with working_copy(place / "run", RUN_LAYOUT) as out:
         (out / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"made by .* wrote config.json"), a_sweep(place / "run", overwrite=True):
         pass
@@ -343,10 +349,10 @@ def test_a_machine_whose_sweep_another_one_has_taken_over_writes_no_more(folder,
             with a_sweep(folder, resume=True) as other:
                 write_run(other / "trials/0000", 2, "complete")
             write_run(out / "trials/0000", 3, "complete")
-            wait_for(lambda: "gone on with" in caplog.text)
+            wait_for(lambda: "was resumed on" in caplog.text)
 
     on("a")
-    with pytest.raises(StepError, match=f"gone on with on {os.uname().nodename}, and not here; .* lies in") as error:
+    with pytest.raises(StepError, match=f"was resumed on {os.uname().nodename}: it ends here; .* lie in") as error:
         work()
     assert "--resume" not in str(error.value)
     assert json.loads((folder / "trials/0000/summary.json").read_text())["epoch"] == 2
@@ -372,7 +378,7 @@ def test_trials_without_their_study_are_not_thrown_away(folder, on):
 
 def test_what_is_no_sweep_is_not_read(place, on):
     on("a")
-    with pytest.raises(UserError, match="is no sweep, run or model"):
+    with pytest.raises(UserError, match="has no sweep.json; give the OUT of sweep"):
         pareto(ParetoOptions(sweep=str(place)))
 
 
@@ -380,8 +386,8 @@ def test_a_path_is_worked_on_as_it_is(tmp_path, on):
     on("a")
     with a_sweep(Location.of(tmp_path / "out")) as out:
         assert out == tmp_path / "out"
-    with reading_copy(Location.of(tmp_path)) as path:
-        assert path == tmp_path
+    with read(Location.of(tmp_path)) as copy:
+        assert copy.path == copy.fetch(copy.path) == tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
@@ -415,8 +421,8 @@ def test_a_run_in_a_bucket_is_resumed_by_another_machine_and_equal_to_the_bit(sh
     result = train(TrainOptions(**of_run, resume=True))
     assert (result["out"], result["model"]) == (str(place), str(place / "model"))
     assert "running.zip" not in place.files()
-    with reading_copy(place) as copy:
-        assert metrics(copy) == metrics(tmp_path / "whole")
+    with read(place) as copy:
+        assert metrics(copy.path) == metrics(tmp_path / "whole")
     on("c")
     # Of a run that is done nothing is trained again.
     assert train(TrainOptions(**of_run, resume=True))["train_s"] == result["train_s"]
@@ -443,7 +449,7 @@ def test_a_killed_sweep_goes_on_from_its_bucket_on_another_machine(shards, place
     assert killed.returncode == -signal.SIGKILL, stderr
     (tmp_path / "then").mkdir()
     (place / "study.journal").download(tmp_path / "then" / "study.journal")
-    known = read_study(tmp_path / "then")
+    known = read_study(tmp_path / "then" / "study.journal")
     # What ended after the study was sent the last time is not known, and trained again.
     ended = [name for name in place.files() if name.endswith("summary.json") and name.split("/")[1] in known]
     before = {name: (place / name).read_text() for name in ended}
