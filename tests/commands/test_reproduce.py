@@ -4,23 +4,27 @@ import contextlib
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 
 import pytest
 
+from pipelines.cluster.slots import Slots
 from pipelines.core.errors import UserError
 from pipelines.data.dataset import ShardDataset
 from pipelines.data.folds import open_folds
 from pipelines.paper import reproduction as reproducing
-from pipelines.paper.protocols import ReproduceOptions
+from pipelines.paper.protocols import PaperRun, ReproduceOptions
 from pipelines.paper.reproduction import reproduce
 from pipelines.reproduce import main, summary
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
-from pipelines.training.launcher import run_one
+from pipelines.training.run_directory import RunDirectory
+from pipelines.training.setup import resolve_precision
+from pipelines.training.single_run import train_and_test
+from tests import processes
+from tests.processes import Child
 from tests.shards import make_shards
 from tests.videos import moving_square, write_video
 
@@ -32,16 +36,21 @@ def shards(tmp_path_factory):
 
 @pytest.fixture
 def here(monkeypatch):
-    """Runs go on in this process, one after the other, without Ray; gives the list of those that did."""
+    """Trains in this process, one run after the other, without Ray; gives the list of runs that were trained."""
     done = []
 
-    def run_all(runs, needs, *, time_limit_s=None, **resources):
-        for run in runs:
-            assert needs[run] > 0
-            done.append(run)
-            yield run, run_one(run, time_limit_s)
+    def run_trainings(queue, slots, **kwargs):
+        while (training := queue.next([])) is not None:
+            run = RunDirectory(training.options.out)
+            run.claim(resolve_precision(training.options), training.model)
+            *_, protocol, model, _ = run.path.parts
+            done.append(PaperRun(protocol, model, training.options))
+            train_and_test(resolve_precision(training.options), time_limit_s=training.time_limit_s)
+            queue.ended(training, None)
+        return 0
 
-    monkeypatch.setattr(reproducing, "run_all", run_all)
+    monkeypatch.setattr(reproducing, "run_trainings", run_trainings)
+    monkeypatch.setattr(reproducing.Slots, "of_cluster", lambda *args, **kwargs: Slots(1, "CPU", 1.0, 1e12))
     monkeypatch.setattr(reproducing, "start_ray", contextlib.nullcontext)
     return done
 
@@ -213,18 +222,15 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(videos, tmp_path):
         "6",
     ]
     environment = {**os.environ, "RAY_ADDRESS": "local"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     results = lambda: sorted(out.glob("runs/*/*/*/result.json"))  # noqa: E731
-    while not results():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    with Child(command, stderr=subprocess.PIPE, env=environment) as process:
+        while not results():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.02)
+        process.kill()
+        process.communicate(timeout=60)
     first = {path: path.stat().st_mtime_ns for path in results()}
-    done = subprocess.run(
-        [*command, "--resume", "--json"], capture_output=True, text=True, check=False, env=environment
-    )
-    assert done.returncode == 0, done.stderr
+    done = processes.run([*command, "--resume", "--json"], env=environment)
     (row,) = json.loads(done.stdout)["table"]
     assert (row["num_runs"], row["num_clips"], row["epochs"]) == (2, 16, 2)
     assert row["input_params"] == 2_976

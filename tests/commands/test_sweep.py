@@ -1,6 +1,6 @@
+import contextlib
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,6 +16,9 @@ from pipelines import sweep as sweeping
 from pipelines.core.errors import UserError
 from pipelines.report.frontier_files import COLUMNS
 from pipelines.sweep import SweepOptions, sweep
+from pipelines.tuning.sweep_directory import SweepDirectory
+from tests import processes
+from tests.processes import Child
 from tests.shards import make_shards
 
 SWEPT = {"epochs": 2, "max_params": 150_000, "early_stopping": "none"}
@@ -112,7 +115,7 @@ def test_a_sweep_can_be_extended_refined_and_confirmed_and_never_shrinks(swept, 
     for trial in refined:
         assert (trial["state"], trial["epochs"]) == ("complete", 1)
         assert trial["num_params"] < by_name[trial["parent"]]["num_params"]
-    fewer = sweeping._claim(out, SweepOptions(num_trials=5, **SWEPT, data=str(shards), out=str(out)))
+    fewer = sweeping._claim(SweepDirectory(out), SweepOptions(num_trials=5, **SWEPT, data=str(shards), out=str(out)))
     assert (fewer.num_trials, fewer.refine, fewer.confirm) == (7, True, 1)
     for point in longer["frontier"]:
         assert point["replication"]["seeds"] == [1]
@@ -140,14 +143,14 @@ def test_overwrite_never_deletes_the_data_it_was_told_to_read(swept):
 
 def test_demo_videos_whose_rendering_broke_off_are_rendered_again(tmp_path, monkeypatch):
     (tmp_path / "videos").mkdir()
-    monkeypatch.setattr(sweeping, "preprocess", lambda options: None)
-    assert sweeping._shards(SweepOptions(), tmp_path).local == tmp_path / "shards"
+    monkeypatch.setattr(sweeping, "make_shards", lambda options: None)
+    assert sweeping._shards(SweepOptions(), SweepDirectory(tmp_path)).local == tmp_path / "shards"
     assert len(list((tmp_path / "videos").glob("*/*.avi"))) == 600
 
 
 def test_unfinished_shards_are_called_unfinished(tmp_path):
     (tmp_path / "preprocess.json").write_text("{}")
-    assert sweeping._shards(SweepOptions(data=str(tmp_path)), tmp_path / "out").local == tmp_path
+    assert sweeping._shards(SweepOptions(data=str(tmp_path)), SweepDirectory(tmp_path / "out")).local == tmp_path
 
 
 def command(shards, out, *words):
@@ -174,13 +177,18 @@ def num_ended(out):
     return sum(summary["state"] in ("complete", "stopped") for summary in summaries)
 
 
+@pytest.fixture
+def stack():
+    """Ends the processes that a test has started: those of Ray outlive their driver for some seconds."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
 @pytest.mark.timeout(600)
-def test_a_sweep_that_is_killed_and_interrupted_resumes_with_the_same_number_of_trials(shards, tmp_path):
+def test_a_sweep_that_is_killed_and_interrupted_resumes_with_the_same_number_of_trials(shards, tmp_path, stack):
     out, words = tmp_path / "out", []
     for how, enough in ((signal.SIGKILL, 2), (signal.SIGINT, 4)):
-        process = subprocess.Popen(
-            command(shards, out, *words), stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
+        process = stack.enter_context(Child(command(shards, out, *words), stderr=subprocess.PIPE))
         while num_ended(out) < enough:
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.05)
@@ -190,8 +198,7 @@ def test_a_sweep_that_is_killed_and_interrupted_resumes_with_the_same_number_of_
         assert "Traceback" not in stderr
         words = ["--resume"]
     # Ray's own processes notice that their driver is gone by themselves; what a user would start next must not care.
-    done = subprocess.run([*command(shards, out, *words), "--json"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = processes.run([*command(shards, out, *words), "--json"])
     result = json.loads(done.stdout)
     assert len(result["trials"]) == num_ended(out) == 6
     assert all(trial.state.is_finished() for trial in study(out).trials)
@@ -210,22 +217,16 @@ def test_a_sweep_that_is_killed_and_interrupted_resumes_with_the_same_number_of_
     ],
     ids=["unknown space", "no trials", "no such data", "folder without videos", "too many workers", "no number"],
 )
-def test_mistakes_end_with_2_and_one_line(shards, tmp_path, words, hint):
+def test_mistakes_end_with_2_and_one_line(shards, tmp_path, capsys, words, hint):
     words = [word.format(tmp=tmp_path) for word in words]
     if "--data" not in words:
         words += ["--data", str(shards)]
-    done = subprocess.run(
-        [sys.executable, "-m", "pipelines.sweep", "--out", str(tmp_path / "out"), *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONWARNINGS": ""},
-    )
-    assert done.returncode == 2, done.stderr
-    # Ray may have started, and the catalogue been told of, before the mistake shows; the last line is the one.
-    assert "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
-    assert hint.format(tmp=tmp_path) in done.stderr.strip().splitlines()[-1]
+    assert sweeping.main(["--out", str(tmp_path / "out"), *words]) == 2
+    # Ray may have started, and the catalogue been read, before the mistake shows: it is the last line.
+    stderr = capsys.readouterr().err
+    assert "Traceback" not in stderr
+    assert stderr.strip().splitlines()[-1].startswith("error: ")
+    assert hint.format(tmp=tmp_path) in stderr.strip().splitlines()[-1]
     # The next try, without the mistake, must not be told that OUT exists.
     assert not (tmp_path / "out").exists()
 

@@ -23,7 +23,10 @@ from pipelines.storage.location import Location
 from pipelines.train import train
 from pipelines.training.distributed import following
 from pipelines.training.options import TrainOptions
+from pipelines.training.run_directory import RunDirectory
 from pipelines.training.setup import model_config
+from tests import processes
+from tests.processes import Child
 from tests.runs import ALTERED, assert_nearly_equal, metrics, options
 from tests.s3 import s3_server, upload
 from tests.shards import make_shards
@@ -117,7 +120,7 @@ def test_each_epoch_is_told_in_one_line_with_the_time_that_is_left(caplog):
     on_epoch = training._on_epoch(told)
     record = {"train_loss": 1.25, "val_loss": 1.5, "metric": "accuracy", "frames_per_s": 12345.6}
     # The line is about this epoch, not about the best.
-    record |= {"val_metric": 0.75, "epoch_val_metric": 0.5}
+    record |= {"best_val_metric": 0.75, "val_metric": 0.5}
     with caplog.at_level("INFO"):
         for epoch, time_s in ((98, 100), (99, 30), (100, 1)):
             on_epoch({**record, "epoch": epoch, "epochs_planned": 100, "time_s": time_s})
@@ -133,9 +136,9 @@ def test_epochs_of_workers_are_told_once_also_after_a_resume(tmp_path):
     metrics, told = tmp_path / "metrics.jsonl", []
     first, second = ('{"epoch": 1, "val_metric": 0.5}\n', '{"epoch": 2, "val_metric": 0.25}\n')
     metrics.write_text(first)
-    with following(metrics, {"metric": "accuracy"}, told.append):
+    with following(RunDirectory(tmp_path), {"metric": "accuracy"}, told.append):
         metrics.write_text(first + second + '{"epo')
-    assert told == [{"epoch": 2, "metric": "accuracy", "val_metric": 0.25, "epoch_val_metric": 0.25}]
+    assert told == [{"epoch": 2, "metric": "accuracy", "val_metric": 0.25}]
 
 
 def test_a_tracker_that_is_not_installed_is_told_before_anything_is_made(shards, tmp_path, monkeypatch, capsys):
@@ -182,13 +185,13 @@ def test_shapes_that_do_not_fit_are_refused_before_anything_is_made(shards, tmp_
 
 
 def command(*words):
-    return [sys.executable, "-m", "pipelines.train", *map(str, words), "--hidden-modes", "2x2x2x2", "--batch-size", "4"]
+    return [*map(str, words), "--hidden-modes", "2x2x2x2", "--batch-size", "4"]
 
 
-def test_rank_above_the_modes_is_clipped_and_said(shards, tmp_path):
+def test_rank_above_the_modes_is_clipped_and_said(shards, tmp_path, caplog):
     words = command(shards, tmp_path / "run", "--epochs", 1, "--ranks", "99")
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert "clipped" in done.stderr
+    assert training.main(words) == 0
+    assert "clipped" in caplog.text
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["config"]["ranks"] == "24x32x8"
 
 
@@ -196,12 +199,14 @@ def test_rank_above_the_modes_is_clipped_and_said(shards, tmp_path):
 def test_ctrl_c_ends_with_130(shards, tmp_path, num_workers):
     run = tmp_path / "run"
     words = command(shards, run, "--epochs", 3000, "--num-workers", num_workers)
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while not (run / "checkpoint" / "state.pt").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    with Child(
+        [sys.executable, "-m", "pipelines.train", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        while not (run / "checkpoint" / "state.pt").exists():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1] == "interrupted"
@@ -218,7 +223,7 @@ def test_full_disk_ends_with_1_and_one_line(shards, tmp_path):
         "from pipelines.train import main; sys.exit(main(sys.argv[1:]))"
     )
     words = [str(shards), str(run), "--hidden-modes", "4x4x4x4", "--epochs", "2"]
-    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
+    done = processes.run([sys.executable, "-c", script, *words], check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "--resume" in done.stderr.strip().splitlines()[-1]
@@ -228,9 +233,8 @@ def test_full_disk_ends_with_1_and_one_line(shards, tmp_path):
 
 
 def test_json_prints_one_object_and_nothing_else(shards, tmp_path):
-    done = subprocess.run(
-        [*command(shards, tmp_path / "run", "--epochs", 1), "--json"], capture_output=True, text=True, check=True
-    )
+    words = command(shards, tmp_path / "run", "--epochs", 1)
+    done = processes.run([sys.executable, "-m", "pipelines.train", *words, "--json"])
     assert json.loads(done.stdout)["epochs"] == 1
     assert done.stdout.count("\n") == 1
     assert "epoch 1/1" in done.stderr
@@ -245,14 +249,13 @@ def test_divergence_ends_with_1_and_one_line(shards, tmp_path, capsys, caplog):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["state"] == "failed"
 
 
-def test_shards_cut_in_half_are_refused_with_2(shards, tmp_path):
+def test_shards_cut_in_half_are_refused_with_2(shards, tmp_path, capsys):
     broken = make_shards(tmp_path / "broken")
     file = broken / "train-00000.arrow"
     os.truncate(file, file.stat().st_size // 2)
-    done = subprocess.run(command(broken, tmp_path / "run"), capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert "train-00000.arrow" in done.stderr
+    assert training.main(command(broken, tmp_path / "run")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "train-00000.arrow" in line
 
 
 def test_two_workers_on_ray_train_as_one_with_twice_the_batch_though_one_of_them_is_killed(shards, tmp_path):

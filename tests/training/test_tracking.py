@@ -13,8 +13,10 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from pipelines.core.errors import UserError
 from pipelines.evaluation.plots import confusion_matrix
 from pipelines.training import tracking
-from pipelines.training.tracking import CURVE, Tracking, check_tracker
+from pipelines.training.run_directory import RunDirectory
+from pipelines.training.tracking import Tracking, check_tracker
 
+CURVE = "learning-curve.png"
 SETTINGS = {"cell": "gru", "lr": 0.003, "fold": None}
 SUMMARY = {
     "metric": "accuracy",
@@ -49,7 +51,7 @@ class Killed(BaseException):
 def follow(out, epochs, track="none", *, is_killed=False):
     """Follows these epochs of a run, to its end or to where its process is killed."""
     out.mkdir(exist_ok=True)
-    with Tracking(out, SETTINGS, "accuracy", track) as following:
+    with Tracking(RunDirectory(out), SETTINGS, "accuracy", track) as following:
         for epoch in epochs:
             # As fit does: what is repeated is not there twice.
             (out / "metrics.jsonl").write_text(
@@ -194,7 +196,7 @@ def test_drawing_the_curve_takes_a_few_hundredths_of_the_time(tmp_path, monkeypa
         now[0] += 0.4
 
     monkeypatch.setattr(tracking, "learning_curve", draws)
-    with Tracking(tmp_path, SETTINGS, "accuracy") as following:
+    with Tracking(RunDirectory(tmp_path), SETTINGS, "accuracy") as following:
         for epoch in range(1, 501):
             now[0] += 1
             with (tmp_path / "metrics.jsonl").open("a") as file:
@@ -207,7 +209,7 @@ def test_drawing_the_curve_takes_a_few_hundredths_of_the_time(tmp_path, monkeypa
 
 def test_half_a_line_waits_for_its_end(tmp_path):
     line = json.dumps(record(1)) + "\n"
-    with Tracking(tmp_path, SETTINGS, "accuracy") as following:
+    with Tracking(RunDirectory(tmp_path), SETTINGS, "accuracy") as following:
         for part in (line[:20], line):
             (tmp_path / "metrics.jsonl").write_text(part)
             following.update()
@@ -251,6 +253,6 @@ def test_the_curve_is_of_the_split_that_the_run_watches(tmp_path, monkeypatch):
     monkeypatch.setattr(tracking, "learning_curve", lambda *args, watched, **kwargs: drawn.append(watched))
     (tmp_path / "metrics.jsonl").write_text(json.dumps(record(1)) + "\n")
     for watch_test in (False, True):
-        with Tracking(tmp_path, {**SETTINGS, "watch_test": watch_test}, "accuracy") as following:
+        with Tracking(RunDirectory(tmp_path), {**SETTINGS, "watch_test": watch_test}, "accuracy") as following:
             following.finish(SUMMARY, [])
     assert drawn == ["val", "test"]

@@ -20,6 +20,7 @@ from pipelines.storage.lock import only_writer
 from pipelines.training import setup as recipe
 from pipelines.training import trainer as fitting
 from pipelines.training.trainer import DivergedError, fit
+from tests.processes import Child
 from tests.runs import (
     ALTERED,
     FAST,
@@ -276,13 +277,11 @@ def test_a_process_that_is_killed_goes_on_where_it_was(shards, tmp_path):
     config.write_text(json.dumps({**kwargs, "precision": "float32", "checkpoint_minutes": 1e-6}))
     words = [sys.executable, "-m", "pipelines.train", str(shards), str(run), "--config", str(config)]
     for resumed in range(2):
-        process = subprocess.Popen([*words, *["--resume"] * (resumed > 0)], stderr=subprocess.DEVNULL)
-        before = num_lines(run)
-        while num_lines(run) < before + 3:
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.kill()
-        process.wait()
+        with Child([*words, *["--resume"] * (resumed > 0)], stderr=subprocess.DEVNULL) as process:
+            before = num_lines(run)
+            while num_lines(run) < before + 3:
+                assert process.poll() is None
+                time.sleep(0.01)
     result = trained(options(shards, run, precision="float32", **kwargs))
     assert result["state"] == "complete"
     trained(options(shards, tmp_path / "whole", precision="float32", **kwargs))
