@@ -1,1 +1,1 @@
-"""Files that show a sweep or a data set: tables, figures, the page."""
+"""Files that present a sweep or a data set: tables, figures, report.html."""

@@ -67,10 +67,10 @@ def write_frontier(
         dataclasses.replace(trial, params=study[trial.trial].params) if trial.trial in study else trial
         for trial in trials
     ]
-    frontier = draw_frontier(sweep, trials)
-    for point in (*frontier.points, *frontier.not_replicated):
-        fetch(sweep.run(point.trial).model)
-    frontier = _test(sweep, document, frontier, lambda model, *args, **kwargs: evaluate(fetch(model), *args, **kwargs))
+    shards = Location.of(document["shards"]) if document["num_test_clips"] else None
+    frontier = _test(
+        sweep, draw_frontier(sweep, trials), shards, lambda model: evaluate(fetch(model), shards, split="test"), fetch
+    )
     place = place or Location(str(sweep))
     data = _contents(sweep, place, document, frontier) | _insights(study, frontier)
 
@@ -88,38 +88,41 @@ def write_frontier(
 
 
 def _test(
-    sweep: SweepDirectory, document: Mapping[str, Any], frontier: DrawnFrontier, evaluate: Evaluate
+    sweep: SweepDirectory,
+    frontier: DrawnFrontier,
+    shards: Location | None,
+    test_model: Callable[[Path], Mapping[str, Any]],
+    fetch: Callable[[Path], Path],
 ) -> DrawnFrontier:
-    """Adds model_sha256 to the points, and test_metric (None if there is no test split) to those of the frontier.
+    """Adds model_sha256 to the points, and test_metric (None if there are no test clips) to those of the frontier.
 
-    Points that were not replicated keep the test metric of an earlier frontier.
+    Points that were not replicated keep the test metric of an earlier frontier. Without test clips, shards is None.
     """
-    known, shards = known_tests(sweep.pareto_json), Location.of(document["shards"])
-    has_test = document["num_test_clips"] > 0
-    can_test = has_test and (shards / DATASET_JSON).exists()
+    known, can_test = known_tests(sweep.pareto_json), shards is not None and (shards / DATASET_JSON).exists()
 
     def with_metrics(point: Trial, is_on_frontier: bool) -> Trial:
-        weights = sweep.run(point.trial).model / "model.safetensors"
+        model_dir = fetch(sweep.run(point.trial).model)
+        weights = model_dir / "model.safetensors"
         try:
             digest = sha256(weights)
         except FileNotFoundError as error:
             raise UserError(
                 f"trial {point.trial} is a point of the frontier, but {weights} is missing; put it back, "
-                f"or remove {weights.parents[1]}"
+                f"or remove {model_dir.parent}"
             ) from error
         test = known.get((point.trial, digest), {})
         if is_on_frontier and can_test:
             if not test:
-                result = evaluate(weights.parent, shards, split="test")
+                result = test_model(model_dir)
                 test = {name: result[source] for name, source in _FROM_TEST.items()}
             if point.replication and not point.replication.test:
-                point = with_test(sweep, point, lambda model: evaluate(model, shards, split="test"))
+                point = with_test(sweep, point, test_model)
         return dataclasses.replace(point, **test, model_sha256=digest)
 
     points = [with_metrics(point, True) for point in progress(frontier.points, len(frontier.points), "test split")]
     not_replicated = [with_metrics(point, False) for point in frontier.not_replicated]
     if any(point.test_metric is None for point in points) and not can_test:
-        reason = f"the shards {shards} are gone" if has_test else "the data set has no test clips"
+        reason = f"the shards {shards} are gone" if shards else "the data set has no test clips"
         log.warning("test_metric stays empty: %s", reason)
     by_name = {point.trial: point for point in (*points, *not_replicated)}
     trials = [by_name.get(trial.trial, trial) for trial in frontier.trials]

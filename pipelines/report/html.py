@@ -10,30 +10,30 @@ from string import Template
 from typing import Any
 
 from pipelines.report import parts
-from pipelines.report.points import links
+from pipelines.report.pareto_data import refinements
 from pipelines.report.view import view
 from ttrnn.files import atomic_write
 
 __all__ = ["write_page"]
 
 
-_PAGE = Path(__file__).parent / "assets"
+_ASSETS = Path(__file__).parent / "assets"
 
 
 def write_page(path: str | Path, data: Mapping[str, Any]) -> None:
-    """Writes the frontier as a page of HTML that loads nothing: style, scripts and data are all in it.
+    """Writes the frontier as an HTML page that contains its styles, scripts and data.
 
-    Its content security policy admits the page's own style and script by their hashes and nothing else. Without
-    JavaScript the tables are there, and no pictures.
+    The content security policy allows only the page's own style and script, by their hashes. Without JavaScript the
+    page has its tables but no figures.
 
     Args:
         path: The file, 0.1 to 1 MB.
-        data: What pareto.json holds.
+        data: Contents of pareto.json.
     """
-    script = "".join(_text(name) for name in ("chart.js", "drawings.js", "page.js"))
-    style = _text("page.css")
-    table, same = parts.all_trials(data)
-    page = Template(_text("page.html")).substitute(
+    script = "".join(_asset(name) for name in ("chart.js", "figures.js", "page.js"))
+    style = _asset("page.css")
+    table, common_options = parts.trials_table(data)
+    page = Template(_asset("page.html")).substitute(
         script_hash=_hash(script),
         style_hash=_hash(style),
         style=style,
@@ -44,26 +44,26 @@ def write_page(path: str | Path, data: Mapping[str, Any]) -> None:
         metric=html.escape(data["metric"].replace("_", " ")),
         num_trials=len(data["trials"]),
         num_finished=sum(trial["state"] == "complete" for trial in data["trials"]),
-        caution=parts.caution(data),
+        replication_hint=parts.replication_hint(data),
         cards=parts.cards(data),
         notes=parts.notes(data),
         frontier=parts.frontier_table(data),
         edges=parts.edges(data),
         importances=parts.importances(data),
-        replication=" confirmed" if data.get("replications") else "",
-        refined=" Refined trials begin with what their parents have learnt." if any(links(data)) else "",
+        replicated=" replicated" if data.get("replications") else "",
+        refined=" Refined trials start from the weights of their parents." if any(refinements(data)) else "",
         trials=table,
-        same=same,
+        common_options=common_options,
         facts=parts.facts(data),
         next="\n".join(html.escape(command) for command in data["next"]),
     )
     with atomic_write(path, "wb") as file:
-        # A file name that is not UTF-8 travels in a str as lone surrogates, which have no UTF-8 form.
+        # A file name that is not UTF-8 is a str with lone surrogates, which cannot be encoded as UTF-8.
         file.write(page.encode("utf-8", errors="replace"))
 
 
-def _text(name: str) -> str:
-    return (_PAGE / name).read_text(encoding="utf-8")
+def _asset(name: str) -> str:
+    return (_ASSETS / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

@@ -1,6 +1,6 @@
-"""A look at shards: what is in them, in numbers and as a contact sheet; and whether they are still as written.
+"""Summarise shards in numbers and as a contact sheet, and verify their checksums.
 
-Only what stands beside the frames is read, and the frames that the contact sheet shows.
+A summary reads the columns beside the frames, and only those frames that are on the contact sheet.
 """
 
 import csv
@@ -33,27 +33,27 @@ _NUM_EXAMPLES = 5
 
 
 def inspect_shards(place: str | Path | Location, sheet: str | Path | None = None) -> dict[str, Any]:
-    """Counts what is in shards and draws a contact sheet of it. Remote shards are fetched to this node's disk.
+    """Counts clips, frames and groups of shards and draws a contact sheet. Remote shards are downloaded to this node.
 
     Args:
         place: The directory of the shards.
-        sheet: The PNG to write; None takes contact-sheet.png beside the shards, or in the working directory where
-            these are remote or not ours to write to.
+        sheet: The PNG to write; None: contact-sheet.png in the directory of the shards, or in the working directory if
+            the shards are remote or read-only.
 
     Returns:
         JSON values: shards, classes, task, frame, sampling, mean, std (as in dataset.json); num_clips, num_frames,
-        num_bytes, num_groups, video_s and num_clips_without_fps (which video_s leaves out), of all, and in splits
-        {name: of this one, with min_frames, median_frames, max_frames}; by_class {class: {split: num_clips,
-        num_groups}}; leaked_groups {group: [its splits]}; num_rejected, rejected {reason: number}, rejected_clips (the
-        first few: path, reason); chance, majority_class and majority_share, of the test split (None where it is
-        empty or, the last two, where clips have several labels); sheet (its file).
+        num_bytes, num_groups, video_s and num_clips_without_fps (which video_s leaves out) of the whole data set;
+        splits {name: the same for a split, with min_frames, median_frames, max_frames}; by_class {class: {split:
+        num_clips, num_groups}}; leaked_groups {group: [its splits]}; num_rejected, rejected {reason: number},
+        rejected_clips (the first few: path, reason); chance, majority_class and majority_share of the test split (None
+        if it is empty; the last two also if clips have several labels); sheet (path of the contact sheet).
 
     Raises:
-        UserError: the shards are not whole, there are none, or the sheet can't be written.
+        UserError: shards are missing or damaged, or the sheet can't be written.
     """
     data = ShardDataset.open(place)
     if not data.splits:
-        raise UserError(f"{data.place} has no splits: there is nothing to look at")
+        raise UserError(f"{data.place} has no splits: there is nothing to inspect")
     splits = {name: data.split(name) for name in data.splits}
     num_bytes = {name: sum(shard["num_bytes"] for shard in data.splits[name]["shards"]) for name in splits}
     rejected = _read_rejected(data.place)
@@ -72,16 +72,16 @@ def inspect_shards(place: str | Path | Location, sheet: str | Path | None = None
         "num_rejected": len(rejected),
         "rejected": dict(Counter(reason for _, reason in rejected)),
         "rejected_clips": [{"path": path, "reason": reason} for path, reason in rejected[:_NUM_EXAMPLES]],
-        **_guessing(data, splits.get("test")),
+        **_baselines(data, splits.get("test")),
         "sheet": _write_sheet(data, splits, sheet),
     }
 
 
 def _write_sheet(data: ShardDataset, splits: Mapping[str, Split], sheet: str | Path | None) -> str:
-    """Returns where it is."""
+    """Draws the contact sheet and returns its path."""
     if sheet is None:
-        beside = data.place.is_local and os.access(data.place.local, os.W_OK)
-        sheet = str(data.place / SHEET_PNG) if beside else SHEET_PNG
+        is_writable = data.place.is_local and os.access(data.place.local, os.W_OK)
+        sheet = str(data.place / SHEET_PNG) if is_writable else SHEET_PNG
     target, name = Location.of(sheet), "train" if "train" in splits else next(iter(splits))
     write_contact_sheet(target, f"{data.place.absolute().name}: {name}", data.classes, splits[name])
     return str(target)
@@ -130,8 +130,8 @@ def _leaked_groups(splits: Mapping[str, Split]) -> dict[str, list[str]]:
     return {group: names for group, names in sorted(found.items()) if len(names) > 1}
 
 
-def _guessing(data: ShardDataset, test: Split | None) -> dict[str, Any]:
-    """What a model has to beat."""
+def _baselines(data: ShardDataset, test: Split | None) -> dict[str, Any]:
+    """Accuracies of guessing and of predicting the most frequent class."""
     result: dict[str, Any] = {"chance": None, "majority_class": None, "majority_share": None}
     if test:
         result["chance"] = chance_level(data.task, test.labels, len(data.classes))
@@ -142,10 +142,10 @@ def _guessing(data: ShardDataset, test: Split | None) -> dict[str, Any]:
 
 
 def _read_rejected(place: Location) -> list[tuple[str, str]]:
-    """(path, reason) of each; nothing where there is no such file, as shards from elsewhere may have none."""
+    """(path, reason) of each rejected clip; [] without rejected.csv, which shards of other programs may lack."""
     file = place / REJECTED_CSV
     try:
-        # A file's name may be in any encoding.
+        # Names of files may be in any encoding.
         text = file.read_bytes().decode("utf-8", "replace")
     except FileNotFoundError:
         return []
@@ -154,7 +154,7 @@ def _read_rejected(place: Location) -> list[tuple[str, str]]:
 
 
 def inspection_summary(result: Mapping[str, Any]) -> Group:
-    """Two tables, of the splits and of the classes, and what else is to be known."""
+    """Formats an inspection for the terminal: tables of splits and classes, and remarks."""
     frame, kind = result["frame"], "RGB" if result["frame"]["channels"] == 3 else "grey"
     sampling = {name: value for name, value in result["sampling"].items() if value is not None}
     fit = sampling.pop("fit", "stretch")
@@ -185,7 +185,7 @@ def _split_table(result: Mapping[str, Any]) -> Table:
 
 
 def _class_table(result: Mapping[str, Any]) -> Table:
-    """Clips by class and split; with their groups in brackets, where known."""
+    """Number of clips by class and split, with the number of groups in brackets if known."""
     table = _table("class", *result["splits"])
     for name, splits in result["by_class"].items():
         cells = [(part["num_clips"], part["num_groups"]) for part in splits.values()]
@@ -196,7 +196,7 @@ def _class_table(result: Mapping[str, Any]) -> Table:
 
 
 def _table(*columns: str) -> Table:
-    # As narrow as can be: a terminal may have 80 columns.
+    # Narrow padding, because a terminal may have only 80 columns.
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
     table.add_column(columns[0])
     for column in columns[1:]:
@@ -207,11 +207,11 @@ def _table(*columns: str) -> Table:
 def _remarks(result: Mapping[str, Any]) -> list[str]:
     lines = []
     if result["num_clips_without_fps"]:
-        lines.append(f"{result['num_clips_without_fps']:,} clips have no frame rate and are not in the video time")
+        lines.append(f"{result['num_clips_without_fps']:,} clips have no frame rate and are left out of the video time")
     if leaked := result["leaked_groups"]:
         examples = [f"{group} ({', '.join(splits)})" for group, splits in list(leaked.items())[:_NUM_EXAMPLES]]
         more = ", ..." if len(leaked) > _NUM_EXAMPLES else ""
-        lines.append(f"leak: {len(leaked):,} groups lie in several splits: {', '.join(examples)}{more}")
+        lines.append(f"leak: {len(leaked):,} groups are in several splits: {', '.join(examples)}{more}")
     if result["num_rejected"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(result["rejected"].items()))
         lines.append(f"{result['num_rejected']:,} clips rejected ({reasons}); the first of {REJECTED_CSV}:")
@@ -219,7 +219,7 @@ def _remarks(result: Mapping[str, Any]) -> list[str]:
     if result["chance"] is not None:
         guess = f"chance on test: {100 * result['chance']:.1f}%"
         if result["majority_class"] is not None:
-            guess += f"; always saying {result['majority_class']!r}: {100 * result['majority_share']:.1f}%"
+            guess += f"; always predicting {result['majority_class']!r}: {100 * result['majority_share']:.1f}%"
         lines.append(guess)
     return [*lines, f"contact sheet: {result['sheet']}"]
 
@@ -233,10 +233,11 @@ def _duration(seconds: float) -> str:
 
 
 def verify_shards(place: str | Path | Location) -> dict[str, Any]:
-    """Reads every shard and compares its SHA-256 with dataset.json; shards that are missing or cut short are damaged.
+    """Reads every shard and compares its SHA-256 with dataset.json; missing and truncated shards count as damaged.
 
     Returns:
-        JSON values: shards (the directory), num_shards, num_bytes, damaged (names of files), exit_code (2 if any is).
+        JSON values: shards (the directory), num_shards, num_bytes, damaged (names of files), exit_code (2 if a shard is
+        damaged, else 0).
 
     Raises:
         UserError: dataset.json itself is missing or damaged.
@@ -256,11 +257,11 @@ def verify_shards(place: str | Path | Location) -> dict[str, Any]:
 
 
 def verify_summary(result: Mapping[str, Any]) -> str:
-    """What a person reads."""
+    """Formats the result of `verify_shards` for the terminal."""
     whole = f"{result['num_shards']:,} shards, {result['num_bytes'] / 1e6:,.1f} MB"
     if not result["damaged"]:
-        return f"{result['shards']}: {whole}, all as they were written"
+        return f"{result['shards']}: {whole}, all intact"
     return (
         f"{result['shards']}: missing or damaged, {len(result['damaged']):,} of {whole}: "
-        f"{', '.join(result['damaged'])}; delete them, and preprocess with --resume makes them again"
+        f"{', '.join(result['damaged'])}; delete them and run preprocess with --resume, which writes them again"
     )

@@ -1,4 +1,4 @@
-"""The parts of report.html that are there without scripts: cards, tables, lists. All text in them is escaped."""
+"""Render the parts of report.html that work without scripts: cards, tables, lists. All text in them is escaped."""
 
 import html
 from collections import Counter
@@ -7,17 +7,26 @@ from typing import Any
 
 from pipelines.core.text import percent
 from pipelines.evaluation.metrics import standard_error
-from pipelines.report.points import Point, every_trial, marks, points
-from pipelines.report.view import varying
-from pipelines.tuning.formatting import count, span, texts
+from pipelines.report.pareto_data import Mark, all_trials, labels, marks
+from pipelines.report.view import varying_options
+from pipelines.tuning.formatting import count, interval_text, texts
 
-__all__ = ["all_trials", "cards", "caution", "edges", "facts", "frontier_table", "importances", "notes"]
+__all__ = [
+    "cards",
+    "edges",
+    "facts",
+    "frontier_table",
+    "importances",
+    "notes",
+    "replication_hint",
+    "trials_table",
+]
 
 
 _NUMBERS = ("num_params", "input_params", "multiply_adds", "val_metric", "test_metric", "epochs", "train_s")
-_FRONTIER_HEADS = {
+_FRONTIER_HEADERS = {
     "trial": "trial",
-    "mark": "",
+    "label": "",
     "val": "validation",
     "test": "test",
     "num_params": "parameters",
@@ -35,23 +44,23 @@ def _metric_name(data: Mapping[str, Any]) -> str:
 
 
 def cards(data: Mapping[str, Any]) -> str:
-    """The best point, the knee and the dense baseline, large."""
-    trials = every_trial(data)
+    """The best point, the knee and the dense baseline, each with its metrics in large type."""
+    trials = all_trials(data)
     best, small, dense = trials[data["best"]], trials[data["knee"]], trials.get(data["baseline"])
-    shown = [("best", "Best on validation", best)]
+    found = [("best", "Best on validation", best)]
     if small is not best:
-        shown.append(("knee", f"Knee, {_ratio(best, small)} times smaller", small))
+        found.append(("knee", f"Knee, {_ratio(best, small)} times smaller", small))
     if dense is not None and dense is not best:
-        shown.append(("dense", f"Dense baseline, {_ratio(dense, best)} times the size", dense))
-    values = _values(data)
-    return "".join(_card(role, title, trial, *values[trial["trial"]]) for role, title, trial in shown)
+        found.append(("dense", f"Dense baseline, {_ratio(dense, best)} times the size", dense))
+    by_trial = _marks_by_trial(data)
+    return "".join(_card(role, title, trial, *by_trial[trial["trial"]]) for role, title, trial in found)
 
 
-def _card(role: str, title: str, trial: Mapping[str, Any], val: Point, test: Point | None) -> str:
+def _card(role: str, title: str, trial: Mapping[str, Any], val: Mark, test: Mark | None) -> str:
     seeds = f", mean of {len(trial['replication']['seeds'])} seeds" if trial.get("replication") else ""
     return (
-        f'<div class="card {role}"><h2>{title}</h2><p class="figure">{_measured(val)}</p>'
-        f"<p>{'not tested' if test is None else 'test ' + _measured(test)}</p>"
+        f'<div class="card {role}"><h2>{title}</h2><p class="value">{_value(val)}</p>'
+        f"<p>{'not tested' if test is None else 'test ' + _value(test)}</p>"
         f"<p>{count(trial['num_params'])} parameters<br>trial {html.escape(trial['trial'])}{seeds}</p></div>"
     )
 
@@ -61,130 +70,131 @@ def _ratio(large: Mapping[str, Any], small: Mapping[str, Any]) -> str:
     return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}"
 
 
-def _values(data: Mapping[str, Any]) -> dict[str, tuple[Point, Point | None]]:
-    """trial -> its point on validation and, where it was tested, the one on test."""
-    shown = points(data)
-    tests = {point.trial["trial"]: point for point in shown if point.role == "test"}
-    return {p.trial["trial"]: (p, tests.get(p.trial["trial"])) for p in shown if p.role != "test"}
+def _marks_by_trial(data: Mapping[str, Any]) -> dict[str, tuple[Mark, Mark | None]]:
+    """trial -> (its mark on validation, its mark on test or None)."""
+    drawn = marks(data)
+    tests = {mark.trial["trial"]: mark for mark in drawn if mark.role == "test"}
+    return {m.trial["trial"]: (m, tests.get(m.trial["trial"])) for m in drawn if m.role != "test"}
 
 
-def _measured(point: Point | None) -> str:
-    if point is None:
+def _value(mark: Mark | None) -> str:
+    if mark is None:
         return "-"
-    return percent(point.value) + (f" <small>{span(point.interval)}</small>" if point.interval else "")
+    return percent(mark.value) + (f" <small>{interval_text(mark.interval)}</small>" if mark.interval else "")
 
 
 def notes(data: Mapping[str, Any]) -> str:
-    """What must not be overlooked: points that were not_replicated, and what they came to."""
+    """A note for each point that was not replicated, with the mean of its new trainings."""
     found = []
     for point in data.get("not_replicated") or []:
-        confirmed = point["replication"]
-        came_to = "Trained again with fresh seeds it did not come to its end with all of them."
-        if confirmed:
-            came_to = (
-                f"Trained again with {len(confirmed['seeds'])} fresh seeds it came to "
-                f"{percent(confirmed['val_mean'])} ({span(confirmed.get('val_interval'))}), and a model with no more "
-                "parameters reached as much on average."
+        replication = point["replication"]
+        outcome = "Training it again with new seeds failed for some of them."
+        if replication:
+            outcome = (
+                f"Trained again with {len(replication['seeds'])} new seeds it reached "
+                f"{percent(replication['val_mean'])} ({interval_text(replication.get('val_interval'))}) on average; a "
+                "model with at most as many parameters reached at least as much."
             )
         found.append(
-            f"<b>Lucky:</b> trial {html.escape(point['trial'])} stood on the frontier with "
-            f"{percent(point['val_metric'])}. {came_to}"
+            f"<b>Not replicated:</b> trial {html.escape(point['trial'])} was on the frontier with "
+            f"{percent(point['val_metric'])}. {outcome}"
         )
     return "".join(f'<p class="note">{text}</p>' for text in found)
 
 
-def caution(data: Mapping[str, Any]) -> str:
-    """What the picture can't show of a confirmed frontier."""
+def replication_hint(data: Mapping[str, Any]) -> str:
+    """A sentence for the caption of the plot of a replicated frontier."""
     if not any(point.get("replication") for point in data["frontier"]):
         return ""
-    return " What was trained again with fresh seeds stands at their mean; all else at a single run, not_replicated or not."
+    return " Replicated trials are drawn at the mean of their new seeds, all others at the value of a single training."
 
 
 def frontier_table(data: Mapping[str, Any]) -> str:
-    """The points of the frontier; below them what stands beside it: the dense baseline and the not_replicated ones."""
-    trials, values, mark = every_trial(data), _values(data), marks(data)
-    names = [point["trial"] for point in data["frontier"]]
-    beside = [point["trial"] for point in data.get("not_replicated") or []]
-    if data["baseline"] is not None and data["baseline"] not in names:
-        beside.append(data["baseline"])
+    """The points of the frontier; below them those that were not replicated and the dense baseline."""
+    trials, by_trial, label = all_trials(data), _marks_by_trial(data), labels(data)
+    frontier = [point["trial"] for point in data["frontier"]]
+    others = [point["trial"] for point in data.get("not_replicated") or []]
+    if data["baseline"] is not None and data["baseline"] not in frontier:
+        others.append(data["baseline"])
 
     def row(name: str) -> str:
-        val, test = values[name]
-        cells = texts(trials[name]) | {"mark": mark.get(name, "")}
-        shown = {column: html.escape(cells.get(column, "")) for column in _FRONTIER_HEADS}
-        return _row(name, shown | {"val": _measured(val), "test": _measured(test)})
+        val, test = by_trial[name]
+        cells = texts(trials[name]) | {"label": label.get(name, "")}
+        escaped = {column: html.escape(cells.get(column, "")) for column in _FRONTIER_HEADERS}
+        return _row(name, escaped | {"val": _value(val), "test": _value(test)})
 
-    body = "".join(map(row, names)) + "".join(map(row, beside)).replace("<tr ", '<tr class="aside" ')
-    head = "".join(f"<th{_kind(name)}>{title}</th>" for name, title in _FRONTIER_HEADS.items())
-    return f'<div class="scroll"><table id="frontier"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    body = "".join(map(row, frontier)) + "".join(map(row, others)).replace("<tr ", '<tr class="aside" ')
+    header = "".join(f"<th{_class(name)}>{title}</th>" for name, title in _FRONTIER_HEADERS.items())
+    return (
+        f'<div class="scroll"><table id="frontier"><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
-def _kind(column: str) -> str:
+def _class(column: str) -> str:
     if column in (*_NUMBERS, "val", "test"):
         return ' class="number"'
-    return f' class="{column}"' if column in ("mark", "state") else ""
+    return f' class="{column}"' if column in ("label", "state") else ""
 
 
 def _row(trial: str, cells: Mapping[str, str]) -> str:
-    """A row of a table of trials; what is in the cells is HTML. Scripts make a button of the first cell."""
-    body = "".join(f"<td{_kind(name)}>{cell}</td>" for name, cell in cells.items() if name != "trial")
+    """A row of a table of trials; cells are HTML. The scripts turn the first cell into a button."""
+    body = "".join(f"<td{_class(name)}>{cell}</td>" for name, cell in cells.items() if name != "trial")
     name = html.escape(trial)
     return f'<tr data-trial="{name}"><th scope="row">{name}</th>{body}</tr>'
 
 
-def all_trials(data: Mapping[str, Any]) -> tuple[str, str]:
-    """(The table of all trials, with the columns in which they differ; what is configured alike in all of them.)"""
-    mark, differing = marks(data), varying(data["trials"])
-    shown = [texts(trial) | {"mark": mark.get(trial["trial"], "")} for trial in data["trials"]]
+def trials_table(data: Mapping[str, Any]) -> tuple[str, str]:
+    """(table of all trials, with the options in which they differ; list of the options that all have in common)."""
+    label, varying = labels(data), varying_options(data["trials"])
+    rows = [texts(trial) | {"label": label.get(trial["trial"], "")} for trial in data["trials"]]
     configured = {name for trial in data["trials"] for name in trial["config"]}
-    own = [name for name in data["columns"] if name not in configured]
-    columns = ["trial", "mark", *(name for name in own if name != "trial")]
-    columns += [name for name in ("multiply_adds", "parent") if any(cells[name] != "-" for cells in shown)]
-    columns += differing
-    head = "".join(f"<th{_kind(name)}>{html.escape(name)}</th>" for name in columns)
-    body = "".join(
-        _row(cells["trial"], {name: html.escape(cells.get(name, "")) for name in columns}) for cells in shown
-    )
-    alike = {
-        name: str(v)
+    columns = ["trial", "label", *(name for name in data["columns"] if name not in {"trial", *configured})]
+    columns += [name for name in ("multiply_adds", "parent") if any(cells[name] != "-" for cells in rows)]
+    columns += varying
+    header = "".join(f"<th{_class(name)}>{html.escape(name)}</th>" for name in columns)
+    body = "".join(_row(cells["trial"], {name: html.escape(cells.get(name, "")) for name in columns}) for cells in rows)
+    common = {
+        name: str(value)
         for trial in data["trials"]
-        for name, v in trial["config"].items()
-        if name not in (*differing, "init")
+        for name, value in trial["config"].items()
+        if name not in (*varying, "init")
     }
-    same = "".join(f"<li>{html.escape(name)} <b>{html.escape(value)}</b></li>" for name, value in alike.items())
-    table = f'<div class="scroll"><table id="trials"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    return table, f'<p>The same in all trials:</p><ul class="same">{same}</ul>' if same else ""
+    items = "".join(f"<li>{html.escape(name)} <b>{html.escape(value)}</b></li>" for name, value in common.items())
+    table = (
+        f'<div class="scroll"><table id="trials"><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+    return table, f'<p>All trials have in common:</p><ul class="common">{items}</ul>' if items else ""
 
 
 def edges(data: Mapping[str, Any]) -> str:
-    """Whether the best point and the knee lie at the edge of the space that was searched."""
+    """Whether the best point and the knee are at the edge of the search space."""
     if "edges" not in data:
         return ""
-    found = "".join(f"<li>{html.escape(edge['text'])}</li>" for edge in data["edges"] or [])
-    if found:
-        answer = f"<p>Yes. What is better may lie outside:</p><ul>{found}</ul>"
-    elif any(_sampled(name, every_trial(data)) for name in (data["best"], data["knee"])):
-        answer = "<p>No: no number that was sampled for the best point or the knee lies at an end of its range.</p>"
+    items = "".join(f"<li>{html.escape(edge['text'])}</li>" for edge in data["edges"] or [])
+    if items:
+        answer = f"<p>Yes, so there may be better models outside:</p><ul>{items}</ul>"
+    elif any(_is_sampled(name, all_trials(data)) for name in (data["best"], data["knee"])):
+        answer = "<p>No: no number that was sampled for the best point or the knee is at an end of its range.</p>"
     else:
-        answer = "<p>Not to be told: the best point and the knee were tried as given, not sampled from the space.</p>"
-    return f"<section><h2>Is the best at the edge of the space?</h2>{answer}</section>"
+        answer = "<p>Unknown: the best point and the knee are baselines, not sampled from the search space.</p>"
+    return f"<section><h2>Is the best model at the edge of the search space?</h2>{answer}</section>"
 
 
-def _sampled(name: str, trials: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether the sampler chose anything of a trial; of a refined one, of its first ancestor."""
+def _is_sampled(name: str, trials: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether the sampler chose any option of a trial, or of the first ancestor of a refined one."""
     while trials[name].get("parent") in trials:
         name = trials[name]["parent"]
     return bool(trials[name].get("params"))
 
 
 def importances(data: Mapping[str, Any]) -> str:
-    """What mattered most, a table of bars for each objective."""
+    """The importance of each sampled option, as a bar chart for each objective."""
     if "importances" not in data:
         return ""
     found = {name: shares for name, shares in (data["importances"] or {}).items() if shares}
     if not found:
         return (
-            "<section><h2>What matters most?</h2><p>Not to be told: too few of the sampled trials have finished, or "
+            "<section><h2>Which options matter most?</h2><p>Not enough data: too few sampled trials have finished, or "
             "the best are no better than the others.</p></section>"
         )
 
@@ -199,57 +209,74 @@ def importances(data: Mapping[str, Any]) -> str:
         return f"<table><caption>for {html.escape(title)}</caption><tbody>{rows}</tbody></table>"
 
     return (
-        "<section><h2>What matters most?</h2><p>How much each sampled choice decides whether a trial is among the best "
-        "quarter, as shares of 100% (PED-ANOVA): a hint, the rougher the fewer the trials.</p>"
+        "<section><h2>Which options matter most?</h2><p>How much each sampled option decides whether a trial is among "
+        "the best quarter, as shares of 100% (PED-ANOVA). With few trials these are rough estimates.</p>"
         f'<div class="bars">{"".join(bars(*each) for each in found.items())}</div></section>'
     )
 
 
 def facts(data: Mapping[str, Any]) -> str:
-    """How the numbers were made, as the entries of a description list."""
-    options, num_val, states = data["options"], data["num_val_clips"], Counter(t["state"] for t in data["trials"])
-    error = f"{100 * standard_error(data['frontier'][-1]['val_metric'], num_val):.1f} points"
-    noise = f"; the best point's standard error is {error} on so few clips: what lies closer may stand in any order"
-    confirmation = data.get("replications") or {}
-    failed = [f"trial {run['trial']} with seed {run['seed']}: {run['error']}" for run in confirmation.get("failed", [])]
-    trials = ", ".join(f"{number} {state}" for state, number in states.items())
-    trials += f"; {options['epochs']} epochs at most, seed {options['seed']}"
-    for name, what in (("epochs_trained", "epochs trained"), ("num_duplicates", "proposed twice and trained once")):
-        trials += f"; {count(data[name])} {what}" if data.get(name) else ""
-    if data.get("num_too_large"):
-        trials += f"; {count(data['num_too_large'])} proposed that are too large, which were never trained"
+    """How the numbers were obtained, as the entries of a description list."""
+    replications = data.get("replications") or {}
+    failed = [f"trial {run['trial']} with seed {run['seed']}: {run['error']}" for run in replications.get("failed", [])]
     refined = sum(trial.get("parent") is not None for trial in data["trials"])
+    hypervolume = data.get("hypervolume")
     found = {
         "Data set": f"{data['dataset']}, {data['num_classes']} classes: {', '.join(data['classes'])}",
-        "Clips": f"{count(num_val)} validation, {count(data['num_test_clips'])} test",
-        "Metric": f"{_metric_name(data)}; chance is {percent(data['chance'])}"
-        + (noise if data["metric"] == "accuracy" else ""),
-        "Intervals": "95%, by a bootstrap of the clips, of whole groups (speakers, source videos) where there are "
-        "enough: how sure the metric of these weights is, not how another seed would do",
-        "Trials": trials,
-        "Selection": "on validation: the best epoch of a trial, the frontier, and so the best point and the knee; a "
-        "figure that was selected on flatters",
-        "Replication": f"by the seeds {', '.join(map(str, confirmation['seeds']))}, and the frontier redrawn from their "
-        f"means. {confirmation['method']}"
-        if confirmation
-        else "no: each point is one training with one seed, and some are not_replicated; sweep --resume --confirm 3 tells which",
-        "Not confirmed": "; ".join(failed),
-        "Test": "looked at once, after the frontier stood, and for its points only"
-        + (", and once by each run that confirms them" if confirmation else ""),
-        "Refined": f"{refined} of the trials: weights of a trained one, rounded to smaller ranks and tuned for a few "
-        "epochs; a dashed line leads to each from its parent"
+        "Clips": f"{count(data['num_val_clips'])} validation, {count(data['num_test_clips'])} test",
+        "Metric": _metric_fact(data),
+        "Intervals": "95% confidence, by a bootstrap of clips, or of whole groups (speakers, source videos) if there "
+        "are enough; they hold for these weights and do not include the variance between seeds",
+        "Trials": _trials_fact(data),
+        "Selection": "on validation: the best epoch of a trial, the frontier, the best point and the knee. Validation "
+        f"{_metric_name(data)} is optimistic because it was selected on",
+        "Replication": f"with the seeds {', '.join(map(str, replications['seeds']))}; the frontier is drawn from their "
+        f"means. {replications['method']}"
+        if replications
+        else "none: each point is one training with one seed, and some are good by chance; replicate with "
+        "sweep --resume --confirm 3",
+        "Failed replications": "; ".join(failed),
+        "Test": "evaluated once, after the frontier was drawn, for its points only"
+        + (", and once for each of their replications" if replications else ""),
+        "Refined": f"{refined} of the trials: the weights of a trained one are rounded to smaller ranks and fine-tuned "
+        "for a few epochs; a dashed line leads to each from its parent"
         if refined
         else "",
-        "Parameters": "of the whole model, recurrent matrix and classifier included; input-to-hidden weights stand "
-        "beside them, since papers count only those",
-        "Published": "claims of the paper, on its own splits and clips; not measured here"
+        "Parameters": "of the whole model, recurrent matrix and classifier included; input-to-hidden weights are also "
+        "listed, since papers count only those",
+        "Published": "results reported by the paper, on its own splits and clips; not reproduced here"
         if data.get("published")
         else "",
-        "Knee": "the point highest above the chord from the smallest to the best, over the logarithm of the parameters",
-        "Hypervolume": f"{percent(data['hypervolume'])}: {data.get('hypervolume_reference', '')}"
-        if data.get("hypervolume") is not None
-        else "",
-        "Made": data["created"],
+        "Knee": "the point highest above the line from the smallest to the best point, over the logarithm of the "
+        "parameters",
+        "Hypervolume": ""
+        if hypervolume is None
+        else f"{percent(hypervolume)}: {data.get('hypervolume_reference', '')}",
+        "Created": data["created"],
         "Command": data["command"],
     }
     return "".join(f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in found.items() if text)
+
+
+def _metric_fact(data: Mapping[str, Any]) -> str:
+    text = f"{_metric_name(data)}; chance is {percent(data['chance'])}"
+    if data["metric"] != "accuracy":
+        return text
+    error = 100 * standard_error(data["frontier"][-1]["val_metric"], data["num_val_clips"])
+    return f"{text}; the standard error of the best point is {error:.1f} points: smaller differences may be chance"
+
+
+def _trials_fact(data: Mapping[str, Any]) -> str:
+    options, states = data["options"], Counter(trial["state"] for trial in data["trials"])
+    parts = [
+        ", ".join(f"{number} {state}" for state, number in states.items()),
+        f"at most {options['epochs']} epochs, seed {options['seed']}",
+    ]
+    for name, what in (
+        ("epochs_trained", "epochs trained in all"),
+        ("num_duplicates", "proposed twice and trained once"),
+        ("num_too_large", "proposed that are too large and were not trained"),
+    ):
+        if data.get(name):
+            parts.append(f"{count(data[name])} {what}")
+    return "; ".join(parts)

@@ -1,54 +1,53 @@
-"""What the scripts of report.html draw and list, as JSON values: points, curves, coordinates, and words for them."""
+"""Compute the data that the scripts of report.html draw: marks, learning curves, parallel coordinates, texts."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipelines.core.text import percent
-from pipelines.report.points import ROLES, every_trial, links, marks, points, tables
-from pipelines.tuning.formatting import span, texts
+from pipelines.report.pareto_data import ROLES, all_trials, csv_tables, labels, marks, refinements
+from pipelines.tuning.formatting import interval_text, texts
 
-__all__ = ["dimensions", "varying", "view"]
+__all__ = ["dimensions", "varying_options", "view"]
 
 
-# What can lie across the picture: name in pareto.json -> title.
-_ACROSS = {
+# Choices for the horizontal axis of the plot: name in pareto.json -> title.
+_X_AXES = {
     "num_params": "parameters of the whole model",
     "input_params": "input-to-hidden weights",
     "multiply_adds": "multiply-adds per frame",
 }
-# Different values that an axis of parallel coordinates can name.
+# An axis of parallel coordinates lists at most this many different values by name.
 _MAX_NAMES = 12
 
 
 def view(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page's scripts draw, as JSON values; metrics in %."""
-    trials, mark = every_trial(data), marks(data)
-    shown = points(data)
-    across = {name: title for name, title in _ACROSS.items() if any(p.trial.get(name) for p in shown)}
-    differing = varying(data["trials"])
-    chosen = dict.fromkeys(name for name in (data["best"], data["knee"], data["baseline"]) if name)
+    """The data for the scripts as JSON values; metrics in %."""
+    trials, label, drawn = all_trials(data), labels(data), marks(data)
+    x_axes = {name: title for name, title in _X_AXES.items() if any(mark.trial.get(name) for mark in drawn)}
+    varying = varying_options(data["trials"])
+    selected = dict.fromkeys(name for name in (data["best"], data["knee"], data["baseline"]) if name)
     return {
         "metric": data["metric"].replace("_", " "),
         "chance": 100 * data["chance"],
-        "roles": [{"role": role, "label": label, "shape": shape} for role, (label, shape, *_) in ROLES.items()],
-        "across": across,
-        "points": [
-            {"trial": p.trial["trial"], "role": p.role, "y": 100 * p.value, "interval": _percents(p.interval)}
-            for p in shown
+        "roles": [{"role": role, "label": name, "shape": shape} for role, (name, shape, *_) in ROLES.items()],
+        "x_axes": x_axes,
+        "marks": [
+            {"trial": m.trial["trial"], "role": m.role, "y": 100 * m.value, "interval": _percents(m.interval)}
+            for m in drawn
         ],
         "frontier": [point["trial"] for point in data["frontier"]],
-        "links": links(data),
+        "refinements": refinements(data),
         "published": [
             {"model": claim["model"], "x": claim["num_input_params"], "y": 100 * claim["accuracy"]}
             for claim in data.get("published") or []
         ],
         "trials": {
             name: {
-                "x": [trial.get(axis) for axis in across],
-                "mark": mark.get(name, ""),
-                "tip": _tip(trial),
-                "about": _about(trial, mark.get(name, ""), differing),
+                "x": [trial.get(axis) for axis in x_axes],
+                "label": label.get(name, ""),
+                "tooltip": _tooltip(trial),
+                "details": _details(trial, label.get(name, ""), varying),
                 "curve": [[epoch, round(100 * value, 3)] for epoch, value in trial.get("curve") or []],
                 "stopped": trial["state"] != "complete",
                 "per_class": trial.get("per_class"),
@@ -56,11 +55,11 @@ def view(data: Mapping[str, Any]) -> dict[str, Any]:
             for name, trial in trials.items()
         },
         "dimensions": dimensions(data),
-        "chosen": list(chosen),
+        "selected": list(selected),
         "export": next(
             (c.partition("--select")[0] + "--select trial:" for c in data["next"] if "pipelines.export" in c), ""
         ),
-        "csv": tables(data),
+        "csv": csv_tables(data),
     }
 
 
@@ -68,66 +67,66 @@ def _percents(interval: Sequence[float] | None) -> list[float] | None:
     return None if interval is None else [100 * bound for bound in interval]
 
 
-def _tip(trial: Mapping[str, Any]) -> list[str]:
-    """Lines beside a point that is pointed at."""
-    shown = texts(trial)
-    confirmed = trial.get("replication")
-    again = f"confirmed {percent(confirmed['val_mean'])} by {len(confirmed['seeds'])} seeds" if confirmed else ""
+def _tooltip(trial: Mapping[str, Any]) -> list[str]:
+    """Lines of the tooltip of a trial."""
+    cells = texts(trial)
+    replication = trial.get("replication")
+    mean = f"mean of {len(replication['seeds'])} new seeds {percent(replication['val_mean'])}" if replication else ""
     lines = [
-        f"trial {shown['trial']}, {shown['cell']}, {shown['input']} input",
-        f"modes {shown['modes']}",
-        f"ranks {shown['ranks']}, recurrent ranks {shown['recurrent_ranks']}",
-        f"{shown['num_params']} parameters, {shown['input_params']} of them input-to-hidden",
-        f"validation {shown['val_metric']}, test {shown['test_metric']}",
-        again,
+        f"trial {cells['trial']}, {cells['cell']}, {cells['input']} input",
+        f"modes {cells['modes']}",
+        f"ranks {cells['ranks']}, recurrent ranks {cells['recurrent_ranks']}",
+        f"{cells['num_params']} parameters, {cells['input_params']} of them input-to-hidden",
+        f"validation {cells['val_metric']}, test {cells['test_metric']}",
+        mean,
         f"refined from {trial['parent']}" if trial.get("parent") else "",
-        f"trained {shown['train_s']}, {shown['epochs']} epochs",
-        "" if trial["state"] == "complete" else shown["state"],
+        f"trained {cells['train_s']}, {cells['epochs']} epochs",
+        "" if trial["state"] == "complete" else cells["state"],
     ]
     return [line for line in lines if line]
 
 
-def _about(trial: Mapping[str, Any], mark: str, differing: Iterable[str]) -> dict[str, str]:
-    """Rows of the table of chosen trials."""
-    shown = texts(trial)
+def _details(trial: Mapping[str, Any], label: str, varying: Iterable[str]) -> dict[str, str]:
+    """Rows of the table of selected trials."""
+    cells = texts(trial)
 
-    def measured(split: str) -> str:
-        bounds = f" ({shown[f'{split}_interval']})" if trial.get(f"{split}_interval") else ""
-        return shown[f"{split}_metric"] + bounds
+    def metric(split: str) -> str:
+        bounds = f" ({cells[f'{split}_interval']})" if trial.get(f"{split}_interval") else ""
+        return cells[f"{split}_metric"] + bounds
 
-    def confirmed(split: str) -> str:
+    def replicated(split: str) -> str:
         found = trial.get("replication")
         if not found or found.get(f"{split}_mean") is None:
             return "-"
         runs = ", ".join(percent(value) for value in found[split])
         bounds = found.get(f"{split}_interval")
-        return percent(found[f"{split}_mean"]) + (f" ({span(bounds)})" if bounds else "") + f": {runs}"
+        return percent(found[f"{split}_mean"]) + (f" ({interval_text(bounds)})" if bounds else "") + f": {runs}"
 
-    rest = [name for name in differing if name not in ("cell", "input", "in_modes", "hidden_modes")]
+    listed = ("cell", "input", "in_modes", "hidden_modes", "ranks", "recurrent_ranks")
     return {
-        "mark": mark or "-",
-        "state": shown["state"],
-        "validation": measured("val"),
-        "validation, confirmed": confirmed("val"),
-        "test": measured("test"),
-        "test, confirmed": confirmed("test"),
-        "parameters": shown["num_params"],
-        "input-to-hidden weights": shown["input_params"],
-        "multiply-adds per frame": shown["multiply_adds"],
-        "cell": shown["cell"],
-        "modes": shown["modes"],
-        "ranks": shown["ranks"],
-        "recurrent ranks": shown["recurrent_ranks"],
-        **{name.replace("_", " "): shown.get(name, "-") for name in rest if name not in ("ranks", "recurrent_ranks")},
-        "refined from": shown["parent"],
-        "epochs": shown["epochs"],
-        "trained": shown["train_s"],
+        "label": label or "-",
+        "state": cells["state"],
+        "validation": metric("val"),
+        "validation, replicated": replicated("val"),
+        "test": metric("test"),
+        "test, replicated": replicated("test"),
+        "parameters": cells["num_params"],
+        "input-to-hidden weights": cells["input_params"],
+        "multiply-adds per frame": cells["multiply_adds"],
+        "cell": cells["cell"],
+        "modes": cells["modes"],
+        "ranks": cells["ranks"],
+        "recurrent ranks": cells["recurrent_ranks"],
+        **{name.replace("_", " "): cells.get(name, "-") for name in varying if name not in listed},
+        "refined from": cells["parent"],
+        "epochs": cells["epochs"],
+        "trained": cells["train_s"],
     }
 
 
-def varying(trials: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Names that are not configured alike in all trials that have a configuration."""
-    # Whose weights a refined trial starts from is told as its parent.
+def varying_options(trials: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Names of the options in which trials differ; trials without a configuration are ignored."""
+    # The option init of a refined trial is shown as its parent.
     values: dict[str, set[str]] = {}
     configs = [trial["config"] for trial in trials if trial["config"]]
     for name in dict.fromkeys(name for config in configs for name in config if name != "init"):
@@ -136,18 +135,18 @@ def varying(trials: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def dimensions(data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The axes of parallel coordinates: what was configured differently, the parameters, and at last the metric.
+    """The axes of parallel coordinates: the options in which trials differ, the parameters, and last the metric.
 
-    Of ranks it is the largest, of modes that are too many to name it is how many there are.
+    Ranks are represented by the largest one, modes with too many different values by their number.
 
     Returns:
-        For each axis its title, its kind (`log` or `linear` of numbers, `names` of texts in order) and values {trial:
-        number or text}; trials without a metric are left out.
+        For each axis title, kind (`log` or `linear` for numbers, `names` for texts in order) and values {trial: number
+        or text}; trials without a metric are left out.
     """
-    place = {point.trial["trial"]: point for point in points(data) if point.role != "test"}
-    trials = [point.trial for point in place.values()]
+    by_trial = {mark.trial["trial"]: mark for mark in marks(data) if mark.role != "test"}
+    trials = [mark.trial for mark in by_trial.values()]
     axes = []
-    for name in varying(trials):
+    for name in varying_options(trials):
         title, values = name.replace("_", " "), {t["trial"]: t["config"][name] for t in trials if name in t["config"]}
         if name.endswith("ranks"):
             title = f"largest of {title}"
@@ -157,8 +156,12 @@ def dimensions(data: Mapping[str, Any]) -> list[dict[str, Any]]:
             values = {trial: len(str(value).split("x")) for trial, value in values.items()}
         axes.append({"title": title, **_scale(values)})
     for title, kind, values in (
-        ("parameters", "log", {name: point.trial["num_params"] for name, point in place.items()}),
-        (f"validation {data['metric'].replace('_', ' ')}, %", "linear", {n: 100 * p.value for n, p in place.items()}),
+        ("parameters", "log", {name: mark.trial["num_params"] for name, mark in by_trial.items()}),
+        (
+            f"validation {data['metric'].replace('_', ' ')}, %",
+            "linear",
+            {n: 100 * m.value for n, m in by_trial.items()},
+        ),
     ):
         axes.append({"title": title, "kind": kind, "values": values})
     return axes
@@ -170,7 +173,7 @@ def _largest(ranks: Any) -> Any:
 
 
 def _scale(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers on a scale where they are too many to name, everything else as names in order: numbers first."""
+    """Numbers with too many different values on a scale; everything else as names in order, numbers first."""
     found = set(values.values())
     are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in found)
     if are_numbers and len(found) > _MAX_NAMES:

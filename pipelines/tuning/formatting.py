@@ -5,7 +5,7 @@ from typing import Any
 
 from pipelines.core.text import duration, percent
 
-__all__ = ["count", "span", "texts"]
+__all__ = ["count", "interval_text", "texts"]
 
 
 def count(value: int | None) -> str:
@@ -13,7 +13,7 @@ def count(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
 
 
-def span(interval: Sequence[float] | None) -> str:
+def interval_text(interval: Sequence[float] | None) -> str:
     """[0.712, 0.801] -> `71.2 to 80.1%`; `-` for None."""
     return "-" if interval is None else f"{100 * interval[0]:.1f} to {percent(interval[1])}"
 
@@ -30,7 +30,7 @@ def texts(trial: Mapping[str, Any]) -> dict[str, str]:
     shown = dict.fromkeys(("cell", "input", "ranks", "recurrent_ranks"), "-") | config
     shown |= {name: count(trial.get(name)) for name in ("num_params", "input_params", "multiply_adds", "epochs")}
     shown |= {name: percent(trial.get(name)) for name in ("val_metric", "test_metric")}
-    shown |= {name: span(trial.get(name)) for name in ("val_interval", "test_interval")}
+    shown |= {name: interval_text(trial.get(name)) for name in ("val_interval", "test_interval")}
     reason = trial.get("error") or trial.get("stopped_by")
     return shown | {
         "trial": trial["trial"],

@@ -1,4 +1,4 @@
-"""The frontier, what is read for it, and the files that are written from it."""
+"""pipelines/pareto.py: the frontier, what it is computed from, and the files that show it."""
 
 import csv
 import io
@@ -23,7 +23,7 @@ CLASSES = ["left", "<script>alert(1)</script>", '"x",y']
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    """What a TT-GRU of the paper's ranks has configured."""
+    """The options of a TT-GRU with the paper's ranks."""
     return {
         "cell": "gru",
         "input": "tt",
@@ -36,7 +36,7 @@ def config(**changes: Any) -> dict[str, Any]:
     }
 
 
-# name: (summary.json, or None where there is none). On the frontier: 0003, 0001, 0005; the knee is 0001.
+# name: contents of summary.json, or None for no such file. On the frontier: 0003, 0001, 0005; the knee is 0001.
 TRIALS: dict[str, dict[str, Any] | None] = {
     "0000": {"num_params": 90_000, "val_metric": 0.70, "config": config(input="dense", in_modes=None, ranks=None)},
     "0001": {"num_params": 3_000, "val_metric": 0.80, "config": config(ranks="3x3x3")},
@@ -50,7 +50,7 @@ TRIALS: dict[str, dict[str, Any] | None] = {
 
 
 def make_sweep(path: Path, trials: dict[str, dict[str, Any] | None] = TRIALS, **changes: Any) -> Path:
-    """A sweep directory as sweep.py leaves it, without having trained anything."""
+    """A sweep directory as the command sweep leaves it, written without training."""
     options = {
         "data": "clips",
         "out": "runs/sweep",
@@ -91,16 +91,16 @@ def make_sweep(path: Path, trials: dict[str, dict[str, Any] | None] = TRIALS, **
 
 
 class Evaluate:
-    """Stands in for evaluate_model: remembers which trials it was asked for."""
+    """A substitute for evaluate_model that records the trials it is called for."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.evaluated: list[str] = []
 
     def __call__(self, model_dir: Path, shards_dir: Path, split: str) -> dict[str, Any]:
         assert split == "test"
         assert (shards_dir / "dataset.json").exists()
-        self.asked.append(model_dir.parent.name)
-        value = 0.5 + 0.01 * len(self.asked)
+        self.evaluated.append(model_dir.parent.name)
+        value = 0.5 + 0.01 * len(self.evaluated)
         rows = [{"class": name, "num_clips": 10, "precision": None, "recall": value, "f1": None} for name in CLASSES]
         interval = [value - 0.125, value + 0.125]
         return {"metric": "accuracy", "value": value, "interval": interval, "per_class": rows}
@@ -192,31 +192,31 @@ def test_json_names_frontier_best_knee_and_baseline(tmp_path: Path) -> None:
     assert set(result["files"]) == {*FILES, "best"}
 
 
-def test_test_split_is_looked_at_once_and_for_the_frontier_only(tmp_path: Path) -> None:
+def test_test_split_is_evaluated_once_and_for_the_frontier_only(tmp_path: Path) -> None:
     sweep, evaluate = make_sweep(tmp_path / "sweep"), Evaluate()
     first = write_frontier(sweep, evaluate)
-    assert evaluate.asked == ["0003", "0001", "0005"]
+    assert evaluate.evaluated == ["0003", "0001", "0005"]
     second = write_frontier(sweep, evaluate)
-    assert evaluate.asked == ["0003", "0001", "0005"]
+    assert evaluate.evaluated == ["0003", "0001", "0005"]
     assert second["frontier"] == first["frontier"]
 
 
-def test_test_split_is_looked_at_again_for_weights_that_changed(tmp_path: Path) -> None:
+def test_test_split_is_evaluated_again_if_weights_changed(tmp_path: Path) -> None:
     sweep, evaluate = make_sweep(tmp_path / "sweep"), Evaluate()
     write_frontier(sweep, evaluate)
     (sweep / "trials/0001/model/model.safetensors").write_bytes(b"trained anew")
     result = write_frontier(sweep, evaluate)
-    assert evaluate.asked == ["0003", "0001", "0005", "0001"]
+    assert evaluate.evaluated == ["0003", "0001", "0005", "0001"]
     assert [trial["test_metric"] for trial in result["frontier"]] == [0.51, 0.54, 0.53]
 
 
-def test_test_split_is_looked_at_again_where_pareto_json_is_damaged(
+def test_test_split_is_evaluated_again_if_pareto_json_is_damaged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     sweep, evaluate = make_sweep(tmp_path / "sweep"), Evaluate()
     (sweep / "pareto.json").write_text('{"frontier": [{"tri')
     write_frontier(sweep, evaluate)
-    assert evaluate.asked == ["0003", "0001", "0005"]
+    assert evaluate.evaluated == ["0003", "0001", "0005"]
     assert "pareto.json cannot be read" in caplog.text
 
 
@@ -233,7 +233,7 @@ def test_without_shards_the_test_metric_stays_as_it_was(tmp_path: Path, caplog: 
 def test_data_set_without_test_clips_is_not_evaluated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     sweep, evaluate = make_sweep(tmp_path / "sweep", num_test_clips=0), Evaluate()
     write_frontier(sweep, evaluate)
-    assert evaluate.asked == []
+    assert evaluate.evaluated == []
     assert [trial["test_metric"] for trial in read_csv(sweep / "pareto.csv")] == ["", "", ""]
     assert "the data set has no test clips" in caplog.text
 
@@ -264,7 +264,7 @@ def test_point_of_the_frontier_without_its_model_is_refused(tmp_path: Path) -> N
         write_frontier(sweep, Evaluate())
 
 
-def test_failure_on_the_way_leaves_every_file_as_it_was(tmp_path: Path) -> None:
+def test_an_error_leaves_every_file_unchanged(tmp_path: Path) -> None:
     def fail(*args: Any, **kwargs: Any) -> dict[str, Any]:
         raise UserError("shard cut in half")
 
@@ -277,15 +277,15 @@ def test_failure_on_the_way_leaves_every_file_as_it_was(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in sweep.iterdir() if path.is_file()} == before
 
 
-def shown(result: dict[str, Any], width: int) -> list[str]:
+def printed(result: dict[str, Any], width: int) -> list[str]:
     file = io.StringIO()
     Console(file=file, width=width, soft_wrap=True, highlight=False).print(frontier_table(result))
     return file.getvalue().splitlines()
 
 
-def test_summary_shows_frontier_baseline_and_where_the_files_lie(tmp_path: Path) -> None:
+def test_table_shows_frontier_baseline_and_paths_of_the_files(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path / "sweep", dataset="[red]words")
-    lines = shown(write_frontier(sweep, Evaluate()), 120)
+    lines = printed(write_frontier(sweep, Evaluate()), 120)
     rows = {line.split()[0]: " ".join(line.split()) for line in lines if line.startswith("0")}
     assert list(rows) == ["0003", "0001", "0005", "0000"]
     assert rows["0001"] == "0001 gru 8x4x8x8 → 4x4x4x4 3x3x3 none 3,000 400 80.0% 52.0% knee"
@@ -299,7 +299,7 @@ def test_summary_shows_frontier_baseline_and_where_the_files_lie(tmp_path: Path)
     assert f"-m pipelines.export {sweep} exported --select knee" in text
 
 
-def test_summary_loses_no_figure_on_80_columns(tmp_path: Path) -> None:
+def test_table_shows_all_numbers_on_80_columns(tmp_path: Path) -> None:
     trials = {
         "0000": {
             "num_params": 12_345_678,
@@ -308,7 +308,7 @@ def test_summary_loses_no_figure_on_80_columns(tmp_path: Path) -> None:
             "config": config(in_modes="8x20x20x18", ranks="10x10x10", recurrent_ranks="4x4x4"),
         }
     }
-    text = "\n".join(shown(write_frontier(make_sweep(tmp_path / "sweep", trials), Evaluate()), 80))
+    text = "\n".join(printed(write_frontier(make_sweep(tmp_path / "sweep", trials), Evaluate()), 80))
     assert all(part in text for part in ("8x20x20x18", "10x10x10", "12,345,678", "1,234,567", "50.0%", "51.0%"))
 
 
@@ -325,10 +325,10 @@ def test_command_refuses_a_directory_that_is_no_sweep(tmp_path: Path, capsys: py
     assert "is no sweep" in capsys.readouterr().err
 
 
-def confirm_by_hand(sweep: Path, values: dict[str, list[float]]) -> None:
-    """Leaves what a confirmation leaves: of each trial the validation metrics of seeds 1, 2, ..."""
-    for name, own in values.items():
-        for seed, value in enumerate(own, 1):
+def write_replications(sweep: Path, values: dict[str, list[float]]) -> None:
+    """Writes the results of replications: for each trial its validation metrics with the seeds 1, 2, ..."""
+    for name, metrics in values.items():
+        for seed, value in enumerate(metrics, 1):
             run = sweep / "confirm" / f"{name}-s{seed}"
             run.mkdir(parents=True)
             result = {"val_metric": value, "val_interval": [value - 0.1, value + 0.1], "value": value - 0.01}
@@ -338,67 +338,80 @@ def confirm_by_hand(sweep: Path, values: dict[str, list[float]]) -> None:
     (sweep / "confirm/plan.json").write_text(json.dumps({"seeds": seeds, "failed": []}))
 
 
-def test_confirmed_means_decide_frontier_best_and_knee_and_stand_in_the_files(tmp_path: Path) -> None:
+def test_frontier_best_and_knee_are_chosen_by_the_means_of_replications(tmp_path: Path) -> None:
     sweep, evaluate = make_sweep(tmp_path / "sweep"), Evaluate()
-    confirm_by_hand(sweep, {"0003": [0.3, 0.3], "0001": [0.8, 0.84], "0005": [0.8, 0.8]})
+    write_replications(sweep, {"0003": [0.3, 0.3], "0001": [0.8, 0.84], "0005": [0.8, 0.8]})
     data = write_frontier(sweep, evaluate)
-    # Of the sweep's own weights only those of the frontier are tested, and best is among them.
-    assert evaluate.asked == ["0003", "0001"]
+    # Of the weights of the sweep only those of the frontier are tested; best/ is one of them.
+    assert evaluate.evaluated == ["0003", "0001"]
     assert ([point["trial"] for point in data["frontier"]], data["best"]) == (["0003", "0001"], "0001")
-    assert [(point["trial"], point["not_replicated"], point["val_metric"]) for point in data["not_replicated"]] == [("0005", True, 0.85)]
+    (lost,) = data["not_replicated"]
+    assert (lost["trial"], lost["not_replicated"], lost["val_metric"]) == ("0005", True, 0.85)
     assert data["replications"]["seeds"] == [1, 2]
-    confirmed = data["frontier"][1]["replication"]
-    assert (confirmed["seeds"], confirmed["val"]) == ([1, 2], [0.8, 0.84])
-    assert (confirmed["val_mean"], confirmed["test_mean"]) == (pytest.approx(0.82), pytest.approx(0.81))
+    replication = data["frontier"][1]["replication"]
+    assert (replication["seeds"], replication["val"]) == ([1, 2], [0.8, 0.84])
+    assert (replication["val_mean"], replication["test_mean"]) == (pytest.approx(0.82), pytest.approx(0.81))
     assert (sweep / "best/model.safetensors").read_bytes() == b"0001"
     row = read_csv(sweep / "pareto.csv")[1]
     assert (row["val_metric"], float(row["val_mean"]), row["num_seeds"]) == ("0.8", pytest.approx(0.82), "2")
     assert "val_mean" not in read_csv(sweep / "trials.csv")[0]
     assert write_frontier(sweep, evaluate)["not_replicated"] == data["not_replicated"]
-    assert len(evaluate.asked) == 2
+    assert len(evaluate.evaluated) == 2
 
 
-def test_a_confirmed_dense_model_is_the_baseline_before_others(tmp_path: Path) -> None:
-    not_replicated = {**(TRIALS["0000"] or {}), "val_metric": 0.72}
-    sweep = make_sweep(tmp_path / "sweep", {**TRIALS, "0008": not_replicated})
+def test_a_replicated_dense_model_is_preferred_as_the_baseline(tmp_path: Path) -> None:
+    better_once = {**(TRIALS["0000"] or {}), "val_metric": 0.72}
+    sweep = make_sweep(tmp_path / "sweep", {**TRIALS, "0008": better_once})
     assert write_frontier(sweep, Evaluate())["baseline"] == "0008"
-    confirm_by_hand(sweep, {"0003": [0.3], "0001": [0.8], "0005": [0.9], "0000": [0.7]})
+    write_replications(sweep, {"0003": [0.3], "0001": [0.8], "0005": [0.9], "0000": [0.7]})
     assert write_frontier(sweep, Evaluate())["baseline"] == "0000"
 
 
-def test_what_the_test_split_said_of_a_point_that_was_lost_is_kept(tmp_path: Path) -> None:
+def test_the_test_metric_of_a_point_that_was_not_replicated_is_kept(tmp_path: Path) -> None:
     sweep, evaluate = make_sweep(tmp_path / "sweep"), Evaluate()
     write_frontier(sweep, evaluate)
-    confirm_by_hand(sweep, {"0003": [0.3], "0001": [0.8], "0005": [0.5]})
+    write_replications(sweep, {"0003": [0.3], "0001": [0.8], "0005": [0.5]})
     for _ in range(2):
         (lost,) = write_frontier(sweep, evaluate)["not_replicated"]
         assert (lost["trial"], lost["test_metric"]) == ("0005", 0.53)
-    assert len(evaluate.asked) == 3
+    assert len(evaluate.evaluated) == 3
 
 
-def test_summary_tells_means_luck_and_what_failed(tmp_path: Path) -> None:
+def test_a_pareto_json_of_an_earlier_version_keeps_its_test_metrics(tmp_path: Path) -> None:
+    sweep, evaluate = make_sweep(tmp_path / "sweep"), Evaluate()
+    write_frontier(sweep, evaluate)
+    data = json.loads((sweep / "pareto.json").read_text())
+    # Earlier versions called points that were not replicated lucky.
+    del data["not_replicated"]
+    data["lucky"] = [data["frontier"].pop()]
+    (sweep / "pareto.json").write_text(json.dumps(data))
+    assert [point["test_metric"] for point in write_frontier(sweep, evaluate)["frontier"]] == [0.51, 0.52, 0.53]
+    assert len(evaluate.evaluated) == 3
+
+
+def test_table_shows_means_points_that_were_not_replicated_and_failed_replications(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path / "sweep")
-    confirm_by_hand(sweep, {"0003": [0.3, 0.3], "0001": [0.8, 0.84], "0005": [0.8, 0.8]})
+    write_replications(sweep, {"0003": [0.3, 0.3], "0001": [0.8, 0.84], "0005": [0.8, 0.8]})
     plan = {"seeds": [1, 2], "failed": [{"trial": "0001", "seed": 3, "error": "died"}]}
     (sweep / "confirm/plan.json").write_text(json.dumps(plan))
-    text = " ".join("\n".join(shown(write_frontier(sweep, Evaluate()), 120)).split())
-    assert "means of 2 trainings with fresh seeds" in text
-    assert "not_replicated: trial 0005 had 85.0% in the sweep, 80.0% on average when it was trained again" in text
-    assert "not confirmed: trial 0001 with seed 3: died" in text
+    text = " ".join("\n".join(printed(write_frontier(sweep, Evaluate()), 120)).split())
+    assert "means of 2 trainings with new seeds" in text
+    assert "not replicated: trial 0005 had 85.0% in the sweep, but 80.0% on average with new seeds" in text
+    assert "replication failed: trial 0001 with seed 3: died" in text
     assert " 82.0% 81.0% " in text
     (sweep / "confirm/0005-s2/result.json").unlink()
     plan["failed"] = [{"trial": "0005", "seed": 2, "error": "diverged"}]
     (sweep / "confirm/plan.json").write_text(json.dumps(plan))
-    text = " ".join("\n".join(shown(write_frontier(sweep, Evaluate()), 120)).split())
-    assert "not confirmed: trial 0005 with seed 2: diverged" in text
-    assert "did not come to its end with all of them" in (sweep / "report.html").read_text()
+    text = " ".join("\n".join(printed(write_frontier(sweep, Evaluate()), 120)).split())
+    assert "replication failed: trial 0005 with seed 2: diverged" in text
+    assert "Training it again with new seeds failed for some of them" in (sweep / "report.html").read_text()
 
 
-def test_json_holds_what_the_sweep_came_to(tmp_path: Path) -> None:
+def test_json_has_the_results_of_the_whole_sweep(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path / "sweep", {**TRIALS, "0008": {"state": "stopped", "num_params": 9, "epochs": 2}})
     (sweep / "trials/0007/metrics.jsonl").write_text('{"epoch": 1, "val_metric": 0.5}\n')
     data = write_frontier(sweep, Evaluate())
-    # 25 of those that finished, 1 pruned, 5 failed, 2 stopped, 1 killed.
+    # Complete trials 25 epochs, pruned 1, failed 5, stopped 2, killed 1.
     assert data["epochs_trained"] == 34
     places = [(1_000, 0.3), (3_000, 0.8), (40_000, 0.85)]
     assert data["hypervolume"] == pytest.approx(hypervolume(places))
@@ -412,7 +425,7 @@ def test_json_holds_what_the_sweep_came_to(tmp_path: Path) -> None:
     assert next(trial for trial in data["trials"] if trial["trial"] == "0007")["curve"] == [[1, 0.5]]
 
 
-def test_what_the_sampler_chose_is_told_of_each_trial(tmp_path: Path) -> None:
+def test_json_has_the_sampled_values_of_each_trial(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path / "sweep")
     study = make_study(sweep)
     asked = [study.ask({"rank": IntDistribution(1, 8)}).params for _ in range(6)]
@@ -428,7 +441,7 @@ def test_what_the_sampler_chose_is_told_of_each_trial(tmp_path: Path) -> None:
         ("words", []),
     ],
 )
-def test_published_figures_stand_beside_the_papers_own_data_sets(
+def test_published_accuracies_are_given_for_the_papers_data_sets(
     tmp_path: Path, dataset: str, expected: list[tuple[str, int, float]]
 ) -> None:
     data = write_frontier(make_sweep(tmp_path / "sweep", dataset=dataset), Evaluate())

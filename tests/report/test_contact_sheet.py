@@ -1,4 +1,4 @@
-"""pipelines/contact_sheet.py: the frames that are stored are seen where they belong, in their colours, with names."""
+"""pipelines/report/contact_sheet.py: stored frames appear in their place and colours, with names."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,12 +26,12 @@ def clip(label: int, frames: np.ndarray, clip_id: str = "clip.avi") -> Clip:
 
 
 def plain(label: int, colours: list[tuple[int, ...]], size: tuple[int, int] = (4, 8)) -> Clip:
-    """A clip whose frames, of `size` (height, width), are each of one colour."""
+    """A clip with one frame of `size` (height, width) for each colour."""
     return clip(label, np.tile(np.array(colours)[:, None, None, :], (1, *size, 1)))
 
 
 def draw(path: Path, clips: list[Clip], names: list[str]) -> np.ndarray:
-    """uint8 [H, W, 3], RGB: the sheet of these clips."""
+    """The sheet of these clips, uint8 [H, W, 3], RGB."""
     height, width, channels = clips[0].frames.shape[1:]
     write_shard(path / "train-00000.arrow", clips)
     split = Split([path / "train-00000.arrow"], FrameSize(width, height, channels))
@@ -49,14 +49,14 @@ def boxes(sheet: np.ndarray, colour: tuple[int, ...]) -> list[tuple[int, int, in
 
 @pytest.fixture
 def texts(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
-    """Tells what is written on the sheets, as it stands there."""
+    """Returns the texts on the sheets."""
     written: list[Text] = []
     write = contact_sheet._Page._write
     monkeypatch.setattr(contact_sheet._Page, "_write", lambda *args: written.append(write(*args)) or written[-1])
     return lambda: [text.get_text() for text in written]
 
 
-def test_a_red_class_is_red_and_the_classes_stand_in_order(tmp_path):
+def test_colours_are_right_and_classes_are_in_order(tmp_path):
     sheet = draw(tmp_path, [plain(label, [colour] * 4) for label, colour in enumerate((RED, GREEN, BLUE))], list("abc"))
     tops = []
     for colour in (RED, GREEN, BLUE):
@@ -67,21 +67,21 @@ def test_a_red_class_is_red_and_the_classes_stand_in_order(tmp_path):
     assert tops[0] + 64 < tops[1] < tops[1] + 64 < tops[2]
 
 
-def test_frames_are_evenly_spaced_over_the_clip_and_run_from_left_to_right(tmp_path):
+def test_frames_are_evenly_spaced_in_time_and_ordered_from_left_to_right(tmp_path):
     sheet = draw(tmp_path, [plain(0, SHADES)], ["a"])
     found = {t: boxes(sheet, shade)[0][0] for t, shade in enumerate(SHADES) if boxes(sheet, shade)}
     assert list(found) == [0, 3, 6, 9]
     assert sorted(found.values()) == list(found.values())
 
 
-def test_clips_are_spread_over_their_class(tmp_path):
+def test_clips_are_evenly_spaced_over_their_class(tmp_path):
     sheet = draw(tmp_path, [plain(0, [shade]) for shade in SHADES], ["a"])
     found = {i: boxes(sheet, shade)[0][0] for i, shade in enumerate(SHADES) if boxes(sheet, shade)}
     assert list(found) == [0, 3, 6, 9]
     assert sorted(found.values()) == list(found.values())
 
 
-def test_fewer_clips_frames_or_none_leave_room(tmp_path):
+def test_missing_clips_and_frames_are_left_blank(tmp_path):
     clips = [plain(0, [RED, GREEN]), plain(0, [BLUE]), plain(2, [RED])]
     sheet = draw(tmp_path, clips, ["two clips", "no clips", "one clip"])
     assert [len(boxes(sheet, colour)) for colour in (RED, GREEN, BLUE)] == [2, 1, 1]
@@ -97,12 +97,12 @@ def test_fewer_clips_frames_or_none_leave_room(tmp_path):
         pytest.param((2000, 3), (128, 1), id="a line"),
     ],
 )
-def test_frames_are_enlarged_by_whole_numbers_or_shrunk(tmp_path, size, drawn):
+def test_frames_are_enlarged_by_whole_factors_or_shrunk(tmp_path, size, drawn):
     sheet = draw(tmp_path, [plain(0, [RED], size)], ["a"])
     assert [box[2:] for box in boxes(sheet, RED)] == [drawn[::-1]]
 
 
-def test_enlarging_invents_no_colours(tmp_path):
+def test_enlarging_adds_no_colours(tmp_path):
     board = np.where(np.indices((4, 8)).sum(axis=0)[..., None] % 2, RED, BLUE)
     sheet = draw(tmp_path, [clip(0, board[None])], ["a"])
     assert [np.all(sheet == colour, axis=2).sum() for colour in (RED, BLUE)] == [128 * 64 / 2] * 2
@@ -114,7 +114,7 @@ def test_grey_frames_are_grey(tmp_path):
     assert np.all(sheet == sheet[..., :1]), "no colour anywhere"
 
 
-def test_many_classes_stand_in_two_columns_up_to_a_cap_that_is_told(tmp_path, monkeypatch, texts):
+def test_many_classes_are_in_two_columns_and_the_title_names_a_limit(tmp_path, monkeypatch, texts):
     monkeypatch.setattr(contact_sheet, "_MANY_CLASSES", 3)
     monkeypatch.setattr(contact_sheet, "MAX_CLASSES", 5)
     sheet = draw(tmp_path, [plain(i, [shade]) for i, shade in enumerate(SHADES[:6])], [f"c{i}" for i in range(6)])
@@ -146,15 +146,15 @@ def test_a_clip_of_several_labels_is_shown_in_each_of_them(tmp_path):
         pytest.param("", "", id="empty"),
     ],
 )
-def test_names_in_any_script_are_written_or_spelled_in_codes(tmp_path, monkeypatch, texts, name, seen):
-    # Whatever is installed here: only the fonts that come with matplotlib.
+def test_names_in_any_script_are_written_or_escaped(tmp_path, monkeypatch, texts, name, seen):
+    # Only the fonts that come with matplotlib, so that the result does not depend on installed ones.
     fonts = [entry for entry in font_manager.fontManager.ttflist if "mpl-data" in entry.fname]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts)
     draw(tmp_path, [clip(0, np.zeros((1, 4, 8, 1)), clip_id=name)], [name])
     assert texts().count(seen) == 2, "as class and as clip, without a warning that a letter is missing"
 
 
-def test_long_names_stay_in_their_place(tmp_path, texts):
+def test_long_names_are_wrapped_or_cut(tmp_path, texts):
     clips = [clip(0, np.zeros((1, 60, 30, 1)), clip_id="x" * 300 + "_c01.avi")]
     sheet = draw(tmp_path, clips, ["Putting something onto something else " * 20])
     name, shown = (
@@ -169,7 +169,7 @@ def test_long_names_stay_in_their_place(tmp_path, texts):
 
 
 @pytest.mark.parametrize("place", ["nowhere/sheet.png", "."], ids=["no such directory", "a directory"])
-def test_a_sheet_that_cannot_be_written_is_told_in_one_line(tmp_path, place):
+def test_a_sheet_that_cannot_be_written_is_an_error_of_one_line(tmp_path, place):
     write_shard(tmp_path / "train-00000.arrow", [plain(0, [RED])])
     split = Split([tmp_path / "train-00000.arrow"], FrameSize(8, 4, 3))
     with pytest.raises(UserError, match=r"can't be written \(.* directory\); name another file") as error:

@@ -1,4 +1,4 @@
-"""The page and the picture: what they show, and that nothing a user named can break them."""
+"""report.html and pareto.png: their contents, and that names given by users cannot break them."""
 
 import base64
 import copy
@@ -14,7 +14,7 @@ from matplotlib.image import imread
 from pipelines.core.text import percent
 from pipelines.report.frontier_files import write_frontier
 from pipelines.report.html import write_page
-from pipelines.report.plot import write_picture
+from pipelines.report.plot import write_figure
 from pipelines.report.view import dimensions
 from pipelines.tuning.formatting import texts
 from tests.commands.test_pareto import TRIALS, Evaluate, config, make_sweep
@@ -23,7 +23,7 @@ HOSTILE = '</script><script>alert(1)</script><img src="https://x.invalid/y">'
 
 
 class Page(HTMLParser):
-    """What a browser sees: tags with attributes, text outside scripts, and the scripts."""
+    """The page as a browser parses it: tags with attributes, text outside scripts, and the scripts."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -46,16 +46,16 @@ class Page(HTMLParser):
             self.text += data
 
     def view(self) -> dict[str, Any]:
-        """What the scripts draw."""
+        """The data for the scripts."""
         return json.loads(self.scripts[0])
 
-    def points(self) -> dict[str, list[tuple[int, float]]]:
-        """Of each role the (num_params, height in %) of its points."""
+    def marks(self) -> dict[str, list[tuple[int, float]]]:
+        """role -> (num_params, metric in %) of its marks."""
         found: dict[str, list[tuple[int, float]]] = {}
         view = self.view()
-        for point in view["points"]:
-            place = view["trials"][point["trial"]]["x"][0], pytest.approx(point["y"])
-            found.setdefault(point["role"], []).append(place)
+        for mark in view["marks"]:
+            position = view["trials"][mark["trial"]]["x"][0], pytest.approx(mark["y"])
+            found.setdefault(mark["role"], []).append(position)
         return found
 
     def policy(self) -> str:
@@ -65,19 +65,19 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What pareto.json holds for the sweep of test_pareto."""
+    """The contents of pareto.json for the sweep of test_pareto."""
     return write_frontier(make_sweep(tmp_path_factory.mktemp("report") / "sweep"), Evaluate())
 
 
 def full(data: dict[str, Any]) -> dict[str, Any]:
-    """The same after refining and confirming: 0002 refined from 0005, 0004 stopped, 0001 not_replicated, everything known."""
+    """The same with all values known: 0002 is refined from 0005, 0004 was stopped, 0001 was not replicated."""
     data = copy.deepcopy(data)
     trials = {trial["trial"]: trial for trial in data["trials"]}
     for trial in trials.values():
         trial["curve"] = [[1, 0.2], [2, 0.4], [3, trial["val_metric"]]] if trial["val_metric"] else []
         trial["multiply_adds"] = trial["num_params"] and 10 * trial["num_params"]
         trial["val_interval"] = [trial["val_metric"] - 0.1, trial["val_metric"] + 0.1] if trial["val_metric"] else None
-    # Replication for an earlier frontier; the picture shows no test of what is dominated.
+    # Tested as a point of an earlier frontier; the plot shows no test metric of dominated trials.
     trials["0002"] |= {
         "test_metric": 0.7,
         "parent": "0005",
@@ -112,12 +112,29 @@ def full(data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-NEW_KEYS = ("published", "importances", "edges", "not_replicated", "replications", "hypervolume", "hypervolume_reference")
-NEW_TRIAL_KEYS = ("parent", "stopped_by", "curve", "params", "multiply_adds", "per_class", "replication", "not_replicated")
+NEW_KEYS = (
+    "published",
+    "importances",
+    "edges",
+    "not_replicated",
+    "replications",
+    "hypervolume",
+    "hypervolume_reference",
+)
+NEW_TRIAL_KEYS = (
+    "parent",
+    "stopped_by",
+    "curve",
+    "params",
+    "multiply_adds",
+    "per_class",
+    "replication",
+    "not_replicated",
+)
 
 
 def older(data: dict[str, Any]) -> dict[str, Any]:
-    """The same as it was written before there were those."""
+    """The same as an earlier version wrote it, without the new keys."""
     kept = {name: value for name, value in data.items() if name not in NEW_KEYS}
     for name in ("trials", "frontier"):
         kept[name] = [{key: trial[key] for key in trial if key not in NEW_TRIAL_KEYS} for trial in data[name]]
@@ -156,8 +173,8 @@ def test_page_is_small(data: dict[str, Any]) -> None:
     assert Path(data["files"]["report.html"]).stat().st_size < 100_000
 
 
-def test_picture_of_the_page_shows_every_trial_with_a_metric_in_its_role(page: Page) -> None:
-    assert page.points() == {
+def test_plot_of_the_page_shows_every_trial_with_a_metric_in_its_role(page: Page) -> None:
+    assert page.marks() == {
         "stopped": [(500, 99.0)],
         "dominated": [(3000, 75.0)],
         "dense": [(90_000, 70.0)],
@@ -166,11 +183,11 @@ def test_picture_of_the_page_shows_every_trial_with_a_metric_in_its_role(page: P
     }
     assert page.view()["frontier"] == ["0003", "0001", "0005"]
     assert page.view()["chance"] == pytest.approx(100 / 3)
-    assert page.view()["chosen"] == ["0005", "0001", "0000"]
+    assert page.view()["selected"] == ["0005", "0001", "0000"]
 
 
-def test_pointing_at_a_trial_tells_shape_ranks_sizes_metrics_and_time(page: Page) -> None:
-    assert page.view()["trials"]["0001"]["tip"] == [
+def test_a_tooltip_has_shape_ranks_sizes_metrics_and_time(page: Page) -> None:
+    assert page.view()["trials"]["0001"]["tooltip"] == [
         "trial 0001, gru, tt input",
         "modes 8x4x8x8 → 4x4x4x4",
         "ranks 3x3x3, recurrent ranks none",
@@ -178,17 +195,18 @@ def test_pointing_at_a_trial_tells_shape_ranks_sizes_metrics_and_time(page: Page
         "validation 80.0%, test 52.0%",
         "trained 1 min 02 s, 5 epochs",
     ]
-    assert [page.view()["trials"][name]["mark"] for name in ("0003", "0001", "0005")] == ["", "knee", "best"]
+    assert [page.view()["trials"][name]["label"] for name in ("0003", "0001", "0005")] == ["", "knee", "best"]
 
 
-def test_page_says_how_its_numbers_were_made(page: Page) -> None:
+def test_page_says_how_its_numbers_were_obtained(page: Page) -> None:
     for part in (
         'words, 3 classes: left, <script>alert(1)</script>, "x",y',
         "60 validation, 30 test",
-        "looked at once",
-        "chance is 33.3%; the best point's standard error is 4.7 points",
+        "evaluated once",
+        "chance is 33.3%; the standard error of the best point is 4.7 points",
+        "Validation accuracy is optimistic because it was selected on",
         "failed: diverged <b>",
-        "5 complete, 1 pruned, 1 failed, 1 unfinished; 5 epochs at most, seed 0",
+        "5 complete, 1 pruned, 1 failed, 1 unfinished; at most 5 epochs, seed 0",
         "python -m pipelines.sweep --data clips",
         "--select knee",
     ):
@@ -196,21 +214,21 @@ def test_page_says_how_its_numbers_were_made(page: Page) -> None:
     assert [tag for tag, _ in page.tags].count("script") == 2
 
 
-def test_names_from_elsewhere_stay_text(tmp_path: Path) -> None:
+def test_names_given_by_users_stay_text(tmp_path: Path) -> None:
     trial = {"num_params": 10, "val_metric": 0.5, "config": config(cell=HOSTILE, **{HOSTILE: HOSTILE})}
     failed = {"state": "failed", "error": HOSTILE, "config": {}}
     sweep = make_sweep(tmp_path / "sweep", {"0000": trial, "0001": failed}, dataset=HOSTILE, classes=[HOSTILE])
     page = Page(Path(write_frontier(sweep, Evaluate())["files"]["report.html"]))
     assert [tag for tag, _ in page.tags].count("script") == 2
     assert "img" not in {tag for tag, _ in page.tags}
-    # Title, heading, data set, class, cell in two tables; what is configured alike, with its name; error.
+    # Title, heading, data set, class, cell in two tables; the option that trials have in common, with its name; error.
     assert page.text.count(HOSTILE) == 9
     assert "<" not in page.scripts[0]
-    assert HOSTILE in page.view()["trials"]["0000"]["tip"][0]
+    assert HOSTILE in page.view()["trials"]["0000"]["tooltip"][0]
 
 
-def test_confirmed_points_stand_at_their_means_and_lucky_ones_off_the_line(full_page: Page) -> None:
-    assert full_page.points() == {
+def test_replicated_points_are_drawn_at_their_means_and_not_replicated_ones_off_the_line(full_page: Page) -> None:
+    assert full_page.marks() == {
         "stopped": [(500, 99.0)],
         "dominated": [(3000, 75.0)],
         "not_replicated": [(3000, 28.0)],
@@ -218,36 +236,36 @@ def test_confirmed_points_stand_at_their_means_and_lucky_ones_off_the_line(full_
         "frontier": [(1000, 29.0), (40_000, 82.0)],
         "dense": [(90_000, 60.0)],
     }
-    best = next(point for point in full_page.view()["points"] if point["y"] == 82.0)
+    best = next(point for point in full_page.view()["marks"] if point["y"] == 82.0)
     assert best["interval"] == pytest.approx([77.0, 87.0])
-    assert full_page.view()["trials"]["0001"]["mark"] == "not_replicated"
-    about = full_page.view()["trials"]["0005"]["about"]
-    assert about["validation"] == "85.0% (75.0 to 95.0%)"
-    assert about["validation, confirmed"] == "82.0% (77.0 to 87.0%): 81.0%, 82.0%, 83.0%"
+    assert full_page.view()["trials"]["0001"]["label"] == "not replicated"
+    details = full_page.view()["trials"]["0005"]["details"]
+    assert details["validation"] == "85.0% (75.0 to 95.0%)"
+    assert details["validation, replicated"] == "82.0% (77.0 to 87.0%): 81.0%, 82.0%, 83.0%"
 
 
-def test_page_tells_what_was_found_out_about_the_sweep(full_page: Page) -> None:
+def test_page_shows_the_results_of_the_whole_sweep(full_page: Page) -> None:
     for part in (
-        "trial 0001 stood on the frontier with 80.0%.",
-        "Trained again with 3 fresh seeds it came to 28.0% (23.0 to 33.0%)",
-        "by the seeds 1, 2, 3, and the frontier redrawn from their means. By the method.",
-        "31 epochs trained; 2 proposed twice and trained once; 4 proposed that are too large",
+        "Not replicated: trial 0001 was on the frontier with 80.0%.",
+        "Trained again with 3 new seeds it reached 28.0% (23.0 to 33.0%) on average",
+        "with the seeds 1, 2, 3; the frontier is drawn from their means. By the method.",
+        "31 epochs trained in all; 2 proposed twice and trained once; 4 proposed that are too large",
         "lr is 0.02 at the best: widen it there",
-        "no other confirmed model has as few parameters",
+        "no other replicated model has at most as many parameters",
         "lr75.0%",
-        "claims of the paper",
-        "1 of the trials: weights of a trained one, rounded",
+        "results reported by the paper",
+        "1 of the trials: the weights of a trained one are rounded",
         "50.0%: of all there is",
         "stopped: 0001 was better after 1 epoch",
     ):
         assert part in full_page.text
-    assert full_page.view()["links"] == [["0005", "0002"]]
+    assert full_page.view()["refinements"] == [["0005", "0002"]]
     assert "trials/0005/model" not in full_page.text
     assert full_page.view()["published"][0] == {"model": "tt-gru", "x": 3232, "y": pytest.approx(81.3)}
 
 
-@pytest.mark.parametrize(("params", "answer"), [({"lr": 0.01}, "No: no number"), ({}, "Not to be told")])
-def test_page_says_so_if_the_best_is_not_at_the_edge_or_was_not_sampled(
+@pytest.mark.parametrize(("params", "answer"), [({"lr": 0.01}, "No: no number"), ({}, "Unknown: the best point")])
+def test_page_says_if_the_best_is_not_at_the_edge_or_was_not_sampled(
     data: dict[str, Any], tmp_path: Path, params: dict[str, float], answer: str
 ) -> None:
     inside = full(data) | {"edges": []}
@@ -256,21 +274,23 @@ def test_page_says_so_if_the_best_is_not_at_the_edge_or_was_not_sampled(
     assert answer in Page(tmp_path / "report.html").text
 
 
-def test_what_an_older_pareto_json_lacks_is_left_out(data: dict[str, Any], page: Page, tmp_path: Path) -> None:
+def test_sections_without_data_in_an_older_pareto_json_are_left_out(
+    data: dict[str, Any], page: Page, tmp_path: Path
+) -> None:
     write_page(tmp_path / "report.html", older(data))
-    write_picture(tmp_path / "pareto.png", older(data))
+    write_figure(tmp_path / "pareto.png", older(data))
     without = Page(tmp_path / "report.html")
-    assert without.points() == page.points()
+    assert without.marks() == page.marks()
     assert "edge of the space" not in without.text
-    assert "What matters most" not in without.text
+    assert "Which options matter most" not in without.text
 
 
 @pytest.mark.parametrize("name", ["trials.csv", "pareto.csv"])
-def test_page_offers_the_tables_that_lie_beside_it(data: dict[str, Any], page: Page, name: str) -> None:
+def test_page_offers_the_csv_files_for_download(data: dict[str, Any], page: Page, name: str) -> None:
     assert page.view()["csv"][name] == Path(data["files"][name]).read_text(encoding="utf-8")
 
 
-def test_axes_of_parallel_coordinates_are_what_differs_then_size_and_metric(data: dict[str, Any]) -> None:
+def test_axes_of_parallel_coordinates_are_varying_options_then_parameters_and_metric(data: dict[str, Any]) -> None:
     data = copy.deepcopy(data)
     point = data["frontier"][-1]
     point["config"]["ranks"] = "2x12x12"
@@ -284,7 +304,7 @@ def test_axes_of_parallel_coordinates_are_what_differs_then_size_and_metric(data
     assert axes["validation accuracy, %"]["values"]["0001"] == pytest.approx(80.0)
 
 
-def test_numbers_that_are_too_many_to_name_have_a_scale(data: dict[str, Any]) -> None:
+def test_numbers_with_many_different_values_have_a_scale(data: dict[str, Any]) -> None:
     one = data["trials"][1]
     trials = [{**one, "trial": str(n), "config": {"lr": 10 ** (-n / 8), "shift": n}} for n in range(20)]
     kinds = {axis["title"]: axis["kind"] for axis in dimensions({**data, "trials": trials, "frontier": trials[:1]})}
@@ -296,7 +316,7 @@ def test_file_name_that_is_not_utf8_does_not_stop_the_page(data: dict[str, Any],
     assert "caf?" in Page(tmp_path / "report.html").text
 
 
-def test_picture_is_a_png_with_something_on_it(data: dict[str, Any]) -> None:
+def test_figure_is_a_png_that_is_not_blank(data: dict[str, Any]) -> None:
     pixels = imread(data["files"]["pareto.png"])
     assert pixels.shape == (960, 1600, 4)
     assert 0.01 < (pixels[:, :, :3] < 0.9).any(axis=2).mean() < 0.2
@@ -322,15 +342,15 @@ def test_any_sweep_can_be_drawn(
 ) -> None:
     result = write_frontier(make_sweep(tmp_path / "sweep", trials, **changes), Evaluate())
     page = Page(Path(result["files"]["report.html"]))
-    assert sorted(page.points()) == roles
+    assert sorted(page.marks()) == roles
     assert result["dataset"] in page.text
     assert imread(result["files"]["pareto.png"]).shape == (960, 1600, 4)
 
 
-def test_both_are_drawn_from_pareto_json_alone(data: dict[str, Any], tmp_path: Path) -> None:
+def test_page_and_figure_need_pareto_json_only(data: dict[str, Any], tmp_path: Path) -> None:
     again = json.loads(Path(data["files"]["pareto.json"]).read_text())
     write_page(tmp_path / "report.html", again)
-    write_picture(tmp_path / "pareto.png", again)
+    write_figure(tmp_path / "pareto.png", again)
     for name in ("report.html", "pareto.png"):
         assert (tmp_path / name).read_bytes() == Path(data["files"][name]).read_bytes()
 
@@ -346,16 +366,16 @@ def test_both_are_drawn_from_pareto_json_alone(data: dict[str, Any], tmp_path: P
         (90_000, "25 h 00 min"),
     ],
 )
-def test_training_time_is_told_in_its_own_unit(data: dict[str, Any], seconds: float | None, text: str) -> None:
+def test_training_time_has_a_fitting_unit(data: dict[str, Any], seconds: float | None, text: str) -> None:
     assert texts({**data["trials"][0], "train_s": seconds})["train_s"] == text
 
 
 @pytest.mark.parametrize(("value", "text"), [(None, "-"), (0.0, "0.0%"), (0.9375, "93.8%"), (1.0, "100.0%")])
-def test_metrics_are_told_in_percent(value: float | None, text: str) -> None:
+def test_metrics_are_in_percent(value: float | None, text: str) -> None:
     assert percent(value) == text
 
 
-def test_what_is_not_known_is_a_dash(data: dict[str, Any]) -> None:
+def test_unknown_values_are_a_dash(data: dict[str, Any]) -> None:
     shown = texts(data["trials"][7])
     assert {shown[name] for name in ("cell", "ranks", "num_params", "val_metric", "epochs", "train_s")} == {"-"}
     assert (shown["modes"], shown["state"]) == ("- → -", "unfinished")

@@ -1,4 +1,4 @@
-"""pipelines/inspection.py: the numbers are those of the clips, leaks and damage are found, the sheet finds a place."""
+"""pipelines/report/inspection.py: numbers agree with the clips, leaks and damage are found, the sheet is written."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from pipelines.video.frame import FrameSize
 
 FRAME = FrameSize(width=8, height=4, channels=3)
 CLASSES = ["run", "jump", "[b]走る[/b]"]
-# Of each split: label or labels, group, frames, frames/s of its clips.
+# split: (label or labels, group, frames, frames/s) of each clip.
 CLIPS = {
     "train": [(0, "g1", 10, 5.0), (0, "g1", 20, 10.0), (0, "g2", 3, 0.0), (1, "g3", 4, 2.0), (2, "", 5, 0.0)],
     "val": [(0, "g4", 7, 7.0), (1, "g3", 8, 4.0)],
@@ -27,7 +27,7 @@ CLIPS = {
 
 
 def make(path, clips=CLIPS, task="single_label") -> Path:
-    """A data set, of shards of up to three clips."""
+    """Writes a data set with up to three clips in a shard."""
     place = Location.of(path)
     place.mkdir()
     splits = {}
@@ -61,14 +61,14 @@ def make(path, clips=CLIPS, task="single_label") -> Path:
 
 
 def text(renderable) -> str:
-    """As a person reads it, in a terminal wide enough."""
+    """The text of a renderable in a wide terminal."""
     console = Console(width=200, soft_wrap=True, highlight=False, markup=False, emoji=False)
     with console.capture() as captured:
         console.print(renderable)
     return captured.get()
 
 
-def test_the_numbers_are_those_of_the_clips(tmp_path):
+def test_the_numbers_agree_with_the_clips(tmp_path):
     path = make(tmp_path / "shards")
     result = inspect_shards(path)
     sizes = {name: sum(file.stat().st_size for file in path.glob(f"{name}-*.arrow")) for name in CLIPS}
@@ -123,12 +123,12 @@ def test_the_numbers_are_those_of_the_clips(tmp_path):
 def test_groups_in_several_splits_are_counted_and_named(tmp_path):
     result = inspect_shards(make(tmp_path / "shards"))
     assert result["leaked_groups"] == {"g2": ["train", "test"], "g3": ["train", "val", "test"]}
-    assert "leak: 2 groups lie in several splits: g2 (train, test), g3 (train, val, test)\n" in text(
+    assert "leak: 2 groups are in several splits: g2 (train, test), g3 (train, val, test)\n" in text(
         inspection_summary(result)
     )
 
 
-def test_without_groups_there_is_no_talk_of_groups(tmp_path):
+def test_without_groups_no_groups_are_mentioned(tmp_path):
     clips = {name: [(label, "", *rest) for label, _, *rest in rows] for name, rows in CLIPS.items()}
     result = inspect_shards(make(tmp_path / "shards", clips))
     assert (result["num_groups"], result["leaked_groups"]) == (0, {})
@@ -151,7 +151,7 @@ def test_without_groups_there_is_no_talk_of_groups(tmp_path):
         pytest.param({"train": CLIPS["train"]}, "single_label", None, (None, None), id="no test"),
     ],
 )
-def test_what_guessing_reaches_on_test(tmp_path, clips, task, chance, majority):
+def test_chance_and_majority_class_are_those_of_the_test_split(tmp_path, clips, task, chance, majority):
     result = inspect_shards(make(tmp_path / "shards", clips, task))
     assert result["chance"] == (chance and pytest.approx(chance))
     assert (result["majority_class"], result["majority_share"]) == majority
@@ -171,14 +171,14 @@ def test_rejected_clips_are_counted_by_reason_and_the_first_are_named(tmp_path):
     assert "8 clips rejected (6 truncated, 1 unreadable, 1 x); the first" in text(inspection_summary(result))
 
 
-def test_a_damaged_list_of_rejected_clips_is_told_by_name(tmp_path):
+def test_a_damaged_list_of_rejected_clips_is_named_in_the_error(tmp_path):
     path = make(tmp_path / "shards")
     (path / "rejected.csv").write_text("path,reason\nonly a path\n")
     with pytest.raises(UserError, match=r"rejected.csv is damaged"):
         inspect_shards(path)
 
 
-def test_the_summary_holds_what_a_person_asks_first(tmp_path):
+def test_the_summary_has_the_most_important_numbers(tmp_path):
     result = inspect_shards(make(tmp_path / "shards"))
     shown = text(inspection_summary(result))
     for wanted in (
@@ -186,7 +186,7 @@ def test_the_summary_holds_what_a_person_asks_first(tmp_path):
         "frames 8 x 4, RGB, fit: crop; sampling: every=2",
         "mean 1.0 2.0 3.5, standard deviation 4.0 5.0 6.0",
         "3 clips have no frame rate",
-        "chance on test: 33.3%; always saying 'jump': 66.7%",
+        "chance on test: 33.3%; always predicting 'jump': 66.7%",
         CLASSES[2],
         f"contact sheet: {tmp_path / 'shards' / 'contact-sheet.png'}",
     ):
@@ -198,34 +198,34 @@ def test_the_summary_holds_what_a_person_asks_first(tmp_path):
     assert [CLASSES[2], "1", "0", "0"] in cells
 
 
-def test_hours_are_told_as_hours(tmp_path):
+def test_long_video_times_are_in_hours(tmp_path):
     result = inspect_shards(make(tmp_path / "shards", {"train": [(0, "", 18, 0.001)] * 2, "val": [], "test": []}))
     assert result["video_s"] == pytest.approx(36_000)
     assert "10.0 h" in text(inspection_summary(result))
 
 
-def test_the_sheet_shows_train_and_lies_where_it_is_wanted(tmp_path):
+def test_the_sheet_shows_train_and_is_written_to_the_given_path(tmp_path):
     path = make(tmp_path / "shards")
     result = inspect_shards(path, tmp_path / "other.png")
     assert result["sheet"] == str(tmp_path / "other.png")
     assert not (path / "contact-sheet.png").exists()
     sheet = cv2.imread(result["sheet"])
-    # One frame of each shade takes 128 x 64 pixels; the fifth clip of train has 160, no other one.
+    # A frame is drawn on 128 x 64 pixels; only the fifth clip of train has the grey value 160.
     assert (sheet == 160).all(axis=2).sum() >= 4 * 128 * 64
 
 
-def test_the_sheet_goes_into_the_working_directory_where_the_shards_are_not_ours(tmp_path, monkeypatch):
+def test_the_sheet_is_written_to_the_working_directory_if_shards_are_read_only(tmp_path, monkeypatch):
     path, here = make(tmp_path / "shards"), tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
-    # Permissions do not stop root.
+    # Root can write despite permissions.
     monkeypatch.setattr(os, "access", lambda place, mode: (os.fspath(place), mode) != (str(path), os.W_OK))
     assert inspect_shards(path)["sheet"] == "contact-sheet.png"
     assert [file.name for file in here.iterdir()] == ["contact-sheet.png"]
     assert not (path / "contact-sheet.png").exists()
 
 
-def test_remote_shards_are_looked_at_and_verified_alike(tmp_path, monkeypatch):
+def test_remote_shards_are_inspected_and_verified_like_local_ones(tmp_path, monkeypatch):
     monkeypatch.setenv("TTRNN_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     place = make("mock://inspected/shards")
@@ -260,7 +260,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_verify_finds_what_is_damaged_and_checks_the_rest(tmp_path, damage):
+def test_verify_finds_damaged_shards_and_checks_all_others(tmp_path, damage):
     path = make(tmp_path / "shards")
     damage(path / "train-00000.arrow")
     change_a_byte(path / "test-00000.arrow")
@@ -271,16 +271,16 @@ def test_verify_finds_what_is_damaged_and_checks_the_rest(tmp_path, damage):
     assert "train-00000.arrow, test-00000.arrow" in verify_summary(result)
 
 
-def test_verify_is_content_with_shards_as_they_were_written(tmp_path):
+def test_verify_accepts_intact_shards(tmp_path):
     path = make(tmp_path / "shards")
     result = verify_shards(path)
     num_bytes = sum(file.stat().st_size for file in path.glob("*.arrow"))
     assert result == {"shards": str(path), "num_shards": 4, "num_bytes": num_bytes, "damaged": [], "exit_code": 0}
-    assert verify_summary(result).endswith("all as they were written")
+    assert verify_summary(result).endswith("all intact")
 
 
 @pytest.mark.parametrize("step", [inspect_shards, verify_shards])
-def test_what_is_no_data_set_is_refused(tmp_path, step):
+def test_a_directory_without_a_data_set_is_refused(tmp_path, step):
     path = make(tmp_path / "shards")
     (path / "dataset.json").unlink()
     with pytest.raises(UserError, match=r"has no dataset.json"):
@@ -290,6 +290,6 @@ def test_what_is_no_data_set_is_refused(tmp_path, step):
         step(path)
 
 
-def test_a_data_set_without_splits_is_told_of(tmp_path):
-    with pytest.raises(UserError, match="has no splits: there is nothing to look at"):
+def test_a_data_set_without_splits_is_refused(tmp_path):
+    with pytest.raises(UserError, match="has no splits: there is nothing to inspect"):
         inspect_shards(make(tmp_path / "shards", clips={}))

@@ -1,4 +1,4 @@
-"""report.html in headless Chromium: it opens without errors or network, its controls work, names stay text."""
+"""report.html in headless Chromium: it opens without errors or requests, its controls work, names stay text."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.report.frontier_files import write_frontier
 from pipelines.report.html import write_page
-from pipelines.report.points import tables
+from pipelines.report.pareto_data import csv_tables
 from tests.commands.test_pareto import Evaluate, config, make_sweep
 from tests.report.test_html import HOSTILE, full, older
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PAT
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
-        # Root has no sandbox, and containers give little shared memory.
+        # Root cannot use the sandbox, and containers have little shared memory.
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
         )
@@ -31,7 +31,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What pareto.json holds once everything is known."""
+    """The contents of pareto.json with all values known."""
     return full(write_frontier(make_sweep(tmp_path_factory.mktemp("page") / "sweep"), Evaluate()))
 
 
@@ -43,34 +43,34 @@ def file(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 class Opened:
-    """A page in the browser, and what went wrong in it."""
+    """A page in the browser, with its errors and requests."""
 
     def __init__(self, browser: Any, path: Path, **context: Any) -> None:
         settings = {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light", **context}
         self.context = browser.new_context(**settings)
         self.context.set_default_timeout(5000)
         self.page = self.context.new_page()
-        self.wrong: list[str] = []
+        self.errors: list[str] = []
         self.requested: list[str] = []
-        self.page.on("console", lambda message: self.wrong.append(message.text))
-        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.wrong.append(dialog.message), dialog.dismiss()))
-        self.page.on("request", self._note)
+        self.page.on("console", lambda message: self.errors.append(message.text))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.errors.append(dialog.message), dialog.dismiss()))
+        self.page.on("request", self._on_request)
         self.page.goto(path.as_uri())
 
-    def _note(self, request: Any) -> None:
-        # What is downloaded comes from the page itself.
+    def _on_request(self, request: Any) -> None:
+        # Downloads are created by the page itself.
         if not request.url.startswith("blob:file://"):
             self.requested.append(request.url)
 
-    def point(self, trial: str, role: str = "g") -> tuple[float, float]:
-        """Where the mark of a trial is in the large picture, in pixels."""
-        box = self.page.locator(f'#picture {role}[data-trial="{trial}"] .shape').first.bounding_box()
+    def position(self, trial: str, role: str = "g") -> tuple[float, float]:
+        """Position of the mark of a trial in the plot, in pixels."""
+        box = self.page.locator(f'#plot {role}[data-trial="{trial}"] .shape').first.bounding_box()
         return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
-    def chosen(self) -> list[str]:
-        """Heads of the table of chosen trials."""
-        return [text.split()[0] for text in self.page.locator("#chosen thead button").all_inner_texts()]
+    def selected(self) -> list[str]:
+        """Headers of the table of selected trials."""
+        return [text.split()[0] for text in self.page.locator("#selected thead button").all_inner_texts()]
 
     def background(self) -> str:
         return self.page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -80,7 +80,7 @@ class Opened:
 def opened(browser: Any, file: Path) -> Iterator[Opened]:
     opened = Opened(browser, file)
     yield opened
-    assert opened.wrong == []
+    assert opened.errors == []
     assert opened.requested == [file.as_uri()]
     opened.context.close()
 
@@ -88,9 +88,9 @@ def opened(browser: Any, file: Path) -> Iterator[Opened]:
 @pytest.mark.parametrize("width", [360, 768, 1600])
 def test_page_opens_without_errors_or_network_and_fits(browser: Any, file: Path, width: int) -> None:
     opened = Opened(browser, file, viewport={"width": width, "height": 800}, color_scheme="dark")
-    assert (opened.wrong, opened.requested) == ([], [file.as_uri()])
+    assert (opened.errors, opened.requested) == ([], [file.as_uri()])
     assert opened.page.evaluate("document.documentElement.scrollWidth") == width
-    for name in ("picture", "curves", "coordinates"):
+    for name in ("plot", "curves", "coordinates"):
         assert opened.page.locator(f"#{name} svg [role=option]").count() > 3
     opened.context.close()
 
@@ -98,77 +98,77 @@ def test_page_opens_without_errors_or_network_and_fits(browser: Any, file: Path,
 def test_page_of_an_older_pareto_json_opens(browser: Any, data: dict[str, Any], tmp_path: Path) -> None:
     write_page(tmp_path / "report.html", older(data))
     opened = Opened(browser, tmp_path / "report.html")
-    assert opened.wrong == []
+    assert opened.errors == []
     assert not opened.page.locator("#curves").is_visible()
     assert not opened.page.locator("#classes").is_visible()
-    assert opened.page.locator("#picture .steps").count() == 1
+    assert opened.page.locator("#plot .steps").count() == 1
     opened.context.close()
 
 
 def test_without_scripts_the_tables_are_there(browser: Any, file: Path) -> None:
     opened = Opened(browser, file, java_script_enabled=False)
     assert opened.page.locator("#frontier").is_visible()
-    assert "pareto.png beside this page" in opened.page.inner_text("body")
-    assert not opened.page.locator("#picture").is_visible()
+    assert "pareto.png in the same directory" in opened.page.inner_text("body")
+    assert not opened.page.locator("#plot").is_visible()
     opened.context.close()
 
 
-def test_pointing_at_a_mark_tells_of_its_trial_everywhere(opened: Opened) -> None:
-    assert not opened.page.locator("#tip").is_visible()
-    opened.page.mouse.move(*opened.point("0002"))
-    assert opened.page.inner_text("#tip").startswith("trial 0002, gru, tt input\nmodes 8x4x8x8")
-    assert opened.page.locator('#curves .hot[data-trial="0002"]').count() == 1
-    assert opened.page.locator('#coordinates .hot[data-trial="0002"]').count() == 1
+def test_hovering_over_a_mark_shows_its_trial_in_all_figures(opened: Opened) -> None:
+    assert not opened.page.locator("#tooltip").is_visible()
+    opened.page.mouse.move(*opened.position("0002"))
+    assert opened.page.inner_text("#tooltip").startswith("trial 0002, gru, tt input\nmodes 8x4x8x8")
+    assert opened.page.locator('#curves .highlighted[data-trial="0002"]').count() == 1
+    assert opened.page.locator('#coordinates .highlighted[data-trial="0002"]').count() == 1
     opened.page.mouse.move(5, 5)
-    assert not opened.page.locator("#tip").is_visible()
+    assert not opened.page.locator("#tooltip").is_visible()
     opened.page.locator('#frontier tr[data-trial="0003"]').hover()
-    assert opened.page.locator('#picture .hot[data-trial="0003"]').count() == 2
+    assert opened.page.locator('#plot .highlighted[data-trial="0003"]').count() == 2
 
 
-def test_a_click_chooses_and_another_puts_back(opened: Opened) -> None:
-    assert opened.chosen() == ["0005", "0000"]
-    opened.page.mouse.click(*opened.point("0002"))
-    assert opened.chosen() == ["0005", "0000", "0002"]
-    table = opened.page.inner_text("#chosen")
+def test_a_click_selects_a_trial_and_another_deselects_it(opened: Opened) -> None:
+    assert opened.selected() == ["0005", "0000"]
+    opened.page.mouse.click(*opened.position("0002"))
+    assert opened.selected() == ["0005", "0000", "0002"]
+    table = opened.page.inner_text("#selected")
     assert "refined from" in table
     assert "82.0% (77.0 to 87.0%): 81.0%, 82.0%, 83.0%" in table
     assert opened.page.inner_text("#export").splitlines()[-1].endswith("--select trial:0002")
-    assert opened.page.locator("#curves .line.is-chosen").count() == 3
-    opened.page.mouse.click(*opened.point("0002"))
-    assert opened.chosen() == ["0005", "0000"]
+    assert opened.page.locator("#curves .line.is-selected").count() == 3
+    opened.page.mouse.click(*opened.position("0002"))
+    assert opened.selected() == ["0005", "0000"]
 
 
 def test_everything_can_be_done_by_keyboard(opened: Opened) -> None:
-    opened.page.locator("#picture svg").focus()
+    opened.page.locator("#plot svg").focus()
     for key in ("Home", "ArrowRight", "ArrowRight"):
         opened.page.keyboard.press(key)
-    told = opened.page.inner_text("#tip")
-    current = opened.page.locator("#picture svg").get_attribute("aria-activedescendant")
+    tooltip = opened.page.inner_text("#tooltip")
+    current = opened.page.locator("#plot svg").get_attribute("aria-activedescendant")
     trial = opened.page.locator(f"#{current}").get_attribute("data-trial")
-    assert told.startswith(f"trial {trial}")
+    assert tooltip.startswith(f"trial {trial}")
     opened.page.keyboard.press("Enter")
-    assert trial in opened.chosen()
+    assert trial in opened.selected()
     assert opened.page.locator(f"#{current}").get_attribute("aria-selected") == "true"
     opened.page.keyboard.press("Escape")
-    assert not opened.page.locator("#tip").is_visible()
+    assert not opened.page.locator("#tooltip").is_visible()
     opened.page.locator('#frontier tr[data-trial="0003"] button').focus()
     opened.page.keyboard.press("Enter")
-    assert "0003" in opened.chosen()
+    assert "0003" in opened.selected()
 
 
-def test_more_than_six_push_out_the_first(opened: Opened) -> None:
+def test_a_seventh_selected_trial_replaces_the_first(opened: Opened) -> None:
     opened.page.locator("details summary").click()
     for trial in ("0001", "0002", "0003", "0004", "0006"):
         opened.page.locator(f'#trials tr[data-trial="{trial}"] button').click()
-    assert opened.chosen() == ["0000", "0001", "0002", "0003", "0004", "0006"]
+    assert opened.selected() == ["0000", "0001", "0002", "0003", "0004", "0006"]
 
 
-def test_classes_are_shown_for_the_chosen_that_were_tested(opened: Opened) -> None:
+def test_metrics_by_class_are_shown_for_selected_trials_that_were_tested(opened: Opened) -> None:
     assert opened.page.locator("#classes tbody tr").count() == 3
     assert "<script>alert(1)</script>" in opened.page.inner_text("#classes")
     assert "50%" in opened.page.inner_text("#classes")
-    opened.page.locator("#chosen thead button").first.click()
-    assert "choose one" in opened.page.inner_text("#classes")
+    opened.page.locator("#selected thead button").first.click()
+    assert "select one" in opened.page.inner_text("#classes")
 
 
 def test_theme_follows_the_system_until_it_is_switched(opened: Opened) -> None:
@@ -183,7 +183,7 @@ def test_theme_follows_the_system_until_it_is_switched(opened: Opened) -> None:
 
 
 def test_downloads_are_the_tables(opened: Opened, data: dict[str, Any], tmp_path: Path) -> None:
-    for name, text in tables(data).items():
+    for name, text in csv_tables(data).items():
         with opened.page.expect_download() as download:
             opened.page.locator(f'[data-csv="{name}"]').click()
         assert download.value.suggested_filename == name
@@ -208,68 +208,68 @@ def test_trials_are_sorted_and_filtered(opened: Opened) -> None:
     assert opened.page.inner_text("#num-shown") == "1 of 8"
 
 
-def test_picture_is_zoomed_by_buttons_keys_and_dragging(opened: Opened) -> None:
+def test_plot_is_zoomed_by_buttons_keys_and_dragging(opened: Opened) -> None:
     def ends() -> list[float]:
         return opened.page.evaluate("[charts[0].x.low, charts[0].x.high, charts[0].y.low, charts[0].y.high]")
 
     whole = ends()
     opened.page.get_by_role("button", name="Zoom in").click()
     assert ends()[0] > whole[0]
-    opened.page.get_by_role("button", name="Whole").click()
+    opened.page.get_by_role("button", name="Reset").click()
     assert ends() == whole
-    opened.page.locator("#picture svg").focus()
+    opened.page.locator("#plot svg").focus()
     opened.page.keyboard.press("End")
     opened.page.keyboard.press("+")
     assert ends()[3] < whole[3]
     opened.page.keyboard.press("0")
-    x, y = opened.point("0002")
+    x, y = opened.position("0002")
     opened.page.mouse.move(x - 60, y - 60)
     opened.page.mouse.down()
     opened.page.mouse.move(x + 60, y + 60, steps=3)
     opened.page.mouse.up()
     assert whole[0] < ends()[0] < 3000 < ends()[1] < whole[1]
-    assert opened.chosen() == ["0005", "0000"]
+    assert opened.selected() == ["0005", "0000"]
 
 
 def test_legend_hides_and_shows_a_role(opened: Opened) -> None:
     button = opened.page.locator('#legend [data-role="dominated"]')
-    assert opened.page.locator("#picture g.dominated").count() == 1
+    assert opened.page.locator("#plot g.dominated").count() == 1
     button.click()
-    assert opened.page.locator("#picture g.dominated").count() == 0
+    assert opened.page.locator("#plot g.dominated").count() == 0
     assert button.get_attribute("aria-pressed") == "false"
     button.press("Enter")
-    assert opened.page.locator("#picture g.dominated").count() == 1
+    assert opened.page.locator("#plot g.dominated").count() == 1
 
 
-def test_claims_of_the_paper_are_points_only_where_what_they_count_lies_across(opened: Opened) -> None:
-    assert opened.page.locator("#picture .claim").count() == 2
-    assert "paper: tt-gru 81.3%" in opened.page.text_content("#picture")
+def test_published_results_are_points_only_if_the_axis_counts_the_same_parameters(opened: Opened) -> None:
+    assert opened.page.locator("#plot .claim").count() == 2
+    assert "paper: tt-gru 81.3%" in opened.page.text_content("#plot")
     opened.page.get_by_role("radio", name="input-to-hidden weights").check()
-    assert opened.page.locator("#picture .claim").count() == 0
-    assert opened.page.locator("#picture g.published").count() == 2
-    assert opened.page.locator("#picture .steps").count() == 0
+    assert opened.page.locator("#plot .claim").count() == 0
+    assert opened.page.locator("#plot g.published").count() == 2
+    assert opened.page.locator("#plot .steps").count() == 0
 
 
-def test_names_from_elsewhere_are_inert(browser: Any, tmp_path: Path) -> None:
+def test_names_with_markup_stay_text(browser: Any, tmp_path: Path) -> None:
     trial = {"num_params": 10, "val_metric": 0.5, "config": config(cell=HOSTILE, **{HOSTILE: HOSTILE})}
     other = {"num_params": 20, "val_metric": 0.6, "config": config(cell="gru", **{HOSTILE: "other"})}
     sweep = make_sweep(tmp_path / "sweep", {"0000": trial, "0001": other}, dataset=HOSTILE, classes=[HOSTILE])
     data = full_of_hostility(write_frontier(sweep, Evaluate()))
     write_page(tmp_path / "report.html", data)
     opened = Opened(browser, tmp_path / "report.html")
-    opened.page.mouse.click(*opened.point("0000"))
-    opened.page.mouse.move(*opened.point("0000"))
-    assert HOSTILE in opened.page.inner_text("#chosen")
+    opened.page.mouse.click(*opened.position("0000"))
+    opened.page.mouse.move(*opened.position("0000"))
+    assert HOSTILE in opened.page.inner_text("#selected")
     assert HOSTILE in opened.page.inner_text("#classes")
-    assert HOSTILE in opened.page.inner_text("#tip")
+    assert HOSTILE in opened.page.inner_text("#tooltip")
     assert opened.page.locator("script").count() == 2
     assert opened.page.locator("img").count() == 0
-    assert (opened.wrong, opened.requested) == ([], [(tmp_path / "report.html").as_uri()])
+    assert (opened.errors, opened.requested) == ([], [(tmp_path / "report.html").as_uri()])
     opened.context.close()
 
 
 def full_of_hostility(data: dict[str, Any]) -> dict[str, Any]:
-    """The rest of what a user can name."""
+    """The other values that come from users."""
     rows = [{"class": HOSTILE, "num_clips": 1, "precision": 1.0, "recall": 1.0, "f1": 1.0}]
     for point in data["frontier"]:
         point["per_class"] = rows

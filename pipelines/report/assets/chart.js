@@ -1,11 +1,11 @@
 "use strict";
-// What the pictures share: elements, scales, shapes, and a chart whose trials are reached by pointer and by keyboard.
+// Create SVG elements, scales and shapes, and a chart whose trials can be selected by pointer and by keyboard.
 
 const SVG = "http://www.w3.org/2000/svg";
 const view = JSON.parse(document.getElementById("view").textContent);
-const tip = document.getElementById("tip");
+const tooltip = document.getElementById("tooltip");
 
-// Text comes in by textContent only: names that somebody chose stay text.
+// Text is set by textContent only, so that names cannot become markup.
 function make(tag, attributes, parent, text) {
   const isDrawn = /^(svg|g|path|line|rect|circle|text|tspan|clipPath|defs)$/.test(tag);
   const node = isDrawn ? document.createElementNS(SVG, tag) : document.createElement(tag);
@@ -30,7 +30,7 @@ const SHAPES = {
 
 const short = new Intl.NumberFormat("en", {notation: "compact", maximumSignificantDigits: 3});
 
-// low and high in the data's unit, at(value) in pixels from `from` to `to`; about `count` ticks.
+// Maps values from low to high to pixels: at(value) lies between `from` and `to`; there are about `count` ticks.
 function scale({low, high, from, to, isLog, count}) {
   const [a, b] = isLog ? [Math.log10(low), Math.log10(high)] : [low, high];
   const at = (value) => from + ((isLog ? Math.log10(value) : value) - a) / (b - a || 1) * (to - from);
@@ -53,7 +53,7 @@ function scale({low, high, from, to, isLog, count}) {
   return {low, high, at, back, isLog, ticks: ticks.map((tick) => [at(tick), short.format(tick)])};
 }
 
-// The ends of a scale that shows all these values, with some room.
+// The ends of a scale that contains all values, with a margin of the share `room` at both ends.
 function range(values, isLog, room = 0.06) {
   const logs = values.map((value) => (isLog ? Math.log10(value) : value));
   const low = Math.min(...logs), high = Math.max(...logs), extra = room * (high - low) || (isLog ? 0.3 : 1);
@@ -64,7 +64,7 @@ function lineOf(places) {
   return places.map(([x, y], k) => `${k ? "L" : "M"}${x.toFixed(1)},${y.toFixed(1)}`).join("");
 }
 
-// Grid, ticks and titles around the place where x and y have their pixels.
+// Draws grid, ticks and axis titles.
 function frame(svg, {x, y, left, right, top, bottom, xTitle, yTitle}) {
   const grid = make("g", {"aria-hidden": "true"}, svg);
   for (const [place, text] of y.ticks) {
@@ -86,7 +86,7 @@ function chanceLine(svg, {y, left, right}) {
   make("text", {x: right - 4, y: place - 6, "text-anchor": "end", class: "tick"}, svg, `chance ${view.chance.toFixed(1)}%`);
 }
 
-// Texts of the right margin, moved apart where they would overlap.
+// Writes labels at the right margin, moved apart if they would overlap.
 function endLabels(svg, labels) {
   let last = -Infinity;
   for (const {x, y, text} of labels.sort((a, b) => a.y - b.y)) {
@@ -95,56 +95,56 @@ function endLabels(svg, labels) {
   }
 }
 
-// The place between a and b that lies closest to `from`.
+// The point between a and b that is closest to `from`.
 function closest(from, a, b) {
   const [dx, dy] = [b[0] - a[0], b[1] - a[1]], whole = dx * dx + dy * dy;
   const share = whole && Math.max(0, Math.min(1, ((from[0] - a[0]) * dx + (from[1] - a[1]) * dy) / whole));
   return [a[0] + share * dx, a[1] + share * dy];
 }
 
-// A picture of trials. `draw(chart)` fills chart.svg of chart.width x chart.height and tells by chart.reach() where
-// each trial can be pointed at; onPoint and onChoose are told of trials by pointer and keyboard alike.
+// A figure of trials. `draw(chart, width, height)` draws into chart.svg and calls chart.addTarget() for each trial;
+// onHover and onSelect are called for trials by pointer and by keyboard.
 class Chart {
-  constructor(holder, {label, height, minWidth = 0, draw, isChosen, onPoint, onChoose}) {
-    Object.assign(this, {holder, height, minWidth, draw, isChosen, onPoint, onChoose, reached: [], current: null});
+  constructor(holder, {label, height, minWidth = 0, draw, isSelected, onHover, onSelect}) {
+    Object.assign(this, {holder, height, minWidth, draw, isSelected, onHover, onSelect, targets: [], current: null});
     this.svg = make("svg", {role: "listbox", tabindex: 0, "aria-label": label, "aria-multiselectable": "true"}, holder);
-    this.svg.addEventListener("pointermove", (event) => event.pointerType === "mouse" && this.point(this.nearest(event)));
-    this.svg.addEventListener("pointerleave", () => this.point(null));
-    this.svg.addEventListener("click", (event) => this.choose(this.nearest(event), event));
+    this.svg.addEventListener("pointermove", (event) => event.pointerType === "mouse" && this.hover(this.nearest(event)));
+    this.svg.addEventListener("pointerleave", () => this.hover(null));
+    this.svg.addEventListener("click", (event) => this.select(this.nearest(event), event));
     this.svg.addEventListener("keydown", (event) => this.key(event));
-    this.svg.addEventListener("blur", () => this.point(null));
-    new ResizeObserver(() => holder.clientWidth !== this.drawnFor && this.redraw()).observe(holder);
+    this.svg.addEventListener("blur", () => this.hover(null));
+    new ResizeObserver(() => holder.clientWidth !== this.drawnWidth && this.redraw()).observe(holder);
   }
 
   redraw() {
-    this.drawnFor = this.holder.clientWidth;
-    if (!this.drawnFor) return;
-    this.width = Math.max(this.drawnFor, this.minWidth);
+    this.drawnWidth = this.holder.clientWidth;
+    if (!this.drawnWidth) return;
+    this.width = Math.max(this.drawnWidth, this.minWidth);
     const height = this.height(this.width);
     this.svg.replaceChildren();
     this.svg.style.width = `${this.width}px`;
     this.svg.style.height = `${height}px`;
     this.svg.setAttribute("viewBox", `0 0 ${this.width} ${height}`);
-    this.reached = [];
+    this.targets = [];
     this.draw(this, this.width, height);
   }
 
-  // `node` stands for the trial at these places, an array of [x, y]; without isStop the keyboard passes it by.
-  reach(trial, node, places, isStop = true) {
+  // Makes `node` represent a trial at these places, an array of [x, y]; without isFocusable, keys skip it.
+  addTarget(trial, node, places, isFocusable = true) {
     node.dataset.trial = trial;
-    if (isStop) {
-      node.id = `${this.holder.id}-${this.reached.length}`;
+    if (isFocusable) {
+      node.id = `${this.holder.id}-${this.targets.length}`;
       node.setAttribute("role", "option");
-      node.setAttribute("aria-selected", this.isChosen(trial));
-      node.setAttribute("aria-label", view.trials[trial].tip.join(", "));
+      node.setAttribute("aria-selected", this.isSelected(trial));
+      node.setAttribute("aria-label", view.trials[trial].tooltip.join(", "));
     }
-    this.reached.push({trial, node, places, isStop});
+    this.targets.push({trial, node, places, isFocusable});
   }
 
   nearest(event) {
     const box = this.svg.getBoundingClientRect(), from = [event.clientX - box.left, event.clientY - box.top];
     let best = null, least = 24;
-    for (const each of this.reached) {
+    for (const each of this.targets) {
       for (let k = 0; k < each.places.length; k++) {
         const at = closest(from, each.places[Math.max(k - 1, 0)], each.places[k]);
         const away = Math.hypot(at[0] - from[0], at[1] - from[1]);
@@ -154,35 +154,35 @@ class Chart {
     return best;
   }
 
-  point(found) {
+  hover(found) {
     const box = this.svg.getBoundingClientRect();
-    this.onPoint(found && {trial: found.trial, x: box.left + found.at[0], y: box.top + found.at[1]});
+    this.onHover(found && {trial: found.trial, x: box.left + found.at[0], y: box.top + found.at[1]});
   }
 
-  choose(found) {
-    if (found) this.onChoose(found.trial);
-    this.point(found);
+  select(found) {
+    if (found) this.onSelect(found.trial);
+    this.hover(found);
   }
 
-  pointAtCurrent() {
-    const stop = this.reached.find((each) => each.isStop && each.trial === this.current);
-    if (stop) this.svg.setAttribute("aria-activedescendant", stop.node.id);
-    this.point(stop && {...stop, at: stop.places.at(-1)});
+  hoverCurrent() {
+    const target = this.targets.find((each) => each.isFocusable && each.trial === this.current);
+    if (target) this.svg.setAttribute("aria-activedescendant", target.node.id);
+    this.hover(target && {...target, at: target.places.at(-1)});
   }
 
   key(event) {
-    const stops = this.reached.filter((each) => each.isStop), last = stops.length - 1;
-    const here = stops.findIndex((each) => each.trial === this.current);
-    const there = {ArrowRight: Math.min(here + 1, last), ArrowUp: Math.min(here + 1, last), Home: 0, End: last,
-      ArrowLeft: Math.max(here - 1, 0), ArrowDown: Math.max(here - 1, 0)}[event.key];
-    if (there !== undefined && stops.length) {
-      this.current = stops[there].trial;
-      this.pointAtCurrent();
-    } else if ((event.key === "Enter" || event.key === " ") && here >= 0) {
-      this.onChoose(this.current);
-      this.pointAtCurrent();
+    const targets = this.targets.filter((each) => each.isFocusable), last = targets.length - 1;
+    const index = targets.findIndex((each) => each.trial === this.current);
+    const next = Math.min(index + 1, last), previous = Math.max(index - 1, 0);
+    const target = {ArrowRight: next, ArrowUp: next, ArrowLeft: previous, ArrowDown: previous, Home: 0, End: last}[event.key];
+    if (target !== undefined && targets.length) {
+      this.current = targets[target].trial;
+      this.hoverCurrent();
+    } else if ((event.key === "Enter" || event.key === " ") && index >= 0) {
+      this.onSelect(this.current);
+      this.hoverCurrent();
     } else if (event.key === "Escape") {
-      this.point(null);
+      this.hover(null);
     } else return;
     event.preventDefault();
   }

@@ -1,30 +1,30 @@
-// What is chosen and pointed at, and the controls.
+// Handle selection and tooltips, and set up the controls.
 
-const MAX_CHOSEN = 6;
+const MAX_SELECTED = 6;
 
 function highlight(trial) {
-  document.querySelectorAll(".hot").forEach((node) => node.classList.remove("hot"));
-  if (trial !== undefined) document.querySelectorAll(`[data-trial="${CSS.escape(trial)}"]`).forEach((node) => node.classList.add("hot"));
+  document.querySelectorAll(".highlighted").forEach((node) => node.classList.remove("highlighted"));
+  if (trial !== undefined) document.querySelectorAll(`[data-trial="${CSS.escape(trial)}"]`).forEach((node) => node.classList.add("highlighted"));
 }
 
-function showTip(found) {
+function showTooltip(found) {
   highlight(found?.trial);
-  tip.hidden = !found;
+  tooltip.hidden = !found;
   if (!found) return;
-  tip.replaceChildren(...view.trials[found.trial].tip.map((line) => make("div", {}, null, line)));
-  const {offsetWidth: width, offsetHeight: height} = tip;
+  tooltip.replaceChildren(...view.trials[found.trial].tooltip.map((line) => make("div", {}, null, line)));
+  const {offsetWidth: width, offsetHeight: height} = tooltip;
   const right = found.x + 18 + width < innerWidth ? found.x + 18 : found.x - 18 - width;
-  tip.style.left = `${Math.max(8, Math.min(right, innerWidth - width - 8))}px`;
+  tooltip.style.left = `${Math.max(8, Math.min(right, innerWidth - width - 8))}px`;
   const above = found.y - height - 14;
-  tip.style.top = `${above > 8 ? above : Math.min(found.y + 18, innerHeight - height - 8)}px`;
+  tooltip.style.top = `${above > 8 ? above : Math.min(found.y + 18, innerHeight - height - 8)}px`;
 }
 
 function toggle(trial) {
-  if (chosen.has(trial)) chosen.delete(trial);
+  if (selected.has(trial)) selected.delete(trial);
   else {
-    if (chosen.size === MAX_CHOSEN) chosen.delete(chosen.keys().next().value);
-    const taken = new Set(chosen.values());
-    chosen.set(trial, [...Array(MAX_CHOSEN).keys()].find((slot) => !taken.has(slot)));
+    if (selected.size === MAX_SELECTED) selected.delete(selected.keys().next().value);
+    const taken = new Set(selected.values());
+    selected.set(trial, [...Array(MAX_SELECTED).keys()].find((slot) => !taken.has(slot)));
   }
   update();
 }
@@ -32,12 +32,12 @@ function toggle(trial) {
 function update() {
   charts.forEach((chart) => chart.redraw());
   drawLegend();
-  listChosen();
+  listSelected();
   listClasses();
   for (const row of document.querySelectorAll("tbody tr[data-trial]")) {
-    const isChosen = chosen.has(row.dataset.trial), isAside = row.classList.contains("aside");
+    const isSelected = selected.has(row.dataset.trial), isAside = row.classList.contains("aside");
     row.className = `${isAside ? "aside" : ""}${slotClass(row.dataset.trial)}`;
-    row.querySelector("button")?.setAttribute("aria-pressed", isChosen);
+    row.querySelector("button")?.setAttribute("aria-pressed", isSelected);
   }
 }
 
@@ -48,10 +48,10 @@ function swatch(parent, draw) {
 
 function drawLegend() {
   const legend = document.getElementById("legend"), focused = document.activeElement?.dataset?.role;
-  const roles = view.roles.filter(({role}) => view.points.some((point) => point.role === role)).reverse();
+  const roles = view.roles.filter(({role}) => view.marks.some((point) => point.role === role)).reverse();
   const entries = roles.map(({role, label, shape}) => [role, label, (svg) => mark(svg, role, shape, 0, 0)]);
-  if (view.links.length) entries.push(["links", "refined from", (svg) => make("path", {class: "link", d: "M-13,0H13"}, svg)]);
-  if (view.published.length) entries.push(["published", "claims of the paper", (svg) => {
+  if (view.refinements.length) entries.push(["refinements", "refined from", (svg) => make("path", {class: "link", d: "M-13,0H13"}, svg)]);
+  if (view.published.length) entries.push(["published", "published results", (svg) => {
     make("path", {class: "claim", d: "M-13,0H13"}, svg);
     mark(svg, "published", "star", 0, 0, 3);
   }]);
@@ -69,27 +69,27 @@ function drawLegend() {
 }
 
 function chip(parent, trial) {
-  const button = make("button", {type: "button", title: "put it back", "aria-label": `put back trial ${trial}`}, parent);
+  const button = make("button", {type: "button", title: "deselect", "aria-label": `deselect trial ${trial}`}, parent);
   swatch(button, (svg) => make("path", {class: `swatch${slotClass(trial)}`, d: "M-13,0H13"}, svg));
   make("span", {}, button, `${trial} ×`);
   button.addEventListener("click", () => toggle(trial));
 }
 
-function listChosen() {
-  const place = document.getElementById("chosen"), names = [...chosen.keys()];
+function listSelected() {
+  const place = document.getElementById("selected"), names = [...selected.keys()];
   const commands = document.getElementById("export");
   place.replaceChildren();
   commands.textContent = names.map((name) => view.export + name).join("\n");
   commands.hidden = !names.length || !view.export;
   if (!names.length) {
-    make("p", {class: "hint"}, place, "None. Choose points of the picture, or trials of the tables below.");
+    make("p", {class: "hint"}, place, "None. Select points of the figure or trials of the tables below.");
     return;
   }
   const table = make("table", {}, place), head = make("tr", {}, make("thead", {}, table)), body = make("tbody", {}, table);
   make("th", {}, head, "trial");
   names.forEach((name) => chip(make("th", {scope: "col"}, head), name));
-  for (const what of Object.keys(view.trials[names[0]].about)) {
-    const cells = names.map((name) => view.trials[name].about[what] ?? "-");
+  for (const what of Object.keys(view.trials[names[0]].details)) {
+    const cells = names.map((name) => view.trials[name].details[what] ?? "-");
     if (cells.every((cell) => cell === "-")) continue;
     const row = make("tr", {}, body);
     make("th", {scope: "row"}, row, what);
@@ -98,10 +98,10 @@ function listChosen() {
 }
 
 function listClasses() {
-  const place = document.getElementById("classes"), names = [...chosen.keys()].filter((name) => view.trials[name].per_class?.length);
+  const place = document.getElementById("classes"), names = [...selected.keys()].filter((name) => view.trials[name].per_class?.length);
   place.replaceChildren();
   if (!names.length) {
-    make("p", {class: "hint"}, place, "Known for points of the frontier, which are tested: choose one.");
+    make("p", {class: "hint"}, place, "Only points of the frontier are tested: select one.");
     return;
   }
   const rows = view.trials[names[0]].per_class, key = "recall" in rows[0] ? "recall" : "average_precision";
@@ -116,14 +116,14 @@ function listClasses() {
     make("th", {scope: "row"}, row, own.class);
     make("td", {class: "number"}, row, own.num_clips);
     for (const name of names) {
-      const share = view.trials[name].per_class[k]?.[key], cell = make("td", {class: `s${chosen.get(name)}`}, row);
+      const share = view.trials[name].per_class[k]?.[key], cell = make("td", {class: `s${selected.get(name)}`}, row);
       make("span", {}, cell, share == null ? "-" : `${(100 * share).toFixed(0)}%`);
       const svg = make("svg", {viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true"}, cell);
       make("rect", {width: 100 * (share ?? 0), height: 10}, svg);
     }
   });
-  const meaning = key === "recall" ? "the share of a class's clips that were told to be of it (recall)" : "average precision";
-  make("p", {class: "hint"}, place, `On the test split, by the training of the sweep: ${meaning}. So few clips a class leave it rough.`);
+  const meaning = key === "recall" ? "recall, the share of the clips of a class that are predicted as it" : "average precision";
+  make("p", {class: "hint"}, place, `On the test split, for the model of the sweep: ${meaning}. With few clips of a class, it is a rough estimate.`);
 }
 
 function download(name) {
@@ -136,7 +136,7 @@ function zoomBy(factor) {
   const chart = charts[0];
   if (!factor) zoom = null;
   else {
-    const found = chart.reached.find((each) => each.trial === chart.current)?.places[0];
+    const found = chart.targets.find((each) => each.trial === chart.current)?.places[0];
     const ends = (own, middle) => {
       const half = (own.at(own.high) - own.at(own.low)) / 2 / factor;
       return [own.back(middle - half), own.back(middle + half)];
@@ -145,10 +145,10 @@ function zoomBy(factor) {
     zoom = {x: ends(chart.x, found?.[0] ?? middle(chart.x)), y: ends(chart.y, found?.[1] ?? middle(chart.y))};
   }
   chart.redraw();
-  if (document.activeElement === chart.svg) chart.pointAtCurrent();
+  if (document.activeElement === chart.svg) chart.hoverCurrent();
 }
 
-// A mouse draws a box to zoom in; a finger scrolls the page.
+// A mouse drags a box to zoom in; a finger scrolls the page.
 function zoomByDragging(chart) {
   let from = null, box = null;
   const inside = (event) => {
@@ -175,7 +175,7 @@ function zoomByDragging(chart) {
     const ends = (own, k) => [own.back(start[k]), own.back(to[k])].sort((a, b) => a - b);
     zoom = {x: ends(chart.x, 0), y: ends(chart.y, 1)};
     chart.redraw();
-    // The click that ends the drag chooses nothing.
+    // The click that ends the drag must not select a trial.
     chart.svg.addEventListener("click", (click) => click.stopImmediatePropagation(), {capture: true, once: true});
   });
 }
@@ -189,7 +189,7 @@ function sortable(table) {
       const sign = cell.getAttribute("aria-sort") === "ascending" ? -1 : 1;
       for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
       cell.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
-      // What a number begins with decides; what is not known comes last either way.
+      // Numbers are sorted by value; unknown values come last in both directions.
       const key = (row) => {
         const own = row.cells[column].textContent.trim(), number = parseFloat(own.replaceAll(",", ""));
         return [own === "-" || own === "" ? 1 : 0, /^[\d,.]+(e-?\d+)?%?$/.test(own.split(" ")[0]) ? number : NaN, own];
@@ -211,15 +211,15 @@ function filterTrials(text) {
   document.getElementById("num-shown").textContent = words.length ? `${number} of ${rows.length}` : "";
 }
 
-function chooseAcross() {
-  const group = document.getElementById("across"), titles = Object.values(view.across);
+function addAxisChoices() {
+  const group = document.getElementById("x-axis"), titles = Object.values(view.x_axes);
   group.hidden = titles.length < 2;
   titles.forEach((title, k) => {
-    const label = make("label", {}, group), input = make("input", {type: "radio", name: "across", value: k}, label);
+    const label = make("label", {}, group), input = make("input", {type: "radio", name: "x-axis", value: k}, label);
     input.checked = k === 0;
     label.append(title);
     input.addEventListener("change", () => {
-      across = k;
+      xAxis = k;
       zoom = null;
       charts[0].redraw();
     });
@@ -229,21 +229,21 @@ function chooseAcross() {
 function setTheme() {
   const button = document.getElementById("theme"), root = document.documentElement;
   const isDark = () => (root.style.colorScheme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
-  const say = () => { button.textContent = isDark() ? "Light" : "Dark"; button.ariaLabel = `${button.textContent} theme`; };
-  button.addEventListener("click", () => { root.style.colorScheme = isDark() ? "light" : "dark"; say(); });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", say);
+  const setLabel = () => { button.textContent = isDark() ? "Light" : "Dark"; button.ariaLabel = `${button.textContent} theme`; };
+  button.addEventListener("click", () => { root.style.colorScheme = isDark() ? "light" : "dark"; setLabel(); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", setLabel);
   button.hidden = false;
-  say();
+  setLabel();
 }
 
 function addCharts() {
-  const shared = {isChosen: (trial) => chosen.has(trial), onPoint: showTip, onChoose: toggle};
+  const shared = {isSelected: (trial) => selected.has(trial), onHover: showTooltip, onSelect: toggle};
   const add = (id, more) => charts.push(new Chart(document.getElementById(id), {...shared, ...more}));
-  add("picture", {label: `Size against ${view.metric}: trials; arrows go through them, Enter chooses`, draw: drawFrontier,
+  add("plot", {label: `Parameters against ${view.metric} of the trials; arrow keys move between them, Enter selects`, draw: drawFrontier,
     height: (width) => Math.max(340, Math.min(560, 0.62 * width))});
-  add("curves", {label: "Learning curves of the trials; arrows go through them, Enter chooses", draw: drawCurves,
+  add("curves", {label: "Learning curves of the trials; arrow keys move between them, Enter selects", draw: drawCurves,
     height: (width) => Math.max(280, Math.min(420, 0.6 * width))});
-  add("coordinates", {label: "What was chosen for each trial; arrows go through them, Enter chooses", draw: drawCoordinates,
+  add("coordinates", {label: "Options of the trials; arrow keys move between them, Enter selects", draw: drawCoordinates,
     height: () => 380, minWidth: 60 + 104 * view.dimensions.length});
   zoomByDragging(charts[0]);
   charts[0].svg.addEventListener("keydown", ({key}) => {
@@ -265,13 +265,13 @@ function start() {
   document.querySelectorAll("[data-csv]").forEach((node) => node.addEventListener("click", () => download(node.dataset.csv)));
   document.querySelectorAll("[data-zoom]").forEach((node) => node.addEventListener("click", () => zoomBy(Number(node.dataset.zoom))));
   document.getElementById("filter").addEventListener("input", (event) => filterTrials(event.target.value));
-  addEventListener("scroll", () => tip.hidden || showTip(null), {passive: true});
-  view.chosen.forEach((trial, slot) => chosen.set(trial, slot));
+  addEventListener("scroll", () => tooltip.hidden || showTooltip(null), {passive: true});
+  view.selected.forEach((trial, slot) => selected.set(trial, slot));
   const trials = Object.values(view.trials);
   document.getElementById("learning").hidden = !trials.some(({curve}) => curve.length);
   document.getElementById("by-class").hidden = !trials.some((trial) => trial.per_class?.length);
   setTheme();
-  chooseAcross();
+  addAxisChoices();
   addCharts();
   update();
 }

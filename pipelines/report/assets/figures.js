@@ -1,18 +1,18 @@
-// The three pictures: size against the metric, learning curves, parallel coordinates. What they show is in `view`, and
-// in this:
+// Draw the three figures: parameters against the metric, learning curves, parallel coordinates. Their data are in `view`,
+// their state is here:
 const charts = [];
-// Roles that the legend has switched off.
+// Roles that are hidden by the legend.
 const hidden = new Set();
-// Which of view.across lies across.
-let across = 0;
-// Ends of both scales while zoomed: {x: [low, high], y: [low, high]}.
+// Index of the horizontal axis in view.x_axes.
+let xAxis = 0;
+// The ends of both scales while zoomed in: {x: [low, high], y: [low, high]}.
 let zoom = null;
-// trial -> slot, which is its colour and dash, in the order they were chosen.
-const chosen = new Map();
+// trial -> slot (its colour and dash pattern), in the order of selection.
+const selected = new Map();
 
-const slotClass = (trial) => (chosen.has(trial) ? ` is-chosen s${chosen.get(trial)}` : "");
-const chosenLast = (names) => [...names.filter((name) => !chosen.has(name)), ...names.filter((name) => chosen.has(name))];
-const labelOf = (trial) => (view.trials[trial].mark ? `${trial} ${view.trials[trial].mark}` : trial);
+const slotClass = (trial) => (selected.has(trial) ? ` is-selected s${selected.get(trial)}` : "");
+const selectedLast = (names) => [...names.filter((name) => !selected.has(name)), ...names.filter((name) => selected.has(name))];
+const labelOf = (trial) => (view.trials[trial].label ? `${trial} ${view.trials[trial].label}` : trial);
 
 function mark(parent, role, shape, x, y, r = 4) {
   const group = make("g", {class: role, transform: `translate(${x.toFixed(1)},${y.toFixed(1)})`}, parent);
@@ -21,27 +21,27 @@ function mark(parent, role, shape, x, y, r = 4) {
 }
 
 function drawFrontier(chart, width, height) {
-  const {svg} = chart, names = Object.keys(view.across);
+  const {svg} = chart, names = Object.keys(view.x_axes);
   const place = {left: 44, right: width - 14, top: 28, bottom: height - 46};
-  const shown = view.points.map((point) => ({...point, x: view.trials[point.trial].x[across]}))
+  const shown = view.marks.map((point) => ({...point, x: view.trials[point.trial].x[xAxis]}))
     .filter((point) => point.x && !hidden.has(point.role));
   const claims = hidden.has("published") ? [] : view.published;
-  const isPlaced = names[across] === "input_params";
-  const xs = [...shown.map((p) => p.x), ...(isPlaced ? claims.flatMap((claim) => claim.x || []) : [])];
-  const ys = [...shown.flatMap((p) => [p.y, ...(isExplained(p) && p.interval || [])]), ...claims.map((c) => c.y), view.chance];
+  const isComparable = names[xAxis] === "input_params";
+  const xs = [...shown.map((p) => p.x), ...(isComparable ? claims.flatMap((claim) => claim.x || []) : [])];
+  const ys = [...shown.flatMap((p) => [p.y, ...(hasInterval(p) && p.interval || [])]), ...claims.map((c) => c.y), view.chance];
   const [xLow, xHigh] = zoom?.x ?? range(xs.length ? xs : [1, 10], true);
   const [yLow, yHigh] = zoom?.y ?? range(ys, false, 0.05);
   const x = scale({low: xLow, high: xHigh, from: place.left, to: place.right, isLog: true, count: width / 70});
   const y = scale({low: yLow, high: yHigh, from: place.bottom, to: place.top, count: height / 55});
   Object.assign(chart, {x, y});
-  frame(svg, {...place, x, y, xTitle: Object.values(view.across)[across], yTitle: `${view.metric}, %`});
+  frame(svg, {...place, x, y, xTitle: Object.values(view.x_axes)[xAxis], yTitle: `${view.metric}, %`});
 
   const clip = make("clipPath", {id: "inside"}, make("defs", {}, svg));
   make("rect", {x: place.left - 12, y: place.top - 12, width: width - place.left + 12, height: place.bottom - place.top + 12}, clip);
   const inside = make("g", {"clip-path": "url(#inside)"}, svg);
   chanceLine(inside, {...place, y});
   claims.sort((a, b) => b.y - a.y).forEach((claim, k) => {
-    if (isPlaced && claim.x) {
+    if (isComparable && claim.x) {
       mark(inside, "published", "star", x.at(claim.x), y.at(claim.y));
       make("text", {x: x.at(claim.x) + 10, y: y.at(claim.y) + (k ? 15 : -5), class: "label"}, inside, `paper: ${claim.model}`);
     } else {
@@ -50,13 +50,13 @@ function drawFrontier(chart, width, height) {
     }
   });
   const byTrial = new Map(shown.filter((p) => p.role !== "test").map((p) => [p.trial, p]));
-  if (!hidden.has("links")) {
-    for (const [parent, name] of view.links) {
+  if (!hidden.has("refinements")) {
+    for (const [parent, name] of view.refinements) {
       const ends = [byTrial.get(parent), byTrial.get(name)];
       if (ends.every(Boolean)) make("path", {class: "link", d: lineOf(ends.map((p) => [x.at(p.x), y.at(p.y)]))}, inside);
     }
   }
-  const line = across === 0 && !hidden.has("frontier") ? view.frontier.map((name) => byTrial.get(name)).filter(Boolean) : [];
+  const line = xAxis === 0 && !hidden.has("frontier") ? view.frontier.map((name) => byTrial.get(name)).filter(Boolean) : [];
   if (line.length) {
     const corners = line.map((p, k) => (k ? `H${x.at(p.x)}V${y.at(p.y)}` : `M${x.at(p.x)},${y.at(p.y)}`)).join("");
     make("path", {class: "steps", d: `${corners}H${place.right}`}, inside);
@@ -64,50 +64,50 @@ function drawFrontier(chart, width, height) {
   drawPoints(chart, inside, shown, x, y, place);
 }
 
-// Intervals are drawn where they decide something, and for what is chosen; the table has them all.
-function isExplained(point) {
-  return ["frontier", "test", "not_replicated", "dense"].includes(point.role) || chosen.has(point.trial);
+// Intervals are drawn for these roles and for selected trials; the table lists all of them.
+function hasInterval(point) {
+  return ["frontier", "test", "not_replicated", "dense"].includes(point.role) || selected.has(point.trial);
 }
 
 function drawPoints(chart, inside, shown, x, y, place) {
   const shapes = Object.fromEntries(view.roles.map(({role, shape}) => [role, shape]));
-  const [whiskers, marks, above] = ["true", "false", "true"].map((unsaid) => make("g", {"aria-hidden": unsaid}, inside));
+  const [whiskers, marks, above] = ["true", "false", "true"].map((isHidden) => make("g", {"aria-hidden": isHidden}, inside));
   const taken = [];
   const isInside = (px, py) => px >= place.left - 12 && px <= place.right + 12 && py >= place.top - 12 && py <= place.bottom + 12;
   for (const p of [...shown].sort((a, b) => a.x - b.x || a.y - b.y)) {
-    // What the test split says stands a little to the right, so that both intervals are seen.
+    // Marks of the test metric are shifted to the right, so that both intervals are visible.
     const px = x.at(p.x) + (p.role === "test" ? 5 : 0), py = y.at(p.y);
     if (!isInside(px, py)) continue;
     const node = mark(marks, p.role, shapes[p.role], px, py);
-    chart.reach(p.trial, node, [[px, py]], p.role !== "test");
+    chart.addTarget(p.trial, node, [[px, py]], p.role !== "test");
     taken.push([px - 6, py - 6, 12, 12]);
-    if (isExplained(p) && p.interval) {
+    if (hasInterval(p) && p.interval) {
       const [low, high] = p.interval.map(y.at);
       make("path", {class: `whisker ${p.role}`, d: `M${px},${low}V${high}M${px - 4},${low}h8M${px - 4},${high}h8`}, whiskers);
     }
-    if (chosen.has(p.trial) && p.role !== "test") {
-      make("circle", {class: `ring s${chosen.get(p.trial)}`, cx: px, cy: py, r: 11}, above);
+    if (selected.has(p.trial) && p.role !== "test") {
+      make("circle", {class: `ring s${selected.get(p.trial)}`, cx: px, cy: py, r: 11}, above);
     }
   }
-  for (const p of shown.filter((each) => each.role !== "test" && (chosen.has(each.trial) || view.trials[each.trial].mark))) {
+  for (const p of shown.filter((each) => each.role !== "test" && (selected.has(each.trial) || view.trials[each.trial].label))) {
     const px = x.at(p.x), py = y.at(p.y), text = labelOf(p.trial), width = 7.4 * text.length;
     if (!isInside(px, py)) continue;
-    const spots = [[-14 - width, -12], [14, -12], [14, 18], [-14 - width, 18], [-width / 2, -20], [-width / 2, 30]]
+    const candidates = [[-14 - width, -12], [14, -12], [14, 18], [-14 - width, 18], [-width / 2, -20], [-width / 2, 30]]
       .map(([dx, dy]) => [px + dx, py + dy - 11, width, 14]).filter(([left]) => left > 2 && left + width < place.right + 12);
-    const overlaps = (spot) => taken.filter((other) => spot[0] < other[0] + other[2] && other[0] < spot[0] + spot[2]
-      && spot[1] < other[1] + other[3] && other[1] < spot[1] + spot[3]).length;
-    const spot = spots.sort((a, b) => overlaps(a) - overlaps(b))[0];
-    if (!spot) continue;
-    taken.push(spot);
-    make("text", {class: "label", x: spot[0], y: spot[1] + 11}, above, text);
+    const overlaps = (box) => taken.filter((other) => box[0] < other[0] + other[2] && other[0] < box[0] + box[2]
+      && box[1] < other[1] + other[3] && other[1] < box[1] + box[3]).length;
+    const box = candidates.sort((a, b) => overlaps(a) - overlaps(b))[0];
+    if (!box) continue;
+    taken.push(box);
+    make("text", {class: "label", x: box[0], y: box[1] + 11}, above, text);
   }
 }
 
-// The more lines, the fainter each.
-const ink = (count) => Math.max(0.25, Math.min(0.75, 25 / count));
+// Lines are more transparent the more there are.
+const opacity = (count) => Math.max(0.25, Math.min(0.75, 25 / count));
 
 function drawCurves(chart, width, height) {
-  const curves = chosenLast(Object.keys(view.trials)).map((name) => [name, view.trials[name].curve]).filter(([, c]) => c.length);
+  const curves = selectedLast(Object.keys(view.trials)).map((name) => [name, view.trials[name].curve]).filter(([, c]) => c.length);
   const place = {left: 44, right: width - 60, top: 28, bottom: height - 46};
   const epochs = curves.flatMap(([, curve]) => curve.map(([epoch]) => epoch));
   const values = curves.flatMap(([, curve]) => curve.map(([, value]) => value));
@@ -123,11 +123,11 @@ function drawCurves(chart, width, height) {
     const places = curve.map(([epoch, value]) => [x.at(epoch), y.at(value)]), [ex, ey] = places.at(-1);
     const group = make("g", {}, chart.svg);
     const own = make("path", {class: `line${slotClass(name)}`, d: lineOf(places)}, group);
-    own.style.setProperty("--ink", ink(curves.length));
+    own.style.setProperty("--opacity", opacity(curves.length));
     if (view.trials[name].stopped) make("path", {class: `end${slotClass(name)}`, d: SHAPES.cross(4), transform: `translate(${ex},${ey})`}, group);
     else if (curve.length === 1) make("path", {class: `end${slotClass(name)}`, d: SHAPES.dot(3), transform: `translate(${ex},${ey})`}, group);
-    chart.reach(name, own, places);
-    if (chosen.has(name)) labels.push({x: ex, y: ey, text: name});
+    chart.addTarget(name, own, places);
+    if (selected.has(name)) labels.push({x: ex, y: ey, text: name});
   }
   endLabels(chart.svg, labels);
 }
@@ -138,7 +138,7 @@ function drawCoordinates(chart, width, height) {
   const scales = view.dimensions.map(({kind, values, names}) => {
     if (kind === "names") {
       const step = (bottom - top) / Math.max(names.length, 1), place = (name) => bottom - (names.indexOf(name) + 0.5) * step;
-      // As many names as have room.
+      // Only as many names as fit.
       const every = Math.ceil(13 / step);
       return {at: place, ticks: names.filter((_, n) => n % every === 0).map((name) => [place(name), name])};
     }
@@ -148,7 +148,7 @@ function drawCoordinates(chart, width, height) {
   const metric = view.dimensions.at(-1).values, all = Object.values(metric), best = Math.max(...all), worst = Math.min(...all);
   const lines = make("g", {}, chart.svg), axes = make("g", {"aria-hidden": "true"}, chart.svg);
   const byMetric = Object.keys(metric).sort((a, b) => metric[a] - metric[b]);
-  for (const name of chosenLast(byMetric)) {
+  for (const name of selectedLast(byMetric)) {
     const places = scales.flatMap((own, k) => {
       const value = view.dimensions[k].values[name];
       return value === undefined ? [] : [[at(k), own.at(value)]];
@@ -156,8 +156,8 @@ function drawCoordinates(chart, width, height) {
     const path = make("path", {class: `line shared${slotClass(name)}`, d: lineOf(places)}, lines);
     const share = (metric[name] - worst) / (best - worst || 1);
     path.style.setProperty("--share", `${100 * share ** 2}%`);
-    path.style.setProperty("--ink", ink(all.length) * (0.4 + share ** 2));
-    chart.reach(name, path, places);
+    path.style.setProperty("--opacity", opacity(all.length) * (0.4 + share ** 2));
+    chart.addTarget(name, path, places);
   }
   scales.forEach((own, k) => {
     make("line", {class: "axis", x1: at(k), x2: at(k), y1: top, y2: bottom}, axes);

@@ -1,0 +1,113 @@
+"""Prepare the contents of pareto.json for figures, tables and report.html.
+
+A missing key is treated as an unknown value, so that files of earlier versions can be shown.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+__all__ = ["ROLES", "Mark", "all_trials", "csv_tables", "labels", "marks", "refinements"]
+
+
+# role: (name in the legend, shape, matplotlib's marker, size in px), in drawing order.
+ROLES = {
+    "stopped": ("not finished", "cross", "x", 7),
+    "dominated": ("dominated", "dot", "o", 7),
+    "not_replicated": ("not replicated", "triangle", "^", 11),
+    "test": ("test metric", "diamond", "D", 10),
+    "frontier": ("frontier", "circle", "o", 12),
+    "dense": ("dense baseline", "square", "s", 12),
+}
+_REPLICATION_COLUMNS = ("val_mean", "test_mean", "num_seeds")
+
+
+class Mark(NamedTuple):
+    """A marker of the plot of parameters against the metric."""
+
+    role: str
+    """one of ROLES"""
+    trial: Mapping[str, Any]
+    """a trial of pareto.json"""
+    value: float
+    """metric, 0 to 1: the mean of the replications if there are any, else that of the trial itself"""
+    interval: Sequence[float] | None
+    """[low, high] of 95% confidence"""
+
+
+def labels(data: Mapping[str, Any]) -> dict[str, str]:
+    """trial -> `best`, `knee`, `baseline`, `not replicated`, or several of these, for trials that have a label."""
+    found: dict[str, list[str]] = {}
+    for label in ("best", "knee", "baseline"):
+        if data[label] is not None:
+            found.setdefault(data[label], []).append(label)
+    for point in data.get("not_replicated") or []:
+        found.setdefault(point["trial"], []).append("not replicated")
+    return {trial: ", ".join(names) for trial, names in found.items()}
+
+
+def all_trials(data: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """name -> trial; points of the frontier and those that were not replicated with all their values."""
+    found = {trial["trial"]: trial for trial in data["trials"]}
+    for point in [*data["frontier"], *(data.get("not_replicated") or [])]:
+        found[point["trial"]] = {**found.get(point["trial"], {}), **point}
+    return found
+
+
+def marks(data: Mapping[str, Any]) -> list[Mark]:
+    """The markers of the plot in drawing order; a trial of the frontier has up to three."""
+    members = {role: {point["trial"] for point in data.get(role) or []} for role in ("frontier", "not_replicated")}
+    found = []
+    for name, trial in all_trials(data).items():
+        if trial["num_params"] and trial["val_metric"] is not None:
+            if trial["state"] != "complete":
+                roles = ["stopped"]
+            else:
+                roles = [role for role, names in members.items() if name in names]
+                is_dense = trial["config"].get("input") == "dense"
+                roles = [*roles, "dense"] if is_dense else roles or ["dominated"]
+            found += [_mark(role, trial, "val") for role in roles]
+            replication = trial.get("replication") or {}
+            is_tested = trial["test_metric"] is not None or replication.get("test_mean") is not None
+            if is_tested and not {"stopped", "dominated"} & set(roles):
+                found.append(_mark("test", trial, "test"))
+    order = list(ROLES)
+    return sorted(found, key=lambda mark: (order.index(mark.role), mark.trial["num_params"]))
+
+
+def _mark(role: str, trial: Mapping[str, Any], split: str) -> Mark:
+    replication = trial.get("replication") or {}
+    value, interval = replication.get(f"{split}_mean"), replication.get(f"{split}_interval")
+    if value is None:
+        value, interval = trial[f"{split}_metric"], trial.get(f"{split}_interval")
+    return Mark(role, trial, value, interval)
+
+
+def refinements(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(parent, refined trial) pairs of which both are in the plot."""
+    plotted = {mark.trial["trial"] for mark in marks(data)}
+    pairs = [(trial.get("parent"), trial["trial"]) for trial in data["trials"]]
+    return [(parent, name) for parent, name in pairs if parent in plotted and name in plotted]
+
+
+def csv_tables(data: Mapping[str, Any]) -> dict[str, str]:
+    """The texts of trials.csv and of pareto.csv, which has further columns for the replications.
+
+    An empty cell is an unknown value or an option that the trial does not have; `none` is a value.
+    """
+    return {
+        "trials.csv": _csv(data["trials"], data["columns"]),
+        "pareto.csv": _csv(data["frontier"], [*data["columns"], *_REPLICATION_COLUMNS]),
+    }
+
+
+def _csv(trials: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for trial in trials:
+        replication = trial.get("replication") or {}
+        cells = (replication.get("val_mean"), replication.get("test_mean"), len(replication.get("seeds", [])) or None)
+        writer.writerow({**trial["config"], **trial, **dict(zip(_REPLICATION_COLUMNS, cells, strict=True))})
+    return text.getvalue()
