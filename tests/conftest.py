@@ -1,10 +1,61 @@
-"""For all tests: what takes longest begins first, so that no core waits for it at the end."""
+"""Run the longest tests first, and fail a session that leaves processes behind."""
+
+import os
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-_LONGEST = ("test_bucket.py", "test_sweep.py", "test_preprocessing_nodes.py", "test_tune_nodes.py")
+from tests import processes
+
+# No core waits for them at the end.
+_LONGEST = ("test_bucket.py", "test_sweep.py", "test_preprocessing_nodes.py", "test_launcher_nodes.py")
+# Ray's processes notice within seconds that their driver has ended.
+_WAIT_S = 15
+
+
+def pytest_configure() -> None:
+    os.environ.setdefault(processes.SESSION, uuid.uuid4().hex)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sorts them; within a file the order stays."""
     items.sort(key=lambda item: item.path.name not in _LONGEST)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Kills the processes that are left behind and fails the session, after the workers of pytest-xdist have ended."""
+    if hasattr(session.config, "workerinput"):
+        return
+    end = time.monotonic() + _WAIT_S
+    while (left := _left_behind()) and time.monotonic() < end:
+        time.sleep(0.1)
+    for process, command in left.items():
+        session.config.get_terminal_writer().line(f"\nleft behind by the tests: {process} {command}", red=True)
+        os.kill(process, signal.SIGKILL)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _left_behind() -> dict[int, str]:
+    """Ids and command lines of the session's processes, but for a helper of multiprocessing that ends with pytest."""
+    found = {}
+    for process in processes.marked(processes.SESSION, os.environ[processes.SESSION]):
+        try:
+            command = Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8").replace("\0", " ")
+        except OSError:
+            continue
+        if "multiprocessing.resource_tracker" not in command:
+            found[process] = command
+    return found
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where the tests were started with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

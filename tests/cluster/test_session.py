@@ -102,6 +102,7 @@ def test_as_many_groups_of_workers_run_as_fit(
         assert devices(num_workers, gpus_per_worker) == expected
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_ctrl_c_waits_until_ray_is_up_or_down() -> None:
     done = []
 

@@ -1,0 +1,82 @@
+"""Start child processes for tests and kill them, with all their descendants, when the test ends.
+
+A child has Python's own handling of SIGINT, also where the tests were started by `nohup` or by a shell that ignores
+SIGINT. It is the leader of its own session, and is killed when the process that started it dies. Descendants are
+recognised by an environment variable, which they inherit wherever they move to.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SESSION = "TTRNN_TEST_SESSION"
+"""The environment variable that all processes of a test session inherit."""
+_CHILD = "TTRNN_TEST_CHILD"
+_PR_SET_PDEATHSIG = 1
+
+
+class Child(subprocess.Popen[str]):
+    """A process that ends with the block, with all its descendants."""
+
+    def __init__(self, words: list[Any], env: Mapping[str, str] | None = None, **kwargs: Any) -> None:
+        self._mark = uuid.uuid4().hex
+        super().__init__(
+            [sys.executable, "-I", "-S", __file__, str(os.getpid()), *map(str, words)],
+            env={**(os.environ if env is None else env), _CHILD: self._mark},
+            text=True,
+            start_new_session=True,
+            **kwargs,
+        )
+
+    def __exit__(self, *error: Any) -> None:
+        kill_all(_CHILD, self._mark)
+        super().__exit__(*error)
+
+
+def run(words: list[Any], *, check: bool = True, timeout_s: float = 200, **kwargs: Any) -> Any:
+    """subprocess.run with captured output; what the child has started is killed when it ends."""
+    with Child(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs) as child:
+        stdout, stderr = child.communicate(timeout=timeout_s)
+    assert child.returncode == 0 or not check, stderr
+    return subprocess.CompletedProcess(child.args, child.returncode, stdout, stderr)
+
+
+def kill_all(name: str, value: str) -> None:
+    """Kills the processes whose environment holds name=value, and those that they start meanwhile."""
+    while found := marked(name, value):
+        for process in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def marked(name: str, value: str) -> list[int]:
+    """Ids of the other running processes whose environment holds name=value."""
+    line, found = f"{name}={value}".encode(), []
+    for directory in Path("/proc").glob("[0-9]*"):
+        # It may end meanwhile, or be another user's. The environment of a zombie is empty.
+        with contextlib.suppress(OSError):
+            if int(directory.name) != os.getpid() and line in (directory / "environ").read_bytes().split(b"\0"):
+                found.append(int(directory.name))
+    return found
+
+
+def _become(parent: int, words: list[str]) -> None:
+    """Replaces this process by a command that has default signal handling and dies with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == parent:
+        os.execvp(words[0], words)
+
+
+if __name__ == "__main__":
+    _become(int(sys.argv[1]), sys.argv[2:])
