@@ -1,7 +1,8 @@
-"""A real S3 API on loopback, for tests: moto's server in a process of its own."""
+"""Run an S3 server on the loopback interface, for tests: moto's, in its own process."""
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -21,12 +22,12 @@ ENVIRONMENT = {
     # moto would store the checksums that newer clients send behind the data as if they were data.
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
 }
-"""What a client needs; of a Ray that is to talk to the server, from its start."""
+"""What a client needs; Ray needs it when it starts."""
 
 
 @contextlib.contextmanager
 def s3_server() -> Iterator[str]:
-    """Yields the part of a URI that leads there: s3://BUCKET/PATH?QUERY, with one bucket called `lab`."""
+    """Yields the query of URIs on the server: s3://BUCKET/PATH?QUERY, with one bucket called `lab`."""
     pytest.importorskip("moto", reason="needs moto, an S3 server for tests")
     pytest.importorskip("flask_cors", reason="needs moto's server")
     with socket.socket() as free:
@@ -68,12 +69,14 @@ def upload(folder: Path, place: Location) -> Location:
 
 
 class Relay:
-    """A way to the server that can be cut: while it is, nobody listens on its port."""
+    """A connection to the server that counts requests and can be cut: then nobody listens on its port."""
 
     def __init__(self, query: str) -> None:
         parts = dict(part.split("=", 1) for part in query.split("&"))
         self._server = int(parts["endpoint_override"].split(":")[1])
         self._port = 0
+        self.requests: list[str] = []
+        """method and path of each"""
         self.up()
         self.query = query.replace(parts["endpoint_override"], f"127.0.0.1:{self._port}")
 
@@ -95,13 +98,15 @@ class Relay:
                 client, _ = listener.accept()
                 server = socket.create_connection(("127.0.0.1", self._server))
                 self._ends += [client, server]
-                for ends in ((client, server), (server, client)):
+                for ends in ((client, server, self.requests), (server, client, None)):
                     threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
 
     @staticmethod
-    def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    def _pass_on(source: socket.socket, target: socket.socket, requests: list[str] | None) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
+                if requests is not None and (found := re.match(rb"([A-Z]+ /\S*) HTTP/", data)):
+                    requests.append(found[1].decode())
                 target.sendall(data)
         for end in (source, target):
             with contextlib.suppress(OSError):

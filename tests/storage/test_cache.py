@@ -20,15 +20,8 @@ from pipelines.storage import cache as module
 from pipelines.storage.cache import Remote, locked_copy, make_room, open_cached
 from pipelines.storage.filesystem import StorageError
 from pipelines.storage.location import Location
-from tests.s3 import s3_server
 
 KB = 1000
-
-
-@pytest.fixture(scope="module")
-def query() -> Iterator[str]:
-    with s3_server() as query:
-        yield query
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,8 @@ from pipelines.storage.filesystem import StorageError
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
 from pipelines.storage.output import prepare_out
-from tests.s3 import s3_server
 
 KINDS = ("path", "file URI", "object store", "other file system")
-
-
-@pytest.fixture(scope="module")
-def query() -> Iterator[str]:
-    with s3_server() as query:
-        yield query
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.replace(" ", "-"))

@@ -1,0 +1,35 @@
+"""Buckets and machines for tests of storage."""
+
+import uuid
+
+import pytest
+
+from pipelines.storage import mirror
+from pipelines.storage.location import Location
+from tests.s3 import s3_server
+
+
+@pytest.fixture(scope="session")
+def query():
+    with s3_server() as query:
+        yield query
+
+
+@pytest.fixture
+def place(query):
+    return Location.of(f"s3://lab/{uuid.uuid4()}?{query}")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A remote directory that is no object store, and faster."""
+    return Location.of(f"fsspec+file://{tmp_path}/remote")
+
+
+@pytest.fixture
+def on(tmp_path, monkeypatch):
+    """on("a") makes this process machine a: one with its own cache."""
+    monkeypatch.setattr(mirror, "_EVERY_S", 0.05)
+    monkeypatch.setattr(mirror, "_RUNNING_EVERY_S", 0.0)
+    monkeypatch.setattr(mirror, "_PATIENCE_S", 0.0)
+    return lambda machine: monkeypatch.setenv("TTRNN_CACHE", str(tmp_path / machine))
