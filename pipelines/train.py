@@ -30,7 +30,7 @@ from pipelines.storage.bucket import working_copy
 from pipelines.storage.location import Location
 from pipelines.storage.output import prepare_out
 from pipelines.training.distributed import fit_on_ray, following
-from pipelines.training.head_node import kept_home
+from pipelines.training.head_node import serve_files
 from pipelines.training.options import TrainOptions, flat_config
 from pipelines.training.run_directory import RUN_LAYOUT, RunDirectory
 from pipelines.training.setup import model_config, resolve_precision, starting_model, training_splits
@@ -86,8 +86,8 @@ def _train(options: TrainOptions) -> dict[str, Any]:
             summary = fit(options, on_epoch)
         else:
             known = {"epochs_planned": options.epochs, "metric": METRICS[config.task]}
-            with start_ray(), kept_home() as home, following(run, known, on_epoch):
-                summary = fit_on_ray(options, home)
+            with start_ray(), serve_files() as server, following(run, known, on_epoch):
+                summary = fit_on_ray(options, server)
             if summary["state"] == "failed":
                 raise DivergedError(summary["error"])
         # A run that watches the test split has that as its validation split, and says so.

@@ -8,26 +8,27 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.cluster.interrupts import in_thread
-from pipelines.cluster.slots import devices
+from pipelines.cluster.interrupts import run_in_thread
+from pipelines.cluster.ray_internals import torch_trainer
+from pipelines.cluster.slots import count_groups
 from pipelines.core.errors import StepError
 from pipelines.core.periodic import repeated
 from pipelines.training.options import TrainOptions
 from pipelines.training.run_directory import RunDirectory
-from pipelines.training.staging import visiting
+from pipelines.training.staging import staged_run
 from pipelines.training.trainer import DivergedError, OnEpoch, fit
 
 __all__ = ["fit_on_ray", "following"]
 
 
 def fit_on_ray(
-    options: TrainOptions, home: str | None, callbacks: list[Any] | None = None, name: str | None = None
+    options: TrainOptions, server: str | None, callbacks: list[Any] | None = None, name: str | None = None
 ) -> dict[str, Any]:
     """`fit` on options.num_workers Ray Train workers; a worker that dies brings all back to the last checkpoint.
 
     Args:
-        options: OUT is a directory of this node, and this node is home.
-        home: For workers on other nodes, as home.kept_home gives it.
+        options: OUT is a directory of this node, which is the head node.
+        server: For workers on other nodes, as `serve_files` gives it.
         callbacks: Of Ray Train.
         name: Of the run, to Ray.
 
@@ -39,20 +40,12 @@ def fit_on_ray(
     # Four times so long it waits for a node in place of one that is lost; in a minute each, the default, none boots.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
-    class Trainer(TorchTrainer):
-        def _create_default_callbacks(self) -> list[Any]:
-            # One of them starts a process that outlives a driver which is killed, for ever: it waits for what only
-            # Ray's dashboard tells, which is not installed.
-            callbacks = super()._create_default_callbacks()  # type: ignore[misc]
-            return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
-
-    device, _ = devices(options.num_workers)
+    device, _ = count_groups(options.num_workers)
     run = RunDirectory(options.out)
-    trainer = Trainer(
+    trainer = torch_trainer()(
         _fit_worker,
-        train_loop_config={"options": dataclasses.asdict(options), "home": home},
+        train_loop_config={"options": dataclasses.asdict(options), "server": server},
         scaling_config=ScalingConfig(num_workers=options.num_workers, use_gpu=device == "GPU"),
         # A name that was there before would silently resume.
         run_config=RunConfig(
@@ -63,7 +56,7 @@ def fit_on_ray(
         ),
     )
     try:
-        in_thread(trainer.fit)
+        run_in_thread(trainer.fit)
     except ControllerError as error:
         reason = str(error).splitlines()[-1].split(". ")[0]
         raise StepError(
@@ -79,14 +72,14 @@ def _fit_worker(config: dict[str, Any]) -> None:
 
     options = TrainOptions(**config["options"])
     is_writer = ray.train.get_context().get_world_rank() == 0
-    with visiting(config["home"], options.out, is_writer=is_writer) as visit:
+    with staged_run(config["server"], options.out, is_writer=is_writer) as staged:
 
         def report(record: dict[str, Any]) -> None:
-            visit.send()
+            staged.upload()
             ray.train.report(record)
 
         try:
-            summary = fit(visit.brought(options), report, visit.send)
+            summary = fit(staged.localized(options), report, staged.upload)
         except DivergedError as error:
             # To Ray it would be a fault to try again, with the same end.
             summary = error.summary

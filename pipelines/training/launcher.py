@@ -22,16 +22,16 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from pipelines.cluster.interrupts import kept_signals
-from pipelines.cluster.nodes import nodes_but
+from pipelines.cluster.nodes import nodes_except
 from pipelines.cluster.slots import Slots
 from pipelines.core.errors import StepError
 from pipelines.training.distributed import fit_on_ray
-from pipelines.training.head_node import kept_home
+from pipelines.training.head_node import serve_files
 from pipelines.training.options import TrainOptions
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.setup import resolve_precision
 from pipelines.training.single_run import train_and_test
-from pipelines.training.staging import OF_THE_DISK, UnfitNodeError, visiting
+from pipelines.training.staging import DISK_ERRORS, UnfitNodeError, staged_run
 from pipelines.training.trainer import DivergedError, fit
 from ttrnn.config import ModelConfig
 
@@ -177,8 +177,8 @@ def run_trainings(
     # It misses the result files that Tune was told not to write.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     shutil.rmtree(state, ignore_errors=True)
-    with kept_home() as home:
-        searcher = _Searcher(source, slots, deadline, home)
+    with serve_files() as server:
+        searcher = _Searcher(source, slots, deadline, server)
         tuner = tune.Tuner(
             tune.with_resources(_train, _Resources(slots)),
             tune_config=tune.TuneConfig(
@@ -217,7 +217,7 @@ def is_progress(result: Mapping[str, Any]) -> bool:
 def _disk_error(error: BaseException | None) -> OSError | None:
     """The error of the disk of this node, if that is why Tune failed."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             return OSError(error.errno, error.strerror)
         error = error.__cause__ or error.__context__
     return None
@@ -233,14 +233,14 @@ class _Resources:
     def __init__(self, slots: Slots) -> None:
         import ray
 
-        self.slots, self.home = slots, f"node:{ray.util.get_node_ip_address()}"
+        self.slots, self.head_node = slots, f"node:{ray.util.get_node_ip_address()}"
 
     def __call__(self, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         training: Training = config["training"]
         if training.options.num_workers > 1:
             # The trial's own process waits; a share of a CPU would starve its workers, which are placed after it.
             # It follows them by their files: on this node.
-            return tune.PlacementGroupFactory([{"memory": float(64 << 20), self.home: 0.001}])
+            return tune.PlacementGroupFactory([{"memory": float(64 << 20), self.head_node: 0.001}])
         resources = {"CPU": float(self.slots.cpus_per_worker)}
         if self.slots.device == "GPU":
             resources["GPU"] = self.slots.gpus_per_worker
@@ -255,9 +255,9 @@ class _Resources:
 class _Searcher(Searcher):
     """A source of trainings as Tune asks it."""
 
-    def __init__(self, source: Source, slots: Slots, deadline: float, home: str | None) -> None:
+    def __init__(self, source: Source, slots: Slots, deadline: float, server: str | None) -> None:
         super().__init__(metric="best_val_metric", mode="max")
-        self.source, self.slots, self.deadline, self.home = source, slots, deadline, home
+        self.source, self.slots, self.deadline, self.server = source, slots, deadline, server
         self.num_slots, self.counted_at = slots.num_slots, time.monotonic()
         self.running: dict[str, Training] = {}
         self.again: list[Training] = []
@@ -283,7 +283,7 @@ class _Searcher(Searcher):
             self.failure, training = error, None
         if training is not None:
             self.running[trial_id] = training
-            return {"training": training, "home": self.home, "nodes": self._fit_nodes()}
+            return {"training": training, "server": self.server, "nodes": self._fit_nodes()}
         if self.running:
             return None
         self.finished = True
@@ -318,7 +318,7 @@ class _Searcher(Searcher):
     def _fit_nodes(self) -> dict[str, str]:
         """A label selector that leaves out the nodes that recently could not keep the files of a run."""
         now = time.monotonic()
-        return nodes_but([node for node, since in self.unfit_nodes.items() if now - since < _AVOID_S])
+        return nodes_except([node for node, since in self.unfit_nodes.items() if now - since < _AVOID_S])
 
     def save(self, checkpoint_path: str) -> None:
         """Saves nothing: Tune is never resumed."""
@@ -331,15 +331,15 @@ def _train(config: dict[str, Any]) -> None:
     """Trains one model, in the process of a slot."""
     # Every training would repeat its remarks.
     logging.getLogger("ttrnn").setLevel(logging.ERROR)
-    training, home = config["training"], config["home"]
+    training, server = config["training"], config["server"]
     try:
         if training.options.num_workers > 1:
             # This process is on the node of the command, and its workers are where there is room.
             options = resolve_precision(training.options)
             RunDirectory(options.out).claim(options, training.model, ignored=("shards", "init"))
-            fit_on_ray(options, home, [TuneReportCallback()], f"trial-{training.name}")
+            fit_on_ray(options, server, [TuneReportCallback()], f"trial-{training.name}")
         else:
-            _train_staged(training, home)
+            _train_staged(training, server)
     except UnfitNodeError as error:
         # Tune would try it here again, and count that against it.
         tune.report({"epoch": 0, "best_val_metric": 0.0, "problem": str(error), "unfit_node": error.node})
@@ -349,23 +349,23 @@ def _train(config: dict[str, Any]) -> None:
         raise
 
 
-def _train_staged(training: Training, home: str | None) -> None:
-    with visiting(home, training.options.out) as visit:
+def _train_staged(training: Training, server: str | None) -> None:
+    with staged_run(server, training.options.out) as staged:
         # The precision of a run that is resumed is in its config.json, which has been fetched by now.
-        options = resolve_precision(visit.brought(training.options))
+        options = resolve_precision(staged.localized(training.options))
         # The paths of data and parent are this node's: a sweep may have been moved, or be another node's copy.
         RunDirectory(options.out).claim(options, training.model, ignored=("shards", "init"))
 
         def report(record: dict[str, Any]) -> None:
-            visit.send()
+            staged.upload()
             tune.report(record)
 
         if training.has_result:
             train_and_test(
-                options, report, visit.send, is_tested=training.has_test_split, time_limit_s=training.time_limit_s
+                options, report, staged.upload, is_tested=training.has_test_split, time_limit_s=training.time_limit_s
             )
             return
         try:
-            fit(options, report, visit.send)
+            fit(options, report, staged.upload)
         except DivergedError as error:
             log.warning("trial %s %s", training.name, error)

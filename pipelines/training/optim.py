@@ -1,4 +1,4 @@
-"""What comes after the gradients: optimizer, schedule of the learning rate, moving average of the weights."""
+"""Make the optimizer, the learning-rate schedule and the EMA of the weights."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from torch.optim.swa_utils import AveragedModel
 from pipelines.training.options import TrainOptions
 from ttrnn.model import VideoClassifier
 
-__all__ = ["make_average", "make_optimizer", "make_schedule"]
+__all__ = ["make_ema", "make_optimizer", "make_schedule"]
 
 
 def make_optimizer(options: TrainOptions, model: VideoClassifier) -> torch.optim.Optimizer:
-    """AdamW, or Adam whose weight decay is an L2 penalty in the gradient (after clipping)."""
+    """AdamW, or Adam with an L2 penalty that is added to the gradient (after clipping)."""
     parameters: list[Any] = list(model.parameters())
     if options.decayed == "head":
         head = list(model.head.parameters())
@@ -26,16 +26,16 @@ def make_optimizer(options: TrainOptions, model: VideoClassifier) -> torch.optim
 
 
 def make_schedule(options: TrainOptions, optimizer: torch.optim.Optimizer, num_steps: int) -> LRScheduler:
-    """One step of it for each of the `num_steps` steps of the whole training."""
+    """The learning-rate schedule of a training of `num_steps` steps; it is stepped after each of them."""
     if options.schedule == "constant":
         return ConstantLR(optimizer, factor=1.0, total_iters=0)
     return OneCycleLR(optimizer, options.lr, num_steps)
 
 
-def make_average(options: TrainOptions, model: VideoClassifier) -> AveragedModel | None:
-    """The exponential moving average of the weights over steps; None where none is asked for.
+def make_ema(options: TrainOptions, model: VideoClassifier) -> AveragedModel | None:
+    """The exponential moving average of the weights over steps; None with weight_averaging 0.
 
-    Early on it forgets faster, with decay (1 + n) / (10 + n) after n steps, lest it stay where the training began.
+    At step n the decay is at most (1 + n) / (10 + n), so that the initial weights do not dominate early on.
     """
 
     def update(averages: Sequence[Tensor], weights: Sequence[Tensor], num_averaged: Tensor | int) -> None:

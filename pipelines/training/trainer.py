@@ -1,12 +1,9 @@
-"""The training itself, in plain PyTorch: steps, validation, checkpoints. It knows nothing of Ray."""
+"""Train a model in plain PyTorch, without Ray: steps, validation, checkpoints."""
 
 import contextlib
-import dataclasses
-import io
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +23,12 @@ from pipelines.evaluation.metrics import METRICS, chance_level
 from pipelines.evaluation.validation import losses, validate
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
-from pipelines.training.optim import make_average, make_optimizer, make_schedule
+from pipelines.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from pipelines.training.optim import make_ema, make_optimizer, make_schedule
 from pipelines.training.options import TrainOptions, flat_config
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.setup import model_config, starting_model, training_splits
-from ttrnn.files import atomic_write, remove_leftovers
+from ttrnn.files import remove_leftovers
 from ttrnn.model import VideoClassifier
 
 __all__ = ["DivergedError", "OnEpoch", "fit"]
@@ -41,40 +39,14 @@ _WAIT_S = 30.0
 
 
 class DivergedError(StepError):
-    """Loss, gradients or weights are no longer finite; `summary` is what RUN/summary.json says."""
+    """The loss, a gradient or a weight is not finite."""
 
     summary: dict[str, Any]
+    """The contents of RUN/summary.json."""
 
 
-@dataclass(kw_only=True, slots=True)
-class _Progress:
-    """How far a training has come: beside weights and optimizer, all that a checkpoint holds.
-
-    No random state: each step seeds the generators by the run's seed, the epoch, the step and the rank.
-    """
-
-    epoch: int = 0
-    """Epochs that are done, validation included."""
-    step: int = 0
-    """Steps of the next epoch that are done."""
-    loss_sum: float = 0.0
-    """Over the clips of these steps, on all workers."""
-    num_clips: int = 0
-    """Of these steps."""
-    epoch_s: float = 0.0
-    """What these steps took."""
-    train_s: float = 0.0
-    """What the epochs that are done took."""
-    grad_norm: float = 0.0
-    """Of the last step, before clipping."""
-    best: dict[str, Any] = field(default_factory=lambda: {"epoch": 0, "val_metric": -1.0, "val_loss": math.inf})
-    """Of the epoch whose model is kept: epoch, val_metric, val_loss, val_interval, val_interval_by."""
-    record: dict[str, Any] | None = None
-    """The line of metrics.jsonl of the last epoch that is done."""
-
-
-class _Run:
-    """The state of a training and its files; `fit` drives it."""
+class _Trainer:
+    """The state of a training and its files; `fit` runs it."""
 
     def __init__(self, options: TrainOptions, data: ShardDataset) -> None:
         self.options, self.directory = options, RunDirectory(options.out)
@@ -86,27 +58,32 @@ class _Run:
         self.model.rnn.reset_parameters(options.input_gain)
         if options.init is not None and not self.checkpoint.exists():
             self.model.load_state_dict(starting_model(options.init, self.model.config).state_dict())
-        self.average = make_average(options, self.model)
+        self.ema = make_ema(options, self.model)
         self.replica: nn.Module = self.model
         if self.world_size > 1:
             self.replica = nn.parallel.DistributedDataParallel(self.model)
         self.optimizer = make_optimizer(options, self.model)
         self.num_steps = num_steps(len(self.train), options.batch_size, self.world_size)
         self.schedule = make_schedule(options, self.optimizer, options.epochs * self.num_steps)
-        self.progress, self.saved_at = _Progress(), time.monotonic()
+        self.progress, self.saved_at = Progress(), time.monotonic()
         self.on_checkpoint: Callable[[], object] = lambda: None
 
     @property
     def checkpoint(self) -> Path:
-        """The file that the training goes on from."""
+        """The file from which the training is resumed."""
         return self.directory.state_path
 
     @property
     def result(self) -> VideoClassifier:
-        """The model that is measured and kept."""
-        model = self.model if self.average is None else self.average.module
+        """The model that is evaluated and saved: the EMA of the weights, or the weights themselves without one."""
+        model = self.model if self.ema is None else self.ema.module
         assert isinstance(model, VideoClassifier)
         return model
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """By name, what a checkpoint saves the state of."""
+        return {"model": self.model, "average": self.ema, "optimizer": self.optimizer, "schedule": self.schedule}
 
     @property
     def done(self) -> bool:
@@ -116,7 +93,7 @@ class _Run:
         )
 
     def run_epoch(self) -> dict[str, Any]:
-        """What is left of a pass over the train split, one over the validation split, and a checkpoint."""
+        """Trains on the rest of an epoch, validates, and saves a checkpoint; returns the line of metrics.jsonl."""
         start, progress = time.monotonic(), self.progress
         self.model.train()
         self.model.rnn.compute_dtype = torch.bfloat16 if self.options.precision == "bfloat16" else None
@@ -137,11 +114,11 @@ class _Run:
                 self._step(batch)
                 now = time.monotonic()
                 start, progress.epoch_s = now, progress.epoch_s + now - start
-                # Weights that are not finite end the run in the next step, on all workers together.
+                # With weights that are not finite, the next step ends the run, on all workers together.
                 if now - self.saved_at > 60 * self.options.checkpoint_minutes and self._is_finite():
                     self.save()
                     self.on_checkpoint()
-        # In full, as every other command measures it and on every machine.
+        # In float32, as in every other command and on every machine.
         self.result.rnn.compute_dtype = None
         val_metric, val_loss, scores_BC = validate(
             self.result, self.val, self.options.batch_size, rank=self.rank, world_size=self.world_size
@@ -154,7 +131,7 @@ class _Run:
         progress, share = self.progress, batch.share
         torch.manual_seed(epoch_seed(self.options.seed, progress.epoch + 1, progress.step, self.rank))
         clip_losses = losses(self.replica(batch.frames), batch.labels, self.options.label_smoothing)
-        # Workers' gradients are averaged: weighted so, the average is the mean over all clips of the step.
+        # DDP averages the workers' gradients: with these weights, the average is the mean over all clips of the step.
         loss = clip_losses.mean() * share * self.world_size
         self.optimizer.zero_grad()
         loss.backward()
@@ -164,13 +141,13 @@ class _Run:
             dist.all_reduce(sums)
         loss_sum, count = sums.tolist()
         progress.step, progress.grad_norm = progress.step + 1, float(norm)
-        # Both are the same on all workers, which so stop together.
+        # Both are equal on all workers, so that all of them stop together.
         if not (math.isfinite(progress.grad_norm) and math.isfinite(loss_sum)):
             raise self._diverged(loss_sum / count)
         self.optimizer.step()
         self.schedule.step()
-        if self.average is not None:
-            self.average.update_parameters(self.model)
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
         progress.loss_sum, progress.num_clips = progress.loss_sum + loss_sum, progress.num_clips + int(count)
 
     def _diverged(self, loss: float) -> DivergedError:
@@ -178,7 +155,7 @@ class _Run:
         error = DivergedError(
             f"diverged in epoch {progress.epoch + 1}, step {progress.step} of {self.num_steps}: loss {loss:.4g}, "
             f"gradient norm {progress.grad_norm:.4g}, learning rate {self.schedule.get_last_lr()[0]:.3g}; the last "
-            "good checkpoint is kept; try a smaller --lr"
+            "good checkpoint stays; try a smaller --lr"
         )
         error.summary = self.write_summary({**self.summary("failed"), "error": str(error)})
         return error
@@ -190,8 +167,8 @@ class _Run:
     def _finish_epoch(
         self, val_metric: float, val_loss: float, scores_BC: np.ndarray, validation_s: float
     ) -> dict[str, Any]:
-        """The checkpoint makes the epoch count; a run killed after it writes the rest again, one killed before repeats
-        what it did since the checkpoint before."""
+        """Saves the checkpoint first: a run killed after that writes the other files when it is resumed, and a run
+        killed before it repeats the work since the previous checkpoint."""
         progress = self.progress
         time_s = progress.epoch_s + validation_s
         record: dict[str, Any] = {
@@ -208,7 +185,7 @@ class _Run:
             bounds = interval(self.model.config.task, scores_BC, self.val.labels, self.val.groups)
             best = {name: record[name] for name in ("epoch", "val_metric", "val_loss")}
             best |= {"val_interval": [bounds.low, bounds.high], "val_interval_by": bounds.by}
-        self.progress = _Progress(epoch=progress.epoch + 1, train_s=progress.train_s + time_s, best=best, record=record)
+        self.progress = Progress(epoch=progress.epoch + 1, train_s=progress.train_s + time_s, best=best, record=record)
         self.save()
         self._publish()
         return record
@@ -216,24 +193,11 @@ class _Run:
     def save(self) -> None:
         """Writes the checkpoint, whole or not at all."""
         self.saved_at = time.monotonic()
-        if self.rank > 0:
-            return
-        state = {
-            "model": self.model.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            **dataclasses.asdict(self.progress),
-        }
-        self.checkpoint.parent.mkdir(exist_ok=True)
-        # By way of memory: torch's own writer does not say when the disk is full.
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        with atomic_write(self.checkpoint, "wb") as file:
-            file.write(buffer.getbuffer())
+        if self.rank == 0:
+            save_checkpoint(self.checkpoint, self.parts, self.progress)
 
     def _publish(self) -> None:
-        """What a reader sees of the epoch that the checkpoint has just closed; maybe once more after a kill."""
+        """Writes the model and the metrics of the epoch that the checkpoint finished; again, after a kill."""
         record = self.progress.record
         if self.rank > 0 or record is None:
             return
@@ -242,7 +206,7 @@ class _Run:
         self.directory.append_metrics(record)
 
     def _results(self, record: dict[str, Any]) -> dict[str, Any]:
-        """What the model directory says of where it comes from."""
+        """What the model directory records about its training."""
         options = self.options
         splits = {name: getattr(options, name) for name in ("folds", "fold", "split_by", "watch_test")}
         return {
@@ -260,35 +224,29 @@ class _Run:
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
-        """Keeps other processes out of OUT. Workers whose driver was killed write there for some seconds more."""
-        alone = self.rank == 0
-        with only_writer(Location.of(self.directory.path), wait_s=_WAIT_S) if alone else contextlib.nullcontext():
+        """Holds the lock on OUT. It is waited for: workers of a killed driver write there for some more seconds."""
+        locks = self.rank == 0
+        with only_writer(Location.of(self.directory.path), wait_s=_WAIT_S) if locks else contextlib.nullcontext():
             if self.world_size > 1:
-                # Nobody reads the checkpoint before that.
+                # No worker reads the checkpoint before the lock is held.
                 dist.barrier()
             yield
 
     def restore(self) -> None:
-        """Goes on from the checkpoint, if there is one."""
+        """Restores the checkpoint, if there is one, and what is written after it."""
         if self.checkpoint.exists():
-            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-            for name in ("model", "average", "optimizer", "schedule"):
-                if (part := getattr(self, name)) is not None:
-                    part.load_state_dict(state[name])
-            # Checkpoints from before they were written in the middle of an epoch have fewer names.
-            names = {field.name for field in dataclasses.fields(_Progress)}
-            self.progress = _Progress(**{name: value for name, value in state.items() if name in names})
+            self.progress = load_checkpoint(self.checkpoint, self.parts)
         if self.rank == 0:
             for directory in (self.directory.path, self.directory.checkpoint):
                 remove_leftovers(directory)
-            # The last epoch's line may be there or not.
-            unsure = self.progress.step == 0 and self.progress.record is not None
-            self.directory.truncate_metrics(self.progress.epoch - unsure)
-            if unsure:
+            # A kill right after the checkpoint may have lost the epoch's line and model: both are written again.
+            is_epoch_end = self.progress.step == 0 and self.progress.record is not None
+            self.directory.truncate_metrics(self.progress.epoch - is_epoch_end)
+            if is_epoch_end:
                 self._publish()
 
     def summary(self, state: str) -> dict[str, Any]:
-        """What RUN/summary.json says."""
+        """The contents of RUN/summary.json."""
         config, best = self.model.config, self.progress.best
         return {
             "state": state,
@@ -309,7 +267,7 @@ class _Run:
         }
 
     def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
-        """Writes RUN/summary.json (rank 0 only) and gives it back."""
+        """Writes RUN/summary.json (rank 0 only) and returns its contents."""
         if self.rank == 0:
             self.directory.write_summary(summary)
         return summary
@@ -318,9 +276,9 @@ class _Run:
 def fit(
     options: TrainOptions, on_epoch: OnEpoch | None = None, on_checkpoint: Callable[[], object] = lambda: None
 ) -> dict[str, Any]:
-    """Trains to the end, from the checkpoint in OUT if there is one; plain PyTorch.
+    """Trains to the end, from the checkpoint in OUT if there is one.
 
-    Inside a torch.distributed process group all workers call it and share the work; only rank 0 writes.
+    In a torch.distributed process group all workers call it and share the work; only rank 0 writes.
 
     Args:
         options: OUT must exist.
@@ -332,10 +290,10 @@ def fit(
         The contents of RUN/summary.json.
 
     Raises:
-        UserError: shards or shapes that do not fit; or another process trains in OUT.
-        DivergedError: a loss, gradient or weight that is not finite; the last good checkpoint and the model stay.
+        UserError: the shards or shapes do not fit, or another process trains in OUT.
+        DivergedError: a loss, gradient or weight is not finite; the last good checkpoint and the model stay.
     """
-    run = _Run(options, open_folds(options.shards, options.folding))
+    run = _Trainer(options, open_folds(options.shards, options.folding))
     run.on_checkpoint = on_checkpoint
     with run.claimed():
         run.restore()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipelines.training.optim import make_average, make_optimizer, make_schedule
+from pipelines.training.optim import make_ema, make_optimizer, make_schedule
 from pipelines.training.options import TrainOptions
 from ttrnn.model import ModelConfig, VideoClassifier
 
@@ -61,7 +61,7 @@ def test_the_learning_rate_follows_its_schedule(model, name):
 
 
 def test_the_average_forgets_by_its_decay_and_faster_early_on(model):
-    average, expected = make_average(options(weight_averaging=0.8), model), None
+    average, expected = make_ema(options(weight_averaging=0.8), model), None
     for step in range(60):
         for parameter in model.parameters():
             parameter.data.fill_(float(step))
@@ -75,4 +75,4 @@ def test_the_average_forgets_by_its_decay_and_faster_early_on(model):
 
 
 def test_no_average_unless_asked_for(model):
-    assert make_average(options(), model) is None
+    assert make_ema(options(), model) is None

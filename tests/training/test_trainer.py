@@ -1,4 +1,4 @@
-"""pipelines/fit.py: models learn; what is killed goes on as if nothing had been; workers train as one."""
+"""Test training/trainer.py and checkpoint.py: models learn, killed runs resume to the bit, workers train as one."""
 
 import json
 import os
@@ -17,8 +17,8 @@ from pipelines.core.errors import UserError
 from pipelines.evaluation.evaluator import evaluate_model
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
-from pipelines.training import setup as recipe
-from pipelines.training import trainer as fitting
+from pipelines.training import setup
+from pipelines.training import trainer
 from pipelines.training.trainer import DivergedError, fit
 from tests.processes import Child
 from tests.runs import (
@@ -37,7 +37,7 @@ from ttrnn.rounding import rounded
 
 def trained(chosen):
     Path(chosen.out).mkdir(exist_ok=True)
-    return fit(recipe.resolve_precision(chosen))
+    return fit(setup.resolve_precision(chosen))
 
 
 @pytest.fixture(scope="module")
@@ -74,49 +74,49 @@ def test_every_kind_of_model_learns(shards, tmp_path, kwargs):
         ("auto", False, None),
     ],
 )
-def test_training_is_as_precise_as_asked_and_metrics_are_always_in_full(
+def test_training_uses_the_requested_precision_and_validation_uses_float32(
     shards, tmp_path, monkeypatch, precision, supported, used
 ):
-    monkeypatch.setattr(recipe, "supports_bfloat16", lambda device_type: supported)
+    monkeypatch.setattr(setup, "supports_bfloat16", lambda device_type: supported)
     seen = []
-    forward = fitting.VideoClassifier.forward
+    forward = trainer.VideoClassifier.forward
 
     def noted(model, *args, **kwargs):
         seen.append((model.training, model.rnn.compute_dtype))
         return forward(model, *args, **kwargs)
 
-    monkeypatch.setattr(fitting.VideoClassifier, "forward", noted)
+    monkeypatch.setattr(trainer.VideoClassifier, "forward", noted)
     result = trained(options(shards, tmp_path / "run", epochs=2, precision=precision))
     assert set(seen) == {(True, used), (False, None)}
     assert result["config"]["precision"] == ("float32" if used is None else "bfloat16")
 
 
 @pytest.mark.parametrize("kwargs", [{name: value} for name, value in ALTERED.items()], ids=str)
-def test_clips_are_altered_in_training_only_and_the_run_says_so(shards, tmp_path, monkeypatch, kwargs):
+def test_clips_are_augmented_in_training_only_and_the_run_records_it(shards, tmp_path, monkeypatch, kwargs):
     seen = []
-    forward = fitting.VideoClassifier.forward
+    forward = trainer.VideoClassifier.forward
 
     def noted(model, frames, *args):
         seen.append((model.training, [clip.tolist() for clip in frames]))
         return forward(model, frames, *args)
 
-    monkeypatch.setattr(fitting.VideoClassifier, "forward", noted)
+    monkeypatch.setattr(trainer.VideoClassifier, "forward", noted)
     clips = {}
     for name, chosen in (("plain", {}), ("altered", kwargs)):
         seen.clear()
         result = trained(options(shards, tmp_path / name, epochs=2, **chosen))
         clips[name] = {
-            learning: [clip for at, batch in seen if at == learning for clip in batch] for learning in (0, 1)
+            training: [clip for at, batch in seen if at == training for clip in batch] for training in (0, 1)
         }
     assert clips["altered"][False] == clips["plain"][False]
     changed = [clip not in clips["plain"][True] for clip in clips["altered"][True]]
-    # Of 2 epochs of 36 clips; half of them at least, but for those that are drawn as they are.
+    # Of 2 epochs of 36 clips: at least half, except for those whose random change is none.
     assert sum(changed) > 20
     ((name, value),) = kwargs.items()
     assert result["config"][name] == value
 
 
-def test_a_run_that_starts_from_a_model_rounds_it_and_needs_it_no_more_once_it_has_a_checkpoint(shards, tmp_path):
+def test_a_run_with_init_rounds_that_model_and_does_not_need_it_after_its_first_checkpoint(shards, tmp_path):
     trained(options(shards, tmp_path / "parent", ranks="3"))
     parent = ttrnn.load(tmp_path / "parent" / "model")
     chosen = options(
@@ -147,14 +147,14 @@ def test_a_run_that_starts_from_a_model_rounds_it_and_needs_it_no_more_once_it_h
         torch.testing.assert_close(model.state_dict()[name], weight, rtol=1e-6, atol=1e-9)
 
 
-def test_several_labels_are_learnt_and_measured_by_average_precision(tmp_path):
+def test_a_multi_label_model_learns_and_is_evaluated_by_mean_average_precision(tmp_path):
     shards = make_shards(tmp_path / "shards", multi_label=True)
     result = trained(options(shards, tmp_path / "run", epochs=15))
     assert result["metric"] == "mean_average_precision"
     assert result["val_metric"] > 0.8
 
 
-def test_same_seed_same_run_and_another_seed_another(shards, tmp_path):
+def test_the_same_seed_gives_the_same_run_and_another_seed_a_different_one(shards, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         trained(options(shards, tmp_path / name, seed=seed))
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
@@ -166,13 +166,13 @@ class Killed(BaseException):
 
 
 def die_at(patch, where, number, *, before):
-    """Makes the `number`-th call of a function, (owner, name), the last thing that the process does."""
+    """Simulates a kill at the `number`-th call of a function, given as (owner, name): before or after it."""
     owner, name = where
     function, calls = getattr(owner, name), []
 
     def dies(*args, **kwargs):
         calls.append(1)
-        # Those who clean up after an exception must not: a kill leaves them no time.
+        # Later calls, by code that cleans up after an exception, fail too: a kill leaves no time for them.
         if len(calls) > number or (before and len(calls) == number):
             raise Killed
         result = function(*args, **kwargs)
@@ -183,14 +183,14 @@ def die_at(patch, where, number, *, before):
     patch.setattr(owner, name, dies)
 
 
-# Much that has a state of its own: dropout, a moving average, a schedule, altered clips.
+# Many things that have state or randomness: dropout, EMA, schedule, augmentation.
 FULL = {"dropout": 0.3, "recurrent_dropout": 0.2, "weight_averaging": 0.9, "label_smoothing": 0.1, **ALTERED}
 
 
 @pytest.mark.parametrize("kwargs", [FULL, {"keep": "last"}], ids=["full", "last"])
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize("number", [5, 6, 8])
-def test_a_run_that_is_killed_again_and_again_at_any_write_equals_an_undisturbed_one_to_the_bit(
+def test_a_run_that_is_killed_repeatedly_at_any_write_equals_an_uninterrupted_one_to_the_bit(
     shards, tmp_path, monkeypatch, kwargs, before, number
 ):
     trained(options(shards, tmp_path / "whole", epochs=3, **kwargs))
@@ -199,7 +199,7 @@ def test_a_run_that_is_killed_again_and_again_at_any_write_equals_an_undisturbed
     while True:
         try:
             with monkeypatch.context() as patch:
-                # Not always so many, lest it dies at the same place for ever.
+                # Alternating numbers, or it could be killed at the same call forever.
                 die_at(patch, (os, "replace"), number + lives % 2, before=before)
                 result = trained(cut)
             break
@@ -218,17 +218,19 @@ def assert_same_files(run, other):
 
 
 @pytest.mark.parametrize("step", [1, 3, 5, 6, 14])
-def test_a_run_that_is_killed_between_checkpoints_repeats_what_came_after_the_last(shards, tmp_path, monkeypatch, step):
+def test_a_run_that_is_killed_between_checkpoints_repeats_the_steps_since_the_last_one(
+    shards, tmp_path, monkeypatch, step
+):
     trained(options(shards, tmp_path / "whole", epochs=3, **FULL))
     with monkeypatch.context() as patch:
-        die_at(patch, (fitting._Run, "_step"), step, before=False)
+        die_at(patch, (trainer._Trainer, "_step"), step, before=False)
         with pytest.raises(Killed):
             trained(options(shards, tmp_path / "cut", epochs=3, **FULL))
     trained(options(shards, tmp_path / "cut", epochs=3, **FULL))
     assert_equal_to_the_bit(tmp_path / "cut", tmp_path / "whole")
 
 
-def test_an_epoch_whose_checkpoint_was_written_gets_its_line_and_its_model_after_a_kill(shards, tmp_path):
+def test_a_kill_right_after_a_checkpoint_loses_neither_the_metrics_nor_the_model_of_the_epoch(shards, tmp_path):
     trained(options(shards, tmp_path / "whole", epochs=2, keep="last"))
     trained(options(shards, tmp_path / "cut", epochs=2, keep="last"))
     file = tmp_path / "cut" / "metrics.jsonl"
@@ -238,7 +240,7 @@ def test_an_epoch_whose_checkpoint_was_written_gets_its_line_and_its_model_after
     assert_equal_to_the_bit(tmp_path / "cut", tmp_path / "whole")
 
 
-def test_a_checkpoint_from_before_they_were_written_in_the_middle_of_an_epoch_is_resumed(shards, tmp_path):
+def test_a_checkpoint_of_an_earlier_version_is_resumed(shards, tmp_path):
     trained(options(shards, tmp_path / "run", epochs=2, schedule="constant"))
     path, before = tmp_path / "run" / "checkpoint" / "state.pt", metrics(tmp_path / "run")
     names = ("model", "optimizer", "schedule", "epoch", "train_s", "best")
@@ -250,10 +252,10 @@ def test_a_checkpoint_from_before_they_were_written_in_the_middle_of_an_epoch_is
     assert_equal_to_the_bit(tmp_path / "run", tmp_path / "whole")
 
 
-def test_checkpoints_come_as_often_as_asked(shards, tmp_path, monkeypatch):
+def test_checkpoints_are_saved_as_often_as_requested(shards, tmp_path, monkeypatch):
     clock, saved = [0.0], []
-    monkeypatch.setattr(fitting, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    step, save = fitting._Run._step, fitting._Run.save
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    step, save = trainer._Trainer._step, trainer._Trainer.save
 
     def minute(run, batch):
         step(run, batch)
@@ -263,15 +265,15 @@ def test_checkpoints_come_as_often_as_asked(shards, tmp_path, monkeypatch):
         saved.append((run.progress.epoch, run.progress.step))
         save(run)
 
-    monkeypatch.setattr(fitting._Run, "_step", minute)
-    monkeypatch.setattr(fitting._Run, "save", noted)
+    monkeypatch.setattr(trainer._Trainer, "_step", minute)
+    monkeypatch.setattr(trainer._Trainer, "save", noted)
     trained(options(shards, tmp_path / "run", epochs=2, checkpoint_minutes=1.5))
     # Of 5 steps an epoch.
     assert saved == [(0, 2), (0, 4), (1, 0), (1, 2), (1, 4), (2, 0)]
 
 
-def test_a_process_that_is_killed_goes_on_where_it_was(shards, tmp_path):
-    """SIGKILL, whatever the process is at."""
+def test_a_killed_process_resumes_where_it_was(shards, tmp_path):
+    """SIGKILL at a random time."""
     kwargs, run = {**FAST, **FULL, "epochs": 25}, tmp_path / "run"
     config = tmp_path / "config.json"
     config.write_text(json.dumps({**kwargs, "precision": "float32", "checkpoint_minutes": 1e-6}))
@@ -289,7 +291,7 @@ def test_a_process_that_is_killed_goes_on_where_it_was(shards, tmp_path):
 
 
 def test_a_run_has_one_process_at_a_time(shards, tmp_path, monkeypatch):
-    monkeypatch.setattr(fitting, "_WAIT_S", 0.2)
+    monkeypatch.setattr(trainer, "_WAIT_S", 0.2)
     (tmp_path / "run").mkdir()
     with only_writer(Location.of(tmp_path / "run")):
         with pytest.raises(UserError, match=r"another command is writing to .*run"):
@@ -302,21 +304,21 @@ def num_lines(run):
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def test_the_model_of_the_epoch_that_was_asked_for_is_kept(shards, tmp_path):
+def test_keep_selects_the_epoch_whose_model_is_saved(shards, tmp_path):
     for keep in ("best", "last"):
         result = trained(options(shards, tmp_path / keep, epochs=8, keep=keep))
         lines = metrics(tmp_path / keep)
         best = max(lines, key=lambda line: (line["val_metric"], -line["val_loss"]))
         line = best if keep == "best" else lines[-1]
         assert (result["best_epoch"], result["val_metric"]) == (line["epoch"], line["val_metric"])
-        kept = evaluate_model(tmp_path / keep / "model", shards, "val")
-        assert kept["value"] == pytest.approx(line["val_metric"])
+        saved = evaluate_model(tmp_path / keep / "model", shards, "val")
+        assert saved["value"] == pytest.approx(line["val_metric"])
         if keep == "last":
             state = torch.load(tmp_path / keep / "checkpoint" / "state.pt", weights_only=True)["model"]
             assert all(torch.equal(weight, state[name]) for name, weight in weights(tmp_path / keep).items())
 
 
-def test_the_average_of_the_weights_is_measured_and_kept(shards, tmp_path):
+def test_the_ema_of_the_weights_is_evaluated_and_saved(shards, tmp_path):
     result = trained(options(shards, tmp_path / "run", keep="last", weight_averaging=0.95))
     state = torch.load(tmp_path / "run" / "checkpoint" / "state.pt", weights_only=True)
     for name, weight in weights(tmp_path / "run").items():
@@ -326,7 +328,7 @@ def test_the_average_of_the_weights_is_measured_and_kept(shards, tmp_path):
 
 
 @pytest.mark.parametrize("limit", [None, 1e-3, 1e9], ids=str)
-def test_gradients_are_scaled_down_to_the_norm_that_was_asked_for(shards, tmp_path, monkeypatch, limit):
+def test_gradients_are_clipped_to_max_grad_norm(shards, tmp_path, monkeypatch, limit):
     norms, update = [], torch.optim.AdamW.step
 
     def noted(optimizer, *args, **kwargs):
@@ -349,8 +351,8 @@ def test_patience_stops_early(shards, tmp_path):
     assert result["epochs"] - result["best_epoch"] == 3
 
 
-def test_divergence_stops_the_run_with_its_numbers_and_keeps_the_best_model(shards, tmp_path, monkeypatch):
-    run, losses, calls = tmp_path / "run", fitting.losses, []
+def test_divergence_stops_the_run_reports_its_numbers_and_leaves_the_best_model(shards, tmp_path, monkeypatch):
+    run, losses, calls = tmp_path / "run", trainer.losses, []
     run.mkdir()
 
     def breaks(*args):
@@ -358,8 +360,8 @@ def test_divergence_stops_the_run_with_its_numbers_and_keeps_the_best_model(shar
         # Of 5 steps an epoch.
         return losses(*args) * (float("nan") if len(calls) == 7 else 1.0)
 
-    monkeypatch.setattr(fitting, "losses", breaks)
-    words = r"epoch 2, step 2 of 5: loss nan, gradient norm nan, learning rate 0\.\d+; the last good checkpoint is kept"
+    monkeypatch.setattr(trainer, "losses", breaks)
+    words = r"epoch 2, step 2 of 5: loss nan, gradient norm nan, learning rate 0\.\d+; the last good checkpoint stays"
     with pytest.raises(DivergedError, match=words):
         fit(options(shards, run))
     summary = json.loads((run / "summary.json").read_text())
@@ -367,7 +369,7 @@ def test_divergence_stops_the_run_with_its_numbers_and_keeps_the_best_model(shar
     assert ttrnn.load(run / "model").config.cell == "gru"
 
 
-def test_what_a_killed_run_left_half_written_is_gone_after_resuming(shards, tmp_path):
+def test_resuming_removes_the_half_written_files_of_a_killed_run(shards, tmp_path):
     trained(options(shards, tmp_path / "run", epochs=1))
     expected = set((tmp_path / "run").rglob("*"))
     (tmp_path / "run" / ".model.abc.tmp").mkdir()
@@ -377,8 +379,8 @@ def test_what_a_killed_run_left_half_written_is_gone_after_resuming(shards, tmp_
     assert set((tmp_path / "run").rglob("*")) == expected
 
 
-@pytest.mark.parametrize("minutes", [1e-9, 10.0], ids=["checkpoints after each step", "of epochs only"])
-def test_what_is_not_finite_is_never_saved(shards, tmp_path, monkeypatch, minutes):
+@pytest.mark.parametrize("minutes", [1e-9, 10.0], ids=["checkpoint after each step", "checkpoint after each epoch"])
+def test_weights_that_are_not_finite_are_never_saved(shards, tmp_path, monkeypatch, minutes):
     run, update, calls = tmp_path / "run", torch.optim.AdamW.step, []
     run.mkdir()
 
@@ -386,7 +388,7 @@ def test_what_is_not_finite_is_never_saved(shards, tmp_path, monkeypatch, minute
         update(optimizer, *args, **kwargs)
         calls.append(1)
         if len(calls) == 10:
-            # The last of the second epoch: no gradient tells.
+            # The last step of the second epoch: no later gradient shows it.
             optimizer.param_groups[0]["params"][0].data.mul_(float("inf"))
 
     monkeypatch.setattr(torch.optim.AdamW, "step", overflows)
@@ -398,7 +400,7 @@ def test_what_is_not_finite_is_never_saved(shards, tmp_path, monkeypatch, minute
     assert len(metrics(run)) == 1
 
 
-# Of 31 clips, in steps of 10 or 15: the last has one, fewer than workers.
+# 31 clips in steps of 10 or 15: the last step has one clip, fewer than there are workers.
 TOGETHER = {
     "plain": {},
     "full": {**FULL, "dropout": 0.0, "recurrent_dropout": 0.0, "bidirectional": True, "pooling": "mean"},
@@ -418,7 +420,7 @@ TOGETHER = {
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """By name: the runs of one worker and of several, and what came of the latter on each worker."""
+    """By name: the run of several workers and what `fit` returned or raised on each; NAME alone is the same on one."""
     directory = tmp_path_factory.mktemp("together")
     places = {
         labels: str(make_shards(directory / f"shards{labels}", num_clips=31, multi_label=labels)) for labels in (0, 1)
@@ -442,20 +444,20 @@ def together(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", TOGETHER)
-def test_workers_train_as_one_with_so_many_times_the_batch(together, name):
+def test_n_workers_train_like_one_with_n_times_the_batch(together, name):
     run, (first, *others) = together[name]
     assert first["state"] == "complete"
     assert all({**other, "train_s": first["train_s"]} == first for other in others)
     assert_nearly_equal(run, run.parent / f"{name} alone")
 
 
-def test_workers_go_on_in_the_middle_of_an_epoch(together):
+def test_workers_resume_in_the_middle_of_an_epoch(together):
     run, _ = together["resumed"]
     assert all("epoch 2, step 3 of 4" in error for error in together["stopped"][1])
     assert_nearly_equal(run, run.parent / "plain alone")
 
 
-def test_workers_stop_together_where_the_loss_of_one_is_no_number(together):
+def test_all_workers_stop_when_the_loss_of_one_is_nan(together):
     run, (first, *others) = together["nan"]
     # Of 4 steps an epoch.
     assert "diverged in epoch 2, step 3 of 4: loss nan, gradient norm nan" in first
@@ -466,23 +468,23 @@ def test_workers_stop_together_where_the_loss_of_one_is_no_number(together):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_killed_run_goes_on_on_a_gpu(shards, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_on_a_gpu(shards, tmp_path, monkeypatch):
     kwargs = {**FULL, "epochs": 3, "precision": "bfloat16"}
     trained(options(shards, tmp_path / "whole", **kwargs))
     with monkeypatch.context() as patch:
-        die_at(patch, (fitting._Run, "_step"), 8, before=False)
+        die_at(patch, (trainer._Trainer, "_step"), 8, before=False)
         with pytest.raises(Killed):
             trained(options(shards, tmp_path / "cut", checkpoint_minutes=1e-9, **kwargs))
     trained(options(shards, tmp_path / "cut", **kwargs))
-    # Sums on a GPU have no fixed order.
+    # The order of sums on a GPU is not fixed.
     for one, two in zip(metrics(tmp_path / "cut"), metrics(tmp_path / "whole"), strict=True):
         assert one["train_loss"] == pytest.approx(two["train_loss"], rel=1e-2)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
-def test_two_gpus_train_as_one_with_twice_the_batch(shards, tmp_path):
-    """By NCCL, one process on each, under Ray."""
+def test_two_gpus_train_like_one_with_twice_the_batch(shards, tmp_path):
+    """With NCCL, one process per GPU, in Ray Train."""
     exact = {"dropout": 0.0, "epochs": 2, "precision": "float32", "lr": 0.005}
     trained(options(shards, tmp_path / "one", batch_size=10, **exact))
     trained(options(shards, tmp_path / "two", batch_size=5, num_workers=2, **exact))
