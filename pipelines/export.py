@@ -1,11 +1,11 @@
 """(5) Export a model of the frontier of a sweep, or the model of a run, as a model directory.
 
-    python -m pipelines.export runs/sweep model --select knee
-    python -m pipelines.export runs/sweep model --select smallest --max-params 20000
-    python -m pipelines.export runs/sweep model --select trial:0007
-    python -m pipelines.export runs/gru model --onnx --program
-    python -m pipelines.export runs/gru model --dtype int8
-    python -m pipelines.export s3://bucket/sweep model
+python -m pipelines.export runs/sweep model --select knee
+python -m pipelines.export runs/sweep model --select smallest --max-params 20000
+python -m pipelines.export runs/sweep model --select trial:0007
+python -m pipelines.export runs/gru model --onnx --program
+python -m pipelines.export runs/gru model --dtype int8
+python -m pipelines.export s3://bucket/sweep model
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from pipelines.core import command
-from pipelines.core.errors import UserError
+from pipelines.core.errors import UserError, user_errors
 from pipelines.core.options import positional
 from pipelines.core.text import percent, python
 from pipelines.evaluation.packaging import package_model
@@ -81,7 +81,8 @@ def export(options: ExportOptions) -> dict[str, Any]:
             results = {"trial": trial.trial, "select": options.select}
             if trial.replication is not None:
                 results["replication"] = dataclasses.asdict(trial.replication)
-            weights = read_config(model_dir)["sha256"]["model.safetensors"]
+            with user_errors():
+                weights = read_config(model_dir)["sha256"]["model.safetensors"]
             test = known_tests(sweep.pareto_json).get((trial.trial, weights), {})
             results |= {name: test[name] for name in ("test_metric", "test_interval") if name in test}
         elif not model_dir.exists():

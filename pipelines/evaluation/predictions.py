@@ -3,18 +3,17 @@
 Legend: B clips, C classes.
 """
 
-import contextlib
 import logging
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from pipelines.core.errors import UserError
 from pipelines.core.progress import progress
-from pipelines.data.catalog import Entry, read_catalog
+from pipelines.data.catalog import read_catalog
+from pipelines.data.clip import ClipRecord
+from pipelines.data.copies import local_copy
 from pipelines.data.dataset import ShardDataset
 from pipelines.data.plan import PREPROCESS_JSON
 from pipelines.data.shards import DATASET_JSON
@@ -111,49 +110,43 @@ def predict_catalog(model_name: str, model: Classifier, place: Location, split: 
     Raises:
         UserError: labels that the model does not have, no clips in the split, or none that can be decoded.
     """
-    entries = _entries(model_name, model, place, split)
-    scores_BC = np.empty((len(entries), len(model.classes)), np.float32)
+    clips = _clips(model_name, model, place, split)
+    scores_BC = np.empty((len(clips), len(model.classes)), np.float32)
     rejected: dict[int, str] = {}
 
-    def predict(entry: Entry, decoder: IsolatedDecoder) -> np.ndarray | str:
-        video = Location.of(entry.path)
-        with tempfile.TemporaryDirectory() as folder:
-            file = video.local if video.is_local else Path(folder, "video")
+    def predict(clip: ClipRecord, decoder: IsolatedDecoder) -> np.ndarray | str:
+        with local_copy(clip.path) as file:
             try:
-                if not video.is_local:
-                    # The decoder then reports the missing file.
-                    with contextlib.suppress(FileNotFoundError):
-                        video.download(file)
                 return model.scores(decoder.decode(file, model.frame, model.sampling).frames)
             except RejectedError as error:
-                return str(RejectedError(entry.path, error.reason))
+                return str(RejectedError(clip.path, error.reason))
 
-    done = on_all_cores(entries, predict, time_limit_s=_TIME_LIMIT_S)
-    for number, found in progress(done, len(entries), "videos"):
+    done = on_all_cores(clips, predict, time_limit_s=_TIME_LIMIT_S)
+    for number, found in progress(done, len(clips), "videos"):
         if isinstance(found, str):
             log.error("error: %s", found)
             rejected[number] = found
         else:
             scores_BC[number] = found
-    kept = [number for number in range(len(entries)) if number not in rejected]
+    kept = [number for number in range(len(clips)) if number not in rejected]
     if not kept:
-        raise UserError(f"none of the {len(entries):,} clips of {split} in {place} can be decoded; give other videos")
+        raise UserError(f"none of the {len(clips):,} clips of {split} in {place} can be decoded; give other videos")
     return Predictions(
-        [entries[number].clip_id for number in kept],
-        [entries[number].labels for number in kept],
-        [entries[number].group for number in kept],
+        [clips[number].clip_id for number in kept],
+        [clips[number].labels for number in kept],
+        [clips[number].group for number in kept],
         scores_BC[kept],
-        tuple((entries[number].clip_id, error) for number, error in sorted(rejected.items())),
+        tuple((clips[number].clip_id, error) for number, error in sorted(rejected.items())),
     )
 
 
-def _entries(model_name: str, model: Classifier, place: Location, split: str) -> list[Entry]:
+def _clips(model_name: str, model: Classifier, place: Location, split: str) -> list[ClipRecord]:
     if split not in (*SPLITS, "all"):
         raise UserError(f"split must be {', '.join(SPLITS)} or all, got {split!r}")
     # If all clips are predicted, their splits do not matter.
     options = SplitOptions(allow_group_leak=split == "all")
     try:
-        catalog = read_catalog(str(place), splits=options, kept_classes=model.classes, to_learn_from=False)
+        catalog = read_catalog(str(place), splits=options, kept_classes=model.classes, for_training=False)
     except UserError as error:
         raise UserError(str(error).replace("--allow-group-leak", "--split all")) from error
     if unknown := catalog.classes[len(model.classes) :]:
@@ -161,10 +154,8 @@ def _entries(model_name: str, model: Classifier, place: Location, split: str) ->
             f"{model_name} has the classes {', '.join(model.classes)}; {place} has others: {', '.join(unknown)}"
         )
     if model.task == "single_label" and catalog.task != model.task:
-        raise UserError(
-            f"{model_name} predicts one label, but clips of {place} have several; give single_label data"
-        )
-    entries = [entry for entry in catalog.entries if split in (entry.split, "all")]
-    if not entries:
+        raise UserError(f"{model_name} predicts one label, but clips of {place} have several; give single_label data")
+    clips = [clip for clip in catalog.clips if split in (clip.split, "all")]
+    if not clips:
         raise UserError(f"{place} has no clips in its split {split!r}; --split all takes all of them")
-    return entries
+    return clips

@@ -1,13 +1,50 @@
-"""Choose a trial of a sweep by rule."""
+"""Select a trial of a sweep by rule."""
 
 from typing import Any
+
+from scipy.special import ndtri
 
 from pipelines.core.errors import UserError
 from pipelines.evaluation.metrics import standard_error
 from pipelines.tuning.frontier import knee
+from pipelines.tuning.replication import draw_frontier
+from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import Trial
 
-__all__ = ["between_neighbours", "choose"]
+__all__ = ["check_rule", "choose", "select_trial"]
+
+
+def check_rule(select: str, max_params: int | None, tolerance: float | None) -> None:
+    """Raises ValueError if the options of `choose` are unknown or exclude each other."""
+    if max_params is not None and select.startswith("trial:"):
+        raise ValueError(f"select {select} names one model; leave max_params out")
+    if select not in ("best", "knee", "smallest") and not select.startswith("trial:"):
+        raise ValueError(f"select must be best, knee, smallest or trial:ID, got {select!r}")
+    if tolerance is not None and (select != "smallest" or not 0 <= tolerance < 1):
+        raise ValueError(
+            f"tolerance belongs to --select smallest and lies between 0 and 1, got {tolerance:g} with --select {select}"
+        )
+
+
+def select_trial(
+    sweep: SweepDirectory, select: str, max_params: int | None = None, tolerance: float | None = None
+) -> tuple[Trial, list[dict[str, Any]]]:
+    """Draws the frontier of a sweep and selects a trial by `choose`.
+
+    Returns:
+        (the trial, rows with trial, num_params and val_metric of the next smaller point of the frontier, the trial, and
+        the next larger point).
+    """
+    frontier = draw_frontier(sweep, sweep.finished_trials())
+    num_val_clips = sweep.read()["num_val_clips"]
+    trial = choose(frontier.points, frontier.trials, select, num_val_clips, max_params, tolerance)
+    others = [point for point in frontier.points if point.trial != trial.trial]
+    smaller = [point for point in others if point.place[0] <= trial.place[0]][-1:]
+    larger = [point for point in others if point.place[0] > trial.place[0]][:1]
+    return trial, [
+        {"trial": each.trial, "num_params": each.place[0], "val_metric": each.place[1]}
+        for each in (*smaller, trial, *larger)
+    ]
 
 
 def choose(
@@ -18,20 +55,20 @@ def choose(
     max_params: int | None = None,
     tolerance: float | None = None,
 ) -> Trial:
-    """One trial by rule.
+    """Chooses one trial by rule.
 
     Args:
         points: The frontier, smallest first.
         trials: All trials, for trial:ID.
-        select: best: highest validation metric, the mean of fresh seeds where it is confirmed. knee: see frontier.knee.
+        select: best: highest validation metric, or mean of the replications if there are any. knee: see frontier.knee.
             smallest: fewest parameters among those whose metric is within one standard error of the best's (the
             one-standard-error rule of Breiman et al., 1984). trial:ID: that one.
-        num_val_clips: Clips that the metric was measured on.
-        max_params: Leave larger models out first.
-        tolerance: Of smallest, instead of one standard error.
+        num_val_clips: Number of clips in the validation split.
+        max_params: Larger models are excluded.
+        tolerance: For smallest, instead of one standard error.
 
     Raises:
-        UserError: nothing fits, or there is no such finished trial.
+        UserError: no model is small enough, or there is no such finished trial.
     """
     if select.startswith("trial:"):
         name = select.removeprefix("trial:")
@@ -56,19 +93,8 @@ def choose(
 
 
 def _standard_error(trial: Trial, num_val_clips: int) -> float:
-    """Of its validation metric: from the lower half of the 95% interval where one is known, else that of a share."""
+    """That of the validation metric: from the lower half of its 95% interval if known, else that of a share."""
     interval = trial.val_interval if trial.replication is None else trial.replication.val_interval
     if interval is None:
         return standard_error(trial.place[1], num_val_clips)
-    return max(0.0, trial.place[1] - interval[0]) / 1.96
-
-
-def between_neighbours(points: list[Trial], chosen: Trial) -> list[dict[str, Any]]:
-    """The chosen trial between the next smaller and the next larger point of the frontier."""
-    others = [point for point in points if point.trial != chosen.trial]
-    smaller = [point for point in others if point.place[0] <= chosen.place[0]][-1:]
-    larger = [point for point in others if point.place[0] > chosen.place[0]][:1]
-    return [
-        {"trial": trial.trial, "num_params": trial.place[0], "val_metric": trial.place[1]}
-        for trial in (*smaller, chosen, *larger)
-    ]
+    return float(max(0.0, trial.place[1] - interval[0]) / ndtri(0.975))

@@ -1,3 +1,5 @@
+"""pipelines/export.py: the right model is selected and packaged in every form."""
+
 import dataclasses
 import json
 import os
@@ -8,13 +10,14 @@ import torch
 
 import ttrnn
 from pipelines import export
+from pipelines.core.errors import UserError
 from pipelines.evaluation.evaluator import evaluate_model
 from pipelines.training.trainer import fit
 from pipelines.tuning.selection import choose
-from pipelines.tuning.sweep_directory import Replication, Trial
+from pipelines.tuning.trial import Replication, Trial
+from tests.commands.test_pareto import make_sweep, write_replications
 from tests.runs import options
 from tests.shards import make_shards
-from tests.commands.test_pareto import confirm_by_hand, make_sweep
 from ttrnn.model import ModelConfig, VideoClassifier
 
 NAMES = ("num_params", "val_metric")
@@ -40,7 +43,7 @@ def make_run(model, path):
     return path
 
 
-def test_export_of_a_run_is_a_model_directory_of_its_own(model, tmp_path, capsys):
+def test_export_of_a_run_writes_a_model_directory(model, tmp_path, capsys):
     out = tmp_path / "exported"
     code, _, _ = run(capsys, export.main, make_run(model, tmp_path / "run"), out)
     assert code == 0
@@ -50,7 +53,7 @@ def test_export_of_a_run_is_a_model_directory_of_its_own(model, tmp_path, capsys
     assert "val metric" in (out / "README.md").read_text()
 
 
-def test_existing_out_is_refused_and_foreign_files_are_never_replaced(model, tmp_path, capsys):
+def test_an_existing_out_is_refused_and_other_files_are_never_replaced(model, tmp_path, capsys):
     source, out = make_run(model, tmp_path / "run"), tmp_path / "mine"
     out.mkdir()
     (out / "thesis.tex").write_text("x")
@@ -59,7 +62,7 @@ def test_existing_out_is_refused_and_foreign_files_are_never_replaced(model, tmp
     assert (out / "thesis.tex").exists()
 
 
-def test_source_that_is_nothing_is_refused(tmp_path, capsys):
+def test_a_source_that_is_neither_sweep_nor_run_is_refused(tmp_path, capsys):
     code, _, err = run(capsys, export.main, tmp_path, tmp_path / "out")
     assert code == 2
     assert str(tmp_path) in err
@@ -94,44 +97,44 @@ def test_models_are_chosen_by_rule(select, max_params, chosen):
 
 
 @pytest.mark.parametrize(("select", "max_params", "words"), [("best", 10, "1,000"), ("trial:9999", None, "0001, 0002")])
-def test_what_does_not_fit_is_refused_with_what_would(select, max_params, words):
-    with pytest.raises(ValueError, match=words):
+def test_a_choice_without_a_model_is_refused_with_the_possible_ones(select, max_params, words):
+    with pytest.raises(UserError, match=words):
         choose(POINTS, POINTS, select, 100, max_params)
 
 
-def test_unknown_rule_is_refused():
+def test_an_unknown_rule_is_refused():
     with pytest.raises(ValueError, match="'luckiest'"):
         export.ExportOptions(source="a", out="b", select="luckiest")
 
 
-def confirmed(trial, mean, low):
+def replicated(trial, mean, low):
     values = {"val_mean": mean, "val_interval": [low, 1.0], "test_mean": None, "test_interval": None}
     return dataclasses.replace(trial, replication=Replication(seeds=[1], val=[mean], test=[], **values))
 
 
-def test_smallest_takes_the_standard_error_from_the_interval_that_is_known():
-    # The half below is 1.96 standard errors.
+def test_smallest_takes_the_standard_error_from_the_interval_if_it_is_known():
+    # The lower half of an interval is 1.96 standard errors.
     wide = [*POINTS[:3], dataclasses.replace(POINTS[3], val_interval=[0.91 - 1.96 * 0.04, 0.95])]
     assert choose(wide, wide, "smallest", 100).trial == "0002"
     narrow = [*POINTS[:3], dataclasses.replace(POINTS[3], val_interval=[0.905, 0.95])]
     assert choose(narrow, narrow, "smallest", 100).trial == "0004"
-    # Of a confirmed one, its mean and that one's interval.
-    means = [confirmed(POINTS[0], 0.7, 0.6), confirmed(wide[3], 0.8, 0.8 - 1.96 * 0.11)]
+    # Replicated trials are compared by their means and the intervals of these.
+    means = [replicated(POINTS[0], 0.7, 0.6), replicated(wide[3], 0.8, 0.8 - 1.96 * 0.11)]
     assert choose(means, means, "smallest", 100).trial == "0001"
 
 
-def test_a_sweep_that_was_confirmed_is_chosen_from_by_its_means(model, tmp_path, capsys):
+def test_a_replicated_sweep_is_selected_from_by_the_means(model, tmp_path, capsys):
     names = {"0000": (1_000, 0.5), "0001": (2_000, 0.9)}
     trials = {name: {"num_params": size, "val_metric": value} for name, (size, value) in names.items()}
     sweep = make_sweep(tmp_path / "sweep", trials)
     for name in names:
         shutil.rmtree(sweep / "trials" / name / "model")
         shutil.copytree(model, sweep / "trials" / name / "model")
-    confirm_by_hand(sweep, {"0000": [0.6, 0.7], "0001": [0.5, 0.6]})
+    write_replications(sweep, {"0000": [0.6, 0.7], "0001": [0.5, 0.6]})
     code, text, _ = run(capsys, export.main, sweep, tmp_path / "out")
     assert code == 0
     assert "trial 0000" in text
-    assert "on average 65.0% when trained again with 2 seeds" in text
+    assert "65.0% on average when trained again with 2 new seeds" in text
     results = ttrnn.checkpoint.read_config(tmp_path / "out")["results"]
     assert results["replication"]["val_mean"] == pytest.approx(0.65)
 
@@ -147,26 +150,26 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
-def test_what_rounding_weights_costs_is_measured_on_the_validation_split(trained, tmp_path, capsys, dtype):
+def test_the_loss_by_rounding_is_evaluated_on_the_validation_split(trained, tmp_path, capsys, dtype):
     code, out, _ = run(capsys, export.main, trained / "run", tmp_path / "out", "--dtype", dtype, "--json")
     result = json.loads(out)
     assert code == 0
-    measured = evaluate_model(tmp_path / "out", trained / "shards", "val")["value"]
-    assert result["val_metric_rounded"] == pytest.approx(measured)
+    value = evaluate_model(tmp_path / "out", trained / "shards", "val")["value"]
+    assert result["val_metric_rounded"] == pytest.approx(value)
     assert result["val_metric_rounded"] + result["lost_by_rounding"] == pytest.approx(result["val_metric"])
     exact = (trained / "run" / "model" / "model.safetensors").stat().st_size
     assert result["files"]["model.safetensors"] < exact
 
 
-def test_rounding_whose_cost_can_t_be_measured_says_so(model, tmp_path, capsys):
+def test_a_warning_says_that_the_loss_by_rounding_cannot_be_evaluated(model, tmp_path, capsys):
     code, out, err = run(capsys, export.main, make_run(model, tmp_path / "run"), tmp_path / "out", "--dtype", "int8")
     assert code == 0
-    assert "what rounding costs is not measured" in err
+    assert "the loss by rounding is not evaluated" in err
     assert "points lost" not in out
 
 
 @pytest.mark.parametrize(("name", "files"), [("run", {"step.onnx", "clip.onnx"}), ("both-ways", {"clip.onnx"})])
-def test_onnx_comes_as_a_clip_and_where_the_model_streams_as_a_step(trained, tmp_path, capsys, name, files):
+def test_onnx_writes_clip_onnx_and_step_onnx_if_the_model_can_stream(trained, tmp_path, capsys, name, files):
     pytest.importorskip("onnxruntime")
     code, _, err = run(capsys, export.main, trained / name, tmp_path / "out", "--onnx")
     assert code == 0
@@ -174,7 +177,7 @@ def test_onnx_comes_as_a_clip_and_where_the_model_streams_as_a_step(trained, tmp
     assert ("can't stream" in err) == (name == "both-ways")
 
 
-def test_a_program_is_written_where_the_model_streams_and_nothing_is_where_it_does_not(trained, tmp_path, capsys):
+def test_a_program_is_written_if_the_model_can_stream_and_no_directory_if_not(trained, tmp_path, capsys):
     assert run(capsys, export.main, trained / "run", tmp_path / "out", "--program")[0] == 0
     assert (tmp_path / "out" / "step.pt2").exists()
     code, _, err = run(capsys, export.main, trained / "both-ways", tmp_path / "other", "--program")
@@ -182,7 +185,7 @@ def test_a_program_is_written_where_the_model_streams_and_nothing_is_where_it_do
     assert "bidirectional models can't stream" in err
 
 
-def test_smallest_takes_a_tolerance_and_the_choice_is_shown_beside_its_neighbours(model, tmp_path, capsys):
+def test_smallest_takes_a_tolerance_and_the_model_is_printed_with_its_neighbours(model, tmp_path, capsys):
     values = {"a": (1_000, 0.5), "b": (2_000, 0.78), "c": (3_000, 0.8), "d": (4_000, 0.9)}
     sweep = make_sweep(tmp_path / "sweep", {name: dict(zip(NAMES, pair, strict=True)) for name, pair in values.items()})
     for name in values:
@@ -192,7 +195,7 @@ def test_smallest_takes_a_tolerance_and_the_choice_is_shown_beside_its_neighbour
     code, out, _ = run(capsys, export.main, sweep, tmp_path / "out", *words)
     assert code == 0
     lines = [line.split() for line in out.splitlines()]
-    assert ["b", "2,000", "78.0%", "chosen:", "smallest"] in lines
+    assert ["b", "2,000", "78.0%", "selected:", "smallest"] in lines
     assert [line[0] for line in lines if line and line[0] in values] == ["a", "b", "c"]
     code, _, err = run(capsys, export.main, sweep, tmp_path / "other", "--tolerance", "0.15")
     assert code == 2
