@@ -22,7 +22,8 @@ from rich.table import Table
 
 from pipelines.core import command
 from pipelines.core.text import python
-from pipelines.data.preprocessing import PreprocessOptions, make_shards
+from pipelines.data.options import PreprocessOptions
+from pipelines.data.preprocessing import make_shards
 from pipelines.data.shards import REJECTED_CSV
 from pipelines.storage.location import Location
 

@@ -22,14 +22,15 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from pipelines.cluster.session import ends_with_ray, start_ray
+from pipelines.cluster.session import exit_if_ray_dies, start_ray
 from pipelines.cluster.slots import Slots
 from pipelines.core import command
 from pipelines.core.errors import UserError
 from pipelines.data.dataset import ShardDataset
 from pipelines.data.demo_videos import CHANNELS, HEIGHT, MARKER, NUM_CLIPS, WIDTH, render_demo
+from pipelines.data.options import PreprocessOptions
 from pipelines.data.plan import PREPROCESS_JSON
-from pipelines.data.preprocessing import PreprocessOptions, make_shards
+from pipelines.data.preprocessing import make_shards
 from pipelines.data.shards import DATASET_JSON
 from pipelines.evaluation.metrics import METRICS, chance_level
 from pipelines.inference.prediction import predict_videos
@@ -85,7 +86,7 @@ def _sweep(options: SweepOptions, out: SweepDirectory, start: float, deadline: f
             Screen(
                 metric=facts["metric"], chance=facts["chance"], chatter=out.ray_log, time_budget_s=budget_s
             ) as screen,
-            ends_with_ray(screen.close),
+            exit_if_ray_dies(screen.close),
         ):
             num_failed = run_search(options, out, data, slots, deadline, screen)
             if options.confirm and time.monotonic() < deadline:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.core.errors import UserError
+from pipelines.data.clip import ListedClip
 from pipelines.data.dataset import ShardDataset, Split
-from pipelines.data.splits import SPLITS, Row, SplitOptions, assign_splits
+from pipelines.data.splits import SPLITS, SplitOptions, assign_splits
 from pipelines.storage.location import Location
 
 __all__ = ["Folding", "open_folds", "resplit", "without_val"]
@@ -69,7 +70,7 @@ def resplit(data: ShardDataset, options: SplitOptions) -> ShardDataset:
     """
     clips = data.clips()
     rows = [
-        Row(clip_id, frozenset(data.classes[label] for label in labels), group)
+        ListedClip(clip_id, frozenset(data.classes[label] for label in labels), group)
         for clip_id, labels, group in zip(clips.clip_ids, clips.labels, clips.groups, strict=True)
     ]
     dealt: dict[str, list[int]] = {split: [] for split in SPLITS}

@@ -1,16 +1,9 @@
-"""Step 1, with Ray Data: labelled videos -> shards of uint8 frames that training maps into memory.
+"""Decode labelled videos into shards on a Ray cluster, resumably.
 
-    python -m pipelines.preprocess videos/ shards/
-    python -m pipelines.preprocess clips.csv shards/ --width 64 --height 32 --channels 1 --num-frames 24
-    python -m pipelines.preprocess videos/ shards/ --resume       what was interrupted, or new clips in videos/
-    python -m pipelines.preprocess videos/ s3://bucket/shards
-    python -m pipelines.preprocess --inspect shards/
-    python -m pipelines.preprocess --verify shards/
-
-The plan (plan.py) says which clip goes into which shard. One row of the Ray data set is one shard, which its task
-writes under a name of its own, whole or not at all, and then its report, which says that the shard is done. So any
-process may die at any time, the job is resumed, and the bytes are the same. Of a cluster those nodes work that see the
-videos and OUT: where both are URIs all nodes, those too that come later; where one is a path, those that share it.
+The plan (plan.py) assigns every clip to a shard. One row of the Ray data set is one shard; its task (shard_writer.py)
+writes the shard atomically under a fixed name, then a report that marks it as finished. So any process may die at any
+time: the job can be resumed, and the bytes are the same. The nodes that see the videos and OUT do the work: all nodes,
+also those that join later, if both are URIs; otherwise those that share the paths.
 """
 
 import contextlib
@@ -23,161 +16,50 @@ import os
 import posixpath
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from pipelines.cluster.nodes import nodes_that_see
+from pipelines.cluster.nodes import nodes_with_files
 from pipelines.cluster.session import start_ray
 from pipelines.core.errors import StepError, UserError
-from pipelines.core.options import positional
 from pipelines.core.progress import progress
-from pipelines.data.catalog import Catalog, Entry, read_catalog
-from pipelines.data.plan import PREPROCESS_JSON, Plan, Shard, clips_per_shard, read_reports
-from pipelines.data.shard_writer import local_copies, make_shard, room_for_copies
+from pipelines.data.catalog import Catalog, read_catalog
+from pipelines.data.clip import ClipRecord
+from pipelines.data.copies import count_frames
+from pipelines.data.options import PreprocessOptions
+from pipelines.data.plan import MIN_SHARDS, PREPROCESS_JSON, Plan, Shard, clips_per_shard, read_reports
+from pipelines.data.shard_writer import make_shard
 from pipelines.data.shards import REJECTED_CSV, write_dataset_json
-from pipelines.data.splits import SPLITS, SplitOptions
+from pipelines.data.splits import SPLITS
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
 from pipelines.storage.output import prepare_out
-from pipelines.video.frame import FrameSize
-from pipelines.video.sampling import Sampling
-from pipelines.video.worker import IsolatedDecoder
 from ttrnn.files import remove_leftovers
 
-__all__ = ["PreprocessOptions", "expected_frames", "make_shards"]
+__all__ = ["expected_frames", "make_shards"]
 
 log = logging.getLogger(__name__)
 
 
-MISPLACED = "misplaced"
-"""In rejected.csv, beside decode.REASONS: a video whose place or name does not fit the layout."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PreprocessOptions:
-    """Decodes labelled videos into shards: frames of one size, ready to be mapped into memory.
-
-    VIDEOS and OUT are paths, or URIs such as s3://bucket/shards. With --inspect or --verify they are not given.
-    """
-
-    videos: str = positional(default="")
-    """folder of videos, or CSV file path,label,group,split"""
-    out: str = positional(default="")
-    """directory of shards to make"""
-    layout: str = "auto"
-    """how the folder is arranged: auto, csv, folders (CLASS/.../clip.avi), ucf11, ucf101, hollywood2,
-    youtube-celebrities"""
-    width: int = 160
-    """of every frame, pixels"""
-    height: int = 120
-    """of every frame, pixels"""
-    channels: int = 3
-    """3 for RGB, 1 for grey"""
-    fit: str = "stretch"
-    """how a picture of another shape becomes a frame: stretch, crop (centre) or letterbox (black bars)"""
-    max_frames: int | None = None
-    """take no more than this many frames of a video; without --num-frames, the first ones"""
-    num_frames: int | None = None
-    """take this many frames of a video, evenly spaced"""
-    every: int | None = None
-    """take every n-th frame"""
-    fps: float | None = None
-    """take this many frames per second, by their time stamps"""
-    allow_group_leak: bool = False
-    """let a group (speaker, source video) lie in several splits; splits made here are then by clip"""
-    folds: int | None = None
-    """cross-validation: of so many equal parts one is the test split; sets aside other splits"""
-    fold: int = 0
-    """which of the parts, from 0"""
-    leave_group_out: str | None = None
-    """this group is the test split (a pattern such as *_01: several); sets aside other splits"""
-    split_list: int = 1
-    """which of UCF101's official lists: 1, 2 or 3"""
-    seed: int = 0
-    """of the splits made here"""
-    shard_mb: float = 64
-    """size of a shard, about; a shard is the unit of work"""
-    time_limit_s: float = 300
-    """a clip that takes longer to decode is rejected; s"""
-    resume: bool = False
-    """continue in OUT: what was interrupted, and clips that are new in VIDEOS"""
-    retry_rejected: bool = False
-    """with --resume: try the rejected clips again"""
-    overwrite: bool = False
-    """delete OUT first"""
-    inspect: str | None = None
-    """show what is in this directory of shards, and draw a few clips of each class"""
-    sheet: str | None = None
-    """with --inspect: the PNG file to draw; default: contact-sheet.png in the directory"""
-    verify: str | None = None
-    """compare every shard in this directory with its SHA-256"""
-
-    def __post_init__(self) -> None:
-        if not self.inspect and not self.verify:
-            for name in ("videos", "out"):
-                if not getattr(self, name):
-                    raise ValueError(f"{name.upper()} is missing (see --help)")
-        if self.inspect and self.verify:
-            raise ValueError("inspect and verify exclude each other; give one of them")
-        if self.sheet and not self.inspect:
-            raise ValueError("sheet goes with inspect; give both")
-        for name in ("width", "height", "shard_mb", "time_limit_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels must be 3 (RGB) or 1 (grey), got {self.channels}")
-        if self.split_list not in (1, 2, 3):
-            raise ValueError(f"split_list must be 1, 2 or 3, got {self.split_list}")
-        if self.resume and self.overwrite:
-            raise ValueError("resume and overwrite exclude each other; give one of them")
-        if self.retry_rejected and not self.resume:
-            raise ValueError("retry_rejected goes with resume; give both")
-        _ = self.sampling, self.splits  # have checks of their own
-
-    @property
-    def frame(self) -> FrameSize:
-        """The size of every frame."""
-        return FrameSize(self.width, self.height, self.channels)
-
-    @property
-    def sampling(self) -> Sampling:
-        """Which frames of a video to take, and how a picture becomes one."""
-        return Sampling(
-            max_frames=self.max_frames, num_frames=self.num_frames, every=self.every, fps=self.fps, fit=self.fit
-        )
-
-    @property
-    def splits(self) -> SplitOptions:
-        """How clips are dealt out to the splits."""
-        return SplitOptions(
-            seed=self.seed,
-            allow_group_leak=self.allow_group_leak,
-            folds=self.folds,
-            fold=self.fold,
-            leave_group_out=self.leave_group_out,
-        )
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the result: everything but where it goes, and how the command was started."""
-        others = ("out", "resume", "retry_rejected", "overwrite", "inspect", "sheet", "verify")
-        return {name: value for name, value in asdict(self).items() if name not in others}
+_MISPLACED = "misplaced"
+"""In rejected.csv, beside video.errors.REASONS: a video whose folder or name does not fit the layout."""
 
 
 def make_shards(options: PreprocessOptions) -> dict[str, Any]:
-    """Makes the shards, or what is missing of them. Uses the Ray that runs, or starts one.
+    """Makes the shards, or those that are missing. Uses a running Ray, or starts one.
 
-    The same videos and options give the same bytes, whatever the number of workers and interruptions. Clips that are
-    added later go into shards of their own; those that are there stay as they are, splits and all.
+    The same videos and options give the same bytes, for any number of workers and interruptions. Clips that are added
+    later go into new shards; the existing shards and splits stay as they are.
 
     Returns:
         out, classes, task, num_clips, num_frames, num_bytes, num_rejected, rejected {reason: number}, splits {name:
         num_clips, num_frames, num_bytes}.
 
     Raises:
-        UserError: there is nothing to train on, before decoding or after it.
+        UserError: there is nothing to train on, before or after decoding.
         StepError: remote storage does not answer.
         OSError: the disk is full.
     """
@@ -202,17 +84,16 @@ def _make_shards(options: PreprocessOptions, out: Location) -> dict[str, Any]:
     if options.overwrite:
         _refuse_to_delete_videos(out, options.videos, catalog)
     prepare_out(out, marker=PREPROCESS_JSON, overwrite=options.overwrite, resume=options.resume)
-    plan.check_clips(out, catalog)
+    plan = plan.with_paths(out, catalog)
     reports = read_reports(out, plan.shards)
     plan = _grow(plan, catalog, out, options, plan.rejected(reports) if options.retry_rejected else {})
-    todo = plan.missing(reports)
+    missing = plan.missing(reports)
     if reports:
-        log.info("%d of %d shards are there already", len(reports), len(plan.shards))
+        log.info("%d of %d shards are finished", len(reports), len(plan.shards))
     try:
-        if todo:
-            log.info("decoding %s clips into %d shards", f"{sum(len(shard.clips) for shard in todo):,}", len(todo))
-            paths = {entry.clip_id: entry.path for entry in catalog.entries}
-            reports |= _run([_unit(shard, paths) for shard in todo], out, options)
+        if missing:
+            log.info("decoding %s clips into %d shards", f"{sum(len(s.clips) for s in missing):,}", len(missing))
+            reports |= _run(missing, out, options)
     finally:
         if out.is_local:
             remove_leftovers(out.local)
@@ -220,63 +101,58 @@ def _make_shards(options: PreprocessOptions, out: Location) -> dict[str, Any]:
 
 
 def _refuse_to_delete_videos(out: Location, videos: str, catalog: Catalog) -> None:
-    folders = {posixpath.dirname(entry.path) for entry in catalog.entries}
-    if any(place.lies_in(out) for place in (Location.of(videos), *map(Location, folders))):
-        raise UserError(f"--overwrite deletes {out}, in which videos lie that {videos} names; give another OUT")
+    folders = {posixpath.dirname(clip.path) for clip in catalog.clips}
+    if any(location.lies_in(out) for location in (Location.of(videos), *map(Location, folders))):
+        raise UserError(f"--overwrite deletes {out}, which contains videos of {videos}; give another OUT")
 
 
-def _grow(plan: Plan, catalog: Catalog, out: Location, options: PreprocessOptions, again: Iterable[str]) -> Plan:
-    """The plan with the clips that are not in it yet, and those that are to be tried `again`; kept in OUT."""
-    old = plan.splits().keys() - set(again)
-    new = [entry for entry in catalog.entries if entry.clip_id not in old]
+def _grow(plan: Plan, catalog: Catalog, out: Location, options: PreprocessOptions, retried: Iterable[str]) -> Plan:
+    """Adds the clips that are not in the plan yet, and those that are `retried`; stores the plan in OUT."""
+    old = plan.splits().keys() - set(retried)
+    new = [clip for clip in catalog.clips if clip.clip_id not in old]
     if new:
         if plan.shards:
-            log.info("%s clips are new, or tried again", f"{len(new):,}")
-        for entry in new:
-            # Refuses a URI that nothing opens: what is in a plan stays there.
-            Location.of(entry.path)
-        clip_bytes = expected_frames(new, options) * options.frame.size
+            log.info("%s clips are new or retried", f"{len(new):,}")
+        for clip in new:
+            # Refuses a URI that cannot be opened before the plan contains it.
+            Location.of(clip.path)
+        # Of few clips, each gets a shard of its own, whatever its size.
+        clip_bytes = expected_frames(new, options) * options.frame.size if len(new) > MIN_SHARDS else 0
         number = clips_per_shard(len(new), clip_bytes, options.shard_mb * 1e6)
         plan = plan.grown(new, number, catalog.classes)
         plan.write(out)
     return plan
 
 
-def expected_frames(entries: Sequence[Entry], options: PreprocessOptions) -> float:
-    """Frames of a clip, about: by what the headers of some say; 0 if they say nothing."""
+def expected_frames(clips: Sequence[ClipRecord], options: PreprocessOptions) -> float:
+    """The approximate mean number of frames of a clip, from the headers of at most 16; 0 if they do not give it."""
     if options.num_frames is not None:
         return min(options.num_frames, options.max_frames or options.num_frames)
-    some = entries[:: -(-len(entries) // 16)]
-    with IsolatedDecoder(10) as decoder, room_for_copies() as directory:
-        counts = [decoder.count_frames(path) for path in local_copies((entry.path for entry in some), directory)]
+    counts = count_frames([clip.path for clip in clips[:: -(-len(clips) // 16)]])
     announced = [min(count / (options.every or 1), options.max_frames or count) for count in counts if count]
     return sum(announced) / len(announced) if announced else 0
 
 
-def _unit(shard: Shard, paths: Mapping[str, str]) -> dict[str, Any]:
-    """A shard to be as JSON values, so that it is a row of a Ray data set."""
-    clips = [(*clip, paths[clip[0]]) for clip in shard.clips]
-    return {"file": shard.file, "split": shard.split, "clips": clips}
-
-
-def _run(units: Sequence[dict[str, Any]], out: Location, options: PreprocessOptions) -> dict[str, dict[str, Any]]:
+def _run(shards: Sequence[Shard], out: Location, options: PreprocessOptions) -> dict[str, dict[str, Any]]:
+    """Makes shards on the cluster; returns the report on each, by file."""
     with start_ray():
         import ray.data
 
         ray.data.DataContext.get_current().enable_progress_bars = False
         for handler in logging.getLogger("ray.data").handlers:
-            # Its plans and timings stay in its log file; handlers of others, which it adopts, are theirs.
+            # Ray's plans and timings go to its log file only; handlers of other libraries are left alone.
             if isinstance(handler, logging.StreamHandler) and type(handler).__module__.startswith("ray."):
                 handler.setLevel(logging.ERROR)
         task = functools.partial(
             make_shard, out=out, frame=options.frame, sampling=options.sampling, time_limit_s=options.time_limit_s
         )
-        rows = ray.data.from_items([{"unit": json.dumps(unit)} for unit in units], override_num_blocks=len(units))
+        items = [{"shard": shard.to_json()} for shard in shards]
+        rows = ray.data.from_items(items, override_num_blocks=len(shards))
         reports = {}
-        mapped = rows.map(task, label_selector=_where(units, out, options.videos))
-        # Closed at once when something goes wrong, so that no task outlives this function.
+        mapped = rows.map(task, label_selector=_node_selector(shards, out, options.videos))
+        # Closed at once after an error, so that no task outlives this function.
         with contextlib.closing(iter(mapped.iter_rows())) as results:  # type: ignore[type-var]
-            for row in progress(results, len(units), "shards"):
+            for row in progress(results, len(shards), "shards"):
                 if row["errno"]:
                     raise OSError(row["errno"], row["error"])
                 if row["error"]:
@@ -286,9 +162,9 @@ def _run(units: Sequence[dict[str, Any]], out: Location, options: PreprocessOpti
         return reports
 
 
-def _where(units: Sequence[dict[str, Any]], out: Location, videos: str) -> dict[str, str] | None:
-    """Which nodes may work, as a label selector of Ray: to one that does not see a video, it would be missing."""
-    paths = [path for unit in units for *_, path in unit["clips"] if Location.of(path).is_local]
+def _node_selector(shards: Sequence[Shard], out: Location, videos: str) -> dict[str, str] | None:
+    """The nodes that see OUT and a sample of the videos, as a label selector of Ray; None: all nodes."""
+    paths = [clip.path for shard in shards for clip in shard.clips if Location.of(clip.path).is_local]
     if not paths and not out.is_local:
         return None
     some = {*paths[:: -(-len(paths) // 64) or 1], *paths[-1:]}
@@ -297,19 +173,19 @@ def _where(units: Sequence[dict[str, Any]], out: Location, videos: str) -> dict[
         if out.is_local:
             token = stack.enter_context(tempfile.NamedTemporaryFile(dir=out.local, prefix=".", suffix=".tmp"))
             files[token.name] = 0
-        seeing, blind = nodes_that_see(files)
-    way_out = f"put {videos} and {out} on s3:// or a file system that all nodes share"
+        seeing, others = nodes_with_files(files)
+    advice = f"put {videos} and {out} on s3:// or a file system that all nodes share"
     if not any(node["Resources"].get("CPU") for node in seeing):
-        raise UserError(f"of {len(seeing + blind)} nodes none with a CPU sees {videos} and {out}; {way_out}")
-    if blind:
+        raise UserError(f"no node with a CPU, of {len(seeing + others)} nodes, sees {videos} and {out}; {advice}")
+    if others:
         log.warning(
             "%d of %d nodes do not see %s and %s: %s; %s to use all nodes",
-            len(blind),
-            len(seeing + blind),
+            len(others),
+            len(seeing + others),
             videos,
             out,
-            "this node alone decodes" if len(seeing) == 1 else f"the other {len(seeing)} decode",
-            way_out,
+            "only this node decodes" if len(seeing) == 1 else f"the other {len(seeing)} decode",
+            advice,
         )
     return {"ray.io/node-id": f"in({','.join(node['NodeID'] for node in seeing)})"}
 
@@ -317,17 +193,17 @@ def _where(units: Sequence[dict[str, Any]], out: Location, videos: str) -> dict[
 def _finish(
     out: Location, options: PreprocessOptions, catalog: Catalog, plan: Plan, reports: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """rejected.csv, then dataset.json, which makes the shards whole."""
-    rejected = plan.rejected(reports) | dict.fromkeys(catalog.left_out, MISPLACED)
+    """Writes rejected.csv, then dataset.json, which completes the shards; returns the result of the command."""
+    rejected = plan.rejected(reports) | dict.fromkeys(catalog.left_out, _MISPLACED)
     (out / REJECTED_CSV).write_text(_to_csv([("path", "reason"), *sorted(rejected.items())]))
     _refuse_lost_classes(out, catalog, rejected)
-    done = [reports[shard.file] for shard in plan.shards]
-    number, total, squares = np.sum([report["pixel_sums"] for report in done], axis=0)
+    finished = [reports[shard.file] for shard in plan.shards]
+    number, total, squares = np.sum([report["pixel_sums"] for report in finished], axis=0)
     mean = total / number
-    # A channel without any contrast would be divided by zero.
+    # For a channel without contrast: pixels are divided by it.
     std = [float(value) or 1.0 for value in np.sqrt(squares / number - mean**2)]
     shards = {
-        split: [report["shard"] for report in done if report["split"] == split and report["shard"]["num_clips"]]
+        split: [report["shard"] for report in finished if report["split"] == split and report["shard"]["num_clips"]]
         for split in SPLITS
     }
     write_dataset_json(
@@ -363,24 +239,24 @@ def _to_csv(rows: Iterable[tuple[str, str]]) -> str:
         csv.writer(text, lineterminator="\n", quoting=kind) for kind in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
     )
     for row in rows:
-        # A carriage return would end the line for a reader, but not for this writer.
+        # Readers take a carriage return for the end of a line, but the plain writer does not quote it.
         (quoting if "\r" in row[0] else plain).writerow(row)
     return text.getvalue()
 
 
 def _refuse_lost_classes(out: Location, catalog: Catalog, rejected: dict[str, str]) -> None:
-    kept = [entry for entry in catalog.entries if entry.clip_id not in rejected]
+    reasons = f"see {out / REJECTED_CSV} for the reasons"
+    kept = [clip for clip in catalog.clips if clip.clip_id not in rejected]
     if not kept:
-        raise UserError(f"all {len(rejected):,} clips were rejected; {out / REJECTED_CSV} says why")
-    found = {label for entry in kept if entry.split == "train" for label in entry.labels}
+        raise UserError(f"all {len(rejected):,} clips were rejected; {reasons}")
+    found = {label for clip in kept if clip.split == "train" for label in clip.labels}
     for label, name in enumerate(catalog.classes):
         if label not in found:
             raise UserError(
-                f"every clip of {name!r} in train was rejected; {out / REJECTED_CSV} says why; mend some and go on "
-                "with --resume --retry-rejected, or leave the label out and start anew with --overwrite"
+                f"every clip of {name!r} in train was rejected; {reasons}; repair some and continue with --resume "
+                "--retry-rejected, or leave out the label and start again with --overwrite"
             )
-    if not any(entry.split == "val" for entry in kept):
+    if not any(clip.split == "val" for clip in kept):
         raise UserError(
-            f"every clip of val was rejected; {out / REJECTED_CSV} says why; mend some and go on with --resume "
-            "--retry-rejected"
+            f"every clip of val was rejected; {reasons}; repair some and continue with --resume --retry-rejected"
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.core.errors import UserError
 from pipelines.core.progress import progress
-from pipelines.data.layouts import VIDEOS
+from pipelines.data.tree import VIDEO_SUFFIXES
 from pipelines.evaluation.classifier import open_classifier, reading_model
 from pipelines.inference.output import LiveOutput, write_line
 from pipelines.inference.recognizer import TIME_LIMIT_S, Recognizer, is_camera
@@ -108,9 +108,11 @@ def _inputs(given: Sequence[str]) -> Iterator[str]:
         if name == "-" or not Path(name).is_dir():
             yield name
             continue
-        files = [file for file in Location.of(name).files() if file.lower().endswith(VIDEOS)]
+        files = [file for file in Location.of(name).files() if file.lower().endswith(VIDEO_SUFFIXES)]
         if not files:
-            raise UserError(f"{name} has no videos ({', '.join(VIDEOS)}); give another folder, or files by name")
+            raise UserError(
+                f"{name} has no videos ({', '.join(VIDEO_SUFFIXES)}); give another folder, or files by name"
+            )
         yield from (str(Path(name, file)) for file in files)
 
 

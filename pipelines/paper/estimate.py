@@ -15,7 +15,8 @@ from pipelines.data.catalog import read_catalog
 from pipelines.data.dataset import ShardDataset
 from pipelines.data.folds import open_folds
 from pipelines.data.loader import num_steps
-from pipelines.data.preprocessing import PreprocessOptions, expected_frames
+from pipelines.data.options import PreprocessOptions
+from pipelines.data.preprocessing import expected_frames
 from pipelines.data.shards import DATASET_JSON
 from pipelines.data.splits import SPLITS, SplitOptions
 from pipelines.evaluation.metrics import METRICS
@@ -149,11 +150,11 @@ def _scale(options: ReproduceOptions) -> _Scale:
             min(experiment.mean_frames, longest),
         )
     catalog = read_catalog(options.data, splits=SplitOptions(allow_group_leak=experiment.folds is not None))
-    entries = catalog.entries
-    found = expected_frames(entries, PreprocessOptions(videos=options.data, out=options.out, max_frames=longest))
-    num_test = sum(entry.split == "test" for entry in entries)
+    clips = catalog.clips
+    found = expected_frames(clips, PreprocessOptions(videos=options.data, out=options.out, max_frames=longest))
+    num_test = sum(clip.split == "test" for clip in clips)
     whence = "by the headers of some videos"
-    return _Scale(whence, catalog.classes, catalog.task, len(entries), num_test, found or experiment.mean_frames)
+    return _Scale(whence, catalog.classes, catalog.task, len(clips), num_test, found or experiment.mean_frames)
 
 
 def _amounts(train: TrainOptions, source: ShardDataset | _Scale) -> tuple[int, float, float]:

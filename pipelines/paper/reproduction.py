@@ -16,7 +16,8 @@ from pipelines.core.periodic import repeated
 from pipelines.core.text import duration
 from pipelines.data.dataset import ShardDataset
 from pipelines.data.folds import open_folds
-from pipelines.data.preprocessing import PreprocessOptions, make_shards
+from pipelines.data.options import PreprocessOptions
+from pipelines.data.preprocessing import make_shards
 from pipelines.data.shards import DATASET_JSON
 from pipelines.evaluation.metrics import METRICS
 from pipelines.paper import table
@@ -25,8 +26,9 @@ from pipelines.paper.protocols import PaperRun, ReproduceOptions, is_paper_frame
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
 from pipelines.storage.output import prepare_out, refuse_other_options, undone_if_refused
-from pipelines.training.launcher import Queue, Training, run_trainings
+from pipelines.training.launcher import run_trainings
 from pipelines.training.memory import step_bytes
+from pipelines.training.queue import Queue, Training
 from pipelines.training.setup import model_config
 from pipelines.training.single_run import earlier_result
 from search_spaces import paper

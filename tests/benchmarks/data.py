@@ -34,7 +34,7 @@ import numpy as np
 from pipelines.cluster.session import start_ray
 from pipelines.core import command
 from pipelines.data.catalog import read_catalog
-from pipelines.data.preprocessing import PreprocessOptions
+from pipelines.data.options import PreprocessOptions
 from pipelines.data.splits import SplitOptions
 from pipelines.preprocess import preprocess
 
@@ -80,7 +80,7 @@ def data(options: DataOptions) -> dict[str, Any]:
 def _clips(videos: str) -> list[tuple[str, str]]:
     """(path, class) of every video."""
     catalog = read_catalog(videos, splits=SplitOptions(allow_group_leak=True))
-    return [(entry.path, catalog.classes[entry.labels[0]]) for entry in catalog.entries]
+    return [(clip.path, catalog.classes[clip.labels[0]]) for clip in catalog.clips]
 
 
 def _render(folder: Path, num_classes: int = 8, num_clips: int = 12, num_frames: int = 150) -> list[tuple[str, str]]:
@@ -259,8 +259,8 @@ def _catalogue(place: Path, videos: list[tuple[str, str]], options: DataOptions)
             (folder / f"class {label:03}" / f"{number:04}.avi").touch()
     script = (
         "import resource, sys, time\n"
-        "from pipelines import preprocess as step\n"
-        "from pipelines.storage import Location\n"
+        "from pipelines.data import preprocessing as step\n"
+        "from pipelines.storage.location import Location\n"
         "before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()\n"
         "options = step.PreprocessOptions(videos=sys.argv[1], out=sys.argv[2])\n"
         "catalog = step.read_catalog(options.videos)\n"

@@ -207,7 +207,7 @@ def filmed(tmp_path_factory):
     for split in ("train", "val", "test"):
         clips = [
             Clip(entry.clip_id, entry.labels, "", 25.0, decode(entry.path, frame, Sampling()).frames)
-            for entry in catalog.entries
+            for entry in catalog.clips
             if entry.split == split
         ]
         splits[split] = [write_shard(shards / f"{split}-00000.arrow", clips)]

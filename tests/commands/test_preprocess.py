@@ -1,4 +1,4 @@
-"""pipelines/preprocess.py: the same bytes whatever happens on the way, and bad clips cost themselves only."""
+"""Preprocessing: the same bytes after any interruption, and bad clips do not affect the others."""
 
 import csv
 import hashlib
@@ -19,9 +19,11 @@ from rich.console import Console
 
 from pipelines.cluster.session import start_ray
 from pipelines.core.errors import UserError
-from pipelines.data import shard_writer as task
+from pipelines.data import shard_writer
+from pipelines.data.clip import ClipRecord
 from pipelines.data.dataset import ShardDataset
-from pipelines.data.preprocessing import PreprocessOptions
+from pipelines.data.options import PreprocessOptions
+from pipelines.data.plan import Shard
 from pipelines.preprocess import preprocess, summary
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
@@ -37,7 +39,7 @@ SMALL: dict[str, Any] = {"width": 24, "height": 16}
 
 @pytest.fixture(scope="module")
 def ray_up() -> Iterator[None]:
-    """One CPU: the command line below takes all there are."""
+    """With one CPU; the commands started below use all CPUs."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
@@ -55,7 +57,7 @@ def options(videos: Path, out: Path, **others: Any) -> PreprocessOptions:
 
 
 def digests(path: Path) -> dict[str, str]:
-    """Of what a reader sees."""
+    """SHA-256 of the files that are not hidden."""
     return {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest()
         for file in path.iterdir()
@@ -108,7 +110,7 @@ def test_grey_and_sampled_shards(ray_up: None, videos: Path, tmp_path: Path) -> 
     assert (result["num_clips"], result["num_frames"]) == (40, 200)
 
 
-def test_bad_files_among_good_ones_are_told_of_and_the_rest_goes_on(ray_up: None, tmp_path: Path) -> None:
+def test_bad_files_are_listed_and_do_not_affect_the_others(ray_up: None, tmp_path: Path) -> None:
     videos = write_class_folders(tmp_path / "videos", num_clips=10)
     wanted = {
         "left/empty.avi": "unreadable",
@@ -148,12 +150,14 @@ def test_a_missing_file_of_a_csv_is_a_rejected_clip(ray_up: None, videos: Path, 
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (("left", "right"), "all 6 clips were rejected; .*rejected.csv says why"),
-        (("left",), "every clip of 'left' in train was rejected; .*rejected.csv says why"),
+        (("left", "right"), "all 6 clips were rejected; see .*rejected.csv for the reasons"),
+        (("left",), "every clip of 'left' in train was rejected; see .*rejected.csv for the reasons"),
     ],
     ids=["everything", "a class"],
 )
-def test_when_too_little_is_left_it_says_so(ray_up: None, tmp_path: Path, bad: tuple[str, ...], message: str) -> None:
+def test_an_error_says_that_too_few_clips_are_left(
+    ray_up: None, tmp_path: Path, bad: tuple[str, ...], message: str
+) -> None:
     videos = write_class_folders(tmp_path / "videos", num_clips=3)
     for name in bad:
         for file in (videos / name).iterdir():
@@ -165,15 +169,18 @@ def test_when_too_little_is_left_it_says_so(ray_up: None, tmp_path: Path, bad: t
         ShardDataset.open(tmp_path / "out")
 
 
-def test_a_decoder_that_crashes_costs_its_clip_only(
+def test_a_decoder_that_crashes_affects_only_its_own_clip(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clips = [[path.name, [0], "", str(path)] for path in sorted(videos.glob("left/*"))[:4]]
+    clips = [
+        ClipRecord(clip_id=path.name, path=str(path), labels=(0,), group="", split="val")
+        for path in sorted(videos.glob("left/*"))[:4]
+    ]
     with DyingDecoder(60) as decoder:
         decoder.deaths = 2
-        monkeypatch.setattr(task, "_decoder", lambda time_limit_s: decoder)
-        row = task.make_shard(
-            {"unit": json.dumps({"file": "val-00000.arrow", "split": "val", "clips": clips})},
+        monkeypatch.setattr(shard_writer, "_decoder", lambda time_limit_s: decoder)
+        row = shard_writer.make_shard(
+            {"shard": Shard("val-00000.arrow", "val", tuple(clips)).to_json()},
             out=Location.of(tmp_path),
             frame=FrameSize(24, 16, 3),
             sampling=Sampling(),
@@ -184,7 +191,7 @@ def test_a_decoder_that_crashes_costs_its_clip_only(
     assert report["shard"]["num_clips"] == 3
 
 
-def test_resume_makes_what_is_missing_and_forgets_nothing(ray_up: None, tmp_path: Path) -> None:
+def test_resume_makes_missing_shards_and_keeps_the_list_of_rejected_clips(ray_up: None, tmp_path: Path) -> None:
     videos, out = write_class_folders(tmp_path / "videos", num_clips=8), tmp_path / "out"
     (videos / "left/bad.avi").touch()
     preprocess(options(videos, out))
@@ -217,14 +224,14 @@ def test_an_existing_out_is_refused_unless_it_is_the_same_job(
     assert digests(shards) == before
 
 
-def test_new_clips_go_into_shards_of_their_own(ray_up: None, tmp_path: Path) -> None:
+def test_new_clips_go_into_new_shards(ray_up: None, tmp_path: Path) -> None:
     videos, out = write_class_folders(tmp_path / "videos", num_clips=20), tmp_path / "out"
     preprocess(options(videos, out))
     before = digests(out)
     ShardDataset.open(out)
     for clip in range(20, 26):
         write_video(videos / f"left/clip_{clip}.avi", moving_square(9))
-    # Its name comes first, its index last: those of the old classes are in the old shards.
+    # First by name, last by index: the old shards have the indices of the old classes.
     for clip in range(8):
         write_video(videos / f"back/clip_{clip}.avi", moving_square(9, step=5))
     result = preprocess(options(videos, out, resume=True))
@@ -242,7 +249,7 @@ def test_new_clips_go_into_shards_of_their_own(ray_up: None, tmp_path: Path) -> 
     assert digests(out) == after
 
 
-def test_while_it_grows_the_old_data_set_stays_readable(ray_up: None, tmp_path: Path) -> None:
+def test_the_old_data_set_stays_readable_while_it_grows(ray_up: None, tmp_path: Path) -> None:
     videos, out = write_class_folders(tmp_path / "videos", num_clips=6), tmp_path / "out"
     preprocess(options(videos, out))
     before = (out / "dataset.json").read_bytes()
@@ -253,7 +260,7 @@ def test_while_it_grows_the_old_data_set_stays_readable(ray_up: None, tmp_path: 
     assert ShardDataset.open(out).splits["train"]["num_clips"] > 0
 
 
-def test_rejected_clips_are_tried_again_when_that_is_asked_for(ray_up: None, tmp_path: Path) -> None:
+def test_rejected_clips_are_retried_on_request(ray_up: None, tmp_path: Path) -> None:
     videos, out = write_class_folders(tmp_path / "videos", num_clips=6), tmp_path / "out"
     for name in ("left/late.avi", "right/never.avi"):
         (videos / name).touch()
@@ -267,9 +274,7 @@ def test_rejected_clips_are_tried_again_when_that_is_asked_for(ray_up: None, tmp
     assert len(ids) == len(set(ids)) == 13
 
 
-def test_a_clip_that_was_tried_again_is_not_there_twice_when_its_first_shard_is_made_anew(
-    ray_up: None, tmp_path: Path
-) -> None:
+def test_a_retried_clip_is_not_duplicated_if_its_first_shard_is_made_again(ray_up: None, tmp_path: Path) -> None:
     videos, out = write_class_folders(tmp_path / "videos", num_clips=6), tmp_path / "out"
     (videos / "left/late.avi").touch()
     preprocess(options(videos, out, shard_mb=1e-3))
@@ -286,12 +291,14 @@ def test_a_clip_that_was_tried_again_is_not_there_twice_when_its_first_shard_is_
     }
 
 
-def test_a_class_that_was_lost_comes_back_with_clips_that_were_mended(ray_up: None, tmp_path: Path) -> None:
+def test_a_lost_class_returns_after_its_clips_are_repaired(ray_up: None, tmp_path: Path) -> None:
     videos, out = write_class_folders(tmp_path / "videos", num_clips=6), tmp_path / "out"
     preprocess(options(videos, out))
     for clip in range(4):
         write_video(videos / f"back/{clip}.avi", moving_square(3)).write_bytes(b"")
-    with pytest.raises(UserError, match=r"every clip of 'back' .* mend some and go on with --resume --retry-rejected"):
+    with pytest.raises(
+        UserError, match=r"every clip of 'back' .* repair some and continue with --resume --retry-rejected"
+    ):
         preprocess(options(videos, out, resume=True))
     for clip in range(4):
         write_video(videos / f"back/{clip}.avi", moving_square(3))
@@ -309,7 +316,7 @@ def test_overwrite_deletes_no_videos(shards: Path, videos: Path, tmp_path: Path,
     lines = [f"{path},{path.parent.name},," for path in (inside if "of" in where else videos).glob("*/clip_0[012].avi")]
     catalogue.write_text("\n".join(["path,label,group,split", *lines]))
     before = sorted(path for path in out.rglob("*"))
-    with pytest.raises(UserError, match=r"--overwrite deletes .*out, in which videos lie that .* names; give another"):
+    with pytest.raises(UserError, match=r"--overwrite deletes .*out, which contains videos of .*; give another"):
         preprocess(options(inside if where == "folder" else catalogue, out, overwrite=True))
     assert sorted(path for path in out.rglob("*")) == before
 
@@ -322,7 +329,7 @@ def test_a_second_command_is_refused_while_the_first_writes(shards: Path, videos
     assert digests(shards) == before
 
 
-def test_a_uri_that_nothing_opens_gets_into_no_plan(videos: Path, tmp_path: Path) -> None:
+def test_a_uri_that_cannot_be_opened_is_not_stored_in_the_plan(videos: Path, tmp_path: Path) -> None:
     lines = [f"{path},{path.parent.name},," for path in sorted(videos.glob("*/*"))]
     (tmp_path / "clips.csv").write_text("\n".join(["path,label,group,split", *lines, "nosuch://host/a.avi,left,,"]))
     with pytest.raises(UserError, match="nosuch://host can't be opened"):
@@ -330,7 +337,7 @@ def test_a_uri_that_nothing_opens_gets_into_no_plan(videos: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-def test_names_with_line_ends_come_back_from_the_list_of_rejected_clips(ray_up: None, tmp_path: Path) -> None:
+def test_names_with_line_breaks_are_read_back_from_the_list_of_rejected_clips(ray_up: None, tmp_path: Path) -> None:
     videos, names = (
         write_class_folders(tmp_path / "videos", num_clips=3),
         ["a\rb.avi", "a\nb.avi", 'a, "b".avi', "a\r\nb.avi"],
@@ -344,9 +351,12 @@ def test_names_with_line_ends_come_back_from_the_list_of_rejected_clips(ray_up: 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("left/clip_00.avi,right,,", "left/clip_00.avi has another label or group than the clips that .* was made of"),
+        (
+            "left/clip_00.avi,right,,",
+            "left/clip_00.avi has another label or group than in the clips from which .* was made",
+        ),
         ("left/clip_00.avi,left,g,", "left/clip_00.avi has another label or group"),
-        ("", "left/clip_00.avi is gone, which is one of the clips that .* a data set only grows"),
+        ("", "left/clip_00.avi is no longer among the clips .* a data set can only grow"),
     ],
     ids=["label", "group", "gone"],
 )
@@ -371,7 +381,7 @@ def test_shards_have_about_their_target_size(ray_up: None, tmp_path: Path) -> No
     assert data.splits["train"]["shards"][0]["num_frames"] * 24 * 16 * 3 == 2 * clip_bytes
 
 
-def test_a_video_that_fits_no_layout_is_told_of(ray_up: None, tmp_path: Path) -> None:
+def test_a_video_that_does_not_fit_the_layout_is_listed(ray_up: None, tmp_path: Path) -> None:
     videos = write_class_folders(tmp_path / "videos", num_clips=4)
     write_video(videos / "loose.avi", moving_square())
     preprocess(options(videos, tmp_path / "out"))
@@ -387,7 +397,7 @@ def test_buckets_give_the_same_bytes_and_can_be_resumed(
             with (source / path.parent.name / path.name).writing() as file:
                 file.write(path.read_bytes())
         result = preprocess(options(source, out))  # type: ignore[arg-type]
-        # The others tell where the videos are.
+        # The JSON files contain the location of the videos.
         wanted = {name: digest for name, digest in digests(shards).items() if not name.endswith(".json")}
 
         def found() -> dict[str, str]:
@@ -412,7 +422,7 @@ def test_buckets_give_the_same_bytes_and_can_be_resumed(
         assert preprocess(options(source, out, overwrite=True))["num_clips"] == 40  # type: ignore[arg-type]
 
 
-def test_what_makes_no_sense_is_refused_before_out_is_made(tmp_path: Path) -> None:
+def test_an_impossible_job_is_refused_before_out_is_made(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     with pytest.raises(UserError, match="has no videos"):
         preprocess(options(tmp_path / "videos", tmp_path / "out"))
@@ -431,16 +441,16 @@ def test_what_makes_no_sense_is_refused_before_out_is_made(tmp_path: Path) -> No
         ({"shard_mb": -1}, "shard_mb must be above 0, got -1"),
         ({"fit": "squeeze"}, "fit must be stretch, crop or letterbox, got 'squeeze'"),
         ({"folds": 1}, "folds must be 2 or more, got 1"),
-        ({"retry_rejected": True}, "retry_rejected goes with resume"),
+        ({"retry_rejected": True}, "retry_rejected needs resume"),
         ({"max_frames": 0}, "max_frames must be above 0, got 0"),
         ({"num_frames": 3, "fps": 2.0}, "num_frames=3 and fps=2.0 exclude each other"),
         ({"resume": True, "overwrite": True}, "resume and overwrite exclude each other"),
         ({"inspect": "a", "verify": "b"}, "inspect and verify exclude each other"),
-        ({"sheet": "a.png"}, "sheet goes with inspect"),
+        ({"sheet": "a.png"}, "sheet needs inspect"),
     ],
     ids=str,
 )
-def test_senseless_options_are_refused(values: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         options(Path("videos"), Path("out"), **values)
 
@@ -462,7 +472,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_a_full_disk_leaves_nothing_half_written_and_can_be_resumed(
+def test_a_full_disk_leaves_no_incomplete_file_and_the_job_can_be_resumed(
     shards: Path, videos: Path, small_disk: Path
 ) -> None:
     with pytest.raises(OSError, match="No space left on device") as error:

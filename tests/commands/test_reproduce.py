@@ -179,7 +179,7 @@ def test_a_run_that_is_stopped_for_time_counts_and_says_so(shards, tmp_path, her
         (["{tmp}/nothing", "{tmp}/out", "--dataset", "ucf11"], "there is no"),
         (["{shards}", "{tmp}/out", "--dataset", "ucf12"], "ucf11, hollywood2"),
         (["{shards}", "{tmp}/out"], "DATASET is missing"),
-        (["{shards}", "{tmp}/out", "--dataset", "ucf11", "--folds", "7"], "take fewer --folds"),
+        (["{shards}", "{tmp}/out", "--dataset", "ucf11", "--folds", "7"], "use fewer --folds"),
         (["{shards}", "{tmp}/out", "--dataset", "ucf11", "--max-frames", "9"], "leave it out"),
         (["{shards}", "{parent}", "--dataset", "ucf11", "--overwrite"], "--overwrite deletes"),
     ],

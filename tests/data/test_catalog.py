@@ -1,4 +1,4 @@
-"""pipelines/catalog.py: each layout is read as its makers meant it, wherever it lies, and no stray file stops it."""
+"""Catalogues: each layout is read as its authors meant it, local or remote, and stray files do no harm."""
 
 import logging
 import os
@@ -40,7 +40,7 @@ def class_folders(path: Path, num_clips: int = 20, classes: str = "ab") -> Path:
 
 
 def ucf11(path: Path) -> Path:
-    """As UCF11_updated_mpg.rar unpacks, with what a Mac adds to it."""
+    """The content of UCF11_updated_mpg.rar, with the hidden files that macOS adds."""
     for label, word in (("basketball", "shooting"), ("walking", "walk_dog")):
         for group in range(1, 11):
             folder = f"{label}/v_{word}_{group:02}"
@@ -50,7 +50,7 @@ def ucf11(path: Path) -> Path:
 
 
 def ucf101(path: Path, lists: str = "ucfTrainTestlist") -> Path:
-    """UCF-101/ and the lists; number N tests groups 5N to 5N + 4. Case and numbers are those of the real lists."""
+    """UCF-101/ and its lists; test list N has the groups 5N to 5N + 4. Case and numbers are as in the real lists."""
     clips = [
         f"{label}/v_{name}_g{group:02}_c{clip:02}.avi"
         for label, name in (("Archery", "Archery"), ("HandstandPushups", "HandStandPushups"))
@@ -85,7 +85,7 @@ def celebrities(path: Path) -> Path:
 
 
 def splits_of(catalog: Catalog) -> dict[str, str]:
-    return {entry.clip_id: entry.split for entry in catalog.entries}
+    return {clip.clip_id: clip.split for clip in catalog.clips}
 
 
 @pytest.mark.parametrize("above", ["", "unpacked"], ids=["as it is", "in a folder of its own"])
@@ -124,7 +124,7 @@ def splits_of(catalog: Catalog) -> dict[str, str]:
     ],
     ids=["folders", "ucf11", "ucf101", "hollywood2", "youtube-celebrities"],
 )
-def test_a_layout_is_recognised_told_of_and_read(
+def test_a_layout_is_recognised_logged_and_read(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     make: Callable[[Path], Path],
@@ -142,16 +142,16 @@ def test_a_layout_is_recognised_told_of_and_read(
         catalog = read_catalog(tmp_path)
     assert f"recognised layout {layout}, as {why}" in caplog.text
     assert "left out" not in caplog.text
-    entry = next(entry for entry in catalog.entries if entry.clip_id == clip_id)
-    assert {catalog.classes[label] for label in entry.labels} == labels
-    assert entry.group == group
-    assert all(Path(entry.path).exists() and entry.path.endswith(entry.clip_id) for entry in catalog.entries)
-    assert (len(catalog.entries), catalog.left_out) == (num_clips, ())
+    clip = next(clip for clip in catalog.clips if clip.clip_id == clip_id)
+    assert {catalog.classes[label] for label in clip.labels} == labels
+    assert clip.group == group
+    assert all(Path(clip.path).exists() and clip.path.endswith(clip.clip_id) for clip in catalog.clips)
+    assert (len(catalog.clips), catalog.left_out) == (num_clips, ())
     assert catalog == read_catalog(str(tmp_path), layout)
     assert catalog.classes == tuple(sorted(catalog.classes))
 
 
-def test_the_same_clips_have_the_same_ids_and_splits_with_and_without_the_folder_above(tmp_path: Path) -> None:
+def test_clip_ids_and_splits_do_not_depend_on_a_folder_around_the_data_set(tmp_path: Path) -> None:
     assert splits_of(read_catalog(ucf101(tmp_path))) == splits_of(read_catalog(tmp_path / "UCF-101"))
 
 
@@ -171,30 +171,30 @@ def test_ucf101_keeps_its_test_list_and_cuts_val_from_train_by_group(
     tmp_path: Path, lists: str, videos: str, number: int
 ) -> None:
     catalog = read_catalog(ucf101(tmp_path, lists) / videos, split_list=number)
-    tested = {entry.group for entry in catalog.entries if entry.split == "test"}
+    tested = {clip.group for clip in catalog.clips if clip.split == "test"}
     assert {group[-2:] for group in tested} == {f"{5 * number + i:02}" for i in range(5)}
-    assert len({(entry.group, entry.split) for entry in catalog.entries}) == 40
-    assert {entry.split for entry in catalog.entries} == set(SPLITS)
+    assert len({(clip.group, clip.split) for clip in catalog.clips}) == 40
+    assert {clip.split for clip in catalog.clips} == set(SPLITS)
 
 
 def test_ucf101_without_lists_or_with_folds_is_split_by_group(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bare = splits_of(read_catalog(ucf101(tmp_path / "bare", lists="")))
     with caplog.at_level(logging.INFO):
         folded = splits_of(read_catalog(ucf101(tmp_path / "lists"), splits=SplitOptions(folds=4)))
-    assert "sets aside" in caplog.text
+    assert "--folds replaces the splits" in caplog.text
     official = splits_of(read_catalog(tmp_path / "lists"))
     assert bare.keys() == folded.keys() == official.keys()
     assert bare != official != folded
 
 
-def test_clips_that_the_lists_of_ucf101_lack_are_left_out_and_named(
+def test_clips_that_are_not_in_the_lists_of_ucf101_are_left_out_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     touch(ucf101(tmp_path), "UCF-101/Archery/v_Archery_g77_c01.avi")
     catalog = read_catalog(tmp_path)
     assert catalog.left_out == ("UCF-101/Archery/v_Archery_g77_c01.avi",)
     assert "1 videos do not fit layout ucf101 and are left out: 'UCF-101/Archery/v_Archery_g77_c01.avi'" in caplog.text
-    assert len(catalog.entries) == 80
+    assert len(catalog.clips) == 80
 
 
 def test_hollywood2_keeps_its_test_list_and_clips_without_a_label(tmp_path: Path) -> None:
@@ -205,21 +205,23 @@ def test_hollywood2_keeps_its_test_list_and_clips_without_a_label(tmp_path: Path
         f"AVIClips/actioncliptest{i:05}.avi" for i in range(4)
     }
     assert {"train", "val"} == {split for clip, split in splits.items() if "cliptrain" in clip}
-    assert next(e for e in catalog.entries if e.clip_id.endswith("train00003.avi")).labels == ()
+    assert next(clip for clip in catalog.clips if clip.clip_id.endswith("train00003.avi")).labels == ()
 
 
-def test_youtube_celebrities_may_lie_in_folders_by_person(tmp_path: Path) -> None:
+def test_youtube_celebrities_may_be_in_folders_by_person(tmp_path: Path) -> None:
     celebrities(tmp_path / "flat")
     for clip in (tmp_path / "flat").iterdir():
         touch(tmp_path / "sorted", f"{clip.stem[12:]}/{clip.name}")
     flat, by_person = read_catalog(tmp_path / "flat"), read_catalog(tmp_path / "sorted")
-    assert [(e.labels, e.group, e.split) for e in flat.entries] == [
-        (e.labels, e.group, e.split) for e in by_person.entries
+    assert [(clip.labels, clip.group, clip.split) for clip in flat.clips] == [
+        (clip.labels, clip.group, clip.split) for clip in by_person.clips
     ]
-    assert Counter((e.labels, e.split) for e in flat.entries) == {((i,), split): 4 for i in (0, 1) for split in SPLITS}
+    assert Counter((clip.labels, clip.split) for clip in flat.clips) == {
+        ((i,), split): 4 for i in (0, 1) for split in SPLITS
+    }
 
 
-def test_a_csv_is_read_as_it_stands(tmp_path: Path) -> None:
+def test_a_csv_is_read_with_its_labels_groups_and_splits(tmp_path: Path) -> None:
     lines = [
         f"sub/{split}{i}.avi,{label},g{split}{i},{split}"
         for split in SPLITS
@@ -228,18 +230,18 @@ def test_a_csv_is_read_as_it_stands(tmp_path: Path) -> None:
     others = [f"{tmp_path}/./x.avi,eat,,train", "../y.avi,eat,,train", "s3://lab/a%20b//z.avi,eat,,train", ""]
     catalog = read_catalog(write_csv(tmp_path, *lines, *others, header="\ufeffpath,label,group,split"))
     assert (catalog.classes, catalog.task) == (("eat", "run"), "multi_label")
-    found = {entry.clip_id: entry for entry in catalog.entries}
+    found = {clip.clip_id: clip for clip in catalog.clips}
     assert len(found) == 12
-    entry = found["sub/val1.avi"]
-    assert (entry.labels, entry.group, entry.split) == ((0, 1), "gval1", "val")
-    assert entry.path == f"{tmp_path}/sub/val1.avi"
+    clip = found["sub/val1.avi"]
+    assert (clip.labels, clip.group, clip.split) == ((0, 1), "gval1", "val")
+    assert clip.path == f"{tmp_path}/sub/val1.avi"
     assert found["x.avi"].path == f"{tmp_path}/x.avi"
     assert os.path.normpath(found["../y.avi"].path) == f"{tmp_path.parent}/y.avi"
     assert found["s3://lab/a%20b//z.avi"].path == "s3://lab/a%20b//z.avi"
 
 
-def test_a_csv_behind_a_link_finds_its_videos(tmp_path: Path) -> None:
-    """`..` of a link is where it leads to."""
+def test_paths_in_a_csv_behind_a_symbolic_link_are_found(tmp_path: Path) -> None:
+    """`..` of a link is the parent of its target."""
     videos = touch(tmp_path / "far/videos", *(f"{label}/{i}.avi" for label in "ab" for i in range(4)))
     (tmp_path / "far/lists").mkdir()
     (tmp_path / "lists").symlink_to("far/lists")
@@ -247,8 +249,8 @@ def test_a_csv_behind_a_link_finds_its_videos(tmp_path: Path) -> None:
     relative = [f"../videos/{file.relative_to(videos)},{file.parent.name},," for file in files[::2]]
     absolute = [f"{file},{file.parent.name},," for file in files[1::2]]
     catalog = read_catalog(write_csv(tmp_path / "lists", *relative, *absolute))
-    assert [Path(entry.path).resolve() for entry in catalog.entries] == files
-    assert {entry.clip_id for entry in catalog.entries} == {f"../videos/{file.relative_to(videos)}" for file in files}
+    assert [Path(clip.path).resolve() for clip in catalog.clips] == files
+    assert {clip.clip_id for clip in catalog.clips} == {f"../videos/{file.relative_to(videos)}" for file in files}
 
 
 def test_a_file_uri_is_the_path_that_it_names(tmp_path: Path) -> None:
@@ -266,20 +268,20 @@ def test_names_are_kept_verbatim(tmp_path: Path) -> None:
     files = {f"{label}/{name}" for label in "ab" for name in NAMES}
     catalog = read_catalog(touch(tmp_path, *files))
     assert splits_of(catalog).keys() == files
-    assert all(Path(entry.path).exists() for entry in catalog.entries)
+    assert all(Path(clip.path).exists() for clip in catalog.clips)
     quoted = ['"{}",{},,'.format(file.replace('"', '""'), file[0]) for file in files]
     assert splits_of(read_catalog(write_csv(tmp_path, *quoted))) == splits_of(catalog)
 
 
 @pytest.mark.parametrize("above", ["", "archive/"])
-def test_folders_of_splits_say_the_split(tmp_path: Path, above: str) -> None:
+def test_folders_named_after_splits_give_the_split(tmp_path: Path, above: str) -> None:
     names = [
         f"{split}/{label}/{i}.avi" for split in ("train", "Validation", "test") for label in "ab" for i in range(2)
     ]
     touch(tmp_path, *(above + name for name in names), f"{above}train/loose.avi")
     catalog = read_catalog(tmp_path)
     assert catalog.classes == ("a", "b")
-    assert {entry.clip_id: entry.split for entry in catalog.entries} == {
+    assert {clip.clip_id: clip.split for clip in catalog.clips} == {
         name: {"V": "val"}.get(name[0], name.split("/")[0]) for name in names
     }
     assert catalog.left_out == (f"{above}train/loose.avi",)
@@ -291,7 +293,7 @@ def test_folders_take_videos_at_any_depth_and_nothing_else(tmp_path: Path) -> No
     (tmp_path / "a" / "loop").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "a" / "self.avi").symlink_to("self.avi")
     after = set(splits_of(read_catalog(tmp_path)))
-    # A link that leads nowhere is a clip that can't be read: decoding rejects it, with the reason.
+    # A link without a target is a clip that cannot be read: decoding rejects it, with the reason.
     assert after - before == {"a/deep/er/x.MP4", "b/folder.avi/z.avi", "a/self.avi"}
 
 
@@ -303,25 +305,25 @@ def test_folders_take_videos_at_any_depth_and_nothing_else(tmp_path: Path) -> No
     ],
     ids=["in no class folder", "name in another encoding"],
 )
-def test_a_stray_video_is_left_out_and_named(
+def test_a_stray_video_is_left_out_and_logged(
     tmp_path: Path, stray: str, told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     catalog = read_catalog(touch(class_folders(tmp_path), stray))
-    assert len(catalog.entries) == 40
+    assert len(catalog.clips) == 40
     assert catalog.left_out == (told,)
     assert f"1 videos do not fit layout folders and are left out: {told!r}" in caplog.text
 
 
-def test_classes_that_are_kept_keep_their_places_and_clips_their_splits(tmp_path: Path) -> None:
+def test_earlier_classes_keep_their_indices_and_earlier_clips_their_splits(tmp_path: Path) -> None:
     kept = splits_of(read_catalog(class_folders(tmp_path, classes="bd")))
     class_folders(tmp_path, num_clips=25, classes="abcd")
     catalog = read_catalog(tmp_path, kept_splits=kept, kept_classes=["d", "b"])
     assert catalog.classes == ("d", "b", "a", "c")
     assert kept.items() <= splits_of(catalog).items()
-    assert {entry.labels for entry in catalog.entries if entry.clip_id.startswith("b/")} == {(1,)}
+    assert {clip.labels for clip in catalog.clips if clip.clip_id.startswith("b/")} == {(1,)}
 
 
-def test_one_new_class_is_enough_for_a_data_set_that_has_some(tmp_path: Path) -> None:
+def test_one_new_class_is_enough_for_a_data_set_that_has_classes(tmp_path: Path) -> None:
     assert read_catalog(class_folders(tmp_path, classes="c"), kept_classes=["a"]).classes == ("a", "c")
 
 
@@ -347,7 +349,7 @@ def csv_and_videos(path: Path) -> Path:
     ],
     ids=["folders", "ucf101 and lists beside it", "ucf101", "hollywood2", "csv"],
 )
-def test_a_bucket_reads_as_a_folder_does(
+def test_a_bucket_is_read_like_a_folder(
     tmp_path: Path, query: str, make: Callable[[Path], Path], videos: str, split_list: int
 ) -> None:
     make(tmp_path)
@@ -355,13 +357,13 @@ def test_a_bucket_reads_as_a_folder_does(
     for file in tmp_path.rglob("*"):
         if file.is_file():
             (bucket / file.relative_to(tmp_path).as_posix()).write_text(file.read_text() or "video")
-    here = read_catalog(tmp_path / videos, split_list=split_list)
-    there = read_catalog(str(bucket / videos), split_list=split_list)
-    assert [(e.clip_id, e.labels, e.group, e.split) for e in there.entries] == [
-        (e.clip_id, e.labels, e.group, e.split) for e in here.entries
+    local = read_catalog(tmp_path / videos, split_list=split_list)
+    remote = read_catalog(str(bucket / videos), split_list=split_list)
+    assert [(clip.clip_id, clip.labels, clip.group, clip.split) for clip in remote.clips] == [
+        (clip.clip_id, clip.labels, clip.group, clip.split) for clip in local.clips
     ]
-    assert there.classes == here.classes
-    assert all(Location.of(entry.path).exists() for entry in there.entries)
+    assert remote.classes == local.classes
+    assert all(Location.of(clip.path).exists() for clip in remote.clips)
 
 
 FULL = [f"{label}_{split}.avi,{label},,{split}" for label in "ab" for split in SPLITS]
@@ -394,7 +396,7 @@ FULL = [f"{label}_{split}.avi,{label},,{split}" for label in "ab" for split in S
         pytest.param(["a.avi,a,g,val", *FULL, "c.avi,a,g,test"], None, r"several splits: g \(test, val\)", id="leak"),
     ],
 )
-def test_a_senseless_csv_is_refused_in_one_line(
+def test_an_invalid_csv_is_refused_in_one_line(
     tmp_path: Path, lines: list[str], header: str | None, message: str
 ) -> None:
     file = write_csv(tmp_path, *lines, header=header or "path,label,group,split")
@@ -412,7 +414,7 @@ def test_a_senseless_csv_is_refused_in_one_line(
         pytest.param(
             ["train/a/v_a_01_01.avi", "test/a/v_a_02_01.avi"],
             "auto",
-            r"holds 2 data sets \(test/, train/\); give one of them, or a CSV",
+            r"contains 2 data sets \(test/, train/\); give one of them, or a CSV",
             id="UCF11 in splits",
         ),
         pytest.param(
@@ -427,7 +429,9 @@ def test_a_senseless_csv_is_refused_in_one_line(
         pytest.param(["a/1.avi"], "youtube-celebrities", "has no videos for layout youtube", id="not celebrities"),
     ],
 )
-def test_a_senseless_folder_is_refused_in_one_line(tmp_path: Path, files: list[str], layout: str, message: str) -> None:
+def test_an_unsuitable_folder_is_refused_in_one_line(
+    tmp_path: Path, files: list[str], layout: str, message: str
+) -> None:
     with pytest.raises(UserError, match=message) as error:
         read_catalog(touch(tmp_path, *files), layout)
     assert "\n" not in str(error.value)
@@ -438,32 +442,32 @@ def test_a_senseless_folder_is_refused_in_one_line(tmp_path: Path, files: list[s
     [
         ("ClipSets/Run_train.txt", "clip 2", "Run_train.txt, line 1: 'clip 2' is not CLIP 1 or CLIP -1"),
         ("ClipSets/Run_train.txt", "actioncliptest00001 1", "actioncliptest00001 is in the lists of train and of test"),
-        ("ClipSets/Run_train.txt", "\xff", "can't be read .*; unpack the data set's lists anew"),
+        ("ClipSets/Run_train.txt", "\xff", "cannot be read .*; unpack the data set's lists again"),
     ],
     ids=["no sign", "in two lists", "no text"],
 )
-def test_a_broken_list_is_refused_in_one_line(tmp_path: Path, file: str, text: str, message: str) -> None:
+def test_a_damaged_list_is_refused_in_one_line(tmp_path: Path, file: str, text: str, message: str) -> None:
     (hollywood2(tmp_path) / file).write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=message) as error:
         read_catalog(tmp_path)
     assert "\n" not in str(error.value)
 
 
-def test_a_list_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_list_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no trainlist03.txt in .*; put it there"):
         read_catalog(ucf101(tmp_path / "bare", lists=""), split_list=3)
     (ucf101(tmp_path / "half") / "ucfTrainTestlist" / "testlist01.txt").unlink()
-    with pytest.raises(UserError, match=r"testlist01.txt can't be read"):
+    with pytest.raises(UserError, match=r"testlist01.txt cannot be read"):
         read_catalog(tmp_path / "half")
     with pytest.raises(UserError, match=r"split_list must be 1, 2 or 3, .* got 4"):
         read_catalog(tmp_path / "half", split_list=4)
 
 
-def test_no_such_path_and_no_csv_at_all_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"there is no .*nowhere; give a folder"):
+def test_a_missing_path_and_a_file_that_is_not_csv_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere does not exist; give a folder"):
         read_catalog(tmp_path / "nowhere")
     (tmp_path / "clip").write_bytes(bytes(range(256)))
-    with pytest.raises(UserError, match=r"clip is no CSV file"):
+    with pytest.raises(UserError, match=r"clip is not a CSV file"):
         read_catalog(tmp_path / "clip")
     with pytest.raises(UserError, match=r"clip.avi is a video; give the folder"):
         read_catalog(touch(tmp_path, "clip.avi") / "clip.avi")
@@ -482,12 +486,12 @@ def test_no_such_path_and_no_csv_at_all_are_refused(tmp_path: Path) -> None:
 )
 def test_real_catalogues_keep_their_splits(file: str, splits: SplitOptions, sizes: dict[str, int]) -> None:
     catalog = read_catalog(DATA / file, splits=splits)
-    assert Counter(entry.split for entry in catalog.entries) == sizes
-    assert all(Path(entry.path).exists() for entry in catalog.entries)
+    assert Counter(clip.split for clip in catalog.clips) == sizes
+    assert all(Path(clip.path).exists() for clip in catalog.clips)
 
 
 @pytest.mark.skipif(not DATA.exists(), reason=f"no real videos in {DATA}")
 def test_real_folders_are_recognised() -> None:
     with pytest.raises(UserError, match=r"fewer than two classes \(basketball\).*layout ucf11"):
         read_catalog(DATA / "ucf11")
-    assert {entry.group[:2] for entry in read_catalog(DATA / "ucf101_10").entries} == {"v_"}
+    assert {clip.group[:2] for clip in read_catalog(DATA / "ucf101_10").clips} == {"v_"}

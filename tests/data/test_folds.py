@@ -1,4 +1,4 @@
-"""pipelines/resplit.py: folds of data that is decoded already: every clip once, groups whole, statistics right."""
+"""Folds of decoded data: every clip is tested once, groups stay whole, statistics are correct."""
 
 from pathlib import Path
 
@@ -29,14 +29,14 @@ def test_every_clip_is_tested_in_one_fold_and_in_one_split_of_each(data: ShardDa
     for fold in range(5):
         view = ids(resplit(data, SplitOptions(folds=5, fold=fold, allow_group_leak=leak)))
         assert sorted(clip_id for own in view.values() for clip_id in own) == sorted(everything)
-        # In the order of the shards, whatever split they are in.
+        # In the order of the shards, regardless of their split.
         assert all(own == [clip_id for clip_id in everything if clip_id in own] for own in view.values())
         tested += view["test"]
     assert sorted(tested) == sorted(everything)
 
 
 @pytest.mark.parametrize("leak", [False, True], ids=["by group", "by clip"])
-def test_groups_stay_whole_unless_clips_are_dealt_by_themselves(data: ShardDataset, leak: bool) -> None:
+def test_groups_stay_whole_unless_clips_are_split_one_by_one(data: ShardDataset, leak: bool) -> None:
     view = resplit(data, SplitOptions(folds=5, fold=1, allow_group_leak=leak))
     groups = [set(view.split(name).groups) for name in SPLITS]
     shared = (groups[0] & groups[1]) | (groups[0] & groups[2]) | (groups[1] & groups[2])
@@ -57,14 +57,14 @@ def test_statistics_are_those_of_the_new_train_split(data: ShardDataset) -> None
     assert view.mean != data.mean
 
 
-def test_without_val_trains_on_it_and_watches_the_test_split(data: ShardDataset) -> None:
+def test_without_val_its_clips_go_to_train_and_the_test_split_replaces_it(data: ShardDataset) -> None:
     for made in (data, resplit(data, SplitOptions(folds=5, fold=2))):
         before, after = ids(made), ids(without_val(made))
         assert sorted(after["train"]) == sorted(before["train"] + before["val"])
         assert after["val"] == after["test"] == before["test"]
 
 
-def test_three_videos_of_everybody_make_three_folds(tmp_path: Path) -> None:
+def test_three_groups_per_class_make_three_folds(tmp_path: Path) -> None:
     data = ShardDataset.open(make_shards(tmp_path / "shards", num_clips=36, num_classes=4, num_groups=3))
     for fold in range(3):
         view = resplit(data, SplitOptions(folds=3, fold=fold))
@@ -72,5 +72,5 @@ def test_three_videos_of_everybody_make_three_folds(tmp_path: Path) -> None:
 
 
 def test_folds_that_leave_a_class_out_are_refused(data: ShardDataset) -> None:
-    with pytest.raises(UserError, match=r"in 6 groups, and none in .*take fewer --folds"):
+    with pytest.raises(UserError, match=r"in 6 groups, and none in .*use fewer --folds"):
         resplit(data, SplitOptions(folds=7, fold=0))

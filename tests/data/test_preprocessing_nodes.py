@@ -1,7 +1,7 @@
-"""pipelines/preprocess.py on several nodes: those work that see the videos and OUT, and any of them may die.
+"""Preprocessing on several nodes: those that see the videos and OUT do the work, and any of them may die.
 
-The nodes are Ray's own, on one machine. Paths below /proc/self/cwd are what a disk of each node's own would be: they
-lead to where its processes were started.
+The nodes are simulated by Ray on one machine. Paths below /proc/self/cwd stand for a disk of each node: they lead to
+the directory in which its processes were started.
 """
 
 import logging
@@ -15,19 +15,19 @@ from typing import Any
 
 import pytest
 
-from pipelines.cluster.nodes import nodes_that_see
+from pipelines.cluster.nodes import nodes_with_files
 from pipelines.cluster.session import start_ray
 from pipelines.core.errors import UserError
-from pipelines.data.preprocessing import PreprocessOptions
+from pipelines.data.options import PreprocessOptions
 from pipelines.preprocess import preprocess
 from tests.commands.test_preprocess import SMALL, digests, rejected
 from tests.videos import write_class_folders
 
-HERE = "/proc/self/cwd"
+CWD = "/proc/self/cwd"
 
 
 class Nodes:
-    """A cluster whose first node, without processors unless it is given some, is the driver's."""
+    """A cluster; the first node is the driver's."""
 
     def __init__(self, patch: pytest.MonkeyPatch, directory: Path) -> None:
         from ray.cluster_utils import Cluster
@@ -45,7 +45,7 @@ class Nodes:
 
 @pytest.fixture
 def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
-    # Short, as names of sockets must be; and apart, so that nobody else joins the cluster.
+    # Short, because socket names are limited; and separate, so that no other test joins the cluster.
     directory = tempfile.mkdtemp(prefix="ray")
     monkeypatch.setenv("RAY_TMPDIR", directory)
     nodes = Nodes(monkeypatch, tmp_path)
@@ -67,14 +67,14 @@ def test_only_nodes_that_see_videos_and_out_decode(
         nodes.add("another", num_cpus=2)
     monkeypatch.chdir(tmp_path / "own")
     with caplog.at_level(logging.WARNING):
-        result = preprocess(options(f"{HERE}/videos", f"{HERE}/out"))
+        result = preprocess(options(f"{CWD}/videos", f"{CWD}/out"))
     assert rejected(tmp_path / "own/out") == {}
     assert result["num_clips"] == 40
     assert "2 of 3 nodes do not see" in caplog.text
-    assert "this node alone decodes" in caplog.text
+    assert "only this node decodes" in caplog.text
 
 
-def test_a_video_that_differs_on_another_node_counts_as_not_seen(
+def test_a_node_with_a_different_file_of_the_same_name_does_not_see_it(
     nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for disk, content in (("own", "abc"), ("same", "xyz"), ("another", "abcd"), ("empty", None)):
@@ -83,22 +83,22 @@ def test_a_video_that_differs_on_another_node_counts_as_not_seen(
             (tmp_path / disk / "clip").write_text(content)
     monkeypatch.chdir(tmp_path / "own")
     with start_ray():
-        seeing, blind = nodes_that_see({f"{HERE}/clip": 3})
+        seeing, blind = nodes_with_files({f"{CWD}/clip": 3})
     assert (len(seeing), len(blind)) == (2, 2)
 
 
-def test_where_no_node_with_a_processor_sees_the_videos_it_says_so(
+def test_an_error_says_that_no_node_with_a_cpu_sees_the_videos(
     nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_class_folders(tmp_path / "own/videos", num_clips=6)
     nodes.add("own", num_cpus=0)
     nodes.add("another", num_cpus=1)
     monkeypatch.chdir(tmp_path / "own")
-    with pytest.raises(UserError, match=r"of 2 nodes none with a CPU sees .*/videos .*s3://"):
-        preprocess(options(f"{HERE}/videos", f"{HERE}/out"))
+    with pytest.raises(UserError, match=r"no node with a CPU, of 2 nodes, sees .*/videos .*s3://"):
+        preprocess(options(f"{CWD}/videos", f"{CWD}/out"))
 
 
-def test_a_node_that_dies_takes_no_clip_with_it(nodes: Nodes, tmp_path: Path) -> None:
+def test_no_clip_is_lost_if_a_node_dies(nodes: Nodes, tmp_path: Path) -> None:
     videos = write_class_folders(tmp_path / "videos", num_clips=40, num_frames=60)
     nodes.add("own", num_cpus=1)
     with start_ray():
@@ -116,5 +116,5 @@ def test_a_node_that_dies_takes_no_clip_with_it(nodes: Nodes, tmp_path: Path) ->
     thread.start()
     preprocess(options(videos, out))
     thread.join()
-    assert left[0] > 8, "the node died too late to tell"
+    assert left[0] > 8, "the node died too late for this test"
     assert digests(out) == digests(tmp_path / "undisturbed")

@@ -1,4 +1,4 @@
-"""pipelines/splits.py: splits are fair to every class, stay where they are when clips are added, and never leak."""
+"""Splits: every class gets its share, added clips do not move old ones, and groups do not leak."""
 
 import logging
 from collections import Counter, defaultdict
@@ -6,51 +6,53 @@ from collections import Counter, defaultdict
 import pytest
 
 from pipelines.core.errors import UserError
-from pipelines.data.splits import SPLITS, Row, SplitOptions, assign_splits
+from pipelines.data.clip import ListedClip
+from pipelines.data.splits import SPLITS, SplitOptions, assign_splits
 
 
-def single(num_clips: int, classes: str = "ab", split: str = "", group_size: int = 0) -> list[Row]:
+def single(num_clips: int, classes: str = "ab", split: str = "", group_size: int = 0) -> list[ListedClip]:
     """CLASS/NNN.avi; with groups of `group_size` clips each, if not 0."""
     return [
-        Row(f"{name}/{i:03}.avi", frozenset(name), f"{name}/g{i // group_size}" if group_size else "", split)
+        ListedClip(f"{name}/{i:03}.avi", frozenset(name), f"{name}/g{i // group_size}" if group_size else "", split)
         for name in classes
         for i in range(num_clips)
     ]
 
 
-def spanning(num_groups: int, classes: str = "abcd") -> list[Row]:
-    """Every speaker says every word three times."""
+def spanning(num_groups: int, classes: str = "abcd") -> list[ListedClip]:
+    """Every group (speaker) has every class three times."""
     return [
-        Row(f"{name}/{speaker}_{i}.avi", frozenset(name), f"speaker{speaker}")
+        ListedClip(f"{name}/{speaker}_{i}.avi", frozenset(name), f"speaker{speaker}")
         for speaker in range(num_groups)
         for name in classes
         for i in range(3)
     ]
 
 
-def several_labels(num_clips: int) -> list[Row]:
+def several_labels(num_clips: int) -> list[ListedClip]:
     every = {"w": 1, "x": 2, "y": 5, "z": 12}
     return [
-        Row(f"{i}.avi", frozenset(label for label, step in every.items() if i % step == 0)) for i in range(num_clips)
+        ListedClip(f"{i}.avi", frozenset(label for label, step in every.items() if i % step == 0))
+        for i in range(num_clips)
     ]
 
 
-def by_clip(rows: list[Row], *args: object, **options: object) -> dict[str, str]:
+def by_clip(clips: list[ListedClip], *args: object, **options: object) -> dict[str, str]:
     kept = args[0] if args else None
-    splits = assign_splits(rows, SplitOptions(**options), kept)  # type: ignore[arg-type]
-    return dict(zip((row.clip_id for row in rows), splits, strict=True))
+    splits = assign_splits(clips, SplitOptions(**options), kept)  # type: ignore[arg-type]
+    return dict(zip((clip.clip_id for clip in clips), splits, strict=True))
 
 
-def counts(rows: list[Row], splits: dict[str, str]) -> dict[str, Counter[str]]:
+def counts(clips: list[ListedClip], splits: dict[str, str]) -> dict[str, Counter[str]]:
     found: dict[str, Counter[str]] = defaultdict(Counter)
-    for row in rows:
-        for label in row.labels:
-            found[label][splits[row.clip_id]] += 1
+    for clip in clips:
+        for label in clip.labels:
+            found[label][splits[clip.clip_id]] += 1
     return found
 
 
 @pytest.mark.parametrize(
-    ("rows", "options"),
+    ("clips", "options"),
     [
         pytest.param(single(20, "abcdefgh"), {}, id="classes"),
         pytest.param(single(7, "abcdefgh"), {}, id="small classes"),
@@ -59,49 +61,49 @@ def counts(rows: list[Row], splits: dict[str, str]) -> dict[str, Counter[str]]:
     ],
 )
 def test_every_class_has_three_quarters_of_its_share_in_every_split(
-    rows: list[Row], options: dict[str, object]
+    clips: list[ListedClip], options: dict[str, object]
 ) -> None:
     for seed in range(10):
-        for found in counts(rows, by_clip(rows, seed=seed, **options)).values():
+        for found in counts(clips, by_clip(clips, seed=seed, **options)).values():
             for split, share in SPLITS.items():
                 assert found[split] >= max(1, int(0.75 * share * found.total())), (seed, found)
 
 
 @pytest.mark.parametrize("num_groups", [3, 4, 10, 25])
 def test_groups_stay_whole_and_every_class_has_one_in_every_split(num_groups: int) -> None:
-    for rows in (single(3 * num_groups, group_size=3), spanning(num_groups)):
+    for clips in (single(3 * num_groups, group_size=3), spanning(num_groups)):
         for seed in range(10):
-            splits = by_clip(rows, seed=seed)
-            assert len({(row.group, splits[row.clip_id]) for row in rows}) == len({row.group for row in rows})
-            assert all(found.keys() == SPLITS.keys() for found in counts(rows, splits).values())
+            splits = by_clip(clips, seed=seed)
+            assert len({(clip.group, splits[clip.clip_id]) for clip in clips}) == len({clip.group for clip in clips})
+            assert all(found.keys() == SPLITS.keys() for found in counts(clips, splits).values())
 
 
-def test_where_groups_span_classes_every_class_gets_into_every_split_before_shares_are_kept() -> None:
+def test_if_groups_span_classes_having_every_class_in_every_split_comes_before_the_shares() -> None:
     labels = ["cde", "a", "bcd", "ace", "acd", "be", "abce", "bce"]
-    rows = [Row(str(i), frozenset(names), f"g{i}") for i, names in enumerate(labels)]
-    assert all(found.keys() == SPLITS.keys() for found in counts(rows, by_clip(rows)).values())
+    clips = [ListedClip(str(i), frozenset(names), f"g{i}") for i, names in enumerate(labels)]
+    assert all(found.keys() == SPLITS.keys() for found in counts(clips, by_clip(clips)).values())
 
 
 def test_large_classes_get_their_shares() -> None:
-    rows = single(2000)
-    for found in counts(rows, by_clip(rows)).values():
+    clips = single(2000)
+    for found in counts(clips, by_clip(clips)).values():
         for split, share in SPLITS.items():
             assert found[split] / 2000 == pytest.approx(share, abs=0.03)
 
 
-def test_splits_depend_on_names_and_seed_and_on_nothing_else() -> None:
-    rows = single(20)
-    splits = by_clip(rows)
-    assert by_clip(rows[::-1]) == splits
-    assert by_clip(rows, seed=1) != splits
-    # Known for good: another release must not deal a data set anew.
+def test_splits_depend_on_names_and_seed_only() -> None:
+    clips = single(20)
+    splits = by_clip(clips)
+    assert by_clip(clips[::-1]) == splits
+    assert by_clip(clips, seed=1) != splits
+    # Fixed values: a new release must not change the splits of a data set.
     tested = "a/002 a/003 a/006 a/010 b/003 b/004 b/011 b/015"
     assert [clip_id for clip_id, split in splits.items() if split == "test"] == [
         f"{clip}.avi" for clip in tested.split()
     ]
 
 
-def test_a_tenth_more_clips_move_almost_none_of_the_old_ones_and_none_that_are_kept() -> None:
+def test_ten_percent_more_clips_move_few_old_ones_and_none_of_an_existing_data_set() -> None:
     old, new = single(20, "abcdefghij"), single(22, "abcdefghij")
     moved = []
     for seed in range(20):
@@ -113,24 +115,24 @@ def test_a_tenth_more_clips_move_almost_none_of_the_old_ones_and_none_that_are_k
     assert sum(moved) / len(moved) <= 0.02
 
 
-def test_new_clips_follow_the_group_that_is_kept() -> None:
-    rows = single(40, group_size=4)
-    kept = {row.clip_id: "test" for row in rows if row.group == "a/g3"}
+def test_new_clips_join_their_group_in_an_existing_data_set() -> None:
+    clips = single(40, group_size=4)
+    kept = {clip.clip_id: "test" for clip in clips if clip.group == "a/g3"}
     kept.popitem()
-    splits = by_clip(rows, kept)
-    assert {splits[row.clip_id] for row in rows if row.group == "a/g3"} == {"test"}
+    splits = by_clip(clips, kept)
+    assert {splits[clip.clip_id] for clip in clips if clip.group == "a/g3"} == {"test"}
 
 
-def test_a_class_that_was_there_before_may_have_few_new_clips() -> None:
-    rows = [*single(10), *single(1, "z")]
+def test_an_existing_class_may_get_few_new_clips() -> None:
+    clips = [*single(10), *single(1, "z")]
     with pytest.raises(UserError, match="label 'z' has 1 clip"):
-        assign_splits(rows)
-    assert len(assign_splits(rows, kept_classes=["z"])) == 21
+        assign_splits(clips)
+    assert len(assign_splits(clips, kept_classes=["z"])) == 21
 
 
-def given(**numbers: int) -> list[Row]:
+def given(**numbers: int) -> list[ListedClip]:
     return [
-        Row(f"{name}{split}{i}.avi", frozenset(name), "", split)
+        ListedClip(f"{name}{split}{i}.avi", frozenset(name), "", split)
         for name in "ab"
         for split, number in numbers.items()
         for i in range(number)
@@ -138,7 +140,7 @@ def given(**numbers: int) -> list[Row]:
 
 
 @pytest.mark.parametrize(
-    ("rows", "cut_from_train"),
+    ("clips", "cut_from_train"),
     [
         (given(train=4, val=2, test=1), set()),
         (given(train=17, test=5), {"val"}),
@@ -147,45 +149,49 @@ def given(**numbers: int) -> list[Row]:
     ],
     ids=["all given", "val missing", "test missing", "both missing"],
 )
-def test_what_is_given_stays_and_what_is_missing_is_cut_from_train(rows: list[Row], cut_from_train: set[str]) -> None:
-    splits = by_clip(rows)
-    for row in rows:
-        if row.split != "train":
-            assert splits[row.clip_id] == row.split
-    assert {splits[row.clip_id] for row in rows if row.split == "train"} == {"train", *cut_from_train}
+def test_what_is_given_stays_and_what_is_missing_is_cut_from_train(
+    clips: list[ListedClip], cut_from_train: set[str]
+) -> None:
+    splits = by_clip(clips)
+    for clip in clips:
+        if clip.split != "train":
+            assert splits[clip.clip_id] == clip.split
+    assert {splits[clip.clip_id] for clip in clips if clip.split == "train"} == {"train", *cut_from_train}
 
 
 @pytest.mark.parametrize(
-    ("rows", "options"),
+    ("clips", "options"),
     [
         pytest.param(single(60, group_size=3), {}, id="groups"),
         pytest.param(spanning(11), {}, id="groups that span classes"),
         pytest.param(single(23, "abc"), {}, id="clips"),
-        pytest.param(spanning(4), {"allow_group_leak": True}, id="clips whatever their groups"),
-        pytest.param(given(train=9, test=9), {}, id="set aside what is given"),
+        pytest.param(spanning(4), {"allow_group_leak": True}, id="clips regardless of groups"),
+        pytest.param(given(train=9, test=9), {}, id="given splits are replaced"),
     ],
 )
 @pytest.mark.parametrize("folds", [3, 5])
-def test_every_clip_is_tested_in_exactly_one_fold(rows: list[Row], options: dict[str, object], folds: int) -> None:
+def test_every_clip_is_tested_in_exactly_one_fold(
+    clips: list[ListedClip], options: dict[str, object], folds: int
+) -> None:
     tested: Counter[str] = Counter()
     for fold in range(folds):
-        splits = by_clip(rows, folds=folds, fold=fold, **options)
+        splits = by_clip(clips, folds=folds, fold=fold, **options)
         tested.update(clip_id for clip_id, split in splits.items() if split == "test")
-        assert all(found.keys() == SPLITS.keys() for found in counts(rows, splits).values())
-        if not options and rows[0].group:
-            assert len({(row.group, splits[row.clip_id]) for row in rows}) == len({row.group for row in rows})
-    assert tested == Counter(row.clip_id for row in rows)
+        assert all(found.keys() == SPLITS.keys() for found in counts(clips, splits).values())
+        if not options and clips[0].group:
+            assert len({(clip.group, splits[clip.clip_id]) for clip in clips}) == len({clip.group for clip in clips})
+    assert tested == Counter(clip.clip_id for clip in clips)
 
 
 def test_folds_are_cut_independently_of_val() -> None:
-    rows = single(1000)
+    clips = single(1000)
     for fold in range(4):
-        found = Counter(by_clip(rows, folds=4, fold=fold).values())
+        found = Counter(by_clip(clips, folds=4, fold=fold).values())
         assert found["test"] / 2000 == pytest.approx(0.25, abs=0.03)
         assert found["val"] / 2000 == pytest.approx(0.75 * 0.15 / 0.85, abs=0.03)
 
 
-def test_new_clips_too_are_tested_in_exactly_one_fold_while_old_ones_stay() -> None:
+def test_new_clips_are_tested_in_exactly_one_fold_as_well_and_old_ones_stay() -> None:
     old, new = single(20), single(24)
     tested: Counter[str] = Counter()
     for fold in range(5):
@@ -193,7 +199,7 @@ def test_new_clips_too_are_tested_in_exactly_one_fold_while_old_ones_stay() -> N
         after = by_clip(new, before, folds=5, fold=fold)
         assert before.items() <= after.items()
         tested.update(clip_id for clip_id, split in after.items() if split == "test")
-    assert tested == Counter(row.clip_id for row in new)
+    assert tested == Counter(clip.clip_id for clip in new)
 
 
 @pytest.mark.parametrize(
@@ -202,43 +208,43 @@ def test_new_clips_too_are_tested_in_exactly_one_fold_while_old_ones_stay() -> N
     ids=["name", "pattern"],
 )
 def test_a_group_that_is_left_out_is_the_test_split(wanted: str, groups: set[str]) -> None:
-    rows = spanning(12)
-    splits = by_clip(rows, leave_group_out=wanted)
-    assert {row.group for row in rows if splits[row.clip_id] == "test"} == groups
-    assert {splits[row.clip_id] for row in rows if row.group not in groups} == {"train", "val"}
+    clips = spanning(12)
+    splits = by_clip(clips, leave_group_out=wanted)
+    assert {clip.group for clip in clips if splits[clip.clip_id] == "test"} == groups
+    assert {splits[clip.clip_id] for clip in clips if clip.group not in groups} == {"train", "val"}
 
 
-def test_a_group_that_is_left_out_need_not_show_every_class() -> None:
+def test_a_group_that_is_left_out_need_not_have_every_class() -> None:
     assert "test" in by_clip(single(20, group_size=2), leave_group_out="a/g0").values()
 
 
 @pytest.mark.parametrize(
-    ("rows", "options", "told"),
+    ("clips", "options", "told"),
     [
-        (given(train=9, test=9), {"folds": 3}, "--folds sets aside the splits that the catalogue gives"),
+        (given(train=9, test=9), {"folds": 3}, "--folds replaces the splits that the catalogue gives"),
         (single(9), {}, "18 of 18 clips have no group and are split one by one: near-copies may lie on both sides"),
         (given(train=9, test=9), {}, "18 of 18 clips have no group"),
     ],
     ids=["folds", "no groups", "no groups in train"],
 )
-def test_what_one_should_know_of_the_splits_is_told(
-    rows: list[Row], options: dict[str, object], told: str, caplog: pytest.LogCaptureFixture
+def test_facts_that_affect_the_result_are_logged(
+    clips: list[ListedClip], options: dict[str, object], told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        by_clip(rows, **options)
+        by_clip(clips, **options)
     assert told in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("rows", "options"),
+    ("clips", "options"),
     [(spanning(10), {}), (given(train=9, val=2, test=9), {}), (single(9), {"allow_group_leak": True})],
-    ids=["groups", "all given", "by clip as wanted"],
+    ids=["groups", "all given", "by clip on request"],
 )
-def test_nothing_is_told_where_there_is_nothing_to_know(
-    rows: list[Row], options: dict[str, object], caplog: pytest.LogCaptureFixture
+def test_nothing_is_logged_for_ordinary_splits(
+    clips: list[ListedClip], options: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        by_clip(rows, **options)
+        by_clip(clips, **options)
     assert not caplog.text
 
 
@@ -253,13 +259,13 @@ def test_nothing_is_told_where_there_is_nothing_to_know(
     ],
     ids=["seed", "folds", "fold", "fold without folds", "both"],
 )
-def test_senseless_options_are_refused(options: dict[str, object], message: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SplitOptions(**options)  # type: ignore[arg-type]
 
 
 LEAK = [
-    Row(f"{name}{split}{g}.avi", frozenset(name), f"speaker{g}", split)
+    ListedClip(f"{name}{split}{g}.avi", frozenset(name), f"speaker{g}", split)
     for name in "ab"
     for split in SPLITS
     for g in range(5)
@@ -267,7 +273,7 @@ LEAK = [
 
 
 @pytest.mark.parametrize(
-    ("rows", "options", "kept", "message"),
+    ("clips", "options", "kept", "message"),
     [
         pytest.param([*given(train=3), *single(1)], {}, {}, "a/000.avi has no split, others have one", id="mixed"),
         pytest.param(given(val=3, test=3), {}, {}, "no clip has split train", id="no train"),
@@ -279,7 +285,7 @@ LEAK = [
             id="leak",
         ),
         pytest.param(
-            [*given(train=3, val=1, test=1), Row("c.avi", frozenset("c"), "", "train")],
+            [*given(train=3, val=1, test=1), ListedClip("c.avi", frozenset("c"), "", "train")],
             {},
             {},
             "label 'c' has 1 clip in 1 group, and none in val, test; give it more clips, or leave it out$",
@@ -289,7 +295,7 @@ LEAK = [
             single(9, group_size=5),
             {},
             {},
-            "label 'a' has 9 clips in 2 groups, and none in .*; .*, or let its groups .* with --allow-group-leak",
+            "label 'a' has 9 clips in 2 groups, and none in .*; .*, or allow its groups .* with --allow-group-leak",
             id="two groups",
         ),
         pytest.param(
@@ -316,13 +322,13 @@ LEAK = [
         pytest.param(spanning(9), {"leave_group_out": "*"}, {}, "takes all 9 groups", id="all groups"),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_one_line(
-    rows: list[Row], options: dict[str, object], kept: dict[str, str], message: str
+def test_impossible_splits_are_refused_in_one_line(
+    clips: list[ListedClip], options: dict[str, object], kept: dict[str, str], message: str
 ) -> None:
     with pytest.raises(UserError, match=message) as error:
-        by_clip(rows, kept, **options)
+        by_clip(clips, kept, **options)
     assert "\n" not in str(error.value)
 
 
-def test_a_group_leak_that_is_given_may_be_allowed() -> None:
-    assert by_clip(LEAK, allow_group_leak=True) == {row.clip_id: row.split for row in LEAK}
+def test_a_group_leak_in_given_splits_may_be_allowed() -> None:
+    assert by_clip(LEAK, allow_group_leak=True) == {clip.clip_id: clip.split for clip in LEAK}

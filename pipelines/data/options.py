@@ -1,0 +1,121 @@
+"""Define the options of preprocessing."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipelines.core.options import positional
+from pipelines.data.splits import SplitOptions
+from pipelines.video.frame import FrameSize
+from pipelines.video.sampling import Sampling
+
+__all__ = ["PreprocessOptions"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreprocessOptions:
+    """Decodes labelled videos into shards: frames of one size, ready to be mapped into memory.
+
+    VIDEOS and OUT are paths, or URIs such as s3://bucket/shards. With --inspect or --verify they are not given.
+    """
+
+    videos: str = positional(default="")
+    """folder of videos, or CSV file path,label,group,split"""
+    out: str = positional(default="")
+    """directory of shards to make"""
+    layout: str = "auto"
+    """arrangement of the folder: auto, csv, folders (CLASS/.../clip.avi), ucf11, ucf101, hollywood2,
+    youtube-celebrities"""
+    width: int = 160
+    """of every frame, pixels"""
+    height: int = 120
+    """of every frame, pixels"""
+    channels: int = 3
+    """3 for RGB, 1 for grey"""
+    fit: str = "stretch"
+    """how to fit images of another aspect ratio: stretch, crop (centre) or letterbox (black bars)"""
+    max_frames: int | None = None
+    """take at most this many frames of a video; without --num-frames, the first ones"""
+    num_frames: int | None = None
+    """take this many frames of a video, evenly spaced"""
+    every: int | None = None
+    """take every n-th frame"""
+    fps: float | None = None
+    """take this many frames per second, by their time stamps"""
+    allow_group_leak: bool = False
+    """allow a group (speaker, source video) in several splits; clips are then split one by one"""
+    folds: int | None = None
+    """cross-validation: split into this many equal parts, one of which is the test split; replaces given splits"""
+    fold: int = 0
+    """the part that is the test split, from 0"""
+    leave_group_out: str | None = None
+    """this group is the test split (a pattern such as *_01: several); replaces given splits"""
+    split_list: int = 1
+    """which of UCF101's official lists: 1, 2 or 3"""
+    seed: int = 0
+    """of the splits made here"""
+    shard_mb: float = 64
+    """approximate size of a shard, which is the unit of work"""
+    time_limit_s: float = 300
+    """reject a clip that takes longer to decode; s"""
+    resume: bool = False
+    """continue in OUT: finish an interrupted job, add clips that are new in VIDEOS"""
+    retry_rejected: bool = False
+    """with --resume: decode rejected clips again"""
+    overwrite: bool = False
+    """delete OUT first"""
+    inspect: str | None = None
+    """describe this directory of shards, and draw a few clips of each class"""
+    sheet: str | None = None
+    """with --inspect: the PNG file to draw; default: contact-sheet.png in the directory"""
+    verify: str | None = None
+    """compare every shard in this directory with its SHA-256"""
+
+    def __post_init__(self) -> None:
+        if not self.inspect and not self.verify:
+            for name in ("videos", "out"):
+                if not getattr(self, name):
+                    raise ValueError(f"{name.upper()} is missing (see --help)")
+        if self.inspect and self.verify:
+            raise ValueError("inspect and verify exclude each other; give one of them")
+        if self.sheet and not self.inspect:
+            raise ValueError("sheet needs inspect; give both")
+        for name in ("width", "height", "shard_mb", "time_limit_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels must be 3 (RGB) or 1 (grey), got {self.channels}")
+        if self.split_list not in (1, 2, 3):
+            raise ValueError(f"split_list must be 1, 2 or 3, got {self.split_list}")
+        if self.resume and self.overwrite:
+            raise ValueError("resume and overwrite exclude each other; give one of them")
+        if self.retry_rejected and not self.resume:
+            raise ValueError("retry_rejected needs resume; give both")
+        _ = self.sampling, self.splits  # for their own checks
+
+    @property
+    def frame(self) -> FrameSize:
+        """The size of every frame."""
+        return FrameSize(self.width, self.height, self.channels)
+
+    @property
+    def sampling(self) -> Sampling:
+        """Which frames of a video to take, and how to fit them to the frame size."""
+        return Sampling(
+            max_frames=self.max_frames, num_frames=self.num_frames, every=self.every, fps=self.fps, fit=self.fit
+        )
+
+    @property
+    def splits(self) -> SplitOptions:
+        """How to split the clips."""
+        return SplitOptions(
+            seed=self.seed,
+            allow_group_leak=self.allow_group_leak,
+            folds=self.folds,
+            fold=self.fold,
+            leave_group_out=self.leave_group_out,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """The options that determine the result: all but OUT and those of how the command is started."""
+        others = ("out", "resume", "retry_rejected", "overwrite", "inspect", "sheet", "verify")
+        return {name: value for name, value in asdict(self).items() if name not in others}
