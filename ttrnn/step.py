@@ -70,7 +70,7 @@ class _Layer(nn.Module):
         self.differences = model.config.differences if suffix == "l0" else "none"
         ih: TTLinear = getattr(model.rnn, f"ih_{suffix}")
         self.ih = _Product.of(ih)
-        # The product of zero frames, which includes the mean; a copy, as torch.export warns about views of larger tensors.
+        # The product of zero frames, which includes the mean. A copy: torch.export warns about views of larger tensors.
         self.of_zeros = nn.Parameter(ih(ih.cores[0].new_zeros(1, ih.in_features))[0].detach().clone())
         if self.differences != "none":
             self.bias: Tensor = getattr(model.rnn, f"bias_ih_{suffix}")
