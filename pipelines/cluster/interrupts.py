@@ -1,4 +1,4 @@
-"""Keep Ctrl-C with the command: Ray and Tune would take it for themselves."""
+"""Keep the command's own handling of Ctrl-C and SIGTERM, which Ray and Tune replace."""
 
 import contextlib
 import signal
@@ -7,28 +7,35 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
-__all__ = ["delayed_interrupts", "in_thread", "kept_signals"]
+__all__ = ["delayed_interrupts", "kept_signals", "run_in_thread"]
 
 
 @contextlib.contextmanager
 def delayed_interrupts() -> Iterator[None]:
-    """Puts off Ctrl-C until the block is done: a Ray that is half up crashes when Python ends."""
+    """Delays Ctrl-C and SIGTERM until the block has ended: Python would crash while Ray is half started.
+
+    Afterwards the handlers are the same as before, whatever the block has installed.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     caught: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in handlers.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: caught.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
-    if caught and callable(handler):
-        handler(signal.SIGINT, None)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if caught:
+        signal.raise_signal(caught[0])
 
 
 @contextlib.contextmanager
 def kept_signals() -> Iterator[None]:
-    """Tune would keep Ctrl-C for itself for ever, and swallow the first one of what comes after it."""
+    """Restores the signal handlers that Tune has replaced: it would keep them, and ignore the next Ctrl-C."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
     try:
         yield
@@ -38,8 +45,8 @@ def kept_signals() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def in_thread(function: Callable[[], Any]) -> None:
-    """Calls it, raising what it raises. In the main thread Ray would take Ctrl-C for itself, and for good."""
+def run_in_thread(function: Callable[[], Any]) -> None:
+    """Calls a function in a thread and raises its errors. In the main thread Ray Train would take Ctrl-C for itself."""
     outcome: Future[Any] = Future()
 
     def call() -> None:

@@ -4,50 +4,52 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pipelines.cluster.interrupts import delayed_interrupts
+from pipelines.cluster.ray_internals import cluster_address, hide_authentication_notice
 from pipelines.core.errors import UserError
 from pipelines.core.periodic import repeated
 
-__all__ = ["ends_with_ray", "start_ray"]
+__all__ = ["exit_if_ray_dies", "start_ray"]
 
 log = logging.getLogger(__name__)
-
 
 _LOOK_EVERY_S = 2.0
 
 
 @contextlib.contextmanager
 def start_ray(**kwargs: Any) -> Iterator[None]:
-    """Ray is up inside the block; afterwards, what was started or joined here is shut down or left.
+    """Starts or joins Ray for the block; afterwards, the Ray that was started is shut down, and a joined one is left.
 
-    Joins the cluster named by RAY_ADDRESS, or the one that `ray start` (and so `ray up`, `ray submit`) left on this
+    Joins the cluster named by RAY_ADDRESS, or the one that `ray start` (and so `ray up`, `ray submit`) started on this
     machine; otherwise starts a local one. Inside another `start_ray` it does nothing.
 
     Args:
-        **kwargs: Passed to ray.init for a local cluster (num_cpus, say); a cluster that runs already keeps its own.
+        **kwargs: Passed to ray.init for a local cluster (num_cpus, say); a running cluster keeps its own.
 
     Raises:
         UserError: the cluster to join does not answer.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray's coming default; without it, Ray warns of the change.
+    # The default of a later release; without it, Ray warns of the change.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # How long Tune waits for a trial that it has stopped before it uses the process for another: 2 s by default, after
-    # which it waits for ever.
+    # How long Tune waits for a stopped trial before it reuses the process; after its default, 2 s, it waits for ever.
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
-    # Imported here, so that Ray reads the lines above, and commands without Ray start fast.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Tune would handle Ctrl-C although the shell asked this command to ignore it.
+        os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    # Imported here, so that Ray reads these variables, and commands without Ray start fast.
     import ray
 
     if ray.is_initialized():
         yield
         return
-    # Ray tells at level WARNING that its token authentication works.
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    hide_authentication_notice()
     try:
         with delayed_interrupts():
             _join_or_start(kwargs)
@@ -58,8 +60,8 @@ def start_ray(**kwargs: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ends_with_ray(clean_up: Callable[[], None]) -> Iterator[None]:
-    """Ends this process, with exit code 1, when Ray's own process on this machine dies: Ray waits for it for ever.
+def exit_if_ray_dies(clean_up: Callable[[], None]) -> Iterator[None]:
+    """Ends this process, with exit code 1, if Ray's own process on this machine dies: Ray would wait for it for ever.
 
     Args:
         clean_up: Called before.
@@ -80,11 +82,10 @@ def ends_with_ray(clean_up: Callable[[], None]) -> Iterator[None]:
 
 def _join_or_start(kwargs: dict[str, Any]) -> None:
     import ray
-    from ray._private.services import canonicalize_bootstrap_address
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     try:
-        address = canonicalize_bootstrap_address(None)  # type: ignore[arg-type]
+        address = cluster_address()
     except (ValueError, ConnectionError) as error:
         raise UserError(
             f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')} is no Ray cluster ({error}); set it to HOST:PORT or local"
@@ -95,12 +96,12 @@ def _join_or_start(kwargs: dict[str, Any]) -> None:
         return
     log.info("joining the Ray cluster at %s", address)
     try:
-        # Ray itself would try for minutes.
+        # Ray itself would try to connect for minutes.
         host, _, port = address.rpartition(":")
         if not port.isdigit():
             raise UserError(f"RAY_ADDRESS={address} is not HOST:PORT; set it to one, or to local")
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        # Without an address, unlike with one, Ray uses the token where there is one.
+        # Only without an address argument does Ray use a token that exists.
         ray.init(**quiet)
     except OSError as error:
         raise UserError(
@@ -109,7 +110,7 @@ def _join_or_start(kwargs: dict[str, Any]) -> None:
 
 
 def _write_token_file() -> None:
-    """Makes sure that only its owner can read the token of local clusters, which Ray itself would write for all."""
+    """Makes the token of local clusters readable by its owner only; Ray itself would write it readable by all."""
     path = Path.home() / ".ray" / "auth_token"
     path.parent.mkdir(exist_ok=True)
     try:

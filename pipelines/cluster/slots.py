@@ -1,4 +1,4 @@
-"""Count the trainings that fit on a Ray cluster side by side."""
+"""Count the trainings that a Ray cluster can run at a time."""
 
 import math
 from typing import NamedTuple
@@ -7,61 +7,59 @@ import torch
 
 from pipelines.core.errors import UserError
 
-__all__ = ["Slots", "devices", "largest_memory", "local_device"]
+__all__ = ["Slots", "count_groups", "local_device"]
 
 
 def local_device() -> torch.device:
-    """Where this process computes: its GPU if it has one."""
+    """The device on which this process computes: its GPU if it has one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Slots(NamedTuple):
-    """Where trainings run side by side."""
+    """The trainings that a cluster can run at a time."""
 
     num_slots: int
-    """at a time"""
+    """how many"""
     device: str
     """GPU or CPU"""
     gpus_per_worker: float
-    """of each process, where there are GPUs"""
+    """share of a GPU for each process, where there are GPUs"""
     memory_bytes: float
-    """of the largest node, or of a GPU where there are some"""
-    least: int = 1
-    """of them are asked for, whether they fit or not: a cluster that can grow does so"""
+    """memory of the largest node, or of a GPU where there are GPUs"""
+    min_slots: int = 1
+    """this many are requested, whether they fit or not: a cluster that can grow then grows"""
     cpus_per_worker: int = 1
-    """of each process"""
+    """CPUs for each process, where there are no GPUs"""
 
     @classmethod
     def of_cluster(
-        cls, num_workers: int, gpus_per_worker: float, least: int | None = None, *, cpus_per_worker: int = 1
+        cls, num_workers: int, gpus_per_worker: float, min_slots: int | None = None, *, cpus_per_worker: int = 1
     ) -> "Slots":
-        """Those of the Ray that runs. Raises UserError where not one group of workers fits."""
-        device, num_slots = devices(num_workers, gpus_per_worker)
-        least = least or 1
-        if device == "CPU":
-            num_slots //= cpus_per_worker
-        memory_bytes = largest_memory(device)
+        """The slots of the running cluster. Raises UserError if not one group of workers fits."""
+        device, num_slots = count_groups(num_workers, gpus_per_worker, cpus_per_worker)
+        least = min_slots or 1
+        memory_bytes = _largest_memory(device)
         return cls(max(num_slots, least), device, gpus_per_worker, memory_bytes, least, cpus_per_worker)
 
     def count(self, num_workers: int) -> int:
-        """How many there are by now: nodes come and go."""
+        """The current number of slots, which changes when nodes join or leave."""
         try:
-            device, num_slots = devices(num_workers, self.gpus_per_worker)
-            return max(self.least, num_slots // (self.cpus_per_worker if device == "CPU" else 1))
+            return max(self.min_slots, count_groups(num_workers, self.gpus_per_worker, self.cpus_per_worker)[1])
         except UserError:
-            return self.least
+            return self.min_slots
 
 
-def devices(num_workers: int, gpus_per_worker: float = 1.0) -> tuple[str, int]:
-    """What training runs on, "GPU" or "CPU" where there is none, and how many groups of `num_workers` fit at a time.
+def count_groups(num_workers: int, gpus_per_worker: float = 1.0, cpus_per_worker: int = 1) -> tuple[str, int]:
+    """The device of trainings, "GPU" or "CPU" if there is no GPU, and how many groups of workers fit at a time.
 
     Args:
         num_workers: Processes of a group.
-        gpus_per_worker: Of each process, at most 1; a part only where a process is alone, since NCCL, which sums their
-            gradients, wants a GPU for each.
+        gpus_per_worker: GPUs of each process, at most 1. Less than 1 only for groups of one, since NCCL, which sums the
+            gradients of a group, needs a whole GPU for each process.
+        cpus_per_worker: CPUs of each process, where there is no GPU.
 
     Raises:
-        UserError: not one fits, or workers of a group that share a GPU.
+        UserError: not one group fits, or workers of a group were to share a GPU.
     """
     if num_workers > 1 and gpus_per_worker < 1:
         raise UserError(
@@ -77,14 +75,14 @@ def devices(num_workers: int, gpus_per_worker: float = 1.0) -> tuple[str, int]:
             f"num_workers {num_workers} needs as many {device}s, the cluster has {cluster[device]:g}; "
             "give a smaller --num-workers, or start more nodes first"
         )
-    share = 1 if device == "CPU" else int(1 / gpus_per_worker)
-    return device, int(cluster[device]) * share // num_workers
+    if device == "CPU":
+        return device, int(cluster[device]) // num_workers // cpus_per_worker
+    return device, int(cluster[device]) * int(1 / gpus_per_worker) // num_workers
 
 
-def largest_memory(device: str) -> float:
-    """Bytes of the node, or of this machine's GPU, that has most; infinite where that is not known."""
+def _largest_memory(device: str) -> float:
+    """Bytes of the node, or of this machine's GPU, that has most; infinite if unknown."""
     import ray
-    import torch
 
     if device == "GPU":
         return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else math.inf

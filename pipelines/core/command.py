@@ -1,7 +1,7 @@
 """Run a command: parse its options, print its result, return the exit code.
 
-A command is a frozen dataclass of options, a function of them that returns a JSON-like dict, and a function that turns
-this dict into the text a person reads:
+A command is a frozen dataclass of options, a function from these options to a dict of JSON values, and a function from
+this dict to the text that a person reads:
 
     def main(argv: list[str] | None = None) -> int:
         return command.run(PreprocessOptions, preprocess, summary, argv)
@@ -12,8 +12,11 @@ import errno
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -36,18 +39,18 @@ def run(
     summary: Callable[[dict[str, Any]], Any],
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Parses, runs `step`, prints its result, and gives the exit code that the design fixes.
+    """Parses the options, calls `step` and prints its result.
 
     Args:
         options_class: The dataclass of options.
-        step: From options to a result of JSON values; its "exit_code", if any, is taken out and used.
-        summary: From the result to what a person reads: text or anything rich can print; None: nothing.
-        argv: Arguments without the program's name; None takes the process's own.
+        step: From the options to a result of JSON values; its "exit_code", if any, is removed and returned.
+        summary: From the result to what a person reads: text or anything rich can print; None prints nothing.
+        argv: Arguments without the program's name; None takes those of the process.
 
     Returns:
-        0 done, 2 a user's mistake, 1 anything else, 130 interrupted.
+        The exit code: 0 done, 2 a mistake of the user, 1 any other error, 130 interrupted by Ctrl-C or SIGTERM.
     """
-    with _logging_to_stderr():
+    with _logging_to_stderr(), _sigterm_interrupts():
         return _run(options_class, step, summary, argv)
 
 
@@ -61,7 +64,9 @@ def _run(
     prog = f"python -m {step.__module__}" if module.__name__ != "__main__" else None
     try:
         options, as_json = parse(options_class, argv, prog)
-        # Ray and OpenCV write to standard output as they please; under --json all of it goes to standard error.
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            log.info("Ctrl-C is ignored here, as the shell that started this command asked; SIGTERM ends it")
+        # Ray and OpenCV write to standard output too; with --json all of that goes to standard error.
         with _stdout_to_stderr() if as_json else contextlib.nullcontext():
             result = step(options)
         exit_code = int(result.pop("exit_code", 0))
@@ -81,7 +86,7 @@ def _run(
         log.error("interrupted")
         return 130
     except BrokenPipeError:
-        # The reader (head, say) has gone. Python would complain once more while closing standard output.
+        # The reader (head, say) has ended. Python would report it again when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except OSError as error:
@@ -97,7 +102,7 @@ def _run(
 
 @contextlib.contextmanager
 def _logging_to_stderr() -> Iterator[None]:
-    """Shows what the steps log, as plain lines, while a command runs."""
+    """Writes log messages as plain lines to standard error while a command runs."""
     root, handler = logging.getLogger(), logging.StreamHandler(sys.stderr)
     level = root.level
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -111,8 +116,31 @@ def _logging_to_stderr() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Makes SIGTERM do what Ctrl-C does, also where Ctrl-C is ignored; a handler that is installed already stays."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def interrupt(_: int, frame: types.FrameType | None) -> None:
+        # Tune, say, replaces the handler of Ctrl-C while it runs.
+        handler = signal.getsignal(signal.SIGINT)
+        if callable(handler):
+            handler(signal.SIGINT, frame)
+        else:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """Points file descriptor 1 at standard error, for this process and those it starts."""
+    """Redirects file descriptor 1 to standard error, for this process and its children."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

@@ -5,8 +5,10 @@ import errno
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,3 +124,42 @@ def test_no_error_is_printed_if_the_reader_of_standard_output_leaves_early() -> 
         assert process.stderr is not None
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+def waiting(options: Options) -> dict[str, Any]:
+    try:
+        print("ready", flush=True)  # noqa: T201
+        time.sleep(100)
+    finally:
+        print("tidied up", flush=True)  # noqa: T201
+    return {}
+
+
+@pytest.mark.parametrize("ignored", [True, False], ids=["Ctrl-C ignored", "Ctrl-C"])
+def test_sigterm_ends_a_command_as_ctrl_c_does(ignored: bool) -> None:
+    trap = "trap '' INT; " if ignored else ""
+    code = "import sys\nfrom tests.core.test_command import run, waiting\nsys.exit(run(['o'], waiting))"
+    with subprocess.Popen(
+        ["sh", "-c", f'{trap}exec "$@"', "sh", sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        if ignored:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (130, "tidied up\n")
+    notice = "Ctrl-C is ignored here, as the shell that started this command asked; SIGTERM ends it\n"
+    assert stderr == (notice if ignored else "") + "interrupted\n"
+
+
+def test_the_handler_of_sigterm_is_restored() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert run(["o"], lambda options: {"handler": signal.getsignal(signal.SIGTERM) is before}) == 0
+    assert signal.getsignal(signal.SIGTERM) is before
