@@ -1,1 +1,1 @@
-"""Ray: start or join it, count what fits on it, keep Ctrl-C."""
+"""Use a Ray cluster: start or join it, count its slots, handle signals."""

@@ -1,1 +1,1 @@
-"""Options, exit codes, errors and text of all commands."""
+"""Run commands: options, exit codes, errors, and text for people."""

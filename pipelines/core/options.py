@@ -1,4 +1,4 @@
-"""Options from a dataclass: command line, --config FILE.json, help texts from the docstrings under the fields."""
+"""Read options into a dataclass: from the command line and --config FILE.json, with help from its docstrings."""
 
 import argparse
 import ast
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def positional(**kwargs: Any) -> Any:
-    """A dataclass field that is given by position on the command line, without a `--name`."""
+    """A dataclass field that the command line takes by position, without a `--name`."""
     return dataclasses.field(metadata={"positional": True}, **kwargs)
 
 
@@ -44,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser(options_class: type, prog: str | None = None) -> argparse.ArgumentParser:
-    """An argparse parser whose options are the fields of `options_class`; absent options stay absent."""
+    """An argparse parser whose options are the fields of a dataclass; its result holds only options that were given."""
     doc = inspect.getdoc(options_class) or ""
     parser = _Parser(
         prog=prog,
@@ -61,7 +61,7 @@ def build_parser(options_class: type, prog: str | None = None) -> argparse.Argum
         if default is not dataclasses.MISSING and default is not None and default is not False and default != ():
             text += f" [default: {default}]"
         if field.metadata.get("positional"):
-            # Not `required` here: --config may give it.
+            # Not required: --config may give it.
             parser.add_argument(
                 field.name, metavar=field.name.upper(), help=text, type=kind, nargs="*" if many else "?"
             )
@@ -91,10 +91,13 @@ def build_parser(options_class: type, prog: str | None = None) -> argparse.Argum
 
 
 def parse(options_class: type[T], argv: Sequence[str] | None, prog: str | None = None) -> tuple[T, bool]:
-    """Options from the command line over those of `--config FILE.json` over the defaults; and whether --json was given.
+    """Reads options: the command line overrides `--config FILE.json`, which overrides the defaults.
+
+    Returns:
+        The options, and whether --json was given.
 
     Raises:
-        UserError: unknown option or name, value of the wrong type, or one that the dataclass itself refuses.
+        UserError: an unknown option, a value of the wrong type, or a value that the dataclass refuses.
     """
     given = vars(build_parser(options_class, prog).parse_args(argv))
     as_json, config = given.pop("json", False), given.pop("config", None)
@@ -124,7 +127,11 @@ def _read_config(options_class: type, path: str) -> dict[str, Any]:
 
 
 def check_values(options_class: type, values: Any, what: str) -> None:
-    """Raises UserError, with `what` before it, unless these are options of the class by name, of the right types."""
+    """Checks names and types of options that are given as a mapping.
+
+    Raises:
+        UserError: they are no options of the class; the message begins with `what`.
+    """
     if not isinstance(values, Mapping):
         raise UserError(f"{what}: must be options by their names, got {values!r}")
     hints = get_type_hints(options_class)
@@ -142,7 +149,7 @@ def check_values(options_class: type, values: Any, what: str) -> None:
 
 
 def _scalar_type(hint: Any) -> tuple[Any, bool]:
-    """(type of one value, whether there may be many) of `int`, `int | None`, `tuple[str, ...]`."""
+    """(type of one value, whether it is a tuple) of a hint such as `int`, `int | None`, `tuple[str, ...]`."""
     if get_origin(hint) is tuple:
         return get_args(hint)[0], True
     if get_origin(hint) is types.UnionType:
@@ -155,12 +162,12 @@ def _is_optional(hint: Any) -> bool:
 
 
 def _or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Reads the word none too: nothing else stands for it where it is not the default."""
+    """A parser of option values that accepts `none` too, for options whose default is not None."""
 
     def read(text: str) -> Any:
         return None if text == "none" else kind(text)
 
-    # argparse names it where a value is wrong.
+    # argparse names it in its message for a wrong value.
     read.__name__ = kind.__name__
     return read
 

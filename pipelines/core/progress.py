@@ -1,4 +1,4 @@
-"""Show how many items of an iterable have passed."""
+"""Show the progress of a loop."""
 
 import logging
 import sys
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Passes items on, showing how many have passed: a bar on a terminal, a plain line every 5 s elsewhere."""
+    """Yields the items and shows how many were yielded: as a bar on a terminal, else as a line every 5 s."""
     if sys.stderr.isatty():
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

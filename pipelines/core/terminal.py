@@ -1,4 +1,4 @@
-"""Standard error while libraries chatter: their lines into a file, those of `logging` where a person reads them."""
+"""Redirect standard output and error to a file, while log messages still reach the terminal."""
 
 import contextlib
 import logging
@@ -8,14 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-__all__ = ["chatter_to", "logging_to", "size_of"]
+__all__ = ["logging_to", "output_to_file", "terminal_size"]
 
 
 @contextlib.contextmanager
-def chatter_to(path: Path) -> Iterator[TextIO]:
-    """Points standard output and error at a file, for C++ and subprocesses too; gives what was standard error.
+def output_to_file(path: Path) -> Iterator[TextIO]:
+    """Redirects standard output and error to a file, for C++ code and child processes too.
 
-    Log lines go where they went before.
+    Log messages still go where they went before.
+
+    Yields:
+        The former standard error.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -46,7 +49,7 @@ def _descriptor(stream: TextIO) -> int | None:
 
 @contextlib.contextmanager
 def logging_to(stream: TextIO, before: TextIO) -> Iterator[None]:
-    """What the root logger's handlers write to the stream `before` goes to `stream`."""
+    """Makes the handlers of the root logger that write to `before` write to `stream` instead."""
     handlers = [
         handler
         for handler in logging.getLogger().handlers
@@ -61,8 +64,8 @@ def logging_to(stream: TextIO, before: TextIO) -> Iterator[None]:
             handler.setStream(before)
 
 
-def size_of(terminal: TextIO) -> tuple[int, int]:
-    """Columns and lines; rich would ask standard input and output, which may be files."""
+def terminal_size(terminal: TextIO) -> tuple[int, int]:
+    """Columns and lines of a terminal; rich would use those of standard input and output, which may be files."""
     width, height = os.get_terminal_size(terminal.fileno())
-    # A pseudo-terminal of unknown size says 0.
+    # A pseudo-terminal of unknown size returns 0.
     return width or 80, height or 24

@@ -1,4 +1,4 @@
-"""Format durations, shares and command lines for people."""
+"""Format durations, percentages and command lines for people."""
 
 import os
 import shlex
@@ -9,14 +9,14 @@ __all__ = ["duration", "percent", "python"]
 
 
 def python() -> str:
-    """What to type for this Python: `python`, or its path where `python` is another one."""
+    """The shell command for this Python: `python`, or its path if `python` is another one."""
     if shutil.which("python") == sys.executable:
         return "python"
     return shlex.quote(min(os.path.relpath(sys.executable), sys.executable, key=len))
 
 
 def duration(seconds: float) -> str:
-    """As a person says it: `42 s`, `3 min 07 s`, `1 h 05 min`."""
+    """A duration as text: `42 s`, `3 min 07 s`, `1 h 05 min`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes_left = divmod(minutes, 60)
     return f"{hours} h {minutes_left:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

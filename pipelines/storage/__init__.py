@@ -1,1 +1,1 @@
-"""Files and directories by path or URI: locations, the OUT directory, locks, a cache, copies of a bucket."""
+"""Read and write files by path or URI: locations, output directories, locks, the cache, mirrored copies."""

@@ -1,4 +1,4 @@
-"""Prepare the directory OUT of a command, or refuse it."""
+"""Prepare the output directory of a command, or refuse it."""
 
 import contextlib
 import shutil
@@ -15,25 +15,25 @@ __all__ = ["make_directory", "prepare_out", "refuse_other_options", "undone_if_r
 def prepare_out(
     out: "str | Path | Location", *, marker: str, overwrite: bool = False, resume: bool | None = None
 ) -> Location:
-    """Makes the directory OUT, or refuses one that exists.
+    """Makes the output directory OUT, or refuses one that exists.
 
     Args:
         out: The directory, or its URI.
-        marker: A file that only this command writes there; --overwrite deletes nothing that lacks it.
-        overwrite: Delete what is there and start anew.
-        resume: Keep what is there; None for a command that has no --resume.
+        marker: A file that only this command writes there; --overwrite deletes no directory without it.
+        overwrite: Delete its content.
+        resume: Keep its content; None for a command that has no --resume.
 
     Raises:
-        UserError: OUT exists and neither is given, or it is not ours to delete.
+        UserError: OUT exists and neither is given, or this command did not make it.
     """
     place = Location.of(out)
     if place.is_dir() and not place.is_empty():
-        ours = (place / marker).exists()
+        has_marker = (place / marker).exists()
         if resume:
-            if not ours:
+            if not has_marker:
                 raise UserError(f"{out} has no {marker}: nothing to resume there; give another OUT")
         elif overwrite:
-            if not ours:
+            if not has_marker:
                 raise UserError(
                     f"{out} has no {marker}: it was not made by this command and is not deleted; "
                     "give another OUT, or remove it yourself"
@@ -49,7 +49,7 @@ def prepare_out(
 def refuse_other_options(
     out: Path, earlier: Mapping[str, Any], settings: Mapping[str, Any], *, name_of_out: str = "OUT"
 ) -> None:
-    """Raises UserError if what is in OUT was started with other options than `settings`."""
+    """Raises UserError if the results in OUT were started with other options than `settings`."""
     for name, value in settings.items():
         if earlier.get(name) != value:
             raise UserError(
@@ -60,8 +60,10 @@ def refuse_other_options(
 
 @contextlib.contextmanager
 def undone_if_refused(out: Path, *, marker: str) -> Iterator[None]:
-    """Removes OUT, if it has only its marker yet, where the block raises a UserError: the corrected command must not be
-    told that OUT exists."""
+    """Deletes OUT if the block raises a UserError while OUT holds its marker only.
+
+    Otherwise the corrected command would be refused because OUT exists.
+    """
     try:
         yield
     except UserError:
@@ -71,6 +73,7 @@ def undone_if_refused(out: Path, *, marker: str) -> Iterator[None]:
 
 
 def make_directory(place: Location) -> None:
+    """Makes a directory and its parents. Raises UserError if that is impossible."""
     if place.exists() and not place.is_dir():
         raise UserError(f"{place} is a file; OUT must be a directory")
     try:

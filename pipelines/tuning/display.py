@@ -24,7 +24,7 @@ from rich.console import Console, ConsoleDimensions, RenderableType
 from rich.file_proxy import FileProxy
 from rich.live import Live
 
-from pipelines.core.terminal import chatter_to, logging_to, size_of
+from pipelines.core.terminal import logging_to, output_to_file, terminal_size
 from pipelines.training.launcher import is_progress
 from pipelines.training.run_directory import RunDirectory
 from pipelines.tuning.formatting import texts
@@ -63,14 +63,14 @@ class Screen:
         self._said = time.monotonic()
         self.state = dataclasses.replace(self.state, start=self._said, stage_start=self._said)
         with contextlib.ExitStack() as stack:
-            stream = stack.enter_context(chatter_to(self._chatter))
+            stream = stack.enter_context(output_to_file(self._chatter))
             self._live = stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
             if self._live:
                 console = Console(file=stream, force_terminal=True, highlight=False, markup=False, emoji=False)
                 stack.enter_context(logging_to(cast(TextIO, FileProxy(console, stream)), stream))
 
                 def drawn() -> RenderableType:
-                    console.size = ConsoleDimensions(*size_of(stream))
+                    console.size = ConsoleDimensions(*terminal_size(stream))
                     return draw(self.state, time.monotonic(), *console.size)
 
                 live = Live(
