@@ -1,5 +1,7 @@
-"""Trainings side by side: in which order they begin, and that one that fails costs the others nothing."""
+"""Test training/queue.py and launcher.py: the order of trainings, and failures that do not affect others."""
 
+import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -7,11 +9,16 @@ import pytest
 
 from pipelines.cluster.session import start_ray
 from pipelines.cluster.slots import Slots
+from pipelines.core.errors import UserError
 from pipelines.data.dataset import ShardDataset
-from pipelines.training.launcher import Queue, Training, run_trainings
+from pipelines.training import head_node, launcher
+from pipelines.training.head_node import serve_files
+from pipelines.training.launcher import run_trainings
 from pipelines.training.options import TrainOptions
+from pipelines.training.queue import Queue, Training
 from pipelines.training.run_directory import RunDirectory
-from pipelines.training.setup import model_config
+from pipelines.training.setup import model_config, resolve_precision
+from pipelines.training.staging import staged_run
 from tests.shards import make_shards
 
 
@@ -45,7 +52,7 @@ def drained(queue, outcomes):
         queue.ended(ended, error)
 
 
-def test_children_wait_for_their_parents_and_others_need_not(shards, tmp_path):
+def test_children_wait_for_their_parents_and_others_do_not(shards, tmp_path):
     results = {}
     queue = Queue(
         [training(shards, tmp_path / name) for name in ("child", "other", "parent")],
@@ -81,7 +88,7 @@ def test_a_training_that_no_node_can_hold_is_refused(shards, tmp_path):
         memory_bytes=1e9,
     )
     assert drained(queue, {}) == ["small"]
-    assert results["large"] == {"state": "refused", "error": "needs 2.0 GB of memory, there are 1.0 GB"}
+    assert results["large"] == {"state": "refused", "error": "needs 2.0 GB, the largest node has 1.0 GB"}
 
 
 def test_a_training_that_fails_does_not_stop_the_others(shards, tmp_path):
@@ -107,3 +114,31 @@ def test_a_training_that_fails_does_not_stop_the_others(shards, tmp_path):
     assert json.loads((tmp_path / "good" / "result.json").read_text())["state"] == "complete"
     assert not (tmp_path / "broken" / "result.json").exists()
     assert not (tmp_path / ".tune").exists()
+
+
+def test_precision_auto_is_that_of_the_run_when_it_is_resumed_on_another_node(shards, tmp_path, monkeypatch):
+    """config.json lies on the head node until the run is staged."""
+    out, reports = tmp_path / "run", []
+    one = training(shards, out, precision="auto")
+    started = {"float32": "bfloat16", "bfloat16": "float32"}[resolve_precision(one.options).precision]
+    RunDirectory(out).claim(dataclasses.replace(one.options, precision=started), one.model)
+    with start_ray(num_cpus=1):
+        monkeypatch.setattr(head_node, "has_started_ray", lambda: False)
+        monkeypatch.setattr(launcher, "staged_run", functools.partial(staged_run, root=tmp_path / "node"))
+        monkeypatch.setattr(launcher.tune, "report", reports.append)
+        with serve_files() as server:
+            launcher._train({"training": one, "server": server})
+    assert [report["epoch"] for report in reports] == [1, 2]
+    assert RunDirectory(out).result()["state"] == "complete"
+
+
+def test_the_report_of_a_failure_is_not_progress(shards, tmp_path, monkeypatch):
+    reports = []
+    monkeypatch.setattr(launcher.tune, "report", reports.append)
+    broken = dataclasses.replace(
+        training(shards, tmp_path / "run"), options=TrainOptions(shards="none", out=str(tmp_path / "run"))
+    )
+    with pytest.raises(UserError, match="none is no directory"):
+        launcher._train({"training": broken, "server": None})
+    assert [launcher.is_progress(report) for report in reports] == [False]
+    assert reports[0]["problem"].startswith("UserError: none is no directory")

@@ -1,10 +1,10 @@
-"""pipelines/cost.py: what is foretold of memory and time is about what comes."""
+"""Test training/memory.py: estimates of memory and time are plausible, peaks are measured."""
 
 import numpy as np
 import pytest
 import torch
 
-from pipelines.training import memory as cost
+from pipelines.training import memory
 from pipelines.training.options import TrainOptions
 from search_spaces import paper
 from ttrnn.model import ModelConfig
@@ -14,29 +14,29 @@ def config(**values):
     return ModelConfig(width=16, height=12, classes=("a", "b"), **values)
 
 
-def test_memory_grows_with_parameters_frames_layers_and_on_a_gpu_by_the_frames_themselves():
+def test_memory_grows_with_parameters_frames_and_layers_and_on_a_gpu_with_the_bytes_of_the_frames():
     tt, dense = config(), config(input="dense")
     for one in (tt, dense):
-        assert cost.step_bytes(one, 16, 200, "cpu") > cost.step_bytes(one, 16, 100, "cpu")
+        assert memory.step_bytes(one, 16, 200, "cpu") > memory.step_bytes(one, 16, 100, "cpu")
         frames = 2 * 16 * 100 * one.frame_size
-        assert cost.step_bytes(one, 16, 100, "cuda") == cost.step_bytes(one, 16, 100, "cpu") + frames
+        assert memory.step_bytes(one, 16, 100, "cuda") == memory.step_bytes(one, 16, 100, "cpu") + frames
     more = dense.num_params - tt.num_params
-    assert cost.step_bytes(dense, 16, 100, "cpu") - cost.step_bytes(tt, 16, 100, "cpu") == 32 * more
-    assert cost.step_bytes(config(num_layers=2), 1, 100, "cpu") > cost.step_bytes(tt, 1, 100, "cpu")
+    assert memory.step_bytes(dense, 16, 100, "cpu") - memory.step_bytes(tt, 16, 100, "cpu") == 32 * more
+    assert memory.step_bytes(config(num_layers=2), 1, 100, "cpu") > memory.step_bytes(tt, 1, 100, "cpu")
 
 
 def test_the_dense_gru_of_the_paper_needs_more_than_its_weights_and_moments():
     one = ModelConfig(width=160, height=120, classes=("a", "b"), input="dense")
-    assert 16 * 44_236_800 < cost.step_bytes(one, 16, 1492, "cpu") < 4e9
+    assert 16 * 44_236_800 < memory.step_bytes(one, 16, 1492, "cpu") < 4e9
 
 
-def test_free_memory_is_some_part_of_what_the_machine_has():
-    assert 0 < cost.free_bytes("cpu") < 1 << 50
+def test_free_memory_is_positive_and_plausible():
+    assert 0 < memory.free_bytes("cpu") < 1 << 50
 
 
-def test_peak_memory_tells_what_was_held_and_let_go_but_not_what_is_mapped(tmp_path):
+def test_peak_memory_counts_freed_memory_but_not_mapped_files(tmp_path):
     (tmp_path / "file").write_bytes(bytes(64 << 20))
-    with cost.peak_memory() as peak:
+    with memory.peak_memory() as peak:
         before = peak()
         mapped = np.memmap(tmp_path / "file", mode="r")
         mapped.sum()
@@ -49,16 +49,16 @@ def test_peak_memory_tells_what_was_held_and_let_go_but_not_what_is_mapped(tmp_p
 
 
 @pytest.mark.parametrize("model", ["tt-gru", "dense-gru"])
-def test_a_step_is_timed_without_touching_the_threads_or_gradients(model):
+def test_measuring_a_step_does_not_change_the_number_of_threads(model):
     train = TrainOptions(shards="s", out="o", precision="float32", **paper.train_options("ucf11", model))
     values = {"input": train.input, "hidden_modes": "2x2x2x2"}
     threads = torch.get_num_threads()
-    time = cost.measure_step(train, config(**values))
+    time = memory.measure_step(train, config(**values))
     assert time.step_s >= 0
     assert 0 <= time.frame_s < 1e-2
     assert time.step_s + time.frame_s > 0
     assert torch.get_num_threads() == threads
 
 
-def test_time_of_a_training_is_that_of_its_steps_and_frames():
-    assert cost.StepTime(0.5, 0.01).training_s(10, 1000, 300) == pytest.approx(5 + 10 + 1)
+def test_the_time_of_a_training_is_the_sum_over_its_steps_and_frames():
+    assert memory.StepTime(0.5, 0.01).training_s(10, 1000, 300) == pytest.approx(5 + 10 + 1)

@@ -1,4 +1,4 @@
-"""pipelines/optim.py: what decays, how the learning rate goes, what the average remembers."""
+"""Test training/optim.py: weight decay, learning-rate schedule, EMA of the weights."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def without_gradients(model):
 
 
 @pytest.mark.parametrize("decayed", ["all", "head"])
-def test_the_weights_that_are_asked_for_decay_and_no_others(model, decayed):
+def test_the_option_decayed_selects_the_weights_that_decay(model, decayed):
     without_gradients(model)
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     make_optimizer(options(lr=0.1, weight_decay=0.5, decayed=decayed), model).step()
@@ -35,11 +35,11 @@ def test_the_weights_that_are_asked_for_decay_and_no_others(model, decayed):
         torch.testing.assert_close(weight.detach(), before[name] * (0.95 if decays else 1.0))
 
 
-def test_adam_s_decay_is_a_penalty_in_the_gradient(model):
+def test_the_weight_decay_of_adam_is_an_l2_penalty_in_the_gradient(model):
     without_gradients(model)
     before = model.head.weight.detach().clone()
     make_optimizer(options(optimizer="adam", lr=0.1, weight_decay=0.5, decayed="head"), model).step()
-    # Adam's first step goes by the gradient's sign, however large it is.
+    # Adam's first step depends on the sign of the gradient only.
     torch.testing.assert_close(model.head.weight.detach(), before - 0.1 * before.sign(), rtol=0, atol=1e-5)
 
 
@@ -60,19 +60,19 @@ def test_the_learning_rate_follows_its_schedule(model, name):
         assert 20 < rates.index(max(rates)) < 40
 
 
-def test_the_average_forgets_by_its_decay_and_faster_early_on(model):
-    average, expected = make_ema(options(weight_averaging=0.8), model), None
+def test_the_ema_has_its_decay_and_a_smaller_one_early_on(model):
+    ema, expected = make_ema(options(weight_averaging=0.8), model), None
     for step in range(60):
         for parameter in model.parameters():
             parameter.data.fill_(float(step))
-        average.update_parameters(model)
+        ema.update_parameters(model)
         decay = min(0.8, (1 + step) / (10 + step))
         expected = float(step) if expected is None else decay * expected + (1 - decay) * step
-        for parameter in average.module.parameters():
+        for parameter in ema.module.parameters():
             torch.testing.assert_close(parameter, torch.full_like(parameter, expected))
     # It lags by 0.8 / (1 - 0.8) steps.
     assert expected == pytest.approx(59 - 4, abs=0.1)
 
 
-def test_no_average_unless_asked_for(model):
+def test_there_is_no_ema_by_default(model):
     assert make_ema(options(), model) is None

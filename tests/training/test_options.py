@@ -1,4 +1,4 @@
-"""pipelines/recipe.py: options that make no sense are refused, a run keeps its own, data is dealt out as they say."""
+"""Test training/options.py, setup.py and the folds: invalid options are refused, a run keeps its own."""
 
 import dataclasses
 import json
@@ -8,8 +8,7 @@ import pytest
 from pipelines.core.errors import UserError
 from pipelines.data.folds import open_folds
 from pipelines.train import train
-from pipelines.training import run_directory
-from pipelines.training import setup as recipe
+from pipelines.training import run_directory, setup
 from pipelines.training.options import TrainOptions, flat_config
 from pipelines.training.setup import model_config
 from tests.runs import ALTERED, options
@@ -31,22 +30,22 @@ def test_folds_are_the_same_for_all_models_and_seeds_and_cover_all_clips(shards,
     for fold in range(5):
         views = [opened(shards, folds=5, fold=fold, split_by=split_by, seed=seed, cell=cell)
                  for seed, cell in ((0, "gru"), (1, "lstm"))]  # fmt: skip
-        assert views[0].dealt == views[1].dealt
+        assert views[0].rows == views[1].rows
         tested += views[0].split("test").clip_ids
     assert sorted(tested) == sorted(opened(shards).clips().clip_ids)
 
 
-def test_a_run_that_watches_the_test_split_learns_from_all_others(shards):
+def test_with_watch_test_a_run_trains_on_all_other_splits(shards):
     data = opened(shards, folds=5, fold=0, split_by="clip", watch_test=True, keep="last")
     assert data.split("val").clip_ids == data.split("test").clip_ids
     assert len(data.split("train")) + len(data.split("test")) == 100
 
 
-def test_splits_are_those_of_the_shards_where_no_folds_are_asked_for(shards):
-    assert opened(shards).dealt is None
+def test_without_folds_the_splits_are_those_of_the_shards(shards):
+    assert opened(shards).rows is None
 
 
-def test_what_no_fold_can_give_is_refused_in_the_words_of_train(shards, tmp_path):
+def test_folds_that_are_impossible_are_refused_with_the_options_of_train(shards, tmp_path):
     rare = str(make_shards(tmp_path / "shards", num_clips=24, num_groups=2))
     with pytest.raises(UserError, match="--split-by clip") as error:
         opened(rare, folds=3, fold=0)
@@ -54,7 +53,7 @@ def test_what_no_fold_can_give_is_refused_in_the_words_of_train(shards, tmp_path
 
 
 @pytest.mark.parametrize(("split", "watch_test"), [("val", False), ("test", True)], ids=["val", "test"])
-def test_a_split_without_clips_can_not_be_watched(tmp_path, split, watch_test):
+def test_a_split_without_clips_is_refused_for_validation(tmp_path, split, watch_test):
     shards, out = make_shards(tmp_path / "shards"), tmp_path / "out"
     document = json.loads((shards / "dataset.json").read_text())
     document["splits"][split] = {"num_clips": 0, "num_frames": 0, "shards": []}
@@ -75,7 +74,7 @@ def test_a_split_without_clips_can_not_be_watched(tmp_path, split, watch_test):
     ],
     ids=["fold alone", "split_by alone", "folds alone", "fold too high", "best of the test split"],
 )
-def test_options_of_splits_that_make_no_sense_are_refused(values, message):
+def test_contradictory_options_of_splits_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         TrainOptions(shards="s", out="o", **values)
 
@@ -111,18 +110,18 @@ def test_options_of_splits_that_make_no_sense_are_refused(values, message):
     ],
     ids=str,
 )
-def test_impossible_numbers_are_refused_by_name(kwargs):
+def test_invalid_values_are_refused_by_name(kwargs):
     with pytest.raises(ValueError, match=next(iter(kwargs))):
         options("shards", "out", **kwargs)
 
 
-def test_settings_name_every_option_that_decides_the_result():
-    left_out = {"out", "resume", "overwrite", "checkpoint_minutes", "track"}
+def test_settings_contain_every_option_that_affects_the_result():
+    excluded = {"out", "resume", "overwrite", "checkpoint_minutes", "track"}
     names = {field.name for field in dataclasses.fields(TrainOptions)}
-    assert set(options("shards", "out").settings()) == names - left_out
+    assert set(options("shards", "out").settings()) == names - excluded
 
 
-def test_a_run_from_before_the_options_was_not_altered(shards, tmp_path):
+def test_a_run_without_augmentation_options_had_no_augmentation(shards, tmp_path):
     train(options(shards, tmp_path / "run", epochs=1))
     path = tmp_path / "run" / "config.json"
     config = json.loads(path.read_text())
@@ -135,17 +134,17 @@ def test_a_run_from_before_the_options_was_not_altered(shards, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "earlier", ["bfloat16", "float32", None], ids=["bfloat16", "float32", "from before the option"]
+    "earlier", ["bfloat16", "float32", None], ids=["bfloat16", "float32", "run without the option"]
 )
 def test_a_run_is_resumed_with_the_precision_that_it_was_started_with(shards, tmp_path, monkeypatch, earlier):
-    monkeypatch.setattr(recipe, "supports_bfloat16", lambda device_type: earlier == "bfloat16")
+    monkeypatch.setattr(setup, "supports_bfloat16", lambda device_type: earlier == "bfloat16")
     train(options(shards, tmp_path / "run", epochs=1))
     path = tmp_path / "run" / "config.json"
     if earlier is None:
         config = json.loads(path.read_text())
         del config["options"]["precision"]
         path.write_text(json.dumps(config))
-    monkeypatch.setattr(recipe, "supports_bfloat16", lambda device_type: earlier != "bfloat16")
+    monkeypatch.setattr(setup, "supports_bfloat16", lambda device_type: earlier != "bfloat16")
     result = train(options(shards, tmp_path / "run", epochs=1, resume=True))
     assert result["config"]["precision"] == (earlier or "float32")
     other = "float32" if earlier == "bfloat16" else "bfloat16"
@@ -153,7 +152,7 @@ def test_a_run_is_resumed_with_the_precision_that_it_was_started_with(shards, tm
         train(options(shards, tmp_path / "run", epochs=1, resume=True, precision=other))
 
 
-def test_resuming_with_other_options_is_refused_by_name(shards, tmp_path):
+def test_resuming_with_another_option_is_refused_by_name(shards, tmp_path):
     train(options(shards, tmp_path / "run", epochs=1))
     with pytest.raises(UserError, match=r"lr 0.02, not 0.5"):
         train(options(shards, tmp_path / "run", epochs=1, lr=0.5, resume=True))
@@ -162,14 +161,14 @@ def test_resuming_with_other_options_is_refused_by_name(shards, tmp_path):
 @pytest.mark.parametrize(
     ("pixels", "expected"), [("standardised", None), ("centred", ((128.0,), (1.0,)))], ids=["standardised", "centred"]
 )
-def test_pixels_are_standardised_by_the_data_or_centred_only(shards, pixels, expected):
+def test_pixels_are_standardised_by_the_data_or_only_centred(shards, pixels, expected):
     chosen = options(shards, "out", pixels=pixels)
     data = open_folds(shards, chosen.folding)
     config = model_config(chosen, data)
     assert (config.mean, config.std) == (expected or (data.mean, data.std))
 
 
-def test_a_run_from_before_its_options_resumes_as_what_it_was(shards, tmp_path):
+def test_a_run_of_an_earlier_version_resumes_with_the_behaviour_of_that_version(shards, tmp_path):
     earlier = {"epochs": 1, "differences": "none", "label_smoothing": 0.0}
     train(options(shards, tmp_path / "run", **earlier))
     path = tmp_path / "run" / "config.json"
@@ -184,7 +183,7 @@ def test_a_run_from_before_its_options_resumes_as_what_it_was(shards, tmp_path):
         train(dataclasses.replace(chosen, label_smoothing=0.1))
 
 
-def test_columns_of_a_sweep_are_what_makes_its_trials_differ_not_their_data_and_budget(shards):
+def test_the_columns_of_a_sweep_contain_no_data_set_and_no_budget(shards):
     chosen = options(shards, "out", weight_averaging=0.9, ranks="1")
     columns = flat_config(chosen, model_config(chosen, open_folds(shards, chosen.folding)))
     assert (columns["weight_averaging"], columns["ranks"]) == (0.9, "1x1x1")

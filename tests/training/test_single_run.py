@@ -1,4 +1,4 @@
-"""One run: trained, tested once, its result written."""
+"""Test training/single_run.py: a model is trained, tested once, and its result written."""
 
 import json
 
@@ -47,14 +47,14 @@ def test_a_run_is_tested_on_its_own_fold_and_leaves_no_checkpoint(shards, tmp_pa
     assert found == json.loads((tmp_path / "run" / "result.json").read_text()) == result
 
 
-def test_a_run_without_a_test_split_ends_well_and_has_no_value(shards, tmp_path):
+def test_a_run_without_a_test_split_is_complete_and_has_no_value(shards, tmp_path):
     result = run(options_of(shards, tmp_path / "run", epochs=1), is_tested=False)
     assert (result["state"], result["value"], result["interval"]) == ("complete", None, None)
     assert 0 <= result["val_metric"] <= 1
     assert not (tmp_path / "run" / "test").exists()
 
 
-def test_a_result_that_is_cut_off_is_no_result(shards, tmp_path, caplog):
+def test_a_truncated_result_counts_as_missing(shards, tmp_path, caplog):
     options = options_of(shards, tmp_path / "run", epochs=1)
     first = run(options)
     (tmp_path / "run" / "result.json").write_text('{"state": "compl')
@@ -64,14 +64,14 @@ def test_a_result_that_is_cut_off_is_no_result(shards, tmp_path, caplog):
     assert (again["val_metric"], again["value"]) == (first["val_metric"], first["value"])
 
 
-def test_the_value_of_a_run_that_watches_the_test_split_is_that_of_its_last_epoch(shards, tmp_path):
+def test_with_watch_test_the_value_is_that_of_the_last_epoch(shards, tmp_path):
     result = run(options_of(shards, tmp_path / "run", split_by="clip", watch_test=True, keep="last"))
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert result["value"] == pytest.approx(last["val_metric"])
     assert result["best_epoch"] == 2
 
 
-def test_a_run_that_is_stopped_for_time_has_a_value_and_continues_when_it_has_more_time(shards, tmp_path):
+def test_a_run_that_exceeds_its_time_limit_has_a_value_and_continues_with_more_time(shards, tmp_path):
     options, directory = options_of(shards, tmp_path / "run", epochs=3), RunDirectory(tmp_path / "run")
     result = run(options, time_limit_s=1e-9)
     assert (result["state"], result["epochs"]) == ("stopped", 1)
@@ -81,12 +81,12 @@ def test_a_run_that_is_stopped_for_time_has_a_value_and_continues_when_it_has_mo
     assert earlier_result(directory, None) is None
     result = run(options)
     assert (result["state"], result["epochs"]) == ("complete", 3)
-    undisturbed = run(options_of(shards, tmp_path / "other", epochs=3))
-    assert result["value"] == undisturbed["value"]
+    uninterrupted = run(options_of(shards, tmp_path / "other", epochs=3))
+    assert result["value"] == uninterrupted["value"]
 
 
 @pytest.mark.parametrize("what", ["init", "shards"])
-def test_a_run_continues_where_its_data_or_parent_has_moved(shards, tmp_path, what):
+def test_a_run_continues_after_its_data_or_parent_was_moved(shards, tmp_path, what):
     run(options_of(shards, tmp_path / "parent", epochs=1))
     paths = {"init": tmp_path / "parent/model", "shards": tmp_path / "data"}
     paths["shards"].symlink_to(shards)
@@ -103,7 +103,7 @@ def test_a_run_continues_where_its_data_or_parent_has_moved(shards, tmp_path, wh
     assert run(TrainOptions(out=str(tmp_path / "run"), **(SMALL | FOLD | values)))["state"] == "complete"
 
 
-def test_a_run_that_diverges_has_no_value_but_a_reason_and_is_not_tried_again(shards, tmp_path):
+def test_a_run_that_diverges_has_an_error_and_no_value_and_is_not_retried(shards, tmp_path):
     options = options_of(shards, tmp_path / "run", optimizer="adam", schedule="constant", max_grad_norm=None, lr=1e36)
     result = run(options)
     assert (result["state"], result["value"]) == ("failed", None)

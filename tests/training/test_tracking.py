@@ -1,4 +1,4 @@
-"""pipelines/tracking.py: each epoch is told once, whatever happens; and nothing of it ends a training."""
+"""Test training/tracking.py: each epoch is logged once, and a tracker that fails does not end a training."""
 
 import json
 import logging
@@ -45,15 +45,15 @@ def record(epoch):
 
 
 class Killed(BaseException):
-    """Stands for the end of a process."""
+    """Simulates the end of a process."""
 
 
 def follow(out, epochs, track="none", *, is_killed=False):
-    """Follows these epochs of a run, to its end or to where its process is killed."""
+    """Tracks these epochs of a run, up to its end or, with is_killed, up to a kill of its process."""
     out.mkdir(exist_ok=True)
     with Tracking(RunDirectory(out), SETTINGS, "accuracy", track) as following:
         for epoch in epochs:
-            # As fit does: what is repeated is not there twice.
+            # Like fit: a repeated epoch is not there twice.
             (out / "metrics.jsonl").write_text(
                 "".join(json.dumps(record(number + 1)) + "\n" for number in range(epoch))
             )
@@ -65,7 +65,7 @@ def follow(out, epochs, track="none", *, is_killed=False):
 
 
 def events(out):
-    """What TensorBoard shows: (tag, step, value) of all events, less those that a later start takes back."""
+    """What TensorBoard shows: (tag, step, value) of all events, without those that a later start purges."""
     found = []
     for file in sorted((out / "tensorboard").iterdir()):
         content, place = file.read_bytes(), 0
@@ -81,7 +81,7 @@ def events(out):
 
 @pytest.fixture
 def services(monkeypatch):
-    """Stand-ins for mlflow and wandb; what was called, as (name, *arguments)."""
+    """Replaces mlflow and wandb; the list of their calls, as (name, *arguments)."""
     calls = []
 
     def noted(name, result=None):
@@ -108,9 +108,9 @@ def services(monkeypatch):
 @pytest.mark.parametrize(
     "epochs",
     [range(1, 4), range(2, 4), range(3, 4), range(4, 4)],
-    ids=["all again", "one again", "none again", "killed after the line of the last"],
+    ids=["all repeated", "one repeated", "none repeated", "killed after the last line"],
 )
-def test_tensorboard_has_each_epoch_once_though_the_run_was_killed(tmp_path, epochs):
+def test_tensorboard_has_each_epoch_once_after_a_kill(tmp_path, epochs):
     with pytest.raises(Killed):
         follow(tmp_path / "run", [1, 2], is_killed=True)
     if not epochs:
@@ -153,41 +153,41 @@ def test_wandb_gets_settings_epochs_and_results(tmp_path, services):
 
 
 @pytest.mark.parametrize(("track", "send", "begin"), [("mlflow", "log_metrics", "start_run"), ("wandb", "log", "init")])
-def test_a_run_that_goes_on_goes_on_in_its_tracker_and_no_epoch_is_told_twice(tmp_path, services, track, send, begin):
+def test_a_resumed_run_continues_in_its_tracker_with_each_epoch_once(tmp_path, services, track, send, begin):
     with pytest.raises(Killed):
         follow(tmp_path / "run", [1, 2], track, is_killed=True)
     assert services[-1] in (("end_run", "FAILED"), ("finish", ("exit_code", 1)))
     (tmp_path / "run" / "metrics.jsonl").write_text(json.dumps(record(1)) + "\n")
     follow(tmp_path / "run", [2, 3], track)
-    told = [call[1]["epoch"] for call in services if call[0] == send and "epoch" in call[1]]
-    assert told == [1, 2, 3]
+    logged = [call[1]["epoch"] for call in services if call[0] == send and "epoch" in call[1]]
+    assert logged == [1, 2, 3]
     begun = [dict(call[1:]) for call in services if call[0] == begin]
     assert [values.get("run_id", values.get("id")) for values in begun] == [None, "run 7"]
     assert sum(call[0] == "log_params" for call in services) == (track == "mlflow")
 
 
 @pytest.mark.parametrize("what", ["start", "epoch", "finish", "close"])
-def test_a_tracker_that_fails_is_told_of_once_and_ends_nothing(tmp_path, services, monkeypatch, caplog, what):
+def test_a_tracker_that_fails_is_logged_once_and_the_training_continues(tmp_path, services, monkeypatch, caplog, what):
     def fails(*args):
         raise ConnectionError("no server\nat all")
 
     monkeypatch.setattr(tracking._MLflow, what, fails)
     with caplog.at_level(logging.WARNING):
         follow(tmp_path / "run", [1, 2, 3], "mlflow")
-    assert caplog.messages == ["mlflow fails (no server at all); the training goes on without it"]
+    assert caplog.messages == ["mlflow fails (no server at all); the training continues without it"]
     assert sum(tag == "val_loss" for tag, *_ in events(tmp_path / "run")) == 3
     assert (tmp_path / "run" / CURVE).exists()
 
 
 @pytest.mark.parametrize("track", ["mlflow", "wandb"])
-def test_a_tracker_that_is_not_installed_is_a_mistake_of_the_user(monkeypatch, track):
+def test_a_tracker_that_is_not_installed_is_a_user_error(monkeypatch, track):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=rf"track {track} needs .* pip install 'ttrnn\[{track}\]'"):
         check_tracker(track)
     check_tracker("none")
 
 
-def test_drawing_the_curve_takes_a_few_hundredths_of_the_time(tmp_path, monkeypatch):
+def test_drawing_the_curve_takes_a_few_percent_of_the_time(tmp_path, monkeypatch):
     now, drawn = [0.0], []
     monkeypatch.setattr(tracking.time, "monotonic", lambda: now[0])
 
@@ -207,7 +207,7 @@ def test_drawing_the_curve_takes_a_few_hundredths_of_the_time(tmp_path, monkeypa
     assert 10 < len(drawn) < 0.03 * now[0] / 0.4
 
 
-def test_half_a_line_waits_for_its_end(tmp_path):
+def test_half_a_line_is_not_logged_before_it_is_complete(tmp_path):
     line = json.dumps(record(1)) + "\n"
     with Tracking(RunDirectory(tmp_path), SETTINGS, "accuracy") as following:
         for part in (line[:20], line):
@@ -216,13 +216,13 @@ def test_half_a_line_waits_for_its_end(tmp_path):
     assert [step for tag, step, _ in events(tmp_path) if tag == "val_loss"] == [1]
 
 
-def test_a_run_that_ends_badly_has_its_curve(tmp_path):
+def test_a_run_that_fails_has_its_learning_curve(tmp_path):
     with pytest.raises(Killed):
         follow(tmp_path / "run", [1, 2], is_killed=True)
     assert (tmp_path / "run" / CURVE).exists()
 
 
-def test_the_real_mlflow_takes_it_all(tmp_path, monkeypatch):
+def test_the_real_mlflow_accepts_all_calls(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.chdir(tmp_path)
@@ -237,18 +237,18 @@ def test_the_real_mlflow_takes_it_all(tmp_path, monkeypatch):
     assert {file.path for file in client.list_artifacts(run_id)} == {"confusion.png", CURVE}
 
 
-def test_the_real_wandb_takes_it_all(tmp_path, monkeypatch):
+def test_the_real_wandb_accepts_all_calls(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     follow(tmp_path / "run", [1, 2, 3], "wandb")
-    # Its own process writes on for a moment.
+    # Its own process needs a moment to write.
     wandb.teardown()
     assert json.loads((tmp_path / "run" / "tracking.json").read_text())["epoch"] == 3
     (log,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     assert b"best_val_metric" in log.read_bytes()
 
 
-def test_the_curve_is_of_the_split_that_the_run_watches(tmp_path, monkeypatch):
+def test_the_curve_names_the_split_that_the_run_is_validated_on(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(tracking, "learning_curve", lambda *args, watched, **kwargs: drawn.append(watched))
     (tmp_path / "metrics.jsonl").write_text(json.dumps(record(1)) + "\n")

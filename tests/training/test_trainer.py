@@ -17,8 +17,7 @@ from pipelines.core.errors import UserError
 from pipelines.evaluation.evaluator import evaluate_model
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
-from pipelines.training import setup
-from pipelines.training import trainer
+from pipelines.training import setup, trainer
 from pipelines.training.trainer import DivergedError, fit
 from tests.processes import Child
 from tests.runs import (
@@ -218,9 +217,7 @@ def assert_same_files(run, other):
 
 
 @pytest.mark.parametrize("step", [1, 3, 5, 6, 14])
-def test_a_run_that_is_killed_between_checkpoints_repeats_the_steps_since_the_last_one(
-    shards, tmp_path, monkeypatch, step
-):
+def test_a_run_that_is_killed_between_checkpoints_repeats_the_steps_after_the_last(shards, tmp_path, monkeypatch, step):
     trained(options(shards, tmp_path / "whole", epochs=3, **FULL))
     with monkeypatch.context() as patch:
         die_at(patch, (trainer._Trainer, "_step"), step, before=False)

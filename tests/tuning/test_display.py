@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines.training.launcher import Training
 from pipelines.training.options import TrainOptions
+from pipelines.training.queue import Training
 from pipelines.tuning import display as screens
 from pipelines.tuning.display import Screen, tune_callback
 from pipelines.tuning.progress import totals

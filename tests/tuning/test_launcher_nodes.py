@@ -18,8 +18,9 @@ from pipelines.cluster.session import start_ray
 from pipelines.cluster.slots import Slots
 from pipelines.data.dataset import ShardDataset
 from pipelines.sweep import SweepOptions, sweep
-from pipelines.training.launcher import Queue, Training, run_trainings
+from pipelines.training.launcher import run_trainings
 from pipelines.training.options import TrainOptions
+from pipelines.training.queue import Queue, Training
 from pipelines.training.setup import model_config
 from pipelines.tuning.sweep_directory import SweepDirectory
 from tests.shards import make_shards
@@ -50,9 +51,7 @@ def cluster(tmp_path, monkeypatch):
 def test_a_node_that_can_t_keep_trials_loses_none(cluster, tmp_path, caplog):
     make_shards(tmp_path / "own" / "shards")
     (tmp_path / "another" / "sweep").write_text("no directory")
-    options = SweepOptions(
-        data=f"{HERE}/shards", out=f"{HERE}/sweep", space="ranks", num_trials=4, epochs=2, early_stopping="none"
-    )
+    options = SweepOptions(data=f"{HERE}/shards", out=f"{HERE}/sweep", space="ranks", num_trials=4, epochs=2)
     with caplog.at_level("WARNING"):
         result = sweep(options)
     assert "exit_code" not in result

@@ -9,16 +9,16 @@ import pytest
 from pipelines.cluster.slots import Slots
 from pipelines.core.errors import UserError
 from pipelines.data.dataset import ShardDataset
-from pipelines.training.launcher import Queue
 from pipelines.training.options import TrainOptions
+from pipelines.training.queue import Queue
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.setup import model_config
 from pipelines.tuning.frontier import frontier
 from pipelines.tuning.replicate import points_to_replicate, replicate
 from pipelines.tuning.replication import DrawnFrontier, draw_frontier
 from pipelines.tuning.sweep_directory import SweepDirectory
-from tests.commands.test_pareto import make_sweep
 from tests.shards import make_shards
+from tests.sweeps import make_sweep
 
 SMALL = {"hidden_modes": "2x2x2x2", "ranks": "2", "epochs": 2, "precision": "float32"}
 # On the frontier by single values: a, b, c.
@@ -39,6 +39,7 @@ class FakeRuns:
         self.calls: list[list[str]] = []
         self.seen: dict[str, TrainOptions] = {}
         self.tested: dict[str, bool] = {}
+        self.memory_bytes: dict[str, int] = {}
         self.stop_after = 10**9
 
     def __call__(self, queue: Queue, slots: Slots, **kwargs: Any) -> int:
@@ -48,6 +49,7 @@ class FakeRuns:
             if len(self.seen) == self.stop_after:
                 raise KeyboardInterrupt
             self.calls[-1].append(training.name)
+            self.memory_bytes[training.name] = training.memory_bytes
             self.seen[training.name], self.tested[training.name] = training.options, training.has_test_split
             trial = training.name.rpartition("-s")[0]
             value = self.values.get((trial, training.options.seed), 0.5)
@@ -99,8 +101,8 @@ def redrawn(sweep: Path) -> DrawnFrontier:
     return draw_frontier(SweepDirectory(sweep), SweepDirectory(sweep).finished_trials())
 
 
-def again(sweep: Path, chosen: list[Any], seeds: list[int], **kwargs: Any) -> list[dict[str, Any]]:
-    return replicate(SweepDirectory(sweep), chosen, seeds, Slots(2, "CPU", 1.0, 1e12), **kwargs)
+def again(sweep: Path, chosen: list[Any], seeds: list[int], device: str = "CPU", **kwargs: Any) -> list[dict[str, Any]]:
+    return replicate(SweepDirectory(sweep), chosen, seeds, Slots(2, device, 1.0, 1e12), **kwargs)
 
 
 def drawn(sweep: Path) -> tuple[list[str], list[str]]:
@@ -219,6 +221,14 @@ def test_a_chain_ends_where_one_of_it_fails(tmp_path: Path, shards: Path, fake: 
     assert [(run["trial"], run["seed"]) for run in failed] == [("b", 1), ("a", 1)]
     assert failed[1]["error"] == "the model that it starts from has failed"
     assert fake.calls == [["b-s1", "c-s1", "b-s2", "a-s2", "c-s2"]]
+
+
+def test_memory_is_that_of_the_devices_of_the_cluster(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
+    sweep = sweep_of(tmp_path, shards)
+    again(sweep, points(sweep)[:1], [1])
+    again(sweep, points(sweep)[:1], [2], device="GPU")
+    # On a GPU the frames count too; the node of the command need not have one.
+    assert fake.memory_bytes["a-s2"] > fake.memory_bytes["a-s1"]
 
 
 def test_the_number_of_runs_to_do_is_known_before_they_begin(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:

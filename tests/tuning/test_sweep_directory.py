@@ -10,7 +10,7 @@ from pipelines.core.errors import UserError
 from pipelines.training.run_directory import RunDirectory
 from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import Trial, read_trial
-from tests.commands.test_pareto import TRIALS, config, make_sweep
+from tests.sweeps import TRIALS, config, make_sweep
 from ttrnn.model import ModelConfig
 
 
@@ -96,9 +96,9 @@ def test_a_trial_comes_with_its_curve_its_parent_what_stopped_it_and_what_a_fram
     [
         ("metrics.jsonl", '{"epoch": 1, "val_metric": 0.5}\n{"epoch": 2, "val_m\n', "learning curve of 0001 ends"),
         ("metrics.jsonl", '{"epoch": 1, "val_metric": 0.5}\n[]\n', "learning curve of 0001 ends"),
-        ("config.json", '{"options": {"in', "multiply-adds of 0001"),
+        ("config.json", '{"options": {"in', "parent and MACs of 0001"),
         ("config.json", '{"options": {}, "model": {"width": 8}}', "missing fields"),
-        ("config.json", "[]", "multiply-adds of 0001"),
+        ("config.json", "[]", "parent and MACs of 0001"),
     ],
 )
 def test_what_is_damaged_beside_a_summary_costs_no_more_than_itself(
