@@ -1,6 +1,6 @@
 """Read shards: dataset.json, and the clips as views of memory-mapped files; verify them.
 
-Remote shards are read by way of this node's disk (storage.cache).
+Remote shards are first copied to this node's disk (storage.cache).
 
 Legend: T time, H W frame height and width in pixels, C channels (3: RGB, 1: grey).
 """
@@ -32,14 +32,14 @@ def _is_damaged(file: Location, sha256: str) -> bool:
         for chunk in file.chunks():
             digest.update(chunk)
     except OSError:
-        # A disk that can't read a file has damaged it. A network that fails says nothing of the file: StorageError.
+        # A file that the disk cannot read is damaged. A network failure is no sign of damage: StorageError.
         return True
     return digest.hexdigest() != sha256
 
 
 @dataclass(frozen=True)
 class ShardDataset:
-    """A finished directory of shards: what dataset.json says of it.
+    """A finished directory of shards, as described by its dataset.json.
 
     Example:
         data = ShardDataset.open("shards")
@@ -59,19 +59,19 @@ class ShardDataset:
     """likewise"""
     splits: dict[str, dict[str, Any]]
     """by name: num_clips, num_frames, shards (each file, num_clips, num_frames, num_bytes, sha256)"""
-    dealt: dict[str, tuple[int, ...]] | None = None
-    """of a view (resplit.py): by split, which of all clips are in it; None: the splits as they were made"""
+    rows: dict[str, tuple[int, ...]] | None = None
+    """of a view with other splits (folds.py): by split, its rows in `clips()`; None: the splits of dataset.json"""
 
     @classmethod
     def open(cls, place: str | Path | Location, *, check_sizes: bool = True) -> "ShardDataset":
-        """Reads dataset.json and checks that every local shard is there in its full size; `verify` checks the bytes.
+        """Reads dataset.json and checks the size of every local shard; `verify` checks the bytes.
 
         Args:
             place: The directory.
-            check_sizes: False leaves the shards alone, for somebody who wants to know of each one (`damaged`).
+            check_sizes: False: do not check them, for callers that examine each shard (`damaged`).
 
         Raises:
-            UserError: no such directory, unfinished, of another version, or a shard is missing or cut short.
+            UserError: the directory is missing, unfinished or of another version, or a shard is missing or truncated.
         """
         place = Location.of(place)
         document = _read_dataset_json(place)
@@ -96,18 +96,18 @@ class ShardDataset:
         return dataset
 
     def split(self, name: str) -> "Split":
-        """Opens one split; remote shards are fetched to this node's disk, where they are not there yet.
+        """Opens one split; remote shards are copied to this node's disk, unless they are there already.
 
         Raises:
-            UserError: no split of this name, or a shard that is no Arrow file.
-            StepError: a remote shard can't be fetched, or is damaged.
+            UserError: there is no split of this name, or a shard is not an Arrow file.
+            StepError: a remote shard cannot be copied, or is damaged.
         """
-        names = self.splits if self.dealt is None else self.dealt
+        names = self.splits if self.rows is None else self.rows
         if name not in names:
             raise UserError(f"{self.place} has no split {name!r}; it has {', '.join(names)}")
-        if self.dealt is None:
+        if self.rows is None:
             return self._read([(self.place / shard["file"], shard) for shard in self.splits[name]["shards"]])
-        return self._read(self._shards(), self.dealt[name])
+        return self._read(self._shards(), self.rows[name])
 
     def clips(self) -> "Split":
         """All clips of all splits, in the order of the shards; the same errors as `split`."""
@@ -121,7 +121,7 @@ class ShardDataset:
         return Split(remote, self.frame, rows)
 
     def damaged(self) -> Iterator[tuple[str, bool]]:
-        """Reads every shard; yields its name, and whether its SHA-256 is not dataset.json's, or it can't be read."""
+        """Reads every shard; yields its name, and whether it is unreadable or its SHA-256 differs from dataset.json."""
         for file, shard in self._shards():
             yield shard["file"], _is_damaged(file, shard["sha256"])
 
@@ -129,7 +129,7 @@ class ShardDataset:
         """Reads every shard and compares its SHA-256 with dataset.json.
 
         Raises:
-            UserError: naming the first shard that differs.
+            UserError: a shard differs; the message names the first one.
         """
         for file, is_damaged in self.damaged():
             if is_damaged:
@@ -184,15 +184,15 @@ def _check_size(file: Path, num_bytes: int) -> None:
 
 
 class Split(Sequence[Clip]):
-    """The clips of some shards, or the given rows of them, as views of memory-mapped files: reading one copies nothing.
+    """The clips of some shards, or given rows of them, as views of memory-mapped files: reading a clip copies nothing.
 
-    Opening reads the columns beside the frames, once. A split may be read by many threads; pickled (for a spawned
-    worker process) it opens its files anew.
+    Opening reads all columns but the frames. Many threads may read a split; after unpickling (in a spawned worker
+    process) it opens its files again.
 
     Attributes:
         clip_ids: A string for each clip.
         labels: A tuple of class indices for each clip.
-        groups: A string for each clip, "" where unknown.
+        groups: A string for each clip, "" if unknown.
         lengths: int32 [clips], frames of each clip.
         frame: The size of every frame.
     """
@@ -203,8 +203,8 @@ class Split(Sequence[Clip]):
         self.labels: list[tuple[int, ...]] = []
         self.groups: list[str] = []
         self._fps: list[float] = []
-        # Of each clip: the map of its shard, and where in it its frames begin.
-        self._places: list[tuple[mmap.mmap, int]] = []
+        # For each clip: the mapped shard, and the offset of its frames.
+        self._offsets: list[tuple[mmap.mmap, int]] = []
         lengths: list[int] = []
         with contextlib.ExitStack() as opened:
             sources: list[Path | IO[bytes]] = [file for file in files if isinstance(file, Path)]
@@ -229,21 +229,21 @@ class Split(Sequence[Clip]):
         self.labels = [self.labels[row] for row in rows]
         self.groups = [self.groups[row] for row in rows]
         self._fps = [self._fps[row] for row in rows]
-        self._places = [self._places[row] for row in rows]
+        self._offsets = [self._offsets[row] for row in rows]
         self.lengths = self.lengths[list(rows)]
 
     def _map(self, file: Path | IO[bytes]) -> list[int]:
-        """Adds the clips of a shard, and closes it; returns their lengths."""
+        """Adds the clips of a shard and closes its file; returns their lengths."""
         with file.open("rb") if isinstance(file, Path) else file as opened:
-            # Private and writable, so that torch takes views of it without a warning. What somebody wrote into one
-            # would stay in this process. No swap is set aside for that.
+            # Private and writable, so that torch accepts views without a warning. Writes would stay in this process;
+            # no swap is reserved for them.
             flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
             shard = mmap.mmap(opened.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
         whole = pa.py_buffer(shard)
         table = pa.ipc.open_file(whole).read_all()
         if not table.schema.equals(SCHEMA):
             raise ValueError(f"its columns are {', '.join(table.schema.names)}")
-        # Otherwise a changed byte may lead anywhere in memory.
+        # Otherwise a damaged offset could point anywhere in memory.
         table.validate(full=True)
         self.clip_ids += table["clip_id"].to_pylist()
         self.labels += map(tuple, table["labels"].to_pylist())
@@ -255,7 +255,7 @@ class Split(Sequence[Clip]):
             start, stop = np.frombuffer(offsets, np.int64, count=2).tolist()
             if stop - start != length * self.frame.size:
                 raise ValueError(f"a clip has {stop - start:,} bytes instead of {length * self.frame.size:,}")
-            self._places.append((shard, data.address - whole.address + start))
+            self._offsets.append((shard, data.address - whole.address + start))
         return lengths
 
     def __len__(self) -> int:
@@ -265,26 +265,26 @@ class Split(Sequence[Clip]):
         return Clip(self.clip_ids[index], self.labels[index], self.groups[index], self._fps[index], self._frames(index))
 
     def _frames(self, index: int) -> np.ndarray:
-        shard, start = self._places[index]
+        shard, start = self._offsets[index]
         length = int(self.lengths[index])
         frames = np.frombuffer(shard, np.uint8, length * self.frame.size, start)
         return frames.reshape(length, *self.frame.shape)
 
     def prefetch(self, indices: Iterable[int]) -> None:
-        """Brings clips from the disk into memory, and into this process's page tables; other threads run meanwhile."""
+        """Reads clips from the disk into memory and this process's page tables; other threads run meanwhile."""
         indices = list(indices)
         for index in indices:
-            shard, start = self._places[index]
+            shard, start = self._offsets[index]
             page = start - start % mmap.PAGESIZE
             shard.madvise(mmap.MADV_WILLNEED, page, start - page + self._num_bytes(index))
         for index in indices:
-            # Sums by numpy, which lets go of the interpreter; madvise holds it.
+            # numpy's sum releases the interpreter lock; madvise holds it.
             self._frames(index).reshape(-1)[:: mmap.PAGESIZE].sum()
 
     def release(self, indices: Iterable[int]) -> None:
-        """Takes clips out of this process's resident memory; the system's cache keeps them while it has room."""
+        """Removes clips from this process's resident memory; the page cache of the system may keep them."""
         for index in indices:
-            shard, start = self._places[index]
+            shard, start = self._offsets[index]
             first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
             last = (start + self._num_bytes(index)) // mmap.PAGESIZE * mmap.PAGESIZE
             if last > first:

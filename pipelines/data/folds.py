@@ -1,4 +1,4 @@
-"""Deal the clips of a data set of shards out to the splits anew, for cross-validation; nothing is decoded."""
+"""Split a data set of shards again, for cross-validation, without decoding anything."""
 
 import dataclasses
 import itertools
@@ -18,16 +18,16 @@ __all__ = ["Folding", "open_folds", "resplit", "without_val"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Folding:
-    """Which splits to use: those of the shards as they were made, or folds dealt anew."""
+    """Which splits to use: those of the shards, or new folds."""
 
     folds: int | None = None
-    """deal the clips of all splits anew into this many parts; None: splits as they are"""
+    """split all clips again into this many parts; None: the splits of the shards"""
     fold: int | None = None
     """the part that is the test split, from 0"""
     split_by: str = "group"
-    """deal whole groups, or each clip by itself (clip)"""
+    """keep groups whole (group), or split clips one by one (clip)"""
     watch_test: bool = False
-    """train on val too, and use the test split as validation split"""
+    """train on val as well, and use the test split as validation split"""
 
     def __post_init__(self) -> None:
         if self.split_by not in ("group", "clip"):
@@ -39,12 +39,12 @@ class Folding:
 
 
 def open_folds(shards: str | Path | Location, folding: Folding) -> ShardDataset:
-    """Opens a data set with the splits that `folding` asks for.
+    """Opens a data set with the splits that `folding` describes.
 
-    The folds depend on the names of clips and groups alone, not on the seed of a run: all models have the same ones.
+    The folds depend on the names of clips and groups only, not on the seed of a run: all models have the same ones.
 
     Raises:
-        UserError: damaged shards, or groups or classes that can't be split so.
+        UserError: damaged shards, or groups or classes that cannot be split in this way.
     """
     data = ShardDataset.open(shards)
     if folding.folds is not None:
@@ -53,49 +53,49 @@ def open_folds(shards: str | Path | Location, folding: Folding) -> ShardDataset:
         try:
             data = resplit(data, SplitOptions(folds=folding.folds, fold=folding.fold, allow_group_leak=leak))
         except UserError as error:
-            # The message names the options of preprocess.
+            # The message mentions the options of preprocess.
             text = str(error).replace("--allow-group-leak", "--split-by clip").replace("--seed", "number of --folds")
             raise UserError(text) from error
     return without_val(data) if folding.watch_test else data
 
 
 def resplit(data: ShardDataset, options: SplitOptions) -> ShardDataset:
-    """All clips, whatever their split, dealt out to train, val and test by their names, labels and groups.
+    """Splits the clips of all splits again into train, val and test, by their names, labels and groups.
 
-    The order within a split is that of the shards. Mean and standard deviation are those of the new train split, by
-    some frames of some hundred clips.
+    The order within a split is that of the shards. Mean and standard deviation are those of the new train split,
+    computed from a sample.
 
     Raises:
-        UserError: groups or classes that can't be split so; see splits.assign_splits.
+        UserError: groups or classes that cannot be split in this way; see splits.assign_splits.
     """
     clips = data.clips()
-    rows = [
+    listed = [
         ListedClip(clip_id, frozenset(data.classes[label] for label in labels), group)
         for clip_id, labels, group in zip(clips.clip_ids, clips.labels, clips.groups, strict=True)
     ]
-    dealt: dict[str, list[int]] = {split: [] for split in SPLITS}
-    for number, split in enumerate(assign_splits(rows, options)):
-        dealt[split].append(number)
-    return _view(data, dealt)
+    rows: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for row, split in enumerate(assign_splits(listed, options)):
+        rows[split].append(row)
+    return _view(data, rows)
 
 
 def without_val(data: ShardDataset) -> ShardDataset:
-    """The clips of val go to train, and val is the test split: as papers have it that watch their test split."""
+    """Moves the clips of val to train and uses the test split as val, as in papers that select on their test split."""
     numbers = itertools.count()
-    made = {name: list(itertools.islice(numbers, split["num_clips"])) for name, split in data.splits.items()}
-    train, val, test = (list((data.dealt or made).get(name, [])) for name in SPLITS)
+    original = {name: list(itertools.islice(numbers, split["num_clips"])) for name, split in data.splits.items()}
+    train, val, test = (list((data.rows or original).get(name, [])) for name in SPLITS)
     return _view(data, {"train": sorted(train + val), "val": test, "test": test})
 
 
-def _view(data: ShardDataset, dealt: Mapping[str, Sequence[int]]) -> ShardDataset:
-    view = dataclasses.replace(data, dealt={name: tuple(rows) for name, rows in dealt.items()})
+def _view(data: ShardDataset, rows: Mapping[str, Sequence[int]]) -> ShardDataset:
+    view = dataclasses.replace(data, rows={name: tuple(own) for name, own in rows.items()})
     mean, std = _pixel_statistics(view.split("train"))
     return dataclasses.replace(view, mean=mean, std=std)
 
 
 def _pixel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of at most some 500 clips, 16 to 31 frames of each that has as many."""
-    # Of each channel, how many pixels have each of the 256 values: integers, so that no order matters.
+    """Mean and standard deviation per channel, from at most some 500 clips and 31 frames of each."""
+    # For each channel, how many pixels have each of the 256 values: integers add up in any order.
     counts = np.zeros((split.frame.channels, 256), np.int64)
     for index in range(0, len(split), max(1, len(split) // 256)):
         frames = split[index].frames
@@ -105,5 +105,5 @@ def _pixel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...
     values, shares = np.arange(256), counts / counts.sum(axis=1, keepdims=True)
     mean = shares @ values
     std = np.sqrt(shares @ values**2 - mean**2)
-    # A channel without any contrast would be divided by zero.
+    # For a channel without contrast: pixels are divided by it.
     return tuple(mean.tolist()), tuple(float(value) or 1.0 for value in std)

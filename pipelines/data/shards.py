@@ -1,6 +1,6 @@
 """Write shards of clips as Arrow IPC files that plain pyarrow reads, without Ray and without torch.
 
-    SHARDS/dataset.json         what is there; written last, so without it the directory is unfinished
+    SHARDS/dataset.json         the description; written last, so that a directory without it is unfinished
     SHARDS/<split>-NNNNN.arrow  uncompressed Arrow IPC file; a row is a clip, and so is a record batch
 
 Legend: T time, H W frame height and width in pixels, C channels (3: RGB, 1: grey).
@@ -51,7 +51,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """One clip. `labels` are indices into the classes; `group` is "" and `fps` (frames/s) is 0 where unknown."""
+    """A decoded clip. `labels` are indices into the classes; `group` is "" and `fps` (frames/s) 0 if unknown."""
 
     clip_id: str
     labels: tuple[int, ...]
@@ -62,9 +62,9 @@ class Clip:
 
 
 def write_shard(place: str | Path | Location, clips: Iterable[Clip]) -> dict[str, Any]:
-    """Writes one shard, whole or not at all, holding no more than one clip in memory.
+    """Writes one shard atomically, holding at most one clip in memory.
 
-    A clip is a record batch of its own: that lets a shard grow beyond the memory, and a row be read without a copy.
+    Every clip is a record batch: so a shard may be larger than the memory, and a row is read without a copy.
 
     Returns:
         The shard's entry in dataset.json: file, num_clips, num_frames, num_bytes, sha256.
@@ -88,7 +88,7 @@ def write_shard(place: str | Path | Location, clips: Iterable[Clip]) -> dict[str
 
 
 class _Hashing(io.RawIOBase):
-    """Takes the SHA-256 of what is written while it is in the cache: reading it again would cost as much as writing."""
+    """A file that computes the SHA-256 of what is written: reading it again would take as long as writing it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.digest, self.num_bytes = file, hashlib.sha256(), 0
@@ -127,18 +127,18 @@ def write_dataset_json(
     splits: Mapping[str, Sequence[Mapping[str, Any]]],
     options: Mapping[str, Any],
 ) -> None:
-    """Writes dataset.json, which says that the shards are complete: call it last.
+    """Writes dataset.json, which marks the shards as complete: call it last.
 
     Args:
         place: The directory of the shards.
         classes: Names of the classes; a clip's labels are indices into them.
         task: "single_label" or "multi_label".
         frame: The size of every frame.
-        sampling: How frames were picked from a video (decode.Sampling.to_dict).
+        sampling: How frames were chosen (Sampling.to_dict).
         mean: Per channel, of the train split, in units of uint8 values (0 to 255).
         std: Likewise.
-        splits: For each split what `write_shard` returned, in order.
-        options: What the shards were made with, for a reader; nothing here is read back.
+        splits: For each split the results of `write_shard`, in order.
+        options: What the shards were made with; for information only.
     """
     totals = {
         name: {

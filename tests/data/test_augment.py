@@ -1,4 +1,4 @@
-"""pipelines/augment.py: each alteration against an obvious one, nothing by default, the same draw for a clip."""
+"""Augmentation: each option against a simple implementation, no change by default, the same change for a clip."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def same(results, expected):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_by_default_a_clip_comes_back_itself(shape):
+def test_by_default_a_clip_is_returned_itself(shape):
     frames = clip(shape)
     assert Augmentation()(frames, np.random.default_rng(0)) is frames
 
@@ -51,7 +51,7 @@ def test_shift_moves_by_every_number_of_pixels_and_repeats_the_edges(shape):
 
 
 @pytest.mark.parametrize(("num_frames", "share", "least"), [(7, 0.5, 4), (30, 0.1, 3), (5, 0.01, 1), (1, 0.5, 1)])
-def test_temporal_crop_keeps_any_piece_that_is_long_enough(num_frames, share, least):
+def test_temporal_crop_keeps_any_part_that_is_long_enough(num_frames, share, least):
     frames = np.arange(num_frames, dtype=np.uint8).reshape(-1, 1, 1, 1)
     expected = [
         frames[first : first + kept] for kept in range(least, num_frames + 1) for first in range(num_frames - kept + 1)
@@ -66,13 +66,13 @@ def test_speed_picks_frames_evenly_and_in_order(num_frames):
     counts = {len(result) for result in results}
     assert (min(counts), max(counts)) == (max(1, round(num_frames / 2)), 2 * num_frames)
     for result in results:
-        # A picked frame is the one that runs at the middle of its share of the time.
+        # A chosen frame is the one in the middle of its share of the time.
         middles = [(number + 0.5) / len(result) for number in range(len(result))]
         assert result.flatten().tolist() == [int(middle * num_frames) for middle in middles]
     assert any(np.array_equal(result, frames) for result in results)
 
 
-def test_speed_is_as_often_slower_as_faster():
+def test_slower_is_as_likely_as_faster():
     frames, augment, rng = clip((100, 1, 1, 1)), Augmentation(speed=3.0), np.random.default_rng(0)
     lengths = np.array([len(augment(frames, rng)) for _ in range(1000)])
     assert 420 < (lengths < 100).sum() < 580

@@ -1,4 +1,4 @@
-"""pipelines/batches.py: every clip once, like lengths together, one batch ahead, and shares that make means right."""
+"""Batches: every clip once, similar lengths together, one batch ahead, and shares that give correct means."""
 
 import threading
 
@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from pipelines.data.augment import Augmentation
-from pipelines.data.loader import ahead, batches, epoch_seed, epoch_steps, num_steps
+from pipelines.data.loader import batches, epoch_seed, epoch_steps, map_ahead, num_steps
 from pipelines.data.shards import Clip
 from pipelines.video.frame import FrameSize
 
 
 class Clips(list):
-    """Clips in memory that read like a split of shards, and note who asked for what."""
+    """Clips in memory with the interface of a split of shards, which record the calls."""
 
     frame = FrameSize(width=3, height=4, channels=1)
 
@@ -49,7 +49,7 @@ def random_lengths(count):
 
 
 def frames_of(clips, **kwargs):
-    """By index, what an epoch makes of each clip."""
+    """The augmented frames of each clip, by index."""
     return {
         index: frames.numpy().copy()
         for batch in batches(clips, 2, 3, False, **kwargs)
@@ -80,7 +80,7 @@ def test_an_epoch_has_as_many_steps_on_every_worker(num_clips, batch_size, world
 @pytest.mark.parametrize("seed", [None, 5], ids="seed {}".format)
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 @pytest.mark.parametrize("num_clips", [1, 7, 8, 9, 13])
-def test_every_clip_counts_once_and_a_step_s_shares_sum_to_one(num_clips, world_size, seed):
+def test_every_clip_counts_once_and_the_shares_of_a_step_sum_to_one(num_clips, world_size, seed):
     clips = make_clips(range(1, num_clips + 1))
     workers = [
         list(batches(clips, 2, 3, False, seed=seed, rank=rank, world_size=world_size)) for rank in range(world_size)
@@ -91,14 +91,14 @@ def test_every_clip_counts_once_and_a_step_s_shares_sum_to_one(num_clips, world_
         counted = [batch for batch in step if batch.share]
         together = sum(len(batch.indices) for batch in counted)
         assert all(batch.share == len(batch.indices) / together for batch in counted)
-        # A worker without a clip of its own still has one to run through the model: the others wait for its gradients.
+        # A worker without a clip of its own still gets one for the model: the others wait for its gradients.
         assert all(len(batch.indices) == 1 for batch in step if not batch.share)
         assert all(len(batch.indices) <= 2 for batch in step)
         seen += [index for batch in counted for index in batch.indices]
     assert sorted(seen) == list(range(num_clips))
 
 
-def test_shares_turn_the_workers_means_into_the_mean_over_all_clips_of_the_step():
+def test_shares_weight_the_means_of_the_workers_into_the_mean_over_the_step():
     clips = make_clips([2] * 7)
     workers = [list(batches(clips, 2, 3, False, rank=rank, world_size=3)) for rank in range(3)]
     means = [sum(np.mean(batch.indices) * batch.share for batch in step) for step in zip(*workers, strict=True)]
@@ -139,8 +139,8 @@ def test_order_depends_on_the_seed_alone():
         assert np.concatenate(epoch_steps(lengths, 8, seed)).tolist() == order
 
 
-def test_clips_of_a_step_are_of_like_length_and_steps_of_all_lengths_mixed():
-    # As many as are sorted together: the steps then share no lengths.
+def test_clips_of_a_step_have_similar_lengths_and_steps_are_shuffled():
+    # As many clips as are sorted together: then no two steps have the same length.
     lengths = np.random.default_rng(0).permutation(16 * 8)
     steps = epoch_steps(lengths, 8, 3)
     ranges = [range(lengths[step].min(), lengths[step].max() + 1) for step in steps]
@@ -149,7 +149,7 @@ def test_clips_of_a_step_are_of_like_length_and_steps_of_all_lengths_mixed():
     assert ranges != sorted(ranges, key=lambda lengths_of: -lengths_of.start)
 
 
-def test_clips_meet_others_in_every_epoch():
+def test_clips_are_combined_differently_in_every_epoch():
     lengths = random_lengths(1000)
     pairs = [
         {(int(a), int(b)) for step in epoch_steps(lengths, 4, seed) for a in step for b in step if a < b}
@@ -167,7 +167,7 @@ def test_the_smaller_step_comes_last_and_has_clips_of_any_length():
 
 
 @pytest.mark.parametrize("seed", [None, 5], ids="seed {}".format)
-def test_workers_share_the_steps_that_one_worker_alone_would_take(seed):
+def test_workers_share_the_steps_of_a_single_worker(seed):
     clips = make_clips(random_lengths(30))
     whole = [set(batch.indices) for batch in batches(clips, 8, 3, False, seed=seed)]
     workers = [batches(clips, 2, 3, False, seed=seed, rank=rank, world_size=4) for rank in range(4)]
@@ -175,7 +175,7 @@ def test_workers_share_the_steps_that_one_worker_alone_would_take(seed):
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_workers_get_like_numbers_of_frames(world_size):
+def test_workers_get_similar_numbers_of_frames(world_size):
     clips = make_clips(random_lengths(8 * world_size))
     workers = [batches(clips, 4, 3, False, seed=1, rank=rank, world_size=world_size) for rank in range(world_size)]
     for step in zip(*workers, strict=True):
@@ -184,7 +184,7 @@ def test_workers_get_like_numbers_of_frames(world_size):
         assert max(frames) - min(frames) <= np.ptp(np.concatenate(lengths))
 
 
-def test_clips_are_altered_alike_whoever_reads_them_and_anew_in_each_epoch():
+def test_augmentation_does_not_depend_on_the_worker_and_differs_between_epochs():
     clips, augment = make_clips([5, 9, 7, 4, 6]), Augmentation(flip=True, shift=2, temporal_crop=0.5, brightness=0.4)
     alone = frames_of(clips, seed=1, augmentation=augment)
     for index in range(5):
@@ -197,14 +197,14 @@ def test_clips_are_altered_alike_whoever_reads_them_and_anew_in_each_epoch():
 
 
 @pytest.mark.parametrize(("limit", "released"), [(12 * 15, []), (12 * 15 - 1, [2]), (12 * 6, [1, 2]), (71, [0, 1, 2])])
-def test_only_what_lies_beyond_a_limit_is_let_go(monkeypatch, limit, released):
+def test_only_clips_beyond_a_limit_are_released(monkeypatch, limit, released):
     clips = make_clips([6, 5, 4])
     monkeypatch.setattr("pipelines.data.loader._MAPPED_BYTES", limit)
     list(batches(clips, 2, 3, False))
     assert [index for kind, indices in clips.events for index in indices if kind == "release"] == released
 
 
-def test_pages_are_asked_for_one_batch_ahead_and_let_go_after_use(monkeypatch):
+def test_pages_are_prefetched_one_batch_ahead_and_released_after_use(monkeypatch):
     monkeypatch.setattr("pipelines.data.loader._MAPPED_BYTES", 0)
     clips = make_clips([6, 5, 4, 3, 2, 1])
     used = []
@@ -216,11 +216,11 @@ def test_pages_are_asked_for_one_batch_ahead_and_let_go_after_use(monkeypatch):
     assert [indices for kind, indices in clips.events if kind == "release"] == used == [[0, 1], [2, 3], [4, 5]]
 
 
-def is_left():
-    return any(thread.name.startswith("ahead") for thread in threading.enumerate())
+def thread_is_running():
+    return any(thread.name.startswith("map_ahead") for thread in threading.enumerate())
 
 
-def test_ahead_makes_everything_in_turn_in_another_thread_and_no_more_than_one_ahead():
+def test_map_ahead_computes_in_order_in_another_thread_at_most_one_ahead():
     made, threads = [], set()
 
     def make(number):
@@ -229,17 +229,17 @@ def test_ahead_makes_everything_in_turn_in_another_thread_and_no_more_than_one_a
         return -number
 
     used = []
-    for value in ahead(make, range(20)):
+    for value in map_ahead(make, range(20)):
         used.append(value)
         assert len(made) <= len(used) + 1
     assert used == [-number for number in range(20)]
     assert threads.isdisjoint({threading.get_ident()})
     assert len(threads) == 1
-    assert not is_left()
-    assert list(ahead(make, [])) == []
+    assert not thread_is_running()
+    assert list(map_ahead(make, [])) == []
 
 
-def test_ahead_the_next_is_made_while_one_is_used():
+def test_map_ahead_computes_the_next_item_while_one_is_used():
     being_made = threading.Event()
 
     def make(number):
@@ -247,13 +247,13 @@ def test_ahead_the_next_is_made_while_one_is_used():
             being_made.set()
         return number
 
-    for value in ahead(make, range(2)):
+    for value in map_ahead(make, range(2)):
         if value == 0:
             assert being_made.wait(timeout=30)
 
 
 @pytest.mark.parametrize("at", [0, 1, 3])
-def test_ahead_an_error_is_raised_in_its_turn_and_leaves_no_thread(at):
+def test_map_ahead_raises_an_error_at_its_item_and_leaves_no_thread(at):
     def make(number):
         if number == at:
             raise OSError("shard gone")
@@ -261,16 +261,16 @@ def test_ahead_an_error_is_raised_in_its_turn_and_leaves_no_thread(at):
 
     used = []
     with pytest.raises(OSError, match="shard gone"):
-        used.extend(ahead(make, range(5)))
+        used.extend(map_ahead(make, range(5)))
     assert used == list(range(at))
-    assert not is_left()
+    assert not thread_is_running()
 
 
-@pytest.mark.parametrize("how", ["closed", "dropped", "the user of a batch fails"])
-def test_a_user_who_stops_early_leaves_no_thread(how):
+@pytest.mark.parametrize("how", ["closed", "dropped", "the caller fails"])
+def test_stopping_early_leaves_no_thread(how):
     epoch = batches(make_clips([2] * 20), 2, 3, False)
     next(epoch)
-    assert is_left()
+    assert thread_is_running()
     if how == "closed":
         epoch.close()
     elif how == "dropped":
@@ -278,11 +278,11 @@ def test_a_user_who_stops_early_leaves_no_thread(how):
     else:
         with pytest.raises(ZeroDivisionError):
             epoch.throw(ZeroDivisionError())
-    assert not is_left()
+    assert not thread_is_running()
 
 
 @pytest.mark.parametrize("first_step", [0, 1, 3, 4])
-def test_an_epoch_goes_on_at_any_step_with_the_batches_that_it_would_have_had(first_step):
+def test_an_epoch_can_be_resumed_at_any_step_with_the_same_batches(first_step):
     clips, augment = make_clips([5, 9, 7, 4, 6, 3, 8]), Augmentation(flip=True, shift=1)
     whole = list(batches(clips, 2, 3, False, seed=1, augmentation=augment))
     rest = list(batches(clips, 2, 3, False, seed=1, augmentation=augment, first_step=first_step))
@@ -292,7 +292,7 @@ def test_an_epoch_goes_on_at_any_step_with_the_batches_that_it_would_have_had(fi
         assert all(map(torch.equal, batch.frames, expected.frames))
 
 
-def test_seeds_depend_on_every_number_and_suit_torch():
+def test_seeds_depend_on_every_number_and_are_valid_for_torch():
     seeds = [epoch_seed(*path) for path in [(0,), (1,), (0, 1), (0, 2), (1, 1), (1, 2), (0, 1, 1), (0, 1, 2)]]
     assert len(set(seeds)) == len(seeds)
     assert seeds[0] == epoch_seed(0)
@@ -305,11 +305,11 @@ def test_seeds_depend_on_every_number_and_suit_torch():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_batches_on_cuda_are_those_of_the_cpu():
     clips = make_clips([5, 9, 7, 4, 6])
-    there = list(batches(clips, 2, 3, False, seed=1, device=torch.device("cuda")))
-    for batch, expected in zip(there, batches(clips, 2, 3, False, seed=1), strict=True):
+    on_gpu = list(batches(clips, 2, 3, False, seed=1, device=torch.device("cuda")))
+    for batch, expected in zip(on_gpu, batches(clips, 2, 3, False, seed=1), strict=True):
         assert batch.indices == expected.indices
         assert batch.labels.is_cuda
         torch.testing.assert_close(batch.labels.cpu(), expected.labels)
-        for frames, twin in zip(batch.frames, expected.frames, strict=True):
+        for frames, wanted in zip(batch.frames, expected.frames, strict=True):
             assert frames.is_cuda
-            torch.testing.assert_close(frames.cpu(), twin)
+            torch.testing.assert_close(frames.cpu(), wanted)

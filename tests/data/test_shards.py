@@ -1,4 +1,4 @@
-"""pipelines/shards.py: what is written comes back, and what is damaged is refused by name."""
+"""Shards: clips are read as they were written, and damaged files are refused by name."""
 
 import hashlib
 import json
@@ -70,7 +70,7 @@ def assert_same(got: Clip, wanted: Clip) -> None:
     np.testing.assert_array_equal(got.frames, wanted.frames)
 
 
-def test_clips_come_back_in_order_across_shards(dataset: Path) -> None:
+def test_clips_are_read_in_order_across_shards(dataset: Path) -> None:
     split = ShardDataset.open(dataset).split("train")
     wanted = [*make_clips(3), *make_clips(4, seed=1)]
     assert len(split) == 7
@@ -83,7 +83,7 @@ def test_clips_come_back_in_order_across_shards(dataset: Path) -> None:
     assert split.lengths.tolist() == [len(clip.frames) for clip in wanted]
 
 
-def test_dataset_json_says_what_was_written(dataset: Path) -> None:
+def test_dataset_json_describes_what_was_written(dataset: Path) -> None:
     data = ShardDataset.open(dataset)
     assert (data.classes, data.task, data.frame) == (("x", "y", "z"), "multi_label", FRAME)
     assert (data.mean, data.std, data.sampling) == ((1.5, 2.0, 3.0), (4.0, 5.0, 6.5), {"fps": None})
@@ -92,7 +92,7 @@ def test_dataset_json_says_what_was_written(dataset: Path) -> None:
     data.verify()
 
 
-def test_frames_are_views_of_the_file_which_no_writing_reaches(dataset: Path) -> None:
+def test_frames_are_views_of_the_file_and_writing_to_them_does_not_change_it(dataset: Path) -> None:
     before_bytes = [file.read_bytes() for file in sorted(dataset.glob("*.arrow"))]
     split = ShardDataset.open(dataset).split("train")
     before = pa.total_allocated_bytes()
@@ -103,7 +103,7 @@ def test_frames_are_views_of_the_file_which_no_writing_reaches(dataset: Path) ->
     assert [file.read_bytes() for file in sorted(dataset.glob("*.arrow"))] == before_bytes
 
 
-def test_a_split_pickles_small_and_opens_anew(dataset: Path) -> None:
+def test_a_pickled_split_is_small_and_opens_its_files_again(dataset: Path) -> None:
     split = ShardDataset.open(dataset).split("train")
     data = pickle.dumps(split)
     assert len(data) < split.lengths.sum() * FRAME.size
@@ -159,7 +159,7 @@ def test_splits_without_shards_and_shards_without_clips_are_empty(tmp_path: Path
     data.verify()
 
 
-def test_a_shard_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     def clips() -> Iterator[Clip]:
         yield make_clips(1)[0]
         raise OSError("disk full")
@@ -215,7 +215,9 @@ def cut(file: Path) -> None:
         ),
     ],
 )
-def test_what_is_not_whole_is_refused_in_one_line_that_names_it(dataset: Path, damage: Any, message: str) -> None:
+def test_an_incomplete_data_set_is_refused_in_one_line_that_names_the_file(
+    dataset: Path, damage: Any, message: str
+) -> None:
     damage(dataset)
     with pytest.raises(UserError, match=message) as error:
         ShardDataset.open(dataset)
@@ -236,11 +238,11 @@ def test_a_changed_byte_is_found_by_verify(dataset: Path, position: int, tells: 
             data.split("train")
 
 
-def test_whatever_byte_is_changed_reading_never_crashes(tmp_path: Path) -> None:
+def test_reading_a_shard_with_any_changed_byte_does_not_crash(tmp_path: Path) -> None:
     write_shard(tmp_path / "shard", make_clips(1))
     content, refusals = (tmp_path / "shard").read_bytes(), []
     for position in range(len(content)):
-        # A file of its own: the last one is still mapped.
+        # A new file: the last one is still mapped.
         file = tmp_path / f"{position}.arrow"
         file.write_bytes(content[:position] + bytes([content[position] ^ 0xFF]) + content[position + 1 :])
         try:
@@ -285,7 +287,7 @@ def several_clips_in_a_batch(file: Path) -> None:
         pytest.param(lambda file: file.unlink() or file.mkdir(), r"can't be read: Is a directory", id="a directory"),
     ],
 )
-def test_what_is_no_shard_is_refused_in_one_line(tmp_path: Path, damage: Any, message: str) -> None:
+def test_a_file_that_is_not_a_shard_is_refused_in_one_line(tmp_path: Path, damage: Any, message: str) -> None:
     file = tmp_path / "train-00000.arrow"
     write_shard(file, make_clips(3))
     damage(file)
@@ -294,13 +296,13 @@ def test_what_is_no_shard_is_refused_in_one_line(tmp_path: Path, damage: Any, me
     assert "\n" not in str(error.value)
 
 
-# Pages have 4096 bytes or more: clips of less than one, of some, and of many.
+# Pages have 4096 bytes or more: clips smaller than a page, of some pages, and of many.
 SIZES = {"tiny": (FrameSize(3, 2, 1), 50), "pages": (FrameSize(80, 60, 1), 20), "large": (FrameSize(160, 120, 3), 20)}
 
 
 @pytest.mark.parametrize(("frame", "length"), SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("indices", [[0], [9], [4, 5], [9, 0, 3, 3], range(10), []], ids=str)
-def test_prefetching_and_releasing_leaves_clips_as_they_are(
+def test_prefetching_and_releasing_does_not_change_clips(
     tmp_path: Path, frame: FrameSize, length: int, indices: list[int]
 ) -> None:
     rng = np.random.default_rng(0)
@@ -320,7 +322,7 @@ def test_prefetching_and_releasing_leaves_clips_as_they_are(
 
 
 def resident(file: Path) -> dict[str, int]:
-    """Bytes of a mapped file that are in this process's memory: all of them, and those that were written to."""
+    """Resident bytes of a mapped file: all, and those that were written to."""
     sizes, ours = {"Rss": 0, "Anonymous": 0}, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         name, *rest = line.split()
@@ -331,8 +333,8 @@ def resident(file: Path) -> dict[str, int]:
     return sizes
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux to tell what is resident")
-def test_what_is_released_leaves_the_memory(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="resident memory is known on Linux only")
+def test_released_clips_leave_the_resident_memory(tmp_path: Path) -> None:
     frame, page = FrameSize(160, 120, 3), mmap.PAGESIZE
     clips = [Clip(str(i), (0,), "", 1.0, np.full((20, *frame.shape), i, np.uint8)) for i in range(4)]
     write_shard(tmp_path / "shard", clips)
@@ -342,7 +344,7 @@ def test_what_is_released_leaves_the_memory(tmp_path: Path) -> None:
     assert resident(tmp_path / "shard")["Rss"] >= 4 * (clip_bytes - page)
     assert resident(tmp_path / "shard")["Anonymous"] >= clip_bytes
     split.release([1, 2])
-    # The pages at both ends are shared with the neighbours.
+    # The pages at both ends are shared with neighbouring clips.
     assert resident(tmp_path / "shard")["Anonymous"] <= 2 * page
     assert resident(tmp_path / "shard")["Rss"] <= 2 * clip_bytes + 20 * page
     split.release(range(4))
@@ -350,7 +352,7 @@ def test_what_is_released_leaves_the_memory(tmp_path: Path) -> None:
     np.testing.assert_array_equal(split[2].frames, clips[2].frames)
 
 
-def test_a_pickled_split_whose_file_is_gone_says_so(dataset: Path) -> None:
+def test_unpickling_a_split_whose_file_is_missing_is_an_error(dataset: Path) -> None:
     data = pickle.dumps(ShardDataset.open(dataset).split("val"))
     (dataset / "val-00000.arrow").unlink()
     with pytest.raises(UserError, match=r"val-00000.arrow can't be read: No such file"):
@@ -371,15 +373,19 @@ def remote(query: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_remote_shards_are_those_that_were_uploaded(remote: Location, dataset: Path, tmp_path: Path) -> None:
-    there, here = ShardDataset.open(remote), ShardDataset.open(str(dataset))
-    assert (there.splits, there.mean, there.frame) == (here.splits, here.mean, here.frame)
-    there.verify()
+    remote_data, local_data = ShardDataset.open(remote), ShardDataset.open(str(dataset))
+    assert (remote_data.splits, remote_data.mean, remote_data.frame) == (
+        local_data.splits,
+        local_data.mean,
+        local_data.frame,
+    )
+    remote_data.verify()
     assert not (tmp_path / "cache").exists()
-    for name in here.splits:
-        for got, wanted in zip(there.split(name), here.split(name), strict=True):
+    for name in local_data.splits:
+        for got, wanted in zip(remote_data.split(name), local_data.split(name), strict=True):
             assert_same(got, wanted)
     cached = {file.stem for file in (tmp_path / "cache").glob("*.arrow")}
-    assert cached == {shard["sha256"] for split in here.splits.values() for shard in split["shards"]}
+    assert cached == {shard["sha256"] for split in local_data.splits.values() for shard in split["shards"]}
 
 
 def test_remote_shards_are_read_from_the_cache_the_second_time(remote: Location) -> None:
@@ -391,7 +397,7 @@ def test_remote_shards_are_read_from_the_cache_the_second_time(remote: Location)
         assert_same(got, clip)
 
 
-def test_shards_that_leave_the_cache_stay_readable_for_an_open_split(
+def test_shards_deleted_from_the_cache_stay_readable_for_an_open_split(
     remote: Location, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     data = ShardDataset.open(remote)
@@ -423,7 +429,7 @@ def test_shards_that_leave_the_cache_before_they_are_mapped_are_read_all_the_sam
         assert_same(got, wanted)
 
 
-def test_shards_are_written_to_a_bucket_and_hashed_on_the_way(query: str, tmp_path: Path) -> None:
+def test_shards_are_written_to_a_bucket_with_their_hash(query: str, tmp_path: Path) -> None:
     place = Location.of(f"s3://lab/{tmp_path.name}/train-00000.arrow?{query}")
     shard = write_shard(place, make_clips(3))
     assert shard == write_shard(tmp_path / "train-00000.arrow", make_clips(3))
@@ -435,7 +441,7 @@ def test_shards_are_written_to_a_bucket_and_hashed_on_the_way(query: str, tmp_pa
     [(b"lost", r"train-00001.arrow\?.* is damaged"), (None, r"train-00001.arrow\?.* is missing; run preprocess again")],
     ids=["damaged", "missing"],
 )
-def test_a_remote_shard_that_is_not_whole_is_refused_by_name(
+def test_a_damaged_remote_shard_is_refused_by_name(
     remote: Location, tmp_path: Path, content: bytes | None, message: str
 ) -> None:
     data, shard = ShardDataset.open(remote), remote / "train-00001.arrow"
@@ -453,7 +459,7 @@ def test_a_remote_shard_that_is_not_whole_is_refused_by_name(
     assert len(data.split("val")) == 2
 
 
-def test_a_remote_directory_that_is_unfinished_or_not_there_is_refused(query: str, remote: Location) -> None:
+def test_an_unfinished_or_missing_remote_directory_is_refused(query: str, remote: Location) -> None:
     with pytest.raises(UserError, match=r"s3://lab/none\?.* is no directory; make shards there"):
         ShardDataset.open(f"s3://lab/none?{query}")
     (remote / "dataset.json").write_text("{")
@@ -466,7 +472,7 @@ def test_a_remote_directory_that_is_unfinished_or_not_there_is_refused(query: st
 
 
 @pytest.mark.parametrize("rows", [[5, 0, 2], []], ids=["some", "none"])
-def test_a_split_of_some_rows_has_these_clips_in_this_order_also_when_pickled(dataset: Path, rows: list[int]) -> None:
+def test_a_split_of_some_rows_keeps_their_order_also_when_pickled(dataset: Path, rows: list[int]) -> None:
     files = [dataset / f"train-{number:05}.arrow" for number in (0, 1)]
     everything, some = Split(files, FRAME), Split(files, FRAME, rows)
     assert some.lengths.dtype == np.int32
@@ -484,7 +490,7 @@ def test_all_clips_are_those_of_every_split_in_the_order_of_the_shards(dataset: 
             assert_same(got, wanted)
 
 
-def test_an_unknown_split_is_refused_with_those_there_are(dataset: Path) -> None:
+def test_an_unknown_split_is_refused_with_a_list_of_splits(dataset: Path) -> None:
     with pytest.raises(UserError, match=r"no split 'test'; it has train, val"):
         ShardDataset.open(dataset).split("test")
 
