@@ -1,6 +1,7 @@
 """Buckets and machines for tests of storage."""
 
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -33,3 +34,14 @@ def on(tmp_path, monkeypatch):
     monkeypatch.setattr(mirror, "_RUNNING_EVERY_S", 0.0)
     monkeypatch.setattr(mirror, "_PATIENCE_S", 0.0)
     return lambda machine: monkeypatch.setenv("TTRNN_CACHE", str(tmp_path / machine))
+
+
+@pytest.fixture(
+    params=("path", "file URI", "object store", "other file system"), ids=lambda kind: kind.replace(" ", "-")
+)
+def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    """An empty directory, local or remote."""
+    if request.param == "object store":
+        return Location.of(f"s3://lab/{uuid.uuid4()}?{request.getfixturevalue('query')}")
+    scheme = {"path": "", "file URI": "file://", "other file system": "fsspec+file://"}[request.param]
+    return Location.of(f"{scheme}{tmp_path}")

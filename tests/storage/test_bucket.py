@@ -21,11 +21,11 @@ from pipelines.train import train
 from pipelines.training.options import TrainOptions
 from pipelines.training.run_directory import RUN_LAYOUT
 from pipelines.tuning.importance import read_study
-from tests.commands.test_pareto import make_sweep
 from tests.runs import FAST, metrics
 from tests.s3 import Relay, upload
 from tests.shards import make_shards
 from tests.storage.sweeps import a_sweep, open_study, read, refuse, wait_for, write_run
+from tests.sweeps import make_sweep
 from ttrnn.model import ModelConfig, VideoClassifier
 
 
