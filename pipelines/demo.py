@@ -1,16 +1,7 @@
-"""The embedded default data set: sliding tartan, rendered with OpenCV and encoded as real video files in class folders.
+"""Render the demo data set (see data/demo_videos.py) as video files in class folders.
 
-    python -m pipelines.demo demo
-    python -m pipelines.demo demo --num-clips 960 --seed 1 --overwrite
-
-A clip shows a cloth with three sets of translucent stripes: falling to the right, falling to the left, and level. Each
-set climbs or sinks, and the class says which way each of them goes: `up-down-up`.
-
-It takes the order of the frames: stripes start anywhere in their period, so that single frames have one distribution in
-all eight classes. And it takes ranks: the weights of a rank-1 tensor train are a function of the row times one of the
-column, which answers to stripes that fall to the right exactly as to their mirror image.
-
-Legend: T time, H W C frame height, width and colour channels (blue, green, red, as OpenCV has them).
+python -m pipelines.demo demo
+python -m pipelines.demo demo --num-clips 960 --seed 1 --overwrite
 """
 
 import sys
@@ -32,9 +23,9 @@ class DemoOptions:
     """Render the demo data set as video files OUT/CLASS/clip.avi."""
 
     out: str = positional()
-    """directory to make, of class folders"""
+    """directory to make, with a folder for each class"""
     num_clips: int = NUM_CLIPS
-    """clips in all, spread evenly over the classes"""
+    """clips in total, evenly distributed over the classes"""
     seed: int = 0
     """the same seed renders the same pixels"""
     overwrite: bool = False
@@ -48,7 +39,7 @@ class DemoOptions:
 
 
 def demo(options: DemoOptions) -> dict[str, Any]:
-    """Renders the data set that the options ask for; returns where it lies and what is in it."""
+    """Renders the data set; returns its location and its properties."""
     out = prepare_out(Location.of(options.out).local, marker=MARKER, overwrite=options.overwrite).local
     render_demo(out, options.num_clips, options.seed)
     return {
@@ -63,7 +54,7 @@ def demo(options: DemoOptions) -> dict[str, Any]:
 
 
 def summary(result: dict[str, Any]) -> str:
-    """What a person reads at the end."""
+    """The text that is printed at the end."""
     return (
         f"{result['num_clips']} clips of {len(result['classes'])} classes in {result['out']}\n"
         f"next: {python()} -m pipelines.preprocess {result['out']} shards --width {result['width']} "
@@ -72,7 +63,7 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; see the top of the file."""
+    """Runs the command and returns the exit code."""
     return command.run(DemoOptions, demo, summary, argv)
 
 

@@ -7,9 +7,9 @@
     python -m pipelines.predict runs/sweep/best 0 --stream
     ffmpeg -v error -i clip.avi -vf scale=64:48 -pix_fmt gray -f rawvideo - | python -m pipelines.predict model -
 
-On standard input come the bytes of one frame after the other, in the model's size, grey or RGB (ffmpeg's gray or
-rgb24), and nothing else; they are taken as they come. --stream says when the leading class changes, and on a terminal
-shows the scores; with --lines it prints a JSON line for each frame (or window).
+Standard input is the bytes of one frame after the other, in the model's size, grey or RGB (ffmpeg's gray or rgb24).
+--stream logs when the predicted class changes, and draws the scores on a terminal; with --lines it prints a JSON line
+for each frame (or window).
 """
 
 import sys
@@ -29,24 +29,24 @@ __all__ = ["PredictOptions", "predict"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PredictOptions:
-    """Classify videos with a model; it knows frame size, sampling and classes by itself."""
+    """Classify videos with a model, which contains frame size, sampling and classes."""
 
     model: str = positional()
-    """model directory, run or ONNX file (clip or step), or its URI, such as runs/sweep/best"""
+    """model directory, run or ONNX file (clip or step), such as runs/sweep/best, or a URI of one"""
     video: tuple[str, ...] = positional()
-    """video files, folders of them, - for raw frames on standard input, or the number of a camera, from 0"""
+    """video files, folders of videos, - for raw frames on standard input, or the number of a camera, from 0"""
     window: str | None = None
-    """classify windows of this length: frames (48) or seconds (2.5s); a video's own probabilities are their mean"""
+    """classify windows of this length: frames (48) or seconds (2.5s); the probabilities of a video are their mean"""
     hop: str | None = None
-    """from the beginning of one window to that of the next, likewise; default: the window"""
+    """from the beginning of one window to that of the next, frames or seconds; default: the window"""
     top_k: int | None = None
-    """list so many classes, best first; default: 2 in the table"""
+    """list this many classes, best first; default: 2 in the table"""
     stream: bool = False
-    """tell scores as they come: frame by frame as a camera would, in constant memory, or window by window"""
+    """report scores while a video is read: frame by frame, in constant memory, or window by window"""
     lines: bool = False
-    """print a JSON line for each video as it is done, instead of a table"""
+    """print a JSON line for each video when it is finished, instead of a table"""
     annotate: str | None = None
-    """OUT.mp4: write the one video that is given with its label on it, without sound"""
+    """OUT.mp4: write a copy of the video (only one may be given) with its label, without sound"""
     overwrite: bool = False
     """replace OUT.mp4"""
 
@@ -56,7 +56,7 @@ class PredictOptions:
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
         if self.hop is not None and self.window is None:
-            raise ValueError(f"hop {self.hop} is of windows; give --window too")
+            raise ValueError(f"hop {self.hop} needs windows; give --window too")
         for name in ("window", "hop"):
             if (text := getattr(self, name)) is not None:
                 Length.parse(text, name)
@@ -65,7 +65,7 @@ class PredictOptions:
 
 
 def predict(options: PredictOptions) -> dict[str, Any]:
-    """The command as a function; see `predict_videos` for its result and errors."""
+    """Classifies the videos; for results and errors see `predict_videos`."""
     return predict_videos(
         options.model,
         options.video,
@@ -80,12 +80,12 @@ def predict(options: PredictOptions) -> dict[str, Any]:
 
 
 def summary(result: dict[str, Any]) -> RenderableType | None:
-    """A table of the videos; nothing where their lines have been printed already."""
+    """A table of the videos; None if they were printed as lines."""
     return None if result.get("lines") else predictions_table(result)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; see the head of this file."""
+    """Runs the command and returns the exit code."""
     return command.run(PredictOptions, predict, summary, argv)
 
 

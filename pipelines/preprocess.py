@@ -1,16 +1,14 @@
-"""Step 1, with Ray Data: labelled videos -> shards of uint8 frames that training maps into memory.
+"""(1) Decode labelled videos into shards of uint8 frames, which training maps into memory, with Ray Data.
 
     python -m pipelines.preprocess videos/ shards/
     python -m pipelines.preprocess clips.csv shards/ --width 64 --height 32 --channels 1 --num-frames 24
-    python -m pipelines.preprocess videos/ shards/ --resume       what was interrupted, or new clips in videos/
+    python -m pipelines.preprocess videos/ shards/ --resume       finish an interrupted job, or add new clips
     python -m pipelines.preprocess videos/ s3://bucket/shards
     python -m pipelines.preprocess --inspect shards/
     python -m pipelines.preprocess --verify shards/
 
-The plan (plan.py) says which clip goes into which shard. One row of the Ray data set is one shard, which its task
-writes under a name of its own, whole or not at all, and then its report, which says that the shard is done. So any
-process may die at any time, the job is resumed, and the bytes are the same. Of a cluster those nodes work that see the
-videos and OUT: where both are URIs all nodes, those too that come later; where one is a path, those that share it.
+Any process may be killed at any time; with --resume, the result is the same. On a cluster, the nodes that see the
+videos and OUT do the work: all nodes if both are URIs.
 """
 
 import shlex
@@ -31,8 +29,8 @@ __all__ = ["summary"]
 
 
 def preprocess(options: PreprocessOptions) -> dict[str, Any]:
-    """Makes the shards, or inspects or verifies those that are there; result and errors as `make_shards` has them."""
-    # The inspection draws: matplotlib is loaded for it only.
+    """Makes shards, or inspects or verifies existing ones; for results and errors see `make_shards`."""
+    # Only the inspection loads matplotlib.
     if options.inspect:
         from pipelines.report.inspection import inspect_shards
 
@@ -45,7 +43,7 @@ def preprocess(options: PreprocessOptions) -> dict[str, Any]:
 
 
 def summary(result: dict[str, Any]) -> RenderableType:
-    """A table of the splits, what was rejected, and what to do next."""
+    """A table of the splits, the rejected clips, and the next command."""
     if "damaged" in result or "sheet" in result:
         from pipelines.report.inspection import inspection_summary, verify_summary
 
@@ -72,7 +70,7 @@ def summary(result: dict[str, Any]) -> RenderableType:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of this step; returns the exit code."""
+    """Runs the command and returns the exit code."""
     return command.run(PreprocessOptions, preprocess, summary, argv)
 
 

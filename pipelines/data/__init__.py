@@ -1,1 +1,1 @@
-"""Labelled videos to shards, and shards to batches."""
+"""Turn labelled videos into shards, and shards into batches."""

@@ -1,16 +1,13 @@
-"""The embedded default data set: sliding tartan, rendered with OpenCV and encoded as real video files in class folders.
-
-    python -m pipelines.demo demo
-    python -m pipelines.demo demo --num-clips 960 --seed 1 --overwrite
+"""Render the demo data set: short clips of sliding stripes, drawn with OpenCV, encoded as videos in class folders.
 
 A clip shows a cloth with three sets of translucent stripes: falling to the right, falling to the left, and level. Each
-set climbs or sinks, and the class says which way each of them goes: `up-down-up`.
+set moves up or down, and the class is the three directions: `up-down-up`.
 
-It takes the order of the frames: stripes start anywhere in their period, so that single frames have one distribution in
-all eight classes. And it takes ranks: the weights of a rank-1 tensor train are a function of the row times one of the
-column, which answers to stripes that fall to the right exactly as to their mirror image.
+A model needs the order of the frames: stripes start anywhere in their period, so single frames have the same
+distribution in all eight classes. And it needs TT ranks above 1: the weights of a rank-1 tensor train are a function of
+the row times a function of the column, which responds to stripes that fall to the right as to their mirror image.
 
-Legend: T time, H W C frame height, width and colour channels (blue, green, red, as OpenCV has them).
+Legend: T time, H W C frame height, width and colour channels (blue, green, red, as in OpenCV).
 """
 
 import errno
@@ -31,23 +28,23 @@ __all__ = ["CHANNELS", "CLASSES", "HEIGHT", "MARKER", "NUM_CLIPS", "NUM_FRAMES",
 
 WIDTH, HEIGHT, NUM_FRAMES = 48, 32, 12
 NUM_CLIPS = 600
-# What a model should take: the files are in colour for the eye, but colour says nothing about the class.
+# Channels for a model: the files are in colour, but colour has no information about the class.
 CHANNELS = 1
-_WAYS = {"up": -1, "down": 1}
-CLASSES = tuple("-".join(ways) for ways in itertools.product(_WAYS, repeat=3))
+_DIRECTIONS = {"up": -1, "down": 1}
+CLASSES = tuple("-".join(directions) for directions in itertools.product(_DIRECTIONS, repeat=3))
 MARKER = "demo.json"
 _FPS = 12.0
 _CREAM = (215, 230, 235)
-# Of the light on the cloth: its mean, and what it gains or loses from the middle to an edge.
+# Light on the cloth: its mean, and its change from the middle to an edge.
 _SHADE, _GRADIENT = (0.7, 0.9), (-0.05, 0.05)
-# The fainter the faintest stripes beside the boldest, the further rank 1 falls behind.
+# A larger difference between faint and bold stripes increases the disadvantage of rank 1.
 _OPACITY = (0.22, 0.6)
-# Periods per frame: well below the half where up and down look alike.
+# Periods per frame: well below one half, where up and down look the same.
 _SPEED = (0.08, 0.19)
 # Standard deviation in grey levels.
 _NOISE = 25.0
-# Stripes are drawn this many times finer than the pixels, and averaged.
-_FINER = 4
+# Stripes are drawn at this many times the resolution, and averaged.
+_OVERSAMPLING = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +56,7 @@ class _Layer:
     slope: float
     """pixels that a stripe falls over one pixel to the right"""
     color: tuple[int, int, int]
-    """of the stripes"""
+    """of the stripes (blue, green, red)"""
 
 
 _LAYERS = (
@@ -74,7 +71,7 @@ def draw_clip(label: int, rng: np.random.Generator) -> np.ndarray:
 
     Args:
         label: Index into `CLASSES`.
-        rng: Where all else comes from: light, noise, and the period, opacity, start and speed of each set of stripes.
+        rng: Draws everything else: light, noise, and the period, opacity, start and speed of each set of stripes.
 
     Returns:
         T x H x W x C, uint8.
@@ -82,9 +79,9 @@ def draw_clip(label: int, rng: np.random.Generator) -> np.ndarray:
     shade, across, down = rng.uniform(*_SHADE), rng.uniform(*_GRADIENT), rng.uniform(*_GRADIENT)
     light_HW1 = (shade + across * np.linspace(-1, 1, WIDTH) + down * np.linspace(-1, 1, HEIGHT)[:, None])[..., None]
     clip_THWC = np.tile(light_HW1 * _CREAM, (NUM_FRAMES, 1, 1, 1))
-    for layer, way in zip(_LAYERS, CLASSES[label].split("-"), strict=True):
+    for layer, direction in zip(_LAYERS, CLASSES[label].split("-"), strict=True):
         period = layer.period * rng.uniform(0.96, 1.04)
-        starts_T = rng.uniform() + _WAYS[way] * rng.uniform(*_SPEED) * np.arange(NUM_FRAMES)
+        starts_T = rng.uniform() + _DIRECTIONS[direction] * rng.uniform(*_SPEED) * np.arange(NUM_FRAMES)
         opacity_THW1 = rng.uniform(*_OPACITY) * _draw_stripes(period, layer.slope, starts_T)[..., None]
         clip_THWC += opacity_THW1 * (light_HW1 * layer.color - clip_THWC)
     clip_THWC += rng.normal(0, _NOISE, (NUM_FRAMES, HEIGHT, WIDTH, 1))
@@ -92,33 +89,33 @@ def draw_clip(label: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _draw_stripes(period: float, slope: float, starts_T: np.ndarray) -> np.ndarray:
-    """T x H x W: 1 in a stripe, 0 beside it; in frame t a stripe begins `starts_T[t]` periods down the left edge."""
-    # One picture, taller than the frame by a period, behind a window that slides over it.
-    y_H1 = np.arange((HEIGHT + math.ceil(period)) * _FINER)[:, None] / _FINER
-    x_W = np.arange(WIDTH * _FINER) / _FINER
+    """T x H x W: 1 in a stripe, 0 outside; in frame t a stripe begins `starts_T[t]` periods down the left edge."""
+    # Every frame is a part of one image, which is a period taller than the frame.
+    y_H1 = np.arange((HEIGHT + math.ceil(period)) * _OVERSAMPLING)[:, None] / _OVERSAMPLING
+    x_W = np.arange(WIDTH * _OVERSAMPLING) / _OVERSAMPLING
     tall_HW = ((y_H1 - slope * x_W) / period % 1 < 0.5).astype(np.float32)
-    tops_T = np.rint(-starts_T % 1 * period * _FINER).astype(int)
+    tops_T = np.rint(-starts_T % 1 * period * _OVERSAMPLING).astype(int)
     return np.stack(
         [
-            cv2.resize(tall_HW[top : top + HEIGHT * _FINER], (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+            cv2.resize(tall_HW[top : top + HEIGHT * _OVERSAMPLING], (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
             for top in tops_T
         ]
     )
 
 
 def render_demo(out: Path, num_clips: int, seed: int) -> Path:
-    """Renders the data set as video files OUT/CLASS/clip-NNNNN.avi: whole or not at all, in place of an older `out`.
+    """Renders the data set as video files OUT/CLASS/clip-NNNNN.avi, atomically; replaces an older `out`.
 
     Args:
         out: Directory to make.
-        num_clips: Clips in all. Clip i is of class i modulo their number, and the same however many there are.
+        num_clips: Clips in total. Clip i has class i modulo the number of classes, and does not depend on num_clips.
         seed: The same seed renders the same pixels.
 
     Returns:
         `out`.
 
     Raises:
-        OSError: a clip did not reach the disk whole.
+        OSError: a clip could not be written completely.
     """
     with atomic_directory(out) as directory:
         for name in CLASSES:
@@ -132,12 +129,12 @@ def render_demo(out: Path, num_clips: int, seed: int) -> Path:
 
 
 def _write_video(path: Path, clip_THWC: np.ndarray) -> None:
-    # OpenCV's own encoder, which is in every build of it.
+    # OpenCV's own encoder, which every build has.
     writer = cv2.VideoWriter(str(path), cv2.CAP_OPENCV_MJPEG, cv2.VideoWriter.fourcc(*"MJPG"), _FPS, (WIDTH, HEIGHT))
     for frame_HWC in clip_THWC:
         writer.write(frame_HWC)
     writer.release()
-    # It does not say when the disk is full. The file does: its header holds its size, less the header's first 8 bytes.
+    # It does not report a full disk, but the header contains the size of the file, without its first 8 bytes.
     content = path.read_bytes()
     announced = int.from_bytes(content[4:8], "little") + 8
     if len(content) != announced:

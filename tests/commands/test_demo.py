@@ -1,4 +1,4 @@
-"""The demo data set is what its docstring says: it needs the order of the frames, and ranks.
+"""The demo data set: a model needs the order of the frames, and TT ranks above 1.
 
 Legend: T time, H W C frame height, width and colour channels.
 """
@@ -27,7 +27,7 @@ CHANCE = 1 / len(demo.CLASSES)
 
 
 def read_clips(out: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels as a model sees them, clips x T x H x W x C, and labels, in the order in which they were drawn."""
+    """Pixels as a model gets them, clips x T x H x W x C, and labels, in the order in which they were drawn."""
     paths = sorted(out.glob("*/*.avi"), key=lambda path: path.name)
     frame = FrameSize(demo.WIDTH, demo.HEIGHT, demo.CHANNELS)
     clips = np.stack([decode(path, frame, Sampling()).frames for path in paths])
@@ -43,7 +43,7 @@ def contents(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
-def test_the_same_seed_gives_the_same_files_and_another_seed_none_of_them(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_files_and_another_seed_other_ones(tmp_path: Path) -> None:
     first, again, other = (
         contents(demo.render_demo(tmp_path / name, 16, seed))
         for name, seed in (("first", 3), ("again", 3), ("other", 4))
@@ -53,7 +53,7 @@ def test_the_same_seed_gives_the_same_files_and_another_seed_none_of_them(tmp_pa
     assert not any(first[name] == other[name] for name in first)
 
 
-def test_more_clips_leave_the_first_ones_as_they_were(tmp_path: Path) -> None:
+def test_more_clips_do_not_change_the_first_ones(tmp_path: Path) -> None:
     few, many = (contents(demo.render_demo(tmp_path / str(count), count, seed=0)) for count in (8, 20))
     assert {name: many[name] for name in few if name.endswith(".avi")} == {
         name: few[name] for name in few if name.endswith(".avi")
@@ -71,7 +71,7 @@ def test_files_hold_the_drawn_frames_in_balanced_class_folders(clips: tuple[np.n
 
 
 def stripe_turns(frames: np.ndarray) -> np.ndarray:
-    """Clips x 3: how far each set of stripes turns from a frame to the next, by demodulation; its sign is the way."""
+    """Clips x 3: the phase shift of each set of stripes per frame, by demodulation; its sign is the direction."""
     y, x = np.mgrid[: demo.HEIGHT, : demo.WIDTH]
     waves = np.stack(
         [np.exp(2j * np.pi * (y - slope * x) / period).ravel() for period, slope in ((11, 0.8), (11, -0.8), (7.5, 0))],
@@ -109,12 +109,14 @@ VIEWS = {
 }
 
 
-def test_stripes_move_as_the_class_says(clips: tuple[np.ndarray, np.ndarray]) -> None:
+def test_stripes_move_in_the_directions_of_the_class(clips: tuple[np.ndarray, np.ndarray]) -> None:
     frames, labels = clips
-    ways = np.array([[{"up": -1, "down": 1}[way] for way in name.split("-")] for name in demo.CLASSES])
+    directions = np.array(
+        [[{"up": -1, "down": 1}[direction] for direction in name.split("-")] for name in demo.CLASSES]
+    )
     turns = stripe_turns(frames[:240])
-    assert (np.sign(turns) == ways[labels[:240]]).all(axis=1).mean() > 0.95
-    # What holds the linear probe at chance below is the pixels, not the probe.
+    assert (np.sign(turns) == directions[labels[:240]]).all(axis=1).mean() > 0.95
+    # So the linear probe can learn the classes: from single frames, below, it cannot.
     assert linear_probe(turns, labels[:240]) > 0.95
 
 
@@ -128,7 +130,7 @@ def test_a_linear_classifier_stays_within_five_points_of_chance(
 
 
 def trained_accuracy(clips: tuple[np.ndarray, np.ndarray], ranks: str) -> float:
-    """Held-out accuracy of the paper's TT-GRU after a short training on as many clips as the default data set gives."""
+    """Held-out accuracy of the paper's TT-GRU after a short training on as many clips as the default data set has."""
     frames, labels = (torch.from_numpy(array) for array in clips)
     train = frames[:NUM_TRAIN].float()
     torch.manual_seed(0)
@@ -159,13 +161,13 @@ def trained_accuracy(clips: tuple[np.ndarray, np.ndarray], ranks: str) -> float:
         return float((model(frames[NUM_TRAIN:]).argmax(1) == labels[NUM_TRAIN:]).double().mean())
 
 
-def test_tt_gru_of_rank_4_passes_90_percent_and_of_rank_1_falls_behind(clips: tuple[np.ndarray, np.ndarray]) -> None:
+def test_tt_gru_of_rank_4_exceeds_90_percent_and_rank_1_is_worse(clips: tuple[np.ndarray, np.ndarray]) -> None:
     rank_1, rank_4 = (trained_accuracy(clips, ranks) for ranks in ("1", "4"))
     assert rank_4 > 0.9
     assert rank_1 < rank_4 - 0.05
 
 
-def test_an_interrupted_rendering_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_rendering_keeps_the_old_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = demo.render_demo(tmp_path / "out", 8, seed=0)
     before, draw_clip = contents(out), demo.draw_clip
 
@@ -184,7 +186,7 @@ def test_an_interrupted_rendering_leaves_what_was_there(tmp_path: Path, monkeypa
 
 @contextlib.contextmanager
 def files_limited_to(num_bytes: int) -> Iterator[None]:
-    """Stands for a full disk: writing beyond this fails."""
+    """Simulates a full disk: files cannot grow beyond this."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:
@@ -200,7 +202,7 @@ def test_a_clip_that_does_not_fit_on_the_disk_is_an_error(tmp_path: Path) -> Non
     assert not any(tmp_path.iterdir())
 
 
-def test_command_renders_and_tells_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_renders_and_returns_the_location(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "deep" / "out"
     assert main([str(out), "--num-clips", "8", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -220,7 +222,7 @@ def test_command_renders_and_tells_where(tmp_path: Path, capsys: pytest.CaptureF
     ],
     ids=["fewer clips than classes", "negative seed", "OUT exists"],
 )
-def test_a_users_mistake_is_one_line_and_exit_code_2(
+def test_a_mistake_of_the_user_gives_one_line_and_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     (tmp_path / "kept.txt").write_text("mine")

@@ -1,4 +1,4 @@
-"""pipelines/predict.py: files, folders, standard input, cameras; whole, by frames, by windows; one bad video is one."""
+"""Prediction: files, folders, standard input, cameras; whole, by frames, by windows; errors affect one video only."""
 
 import dataclasses
 import json
@@ -25,6 +25,7 @@ from pipelines.video.sampling import Sampling
 from pipelines.video.sources import open_camera
 from pipelines.video.windows import Length
 from pipelines.video.worker import IsolatedDecoder
+from tests.videos import patch_decoding_processes
 from ttrnn.export import export_onnx_clip, export_onnx_step
 from ttrnn.model import ModelConfig, VideoClassifier
 
@@ -56,7 +57,7 @@ def run(capsys, main, *words):
     return code, captured.out, captured.err
 
 
-def test_prediction_is_the_model_s_own_on_the_sampled_frames(videos, model, capsys):
+def test_predictions_are_those_of_the_model_on_the_sampled_frames(videos, model, capsys):
     paths = sorted(videos.glob("*/*.avi"))[:3]
     code, out, _ = run(capsys, predict.main, model, *paths, "--json")
     assert code == 0
@@ -70,7 +71,7 @@ def test_prediction_is_the_model_s_own_on_the_sampled_frames(videos, model, caps
         assert entry["label"] == max(entry["probabilities"], key=entry["probabilities"].get)
 
 
-def test_a_broken_file_is_one_error_entry_and_the_rest_go_on(videos, model, tmp_path, capsys):
+def test_a_damaged_file_gives_an_error_entry_and_does_not_affect_the_others(videos, model, tmp_path, capsys):
     good, bad = sorted(videos.glob("*/*.avi"))[0], tmp_path / "bad.avi"
     bad.write_bytes(os.urandom(1000))
     code, out, err = run(capsys, predict.main, model, bad, tmp_path / "none.avi", good, "--json")
@@ -82,7 +83,7 @@ def test_a_broken_file_is_one_error_entry_and_the_rest_go_on(videos, model, tmp_
     assert "Traceback" not in err
 
 
-def test_a_folder_stands_for_the_videos_in_it_and_lines_come_as_they_are_done(videos, model, tmp_path, capsys):
+def test_a_folder_means_the_videos_in_it_and_lines_are_printed_one_by_one(videos, model, tmp_path, capsys):
     code, out, _ = run(capsys, predict.main, model, videos, "--lines")
     assert code == 0
     lines = [json.loads(line) for line in out.splitlines()]
@@ -101,7 +102,7 @@ def windowed(capsys, model, path, *words):
     return json.loads(run(capsys, predict.main, model, path, "--json", *words)[1])["videos"][0]
 
 
-def test_windows_are_classified_as_clips_of_their_own_and_their_mean_is_the_video_s(videos, model, capsys):
+def test_windows_are_classified_as_clips_and_averaged(videos, model, capsys):
     path = sorted(videos.glob("*/*.avi"))[0]
     entry = windowed(capsys, model, path, "--window", "5", "--hop", "4", "--top-k", "3")
     spans = [(segment["start_frame"], segment["end_frame"]) for segment in entry["segments"]]
@@ -120,11 +121,11 @@ def test_windows_are_classified_as_clips_of_their_own_and_their_mean_is_the_vide
     assert windowed(capsys, model, path, "--window", "0.5s")["segments"][1]["start_frame"] == 6
 
 
-def test_a_long_video_gives_what_it_gives_as_a_whole_and_is_not_held(videos, model, capsys, monkeypatch):
+def test_a_long_video_is_streamed_with_the_same_result(videos, model, capsys, monkeypatch):
     path = sorted(videos.glob("*/*.avi"))[0]
     whole = [windowed(capsys, model, path, *words) for words in ([], ["--window", "5"])]
     monkeypatch.setattr(recognizer, "_WHOLE_BYTES", 0)
-    monkeypatch.setattr(IsolatedDecoder, "decode", lambda *_: pytest.fail("it was held as a whole"))
+    monkeypatch.setattr(IsolatedDecoder, "decode", lambda *_: pytest.fail("it was decoded as a whole"))
     for words, expected in zip(([], ["--window", "5"]), whole, strict=True):
         found = windowed(capsys, model, path, *words)
         shares = [entry.pop("probabilities") for entry in (found, expected)]
@@ -147,7 +148,7 @@ def test_the_prediction_of_a_long_video_can_be_cancelled(videos, model):
 
 @pytest.fixture
 def standard_input():
-    """A function that puts bytes on file descriptor 0, of this process."""
+    """A function that provides bytes on standard input (file descriptor 0)."""
     kept = os.dup(0)
 
     def put(content):
@@ -161,7 +162,7 @@ def standard_input():
     os.close(kept)
 
 
-def test_a_long_video_whose_header_does_not_say_so_is_streamed_too(videos, model, capsys, monkeypatch):
+def test_a_long_video_with_a_wrong_header_is_streamed_too(videos, model, capsys, monkeypatch):
     path = sorted(videos.glob("*/*.avi"))[0]
     expected = windowed(capsys, model, path)
 
@@ -189,7 +190,7 @@ def test_raw_frames_on_standard_input_are_a_video(videos, model, capsys, standar
 
 
 @pytest.mark.parametrize(("num_bytes", "words"), [(0, "0 bytes of frame 1"), (5000, "392 bytes of frame 4")])
-def test_standard_input_that_ends_within_a_frame_is_an_error_entry(model, capsys, standard_input, num_bytes, words):
+def test_incomplete_standard_input_gives_an_error_entry(model, capsys, standard_input, num_bytes, words):
     standard_input(bytes(num_bytes))
     code, out, err = run(capsys, predict.main, model, "-", "--json")
     assert code == 1
@@ -198,7 +199,7 @@ def test_standard_input_that_ends_within_a_frame_is_an_error_entry(model, capsys
 
 
 class Camera:
-    """What OpenCV gives for camera 0, if it saw 7 pictures and then Ctrl-C were typed."""
+    """A replacement for OpenCV's camera 0, which gives 7 images and then Ctrl-C."""
 
     def __init__(self, index):
         self.index, self.left = index, 7
@@ -222,7 +223,7 @@ class Camera:
         pass
 
 
-def test_a_camera_is_streamed_until_it_is_interrupted(model, capsys, monkeypatch):
+def test_a_camera_is_streamed_until_ctrl_c(model, capsys, monkeypatch):
     monkeypatch.setattr("pipelines.video.sources.cv2.VideoCapture", Camera)
     code, out, _ = run(capsys, predict.main, model, "0", "--stream", "--json")
     assert code == 130
@@ -230,10 +231,10 @@ def test_a_camera_is_streamed_until_it_is_interrupted(model, capsys, monkeypatch
     assert (entry["path"], entry["num_frames"]) == ("0", 7)
     code, out, _ = run(capsys, predict.main, model, "0", "--stream", "--window", "3", "--lines")
     assert [line.get("start_frame") for line in map(json.loads, out.splitlines())] == [0, 3, None]
-    for words, told in [(["0"], "give --stream"), (["7", "--stream"], "camera 7 does not open")]:
+    for words, message in [(["0"], "give --stream"), (["7", "--stream"], "camera 7 does not open")]:
         code, _, err = run(capsys, predict.main, model, *words)
         assert code == 2
-        assert told in err
+        assert message in err
 
 
 @pytest.mark.skipif(not Path("/dev/video0").exists(), reason="there is no camera")
@@ -242,7 +243,7 @@ def test_a_real_camera_gives_frames():
         assert next(source.frames).shape == (32, 48, 1)
 
 
-def test_the_label_is_written_on_a_copy_of_the_video(videos, model, tmp_path, capsys):
+def test_annotate_writes_the_label_on_a_copy_of_the_video(videos, model, tmp_path, capsys):
     path, out = sorted(videos.glob("*/*.avi"))[0], tmp_path / "out.mp4"
     assert run(capsys, predict.main, model, path, "--annotate", out)[0] == 0
     assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
@@ -258,7 +259,7 @@ def test_the_label_is_written_on_a_copy_of_the_video(videos, model, tmp_path, ca
     assert run(capsys, predict.main, model, path, "--annotate", out, "--overwrite", "--stream")[0] == 0
 
 
-def test_a_video_that_does_not_decode_leaves_the_annotated_one_as_it_was(model, tmp_path, capsys):
+def test_an_error_keeps_an_older_annotated_video(model, tmp_path, capsys):
     bad, out = tmp_path / "bad.avi", tmp_path / "out.mp4"
     bad.write_bytes(os.urandom(1000))
     out.write_bytes(b"older")
@@ -267,8 +268,28 @@ def test_a_video_that_does_not_decode_leaves_the_annotated_one_as_it_was(model, 
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_decoder_that_crashes_during_annotation_gives_an_error_entry(videos, model, tmp_path, capsys, monkeypatch):
+    path, out = sorted(videos.glob("*/*.avi"))[0], tmp_path / "out.mp4"
+    predict_whole = IsolatedDecoder.decode
+
+    def decode_and_damage(*arguments):
+        decoded = predict_whole(*arguments)
+        patch_decoding_processes(tmp_path, monkeypatch)
+        bad.write_text("crash")
+        return decoded
+
+    bad = tmp_path / "bad.avi"
+    bad.write_bytes(path.read_bytes())
+    monkeypatch.setattr(IsolatedDecoder, "decode", decode_and_damage)
+    code, text, _ = run(capsys, predict.main, model, bad, "--annotate", out, "--json")
+    (entry,) = json.loads(text)["videos"]
+    assert (code, entry.keys()) == (1, {"path", "error"})
+    assert "crashed" in entry["error"]
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--window", "3x"], "got '3x'"),
         (["--window", "0"], "got '0'"),
@@ -280,14 +301,14 @@ def test_a_video_that_does_not_decode_leaves_the_annotated_one_as_it_was(model, 
         (["-", "--window", "2s"], "in frames"),
     ],
 )
-def test_a_mistake_is_refused_in_a_line_before_anything_is_decoded(model, capsys, words, told):
+def test_a_mistake_is_refused_in_one_line_before_decoding(model, capsys, words, message):
     code, out, err = run(capsys, predict.main, model, *(["clip.avi"] if words[0] != "-" else []), *words)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert told in err
+    assert message in err
 
 
 @pytest.mark.parametrize("form", ["step", "clip"])
-def test_an_onnx_file_gives_what_its_model_gives(videos, model, tmp_path, capsys, form):
+def test_an_onnx_file_gives_the_predictions_of_its_model(videos, model, tmp_path, capsys, form):
     file = tmp_path / "model.onnx"
     {"step": export_onnx_step, "clip": export_onnx_clip}[form](ttrnn.load(model), file)
     path = sorted(videos.glob("*/*.avi"))[0]
@@ -298,12 +319,12 @@ def test_an_onnx_file_gives_what_its_model_gives(videos, model, tmp_path, capsys
     assert (code, "ONNX file for clips" in err) == ((2, True) if form == "clip" else (0, False))
 
 
-@pytest.mark.parametrize("damage", ["empty", "garbage", "cut", "of somebody else", "folder", "missing"])
-def test_a_damaged_onnx_file_is_refused_in_a_line(model, tmp_path, capsys, damage):
+@pytest.mark.parametrize("damage", ["empty", "garbage", "cut", "of another program", "folder", "missing"])
+def test_a_damaged_onnx_file_is_refused_in_one_line(model, tmp_path, capsys, damage):
     file = tmp_path / "model.onnx"
     export_onnx_step(ttrnn.load(model), file)
     content = file.read_bytes()
-    if damage == "of somebody else":
+    if damage == "of another program":
         proto = onnx.load(file)
         del proto.metadata_props[:]
         content = proto.SerializeToString()
@@ -319,7 +340,7 @@ def test_a_damaged_onnx_file_is_refused_in_a_line(model, tmp_path, capsys, damag
 
 
 @pytest.mark.parametrize("form", ["step", "clip"])
-def test_an_onnx_file_with_wrong_bytes_runs_or_is_refused_in_a_line(model, tmp_path, form, capfd):
+def test_an_onnx_file_with_changed_bytes_runs_or_is_refused_in_one_line(model, tmp_path, form, capfd):
     file, rng = tmp_path / "model.onnx", np.random.default_rng(0)
     {"step": export_onnx_step, "clip": export_onnx_clip}[form](ttrnn.load(model), file)
     content, refused = file.read_bytes(), []
@@ -368,7 +389,7 @@ def test_several_labels_are_joined_as_in_a_catalogue(model):
     assert several.label(np.array([0.9, 0.2, 0.6])) == "run|drive"
 
 
-def test_names_are_as_short_as_they_can_be_told_apart():
+def test_names_are_shortened_as_long_as_they_differ():
     assert _names(["a/b/up/1.avi", "a/b/down/1.avi"]) == ["up/1.avi", "down/1.avi"]
     assert _names(["a/b/up/1.avi", "a/b/up/2.avi", "-"]) == ["1.avi", "2.avi", "-"]
     assert _names(["/a/1.avi", "/a/1.avi"]) == ["1.avi", "1.avi"]
