@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import processes
+from tests.processes import Child
 
 # No core waits for them at the end.
 _LONGEST = ("test_bucket.py", "test_sweep.py", "test_preprocessing_nodes.py", "test_launcher_nodes.py")
@@ -24,6 +25,15 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sorts them; within a file the order stays."""
     items.sort(key=lambda item: item.path.name not in _LONGEST)
+
+
+@pytest.fixture(autouse=True)
+def _children_end_with_their_test() -> Iterator[None]:
+    """Those of fixtures for a whole module were started before, and are ended by their fixtures."""
+    before = set(Child.running)
+    yield
+    for child in Child.running - before:
+        child.end()
 
 
 @pytest.hookimpl(trylast=True)

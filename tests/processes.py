@@ -1,4 +1,4 @@
-"""Start child processes for tests and kill them, with all their descendants, when the test ends.
+"""Start child processes for tests and kill them, with all their descendants, when the test ends (see conftest.py).
 
 A child has Python's own handling of SIGINT, also where the tests were started by `nohup` or by a shell that ignores
 SIGINT. It is the leader of its own session, and is killed when the process that started it dies. Descendants are
@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 SESSION = "TTRNN_TEST_SESSION"
 """The environment variable that all processes of a test session inherit."""
@@ -24,10 +24,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Child(subprocess.Popen[str]):
-    """A process that ends with the block, with all its descendants."""
+    """A process that ends with its test, or with the block, and all its descendants with it."""
+
+    running: ClassVar[set["Child"]] = set()
+    """Those that have not been ended."""
 
     def __init__(self, words: list[Any], env: Mapping[str, str] | None = None, **kwargs: Any) -> None:
         self._mark = uuid.uuid4().hex
+        self.running.add(self)
         super().__init__(
             [sys.executable, "-I", "-S", __file__, str(os.getpid()), *map(str, words)],
             env={**(os.environ if env is None else env), _CHILD: self._mark},
@@ -36,9 +40,17 @@ class Child(subprocess.Popen[str]):
             **kwargs,
         )
 
-    def __exit__(self, *error: Any) -> None:
+    def end(self) -> None:
+        """Kills it and all its descendants."""
         kill_all(_CHILD, self._mark)
-        super().__exit__(*error)
+        self.wait()
+        for stream in (self.stdin, self.stdout, self.stderr):
+            if stream is not None:
+                stream.close()
+        self.running.discard(self)
+
+    def __exit__(self, *error: Any) -> None:
+        self.end()
 
 
 def run(words: list[Any], *, check: bool = True, timeout_s: float = 200, **kwargs: Any) -> Any:

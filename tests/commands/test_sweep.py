@@ -1,4 +1,3 @@
-import contextlib
 import csv
 import json
 import signal
@@ -177,18 +176,11 @@ def num_ended(out):
     return sum(summary["state"] in ("complete", "stopped") for summary in summaries)
 
 
-@pytest.fixture
-def stack():
-    """Ends the processes that a test has started: those of Ray outlive their driver for some seconds."""
-    with contextlib.ExitStack() as stack:
-        yield stack
-
-
 @pytest.mark.timeout(600)
-def test_a_sweep_that_is_killed_and_interrupted_resumes_with_the_same_number_of_trials(shards, tmp_path, stack):
+def test_a_sweep_that_is_killed_and_interrupted_resumes_with_the_same_number_of_trials(shards, tmp_path):
     out, words = tmp_path / "out", []
     for how, enough in ((signal.SIGKILL, 2), (signal.SIGINT, 4)):
-        process = stack.enter_context(Child(command(shards, out, *words), stderr=subprocess.PIPE))
+        process = Child(command(shards, out, *words), stderr=subprocess.PIPE)
         while num_ended(out) < enough:
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.05)
