@@ -1,4 +1,4 @@
-"""The frontier of parameters against the validation metric: which trials are on it, where it bends, how good it is."""
+"""Compute the frontier (Pareto front) of parameters and validation metric, its knee and its hypervolume."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,80 +9,80 @@ __all__ = ["HYPERVOLUME", "IDEAL", "WORST", "dense_baseline", "frontier", "hyper
 
 
 WORST = (10_000_000, 0.0)
-"""(num_params, metric) of the corner that hypervolumes are measured from."""
+"""(num_params, metric) of the reference point of hypervolumes."""
 IDEAL = (100, 1.0)
-"""The corner opposite to it."""
+"""The opposite corner."""
 HYPERVOLUME = (
-    f"the share that the frontier dominates of all from {IDEAL[0]:,} to {WORST[0]:,} parameters, on a logarithmic "
-    f"scale, and from {WORST[1]:.0%} to {IDEAL[1]:.0%} on validation"
+    f"share dominated by the frontier of the area from {IDEAL[0]:,} to {WORST[0]:,} parameters, on a logarithmic "
+    f"scale, and from {WORST[1]:.0%} to {IDEAL[1]:.0%} of the validation metric"
 )
-"""What `hypervolume` gives by default, in words."""
+"""Definition of the default hypervolume, in words."""
 
 
 def frontier(trials: Iterable[Trial]) -> list[Trial]:
-    """The finished trials that no other one dominates with fewer parameters, a better validation metric, or both.
+    """The finished trials that are not dominated in number of parameters and validation metric.
 
-    Of an equal metric the trial with fewer parameters stays; of both equal, the first by name.
+    Of trials with an equal metric, the one with fewer parameters is kept; if both are equal, the first by name.
 
     Returns:
-        By rising num_params and, with them, strictly rising metric: the smallest first, the best last.
+        In order of strictly increasing num_params and metric: the smallest first, the best last.
     """
     points: list[Trial] = []
     finished = [trial for trial in trials if trial.is_finished]
-    for trial in sorted(finished, key=lambda trial: (trial.place[0], -trial.place[1], trial.trial)):
-        if not points or trial.place[1] > points[-1].place[1]:
+    for trial in sorted(finished, key=lambda trial: (trial.coordinates[0], -trial.coordinates[1], trial.trial)):
+        if not points or trial.coordinates[1] > points[-1].coordinates[1]:
             points.append(trial)
     return points
 
 
 def knee(points: Sequence[Trial]) -> Trial:
-    """Where a frontier bends: the point highest above the chord from its smallest to its best point.
+    """The knee of a frontier: the point with the largest distance above the chord from its smallest to its best point.
 
-    The distance is taken in (log num_params, val_metric); which point wins does not depend on the scale of either axis.
-    Of equal distances (a frontier of two points, a straight one) the better metric wins.
+    The distance is measured in (log num_params, val_metric); the result does not depend on the scale of either axis.
+    Of equal distances (a frontier of two points, a straight one), the point with the better metric is taken.
 
     Args:
         points: A frontier, smallest first; at least one point.
     """
-    (low_params, low_metric), (high_params, high_metric) = points[0].place, points[-1].place
+    (low_params, low_metric), (high_params, high_metric) = points[0].coordinates, points[-1].coordinates
     if len(points) == 1:
         return points[0]
 
     def height(point: Trial) -> float:
-        num_params, metric = point.place
-        across = math.log(num_params / low_params) / math.log(high_params / low_params)
-        return (metric - low_metric) / (high_metric - low_metric) - across
+        num_params, metric = point.coordinates
+        chord = math.log(num_params / low_params) / math.log(high_params / low_params)
+        return (metric - low_metric) / (high_metric - low_metric) - chord
 
     return max(reversed(points), key=height)
 
 
 def dense_baseline(trials: Iterable[Trial]) -> Trial | None:
-    """The best finished trial with a dense input matrix, the smallest of equal ones."""
+    """The finished trial with a dense input matrix that has the best metric; of equal ones, the smallest."""
     dense = [trial for trial in trials if trial.is_finished and trial.config.get("input") == "dense"]
-    return max(dense, key=lambda trial: (trial.place[1], -trial.place[0]), default=None)
+    return max(dense, key=lambda trial: (trial.coordinates[1], -trial.coordinates[0]), default=None)
 
 
 def hypervolume(
-    places: Iterable[tuple[float, float]],
+    points: Iterable[tuple[float, float]],
     *,
     worst: tuple[float, float] = WORST,
     ideal: tuple[float, float] = IDEAL,
 ) -> float:
-    """How much of all there is to win a set of models wins: larger is better, and no dominated model adds to it.
+    """The hypervolume of a set of models: larger is better; a dominated model does not change it.
 
     Args:
-        places: (num_params, metric) of each model.
-        worst: The reference point: what is no better than it in either counts for nothing.
-        ideal: What is better than it counts no more.
+        points: (num_params, metric) of each model.
+        worst: The reference point; a model that is not better in both does not count.
+        ideal: The opposite corner; values beyond it count as equal to it.
 
     Returns:
         The share, 0 to 1, of the rectangle between `worst` and `ideal` in (log num_params, metric) that lies on the
         larger and worse side of some model.
     """
     left, right = math.log(ideal[0]), math.log(worst[0])
-    area, reached = 0.0, worst[1]
-    for num_params, metric in sorted(places):
+    area, highest = 0.0, worst[1]
+    for num_params, metric in sorted(points):
         width, top = right - max(math.log(num_params), left), min(metric, ideal[1])
-        if width > 0 and top > reached:
-            area, reached = area + width * (top - reached), top
+        if width > 0 and top > highest:
+            area, highest = area + width * (top - highest), top
     return area / ((right - left) * (ideal[1] - worst[1]))

@@ -13,8 +13,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
-from pipelines.tuning.sweep_directory import trial_name
-from pipelines.tuning.trial import Trial
+from pipelines.tuning.trial import Trial, trial_name
 
 __all__ = ["Study", "edges", "importances", "num_rejected", "read_study"]
 

@@ -1,4 +1,4 @@
-"""Options of a sweep."""
+"""Define the options of a sweep."""
 
 import dataclasses
 import os
@@ -7,14 +7,15 @@ from typing import Any
 
 import search_spaces
 from pipelines.storage.location import Location
+from pipelines.tuning.optuna_study import SAMPLERS
 from pipelines.tuning.stopping import STOPPING
-from pipelines.tuning.study import SAMPLERS
 
 __all__ = ["MAY_GROW", "SweepOptions"]
 
-# A resumed sweep may have more of these than it was started with.
+# A sweep may be resumed with larger values of these.
 MAY_GROW = ("num_trials", "refine", "confirm")
-_OF_THE_COMMAND = ("gpus_per_worker", "slots", "time_budget", "resume", "overwrite")
+# Options that do not affect the result: they may differ when a sweep is resumed.
+_SET_BY_THE_COMMAND = ("gpus_per_worker", "slots", "time_budget", "resume", "overwrite")
 
 
 def _default_out() -> str:
@@ -24,54 +25,54 @@ def _default_out() -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepOptions:
-    """Explore tensor-train shapes and ranks with Ray Tune and Optuna; then frontier, report and best model."""
+    """Explore tensor-train shapes and ranks with Ray Tune and Optuna; write frontier, report and best model."""
 
     data: str | None = None
     """videos (folder or CSV) or shards; default: the embedded demo"""
     out: str = dataclasses.field(default_factory=_default_out)
-    """directory of the sweep, or its URI: s3://bucket/sweep is worked on in a copy, mirrored there as it grows, and
-    resumed from any machine [default: runs/sweep, below $TTRNN_STORAGE where that is set: s3://bucket, say]"""
+    """directory or URI of the sweep: s3://bucket/sweep is written to a local copy, which is mirrored to the bucket, and
+    can be resumed on any machine [default: runs/sweep, below $TTRNN_STORAGE if that is set, for example to s3://bucket]
+    """
     space: str = "shapes"
-    """what to try: shapes (cells, modes, ranks), ranks (the paper's shape, ranks only), or package.module:function of
-    your own"""
+    """search space: shapes (cells, modes, ranks), ranks (the paper's shape, ranks only), or your own as
+    package.module:function"""
     num_trials: int = 16
-    """models to train; those that exceed a limit, or were there before, are passed over and do not count"""
+    """models to train, not counting models that exceed a limit and duplicates, which are not trained"""
     epochs: int = 16
-    """passes over the train split for each of them"""
+    """passes over the train split per model"""
     max_params: int | None = None
-    """train no model with more parameters than this, classifier included; default: no limit"""
-    max_flops: int | None = None
-    """nor one with more multiply-adds for a frame than this; default: no limit"""
+    """maximum number of parameters of a model, classifier included; default: no limit"""
+    max_macs: int | None = dataclasses.field(default=None, metadata={"aliases": ("max_flops",)})
+    """maximum number of MACs (multiply-accumulates) of a model for one frame; default: no limit"""
     sampler: str = "tpe"
-    """how models are chosen: tpe (learns which shapes and ranks pay), random, or default (Optuna's own default)"""
+    """sampler of models: tpe (learns from the trials), random, or default (Optuna's default)"""
     early_stopping: str = "frontier"
-    """frontier: end a trial that a smaller one surpasses, beyond noise, at the same epoch; asha: successive halving by
-    the metric alone; none. Trials of several workers are not ended early"""
+    """frontier: stop a trial if a smaller model is significantly better at the same epoch; asha: successive halving by
+    the metric alone; none. Trials with several workers are not stopped early"""
     refine: bool = False
-    """afterwards round the frontier's models to lower ranks and train them on for a few epochs: one training gives
+    """at the end, round the frontier's models to lower ranks and fine-tune them for a few epochs: one training gives
     many points"""
     confirm: int = 0
-    """at the end train the frontier's models anew with so many fresh seeds each, and redraw it from their means"""
+    """at the end, train the frontier's models again with this many new seeds each, and redraw it from their means"""
     time_budget: float | None = None
-    """minutes after which no trial begins and those that run pause; --resume goes on; confirmation, once begun, is not
-    cut short; default: no limit"""
+    """minutes after which no trial starts and running ones pause; resume with --resume; replication with new seeds is
+    not interrupted once it has started; default: no limit"""
     seed: int = 0
-    """of the search, the models and the demo"""
+    """seed of the search, the models and the demo"""
     num_workers: int = 1
-    """processes (GPUs) that share one trial; as many trials run at a time as fit"""
+    """processes (GPUs) per trial; as many trials run at a time as fit"""
     gpus_per_worker: float = 1.0
-    """where there are GPUs: less than 1 lets several trials of small models share one, 0.25 four; they must fit in its
-    memory together"""
+    """with GPUs: with less than 1, several trials share one (0.25: four); they must fit into its memory together"""
     slots: int | None = None
-    """trials at a time; default: as many as fit on the nodes that are up. With more, a cluster that can grow starts
-    nodes for them"""
+    """trials at a time; default: as many as fit on the nodes of the cluster. For more, an autoscaling cluster starts
+    further nodes"""
     resume: bool = False
-    """continue a sweep that was interrupted"""
+    """resume an interrupted sweep"""
     overwrite: bool = False
-    """delete an older sweep first"""
+    """delete an existing sweep first"""
 
     def __post_init__(self) -> None:
-        for name in ("num_trials", "epochs", "num_workers", "slots", "max_params", "max_flops"):
+        for name in ("num_trials", "epochs", "num_workers", "slots", "max_params", "max_macs"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -79,7 +80,7 @@ class SweepOptions:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.time_budget is not None and not self.time_budget > 0:
-            raise ValueError(f"time_budget must be positive minutes, got {self.time_budget}")
+            raise ValueError(f"time_budget must be a positive number of minutes, got {self.time_budget}")
         for name, choices in (("sampler", SAMPLERS), ("early_stopping", STOPPING)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
@@ -88,7 +89,7 @@ class SweepOptions:
         search_spaces.load(self.space)
 
     def settings(self) -> dict[str, Any]:
-        """What decides the result, and where it goes."""
+        """The options that affect the result, and `out`."""
         data = None if self.data is None else str(Location.of(self.data).absolute())
         values = dataclasses.asdict(self) | {"data": data}
-        return {name: value for name, value in values.items() if name not in _OF_THE_COMMAND}
+        return {name: value for name, value in values.items() if name not in _SET_BY_THE_COMMAND}

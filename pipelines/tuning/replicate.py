@@ -17,9 +17,10 @@ from ray import tune
 from pipelines.cluster.slots import Slots
 from pipelines.core.errors import UserError
 from pipelines.data.dataset import ShardDataset
-from pipelines.training.launcher import Queue, Training, run_trainings
+from pipelines.training.launcher import run_trainings
 from pipelines.training.memory import step_bytes
 from pipelines.training.options import TrainOptions
+from pipelines.training.queue import Queue, Training
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.setup import model_config
 from pipelines.training.single_run import earlier_result

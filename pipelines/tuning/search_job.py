@@ -1,4 +1,4 @@
-"""Search and refine: the trials of a sweep."""
+"""Run the trials of a sweep: the search, and the refinement of its models."""
 
 import logging
 import math
@@ -6,15 +6,16 @@ from collections.abc import Callable, Collection, Sequence
 
 from pipelines.cluster.slots import Slots
 from pipelines.data.dataset import ShardDataset
-from pipelines.training.launcher import Training, run_trainings
+from pipelines.training.launcher import run_trainings
 from pipelines.training.memory import step_bytes
 from pipelines.training.options import TrainOptions
+from pipelines.training.queue import Training
 from pipelines.tuning.display import Screen, tune_callback
 from pipelines.tuning.frontier import frontier
 from pipelines.tuning.options import SweepOptions
 from pipelines.tuning.refine import propose
 from pipelines.tuning.schedulers import make_scheduler
-from pipelines.tuning.stopping import Curve, Judge
+from pipelines.tuning.stopping import Curve, EarlyStopping
 from pipelines.tuning.study import Search
 from pipelines.tuning.sweep_directory import SweepDirectory
 from ttrnn.config import ModelConfig
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 def run_search(
     options: SweepOptions, sweep: SweepDirectory, data: ShardDataset, slots: Slots, deadline: float, screen: Screen
 ) -> int:
-    """Runs, resumes or extends the search, and refines the models that it found.
+    """Runs, resumes or extends the search, and then refines the models of the frontier if requested.
 
     Returns:
         The number of trials whose process failed.
@@ -41,20 +42,20 @@ def run_search(
         options.space,
     )
     earlier = sweep.trials()
-    judge = Judge(len(data.split("val")), grace=max(1, options.epochs // 4))
+    stopping = EarlyStopping(len(data.split("val")), grace=max(1, options.epochs // 4))
     for trial in earlier:
-        # A refined trial begins where others end: it is compared with none.
+        # A refined trial starts from trained weights: it is not compared with others.
         if trial.num_params is not None and trial.parent is None and trial.state != "failed":
-            judge.add(Curve.of(trial.trial, trial.num_params, [value for _, value in trial.curve]))
+            stopping.add(Curve.of(trial.trial, trial.num_params, [value for _, value in trial.curve]))
     ended = [trial for trial in earlier if trial.state in ("complete", "stopped") and trial.parent is None]
     screen.stage("search", options.num_trials, ended)
-    # A trial of several workers is in the hands of Ray Train, which would go on with it after Tune has stopped it.
+    # Ray Train would continue a trial of several workers after Tune has stopped it.
     scheduler = options.early_stopping if options.num_workers == 1 else "none"
     num_failed = run_trainings(
-        _Trials(search, judge, lambda: _refinements(search, options, sweep, screen)),
+        _Trials(search, stopping, lambda: _refinements(search, options, sweep, screen)),
         slots,
         state=sweep.tune_state,
-        scheduler=make_scheduler(scheduler, judge, options.epochs, deadline),
+        scheduler=make_scheduler(scheduler, stopping, options.epochs, deadline),
         deadline=deadline,
         callbacks=[tune_callback(screen)],
     )
@@ -64,10 +65,10 @@ def run_search(
 
 
 class _Trials:
-    """The source of a sweep's trainings: what the search asks for, and then its refinements, round by round."""
+    """The source of a sweep's trainings: the proposals of the search, then rounds of refinements."""
 
-    def __init__(self, search: Search, judge: Judge, refinements: Callable[[], Sequence[Training]]) -> None:
-        self._search, self._judge, self._refinements = search, judge, refinements
+    def __init__(self, search: Search, stopping: EarlyStopping, refinements: Callable[[], Sequence[Training]]) -> None:
+        self._search, self._stopping, self._refinements = search, stopping, refinements
         self._refined: list[Training] = []
         self.num_workers = search.num_workers
 
@@ -80,19 +81,19 @@ class _Trials:
 
     def ended(self, training: Training, error: str | None) -> None:
         if self._search.settle(training.name, error=error) == "failed":
-            # It is no rival of the trials that run on.
-            self._judge.remove(training.name)
+            # Running trials are not compared with it any more.
+            self._stopping.remove(training.name)
 
 
 def _search(options: SweepOptions, sweep: SweepDirectory, data: ShardDataset, slots: Slots) -> Search:
     longest = max(int(data.split(name).lengths.max(initial=0)) for name in ("train", "val"))
-    limits = {name: getattr(options, name) for name in ("max_params", "max_flops")}
+    limits = {name: getattr(options, name) for name in ("max_params", "max_macs")}
     limits["memory_bytes"] = slots.memory_bytes
 
     def costs(train: TrainOptions, model: ModelConfig) -> dict[str, float]:
         return {
             "max_params": model.num_params,
-            "max_flops": model.multiply_adds,
+            "max_macs": model.multiply_adds,
             "memory_bytes": step_bytes(model, train.batch_size, longest, "cuda" if slots.device == "GPU" else "cpu"),
         }
 
@@ -110,11 +111,11 @@ def _search(options: SweepOptions, sweep: SweepDirectory, data: ShardDataset, sl
 
 
 def _refinements(search: Search, options: SweepOptions, sweep: SweepDirectory, screen: Screen) -> Sequence[Training]:
-    """A round of models that start from the frontier's, rounded to lower ranks; [] when none is left."""
+    """A round of models that start from those of the frontier, rounded to lower ranks; [] if there are no more."""
     trials = sweep.finished_trials() if options.refine else []
     proposals = propose(sweep, frontier(trials), trials, epochs=options.epochs, max_params=options.max_params)
-    found = [search.refine(proposal.values, proposal.parent) for proposal in proposals]
-    trainings = [training for training in found if training is not None]
+    refined = [search.refine(proposal.values, proposal.parent) for proposal in proposals]
+    trainings = [training for training in refined if training is not None]
     if trainings:
         screen.stage("refine", len(trainings))
     return trainings

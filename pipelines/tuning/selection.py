@@ -39,10 +39,10 @@ def select_trial(
     num_val_clips = sweep.read()["num_val_clips"]
     trial = choose(frontier.points, frontier.trials, select, num_val_clips, max_params, tolerance)
     others = [point for point in frontier.points if point.trial != trial.trial]
-    smaller = [point for point in others if point.place[0] <= trial.place[0]][-1:]
-    larger = [point for point in others if point.place[0] > trial.place[0]][:1]
+    smaller = [point for point in others if point.coordinates[0] <= trial.coordinates[0]][-1:]
+    larger = [point for point in others if point.coordinates[0] > trial.coordinates[0]][:1]
     return trial, [
-        {"trial": each.trial, "num_params": each.place[0], "val_metric": each.place[1]}
+        {"trial": each.trial, "num_params": each.coordinates[0], "val_metric": each.coordinates[1]}
         for each in (*smaller, trial, *larger)
     ]
 
@@ -78,23 +78,23 @@ def choose(
         raise UserError(
             f"there is no finished trial {name!r}; there are {', '.join(t.trial for t in trials if t.is_finished)}"
         )
-    fitting = [point for point in points if max_params is None or point.place[0] <= max_params]
+    fitting = [point for point in points if max_params is None or point.coordinates[0] <= max_params]
     if not fitting:
         raise UserError(
-            f"no model of the frontier has at most {max_params:,} parameters; the smallest has {points[0].place[0]:,}"
+            f"no model of the frontier has at most {max_params:,} parameters; the smallest has {points[0].num_params:,}"
         )
     if select == "knee":
         return knee(fitting)
     best = fitting[-1]
     if select == "best":
         return best
-    bound = best.place[1] - (_standard_error(best, num_val_clips) if tolerance is None else tolerance)
-    return next(point for point in fitting if point.place[1] >= bound)
+    bound = best.coordinates[1] - (_standard_error(best, num_val_clips) if tolerance is None else tolerance)
+    return next(point for point in fitting if point.coordinates[1] >= bound)
 
 
 def _standard_error(trial: Trial, num_val_clips: int) -> float:
     """That of the validation metric: from the lower half of its 95% interval if known, else that of a share."""
     interval = trial.val_interval if trial.replication is None else trial.replication.val_interval
     if interval is None:
-        return standard_error(trial.place[1], num_val_clips)
-    return float(max(0.0, trial.place[1] - interval[0]) / ndtri(0.975))
+        return standard_error(trial.coordinates[1], num_val_clips)
+    return float(max(0.0, trial.coordinates[1] - interval[0]) / ndtri(0.975))

@@ -1,8 +1,8 @@
-"""When a trial is not worth going on with: it is dominated, beyond noise, at the epoch it has come to.
+"""Stop trials early that are significantly dominated at their current epoch.
 
-Early stopping for one objective (successive halving, say) compares all trials with each other. For a frontier that is
-wrong: a small model is worth its place although large ones are better. Here a trial is compared only with those that
-have no more parameters: it ends where one of them was better at the same epoch, by more than chance explains.
+Early stopping for one objective (successive halving, for example) compares all trials with each other. That is wrong
+for a frontier, on which a small model may stay although large ones are better. Here, a trial is only compared with
+those that have no more parameters: it is stopped if one of them was significantly better at the same epoch.
 """
 
 import itertools
@@ -14,43 +14,43 @@ from statistics import NormalDist
 from pipelines.core.text import percent
 from pipelines.evaluation.metrics import standard_error
 
-__all__ = ["STOPPING", "Curve", "Judge"]
+__all__ = ["STOPPING", "Curve", "EarlyStopping"]
 
 
 STOPPING = ("frontier", "asha", "none")
 CONFIDENCE = 0.8
-"""How sure it must be that a rival is better at this epoch."""
+"""Confidence level at which a rival must be better at an epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """How a trial has come along."""
+    """The learning curve of a trial."""
 
     trial: str
-    """its name"""
+    """name of the trial"""
     num_params: int
-    """of the whole model"""
+    """parameters of the whole model"""
     best: Sequence[float]
-    """the best validation metric up to each epoch, 0 to 1; epoch 1 first"""
+    """best validation metric up to each epoch, 0 to 1, from epoch 1 on"""
 
     @classmethod
     def of(cls, trial: str, num_params: int, values: Iterable[float]) -> "Curve":
-        """From the validation metric of each epoch."""
+        """Builds a curve from the validation metric of each epoch."""
         return cls(trial, num_params, list(itertools.accumulate(values, max)))
 
 
-class Judge:
-    """Knows the curves of all trials of a sweep and says which are to end.
+class EarlyStopping:
+    """Compares the learning curves of all trials of a sweep, and decides which trials to stop.
 
-    Two metrics on n clips differ beyond noise where their difference exceeds z times sqrt(se_1^2 + se_2^2), with se the
-    standard error of a share of n clips and z the point of the normal distribution for the confidence. Both trials are
-    measured on the same clips, which go right and wrong together, so that the true noise is less: the rule errs towards
-    training on.
+    Two metrics on n clips differ significantly if their difference exceeds z times sqrt(se_1^2 + se_2^2), where se is
+    the standard error of a proportion of n clips and z the quantile of the normal distribution for the confidence.
+    Both trials are evaluated on the same clips, so that their errors are correlated and the true standard error is
+    smaller: the rule is conservative.
 
     Args:
-        num_clips: Of the validation split.
-        grace: No trial ends before it has trained so many epochs.
-        confidence: How sure it must be that the rival is better, between 0.5 and 1.
+        num_clips: Number of clips in the validation split.
+        grace: Number of epochs before which no trial is stopped.
+        confidence: Confidence level, between 0.5 and 1.
     """
 
     def __init__(self, num_clips: int, *, grace: int = 1, confidence: float = CONFIDENCE) -> None:
@@ -59,17 +59,17 @@ class Judge:
         self._curves: dict[str, Curve] = {}
 
     def add(self, curve: Curve) -> None:
-        """Takes what is known of a trial; a longer curve replaces the one that was known."""
-        known = self._curves.get(curve.trial)
-        if known is None or len(curve.best) >= len(known.best):
+        """Adds the curve of a trial; it replaces a shorter curve of this trial."""
+        earlier = self._curves.get(curve.trial)
+        if earlier is None or len(curve.best) >= len(earlier.best):
             self._curves[curve.trial] = curve
 
     def remove(self, trial: str) -> None:
-        """Forgets a trial that failed: it is no rival of others."""
+        """Removes a failed trial, so that others are not compared with it."""
         self._curves.pop(trial, None)
 
     def reason_to_stop(self, curve: Curve) -> str | None:
-        """A sentence if the trial, at the last epoch of its curve, is dominated beyond noise; else None."""
+        """The reason if the trial is significantly dominated at the last epoch of its curve; else None."""
         self.add(curve)
         epoch = len(curve.best)
         if epoch < self._grace:

@@ -19,17 +19,12 @@ from pipelines.training.run_directory import RUN_LAYOUT, RunDirectory, has_ended
 from pipelines.tuning.trial import Trial, read_trial
 from ttrnn.files import atomic_write
 
-__all__ = ["SWEEP_LAYOUT", "SweepDirectory", "is_result", "trial_name"]
+__all__ = ["SWEEP_LAYOUT", "SweepDirectory", "is_result"]
 
 log = logging.getLogger(__name__)
 
 _FORMAT = {"format": "ttrnn-sweep", "version": 1}
 _HINT = "give the OUT directory of python -m pipelines.sweep"
-
-
-def trial_name(number: int) -> str:
-    """The name of a trial's directory, by its number in the study."""
-    return f"{number:04d}"
 
 
 class SweepDirectory:
@@ -41,8 +36,9 @@ class SweepDirectory:
 
     MARKER = "sweep.json"
     """The file that makes a directory a sweep."""
-    FRONTIER_FILES = ("trials.csv", "pareto.csv", "pareto.json", "pareto.png", "report.html", "best")
-    """What is written when the frontier is drawn; the last one is a model directory."""
+    TRIALS_CSV, PARETO_CSV = "trials.csv", "pareto.csv"
+    FRONTIER_FILES = (TRIALS_CSV, PARETO_CSV, "pareto.json", "pareto.png", "report.html", "best")
+    """The files that show the frontier; the last one is a model directory."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)

@@ -1,4 +1,4 @@
-"""One trial of a sweep: what is known of it, and of its replications."""
+"""Describe a trial of a sweep and its replications."""
 
 import dataclasses
 import math
@@ -7,100 +7,114 @@ from typing import Any
 
 from pipelines.training.run_directory import RunDirectory
 
-__all__ = ["ENDED", "Replication", "Trial", "read_trial"]
+__all__ = ["ENDED", "Replication", "Trial", "read_trial", "trial_name"]
 
 ENDED = ("complete", "stopped", "failed")
-"""States of a trial that is not trained any further."""
+"""States of a finished trial, which is not trained any more."""
 
-_OF_SUMMARY = ("num_params", "input_params", "val_metric", "val_interval", "epochs", "train_s", "error", "stopped_by")
+_FROM_SUMMARY = ("num_params", "input_params", "val_metric", "val_interval", "epochs", "train_s", "error", "stopped_by")
+    "num_params",
+    "input_params",
+    "val_metric",
+    "val_interval",
+    "epochs",
+    "train_s",
+    "error",
+    "stopped_by",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Replication:
-    """What came of training a trial's options again with fresh seeds; metrics and bounds are 0 to 1."""
+    """Results of training a trial's options again with new seeds; metrics and bounds are 0 to 1."""
 
     seeds: Sequence[int]
-    """those whose run has ended well"""
+    """seeds of the complete runs"""
     val: Sequence[float]
-    """validation metric of each"""
+    """validation metric of each run"""
     val_mean: float
-    """of them"""
+    """mean of val"""
     val_interval: Sequence[float]
-    """[low, high]: where the mean over all seeds and clips lies with 95% confidence"""
+    """[low, high]: 95% confidence interval of the mean over all seeds and clips"""
     test: Sequence[float]
-    """metric on the test split of each; empty where there is no test split"""
+    """test metric of each run; empty without a test split"""
     test_mean: float | None
-    """of them"""
+    """mean of test"""
     test_interval: Sequence[float] | None
-    """likewise"""
+    """95% confidence interval of test_mean"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
-    """What is known of one trial; None where a thing is not known (yet)."""
+    """A trial of a sweep; fields that are not known (yet) are None."""
 
     trial: str
-    """name of its directory under SWEEP/trials"""
+    """name of its directory in SWEEP/trials"""
     state: str
-    """as its summary.json says; `unfinished` where that is missing or half written"""
+    """the state in its summary.json; `unfinished` if that is missing or half written"""
     num_params: int | None = None
     """parameters of the whole model"""
     input_params: int | None = None
     """input-to-hidden weights only"""
     multiply_adds: int | None = None
-    """of the recurrent layers, for one frame"""
+    """MACs of the recurrent layers for one frame"""
     val_metric: float | None = None
-    """its best epoch on validation, 0 to 1"""
+    """validation metric of its best epoch, 0 to 1"""
     test_metric: float | None = None
-    """the same weights on the test split, 0 to 1; for points of the frontier only"""
+    """test metric of the same weights, 0 to 1; for points of the frontier only"""
     val_interval: Sequence[float] | None = None
-    """[low, high]: where val_metric lies with 95% confidence"""
+    """[low, high]: 95% confidence interval of val_metric"""
     test_interval: Sequence[float] | None = None
-    """likewise test_metric"""
+    """95% confidence interval of test_metric"""
     per_class: Sequence[Mapping[str, Any]] | None = None
-    """test_metric class by class, as metrics.per_class has it"""
+    """test metric of each class, see metrics.per_class"""
     epochs: int | None = None
-    """epochs trained"""
+    """number of epochs trained"""
     train_s: float | None = None
     """training time, s"""
     curve: Sequence[Sequence[float]] = dataclasses.field(default_factory=list)
-    """[epoch, validation metric of this epoch, 0 to 1] of each epoch"""
+    """[epoch, validation metric, 0 to 1] of each epoch"""
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """every configured name, in the text forms of the design"""
+    """all settings, in their text forms"""
     params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """what the sampler chose, by the names of the search space"""
+    """parameters that the sampler chose, by their names in the search space"""
     parent: str | None = None
-    """the trial whose rounded weights it started from"""
+    """trial whose rounded weights it started from"""
     stopped_by: str | None = None
-    """why it was stopped early"""
+    """reason why it was stopped early"""
     error: str | None = None
-    """why it failed"""
+    """reason why it failed"""
     model_sha256: str | None = None
-    """of model.safetensors; for points of the frontier only"""
+    """SHA-256 of model.safetensors; for points of the frontier only"""
     replication: Replication | None = None
-    """once it was trained again with fresh seeds"""
+    """results with new seeds, once it was replicated"""
     not_replicated: bool = False
-    """by val_metric it stood on the frontier, by the mean of its fresh seeds it does not"""
+    """on the frontier by val_metric, but not by the mean of its replications"""
 
     @property
     def is_finished(self) -> bool:
-        """Whether it had its full budget and may stand on the frontier."""
-        known = self.num_params is not None and self.val_metric is not None and not math.isnan(self.val_metric)
-        return self.state == "complete" and known
+        """Whether it was trained for its full budget and may be on the frontier."""
+        has_result = self.num_params is not None and self.val_metric is not None and not math.isnan(self.val_metric)
+        return self.state == "complete" and has_result
 
     @property
-    def place(self) -> tuple[int, float]:
-        """(num_params, validation metric: the mean of fresh seeds where it is confirmed) of a finished trial."""
+    def coordinates(self) -> tuple[int, float]:
+        """(num_params, validation metric, or the mean of its replications) of a finished trial."""
         assert self.num_params is not None
         assert self.val_metric is not None
         return self.num_params, self.val_metric if self.replication is None else self.replication.val_mean
 
 
+def trial_name(number: int) -> str:
+    """The name of a trial's directory, by its number in the study."""
+    return f"{number:04d}"
+
+
 def read_trial(run: RunDirectory) -> Trial:
-    """The trial that is trained in a run; its state is `unfinished` without a whole summary.json."""
+    """Reads a trial from its run; its state is `unfinished` without a complete summary.json."""
     summary = run.summary()
     parent, macs = run.parent_and_macs()
-    known: dict[str, Any] = {name: summary.get(name) for name in _OF_SUMMARY}
+    values: dict[str, Any] = {name: summary.get(name) for name in _FROM_SUMMARY}
     return Trial(
         trial=run.name,
         state=summary.get("state", "unfinished"),
@@ -108,5 +122,5 @@ def read_trial(run: RunDirectory) -> Trial:
         curve=[[record["epoch"], record["val_metric"]] for record in run.metrics()],
         parent=parent,
         multiply_adds=macs,
-        **known,
+        **values,
     )
