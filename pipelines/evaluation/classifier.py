@@ -81,7 +81,7 @@ def _directory(path: str | Path) -> Path:
 
 
 def model_results(path: str | Path) -> dict[str, Any]:
-    """The training results in a model directory's config.json; {} for an ONNX file that lies elsewhere.
+    """The training results in a model directory's config.json; {} for an ONNX file in another directory.
 
     Raises:
         UserError: the model directory is damaged.
@@ -109,7 +109,7 @@ def reading_model(path_or_uri: str) -> Iterator[Path]:
 
 
 def _is_of_model(name: str) -> bool:
-    """Whether a file of a model directory or a run, by its name below it, may belong to the model."""
+    """Whether a file of a model directory or of a run, by its relative name, may belong to the model."""
     return name.split("/")[0] == "model" or "/" not in name
 
 
@@ -256,7 +256,7 @@ class _OnnxModel:
 
 
 def _config_beside(path: Path) -> dict[str, Any]:
-    """The config.json of the model directory in which an ONNX file lies; {} if it lies elsewhere."""
+    """The config.json of the model directory that contains an ONNX file; {} if it is in another directory."""
     try:
         return read_config(path.parent)
     except ValueError:

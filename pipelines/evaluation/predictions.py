@@ -59,7 +59,7 @@ class Predictions:
 
 
 def is_catalog(place: Location) -> bool:
-    """Whether a CSV file or a folder of videos lies there, and not shards, finished or not."""
+    """Whether a location is a CSV file or a folder of videos, rather than shards, finished or not."""
     if not place.exists():
         return False
     if not place.is_dir():

@@ -191,7 +191,7 @@ def _insights(study: Study, frontier: DrawnFrontier) -> dict[str, Any]:
     """Results of the sweep as a whole, and which ranges of the search space to widen."""
     names = {trial.trial: trial for trial in frontier.trials}
     return {
-        "hypervolume": hypervolume(point.place for point in frontier.points),
+        "hypervolume": hypervolume(point.coordinates for point in frontier.points),
         "hypervolume_reference": HYPERVOLUME,
         # A trial that was killed has a learning curve but no summary with its number of epochs.
         "epochs_trained": sum(max(trial.epochs or 0, len(trial.curve)) for trial in frontier.trials),

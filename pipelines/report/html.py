@@ -12,6 +12,7 @@ from typing import Any
 from pipelines.report import parts
 from pipelines.report.pareto_data import refinements
 from pipelines.report.view import view
+from pipelines.tuning.sweep_directory import SweepDirectory
 from ttrnn.files import atomic_write
 
 __all__ = ["write_page"]
@@ -52,6 +53,8 @@ def write_page(path: str | Path, data: Mapping[str, Any]) -> None:
         importances=parts.importances(data),
         replicated=" replicated" if data.get("replications") else "",
         refined=" Refined trials start from the weights of their parents." if any(refinements(data)) else "",
+        trials_csv=SweepDirectory.TRIALS_CSV,
+        pareto_csv=SweepDirectory.PARETO_CSV,
         trials=table,
         common_options=common_options,
         facts=parts.facts(data),

@@ -8,6 +8,8 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pipelines.tuning.sweep_directory import SweepDirectory
+
 __all__ = ["ROLES", "Mark", "all_trials", "csv_tables", "labels", "marks", "refinements"]
 
 
@@ -92,13 +94,13 @@ def refinements(data: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def csv_tables(data: Mapping[str, Any]) -> dict[str, str]:
-    """The texts of trials.csv and of pareto.csv, which has further columns for the replications.
+    """The contents of trials.csv and of pareto.csv, which has further columns for the replications, by file name.
 
     An empty cell is an unknown value or an option that the trial does not have; `none` is a value.
     """
     return {
-        "trials.csv": _csv(data["trials"], data["columns"]),
-        "pareto.csv": _csv(data["frontier"], [*data["columns"], *_REPLICATION_COLUMNS]),
+        SweepDirectory.TRIALS_CSV: _csv(data["trials"], data["columns"]),
+        SweepDirectory.PARETO_CSV: _csv(data["frontier"], [*data["columns"], *_REPLICATION_COLUMNS]),
     }
 
 

@@ -15,9 +15,9 @@ from pipelines.evaluation.evaluator import evaluate_model
 from pipelines.training.trainer import fit
 from pipelines.tuning.selection import choose
 from pipelines.tuning.trial import Replication, Trial
-from tests.commands.test_pareto import make_sweep, write_replications
 from tests.runs import options
 from tests.shards import make_shards
+from tests.sweeps import make_sweep, write_replications
 from ttrnn.model import ModelConfig, VideoClassifier
 
 NAMES = ("num_params", "val_metric")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.core.text import duration, python
+from pipelines.core.text import duration, percent, python
 
 
 @pytest.mark.parametrize("active", [True, False], ids=["active", "not active"])
@@ -31,3 +31,8 @@ def test_python_is_named_by_its_path_unless_it_is_active(active: bool, monkeypat
 )
 def test_a_duration_is_written_in_hours_minutes_and_seconds(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(None, "-"), (0.0, "0.0%"), (0.9375, "93.8%"), (1.0, "100.0%")])
+def test_a_share_is_written_in_percent(value: float | None, text: str) -> None:
+    assert percent(value) == text

@@ -1,7 +1,6 @@
 """report.html and pareto.png: their contents, and that names given by users cannot break them."""
 
 import base64
-import copy
 import hashlib
 import json
 from html.parser import HTMLParser
@@ -11,15 +10,11 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 
-from pipelines.core.text import percent
 from pipelines.report.frontier_files import write_frontier
 from pipelines.report.html import write_page
 from pipelines.report.plot import write_figure
-from pipelines.report.view import dimensions
-from pipelines.tuning.formatting import texts
-from tests.commands.test_pareto import TRIALS, Evaluate, config, make_sweep
-
-HOSTILE = '</script><script>alert(1)</script><img src="https://x.invalid/y">'
+from tests.report.contents import HOSTILE, full, older
+from tests.sweeps import TRIALS, Evaluate, config, make_sweep
 
 
 class Page(HTMLParser):
@@ -65,80 +60,8 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The contents of pareto.json for the sweep of test_pareto."""
+    """The contents of pareto.json for the sweep of tests/sweeps.py."""
     return write_frontier(make_sweep(tmp_path_factory.mktemp("report") / "sweep"), Evaluate())
-
-
-def full(data: dict[str, Any]) -> dict[str, Any]:
-    """The same with all values known: 0002 is refined from 0005, 0004 was stopped, 0001 was not replicated."""
-    data = copy.deepcopy(data)
-    trials = {trial["trial"]: trial for trial in data["trials"]}
-    for trial in trials.values():
-        trial["curve"] = [[1, 0.2], [2, 0.4], [3, trial["val_metric"]]] if trial["val_metric"] else []
-        trial["multiply_adds"] = trial["num_params"] and 10 * trial["num_params"]
-        trial["val_interval"] = [trial["val_metric"] - 0.1, trial["val_metric"] + 0.1] if trial["val_metric"] else None
-    # Tested as a point of an earlier frontier; the plot shows no test metric of dominated trials.
-    trials["0002"] |= {
-        "test_metric": 0.7,
-        "parent": "0005",
-        "config": {**trials["0002"]["config"], "init": "trials/0005/model"},
-    }
-    trials["0004"] |= {"state": "stopped", "stopped_by": "0001 was better after 1 epoch", "curve": [[1, 0.99]]}
-    for name, mean in (("0003", 0.29), ("0001", 0.28), ("0005", 0.82), ("0000", 0.6)):
-        runs, bounds = [mean - 0.01, mean, mean + 0.01], [mean - 0.05, mean + 0.05]
-        split = {"val": runs, "val_mean": mean, "val_interval": bounds}
-        test = {"test": runs, "test_mean": mean + 0.02, "test_interval": bounds}
-        trials[name] |= {"replication": {"seeds": [1, 2, 3], **split, **test}, "not_replicated": name == "0001"}
-        rows = [
-            {"class": label, "num_clips": 10, "precision": 1.0, "recall": 0.5, "f1": 0.7} for label in data["classes"]
-        ]
-        trials[name]["per_class"] = rows if name != "0000" else None
-    return data | {
-        "frontier": [trials["0003"], trials["0005"]],
-        "not_replicated": [trials["0001"]],
-        "knee": "0005",
-        "replications": {"seeds": [1, 2, 3], "method": "By the method.", "failed": []},
-        "published": [
-            {"model": "tt-gru", "num_input_params": 3232, "accuracy": 0.813},
-            {"model": "tt-lstm", "num_input_params": 3360, "accuracy": 0.796},
-        ],
-        "importances": {"val_metric": {"lr": 0.75, "cell": 0.25}, "num_params": {"cell": 1.0}},
-        "edges": [{"param": "lr", "value": 0.02, "bound": "upper", "text": "lr is 0.02 at the best: widen it there"}],
-        "hypervolume": 0.5,
-        "hypervolume_reference": "of all there is",
-        "epochs_trained": 31,
-        "num_too_large": 4,
-        "num_duplicates": 2,
-    }
-
-
-NEW_KEYS = (
-    "published",
-    "importances",
-    "edges",
-    "not_replicated",
-    "replications",
-    "hypervolume",
-    "hypervolume_reference",
-)
-NEW_TRIAL_KEYS = (
-    "parent",
-    "stopped_by",
-    "curve",
-    "params",
-    "multiply_adds",
-    "per_class",
-    "replication",
-    "not_replicated",
-)
-
-
-def older(data: dict[str, Any]) -> dict[str, Any]:
-    """The same as an earlier version wrote it, without the new keys."""
-    kept = {name: value for name, value in data.items() if name not in NEW_KEYS}
-    for name in ("trials", "frontier"):
-        kept[name] = [{key: trial[key] for key in trial if key not in NEW_TRIAL_KEYS} for trial in data[name]]
-    return kept
 
 
 @pytest.fixture(scope="module")
@@ -290,27 +213,6 @@ def test_page_offers_the_csv_files_for_download(data: dict[str, Any], page: Page
     assert page.view()["csv"][name] == Path(data["files"][name]).read_text(encoding="utf-8")
 
 
-def test_axes_of_parallel_coordinates_are_varying_options_then_parameters_and_metric(data: dict[str, Any]) -> None:
-    data = copy.deepcopy(data)
-    point = data["frontier"][-1]
-    point["config"]["ranks"] = "2x12x12"
-    axes = {axis["title"]: axis for axis in dimensions(data)}
-    assert list(axes)[-2:] == ["parameters", "validation accuracy, %"]
-    assert axes["largest of ranks"]["names"] == ["3", "4", "12", "none"]
-    values = {"0000": "none", "0001": "3", "0002": "4", "0003": "4", "0004": "4", "0005": "12"}
-    assert axes["largest of ranks"]["values"] == values
-    assert axes["cell"]["names"] == ["gru", "rnn"]
-    assert "lr" not in axes
-    assert axes["validation accuracy, %"]["values"]["0001"] == pytest.approx(80.0)
-
-
-def test_numbers_with_many_different_values_have_a_scale(data: dict[str, Any]) -> None:
-    one = data["trials"][1]
-    trials = [{**one, "trial": str(n), "config": {"lr": 10 ** (-n / 8), "shift": n}} for n in range(20)]
-    kinds = {axis["title"]: axis["kind"] for axis in dimensions({**data, "trials": trials, "frontier": trials[:1]})}
-    assert (kinds["lr"], kinds["shift"]) == ("log", "linear")
-
-
 def test_file_name_that_is_not_utf8_does_not_stop_the_page(data: dict[str, Any], tmp_path: Path) -> None:
     write_page(tmp_path / "report.html", {**data, "classes": ["caf\udce9"]})
     assert "caf?" in Page(tmp_path / "report.html").text
@@ -323,7 +225,11 @@ def test_figure_is_a_png_that_is_not_blank(data: dict[str, Any]) -> None:
 
 
 ONE = {"0000": {"num_params": 5000, "val_metric": 0.2, "config": {}}}
+
+
 DENSE = {"0000": {"num_params": 5000, "val_metric": 1.0, "config": config(input="dense")}}
+
+
 WIDE = {**TRIALS, "0008": {"num_params": 44_236_800, "val_metric": 0.9, "config": config()}}
 
 
@@ -353,29 +259,3 @@ def test_page_and_figure_need_pareto_json_only(data: dict[str, Any], tmp_path: P
     write_figure(tmp_path / "pareto.png", again)
     for name in ("report.html", "pareto.png"):
         assert (tmp_path / name).read_bytes() == Path(data["files"][name]).read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (None, "-"),
-        (0.4, "0 s"),
-        (59.6, "1 min 00 s"),
-        (200, "3 min 20 s"),
-        (3900, "1 h 05 min"),
-        (90_000, "25 h 00 min"),
-    ],
-)
-def test_training_time_has_a_fitting_unit(data: dict[str, Any], seconds: float | None, text: str) -> None:
-    assert texts({**data["trials"][0], "train_s": seconds})["train_s"] == text
-
-
-@pytest.mark.parametrize(("value", "text"), [(None, "-"), (0.0, "0.0%"), (0.9375, "93.8%"), (1.0, "100.0%")])
-def test_metrics_are_in_percent(value: float | None, text: str) -> None:
-    assert percent(value) == text
-
-
-def test_unknown_values_are_a_dash(data: dict[str, Any]) -> None:
-    shown = texts(data["trials"][7])
-    assert {shown[name] for name in ("cell", "ranks", "num_params", "val_metric", "epochs", "train_s")} == {"-"}
-    assert (shown["modes"], shown["state"]) == ("- → -", "unfinished")

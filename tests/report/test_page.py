@@ -10,8 +10,8 @@ import pytest
 from pipelines.report.frontier_files import write_frontier
 from pipelines.report.html import write_page
 from pipelines.report.pareto_data import csv_tables
-from tests.commands.test_pareto import Evaluate, config, make_sweep
-from tests.report.test_html import HOSTILE, full, older
+from tests.report.contents import HOSTILE, full, older
+from tests.sweeps import Evaluate, config, make_sweep
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e .[dev]")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
