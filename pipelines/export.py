@@ -11,7 +11,6 @@ python -m pipelines.export s3://bucket/sweep model
 import dataclasses
 import shlex
 import sys
-from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -22,8 +21,7 @@ from pipelines.core import command
 from pipelines.core.errors import UserError, user_errors
 from pipelines.core.options import positional
 from pipelines.core.text import percent, python
-from pipelines.evaluation.packaging import package_model
-from pipelines.report.frontier_files import known_tests
+from pipelines.evaluation.packaging import check_out, package_model
 from pipelines.storage.bucket import reading_copy
 from pipelines.storage.location import Location
 from pipelines.training.run_directory import RunDirectory, is_of_model
@@ -69,7 +67,7 @@ class ExportOptions:
 def export(options: ExportOptions) -> dict[str, Any]:
     """The command as a function. Returns the results and files of the exported model, and its neighbours."""
     out, markers = Location.of(options.out).local, (SweepDirectory.MARKER, RunDirectory.MARKER)
-    _check_out(out, options.overwrite)
+    check_out(out, overwrite=options.overwrite)
     forms: dict[str, Any] = {"dtype": options.dtype, "onnx": options.onnx, "program": options.program}
     with reading_copy(Location.of(options.source), markers=markers, wanted=_is_wanted) as copy:
         sweep, model_dir = SweepDirectory(copy.path), RunDirectory(copy.path).model
@@ -83,20 +81,13 @@ def export(options: ExportOptions) -> dict[str, Any]:
                 results["replication"] = dataclasses.asdict(trial.replication)
             with user_errors():
                 weights = read_config(model_dir)["sha256"]["model.safetensors"]
-            test = known_tests(sweep.pareto_json).get((trial.trial, weights), {})
+            test = sweep.known_tests().get((trial.trial, weights), {})
             results |= {name: test[name] for name in ("test_metric", "test_interval") if name in test}
         elif not model_dir.exists():
             raise UserError(
                 f"{options.source} is neither a sweep nor a run with a model; give the OUT directory of sweep or train"
             )
         return {"out": str(out), **package_model(model_dir, out, results, **forms), "neighbours": neighbours}
-
-
-def _check_out(out: Path, overwrite: bool) -> None:
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} exists; --overwrite replaces it")
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not (out / "model.safetensors").exists():
-        raise UserError(f"{out} is no model directory and is not replaced; give another OUT")
 
 
 def _is_wanted(name: str) -> bool:

@@ -18,9 +18,17 @@ from ttrnn.model import VideoClassifier
 from ttrnn.program import export_program
 from ttrnn.quantise import rounded
 
-__all__ = ["package_model"]
+__all__ = ["check_out", "package_model"]
 
 log = logging.getLogger(__name__)
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Raises UserError if a directory exists and is not to be replaced, or is no model directory."""
+    if out.exists() and not overwrite:
+        raise UserError(f"{out} exists; --overwrite replaces it")
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not (out / "model.safetensors").exists():
+        raise UserError(f"{out} is no model directory and is not replaced; give another OUT")
 
 
 def package_model(

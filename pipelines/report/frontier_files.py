@@ -28,7 +28,7 @@ from search_spaces import paper
 from ttrnn.files import atomic_directory, atomic_write, sha256
 from ttrnn.model import ModelConfig
 
-__all__ = ["COLUMNS", "browser_command", "known_tests", "write_frontier"]
+__all__ = ["COLUMNS", "browser_command", "write_frontier"]
 
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def _test(
 
     Points that were not replicated keep the test metric of an earlier frontier. Without test clips, shards is None.
     """
-    known, can_test = known_tests(sweep.pareto_json), shards is not None and (shards / DATASET_JSON).exists()
+    known, can_test = sweep.known_tests(), shards is not None and (shards / DATASET_JSON).exists()
 
     def with_metrics(point: Trial, is_on_frontier: bool) -> Trial:
         model_dir = fetch(sweep.run(point.trial).model)
@@ -127,25 +127,6 @@ def _test(
     by_name = {point.trial: point for point in (*points, *not_replicated)}
     trials = [by_name.get(trial.trial, trial) for trial in frontier.trials]
     return dataclasses.replace(frontier, points=points, not_replicated=not_replicated, trials=trials)
-
-
-def known_tests(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """(trial, SHA-256 of its weights) -> test_metric, test_interval and per_class, from an existing pareto.json.
-
-    Files of earlier versions lack the last two, which are then None, and call `not_replicated` `lucky`.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            (point["trial"], point["model_sha256"]): {name: point.get(name) for name in _FROM_TEST}
-            for point in [*data["frontier"], *data.get("not_replicated", data.get("lucky", []))]
-            if point["test_metric"] is not None
-        }
-    except FileNotFoundError:
-        return {}
-    except (ValueError, KeyError, TypeError) as error:
-        log.warning("%s cannot be read (%s): the test split is evaluated again", path, error)
-        return {}
 
 
 def _contents(

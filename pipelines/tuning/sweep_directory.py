@@ -124,6 +124,26 @@ class SweepDirectory:
                 found[int(path.name.rpartition("-s")[2])] = result
         return dict(sorted(found.items()))
 
+    def known_tests(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """(trial, SHA-256 of its weights) -> test_metric, test_interval and per_class, from pareto.json.
+
+        Files of earlier versions lack the last two, which are then None, and call `not_replicated` `lucky`.
+        """
+        try:
+            data = json.loads(self.pareto_json.read_text(encoding="utf-8"))
+            return {
+                (point["trial"], point["model_sha256"]): {
+                    name: point.get(name) for name in ("test_metric", "test_interval", "per_class")
+                }
+                for point in [*data["frontier"], *data.get("not_replicated", data.get("lucky", []))]
+                if point["test_metric"] is not None
+            }
+        except FileNotFoundError:
+            return {}
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("%s cannot be read (%s): the test split is evaluated again", self.pareto_json, error)
+            return {}
+
     def read_plan(self) -> dict[str, Any] | None:
         """The seeds of the replications, and those that failed; None where none are planned or, with a warning, where
         the plan cannot be read."""
