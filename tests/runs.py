@@ -1,4 +1,4 @@
-"""Short trainings for tests, what they leave behind, and workers of a gloo group without Ray."""
+"""Run short trainings in tests, read and compare their files, and train with a gloo group without Ray."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 import ttrnn
-from pipelines.training import trainer as fitting
+from pipelines.training import trainer
 from pipelines.training.options import TrainOptions
 
 FAST = {"hidden_modes": "2x2x2x2", "ranks": "2", "epochs": 4, "batch_size": 8, "lr": 0.02}
@@ -48,7 +48,7 @@ def assert_nearly_equal(run, other):
 
 def fit_together(directory, jobs, world_size):
     """Fits each of `jobs` by `world_size` processes; a job is what `options` takes, and "nan_at": N makes the last
-    worker's loss NaN in its N-th step. Returns for each job what came of it on each worker: a summary, or an error."""
+    worker's loss NaN in its N-th step. Returns for each job, for each worker, the summary or the error."""
     directory.mkdir()
     torch.multiprocessing.spawn(_work, (directory, jobs, world_size), nprocs=world_size)
     return [
@@ -60,7 +60,7 @@ def fit_together(directory, jobs, world_size):
 def _work(rank, directory, jobs, world_size):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=world_size)
-    losses = fitting.losses
+    losses = trainer.losses
     for number, job in enumerate(jobs):
         calls, nan_at = [], job.get("nan_at") if rank == world_size - 1 else None
 
@@ -68,12 +68,12 @@ def _work(rank, directory, jobs, world_size):
             calls.append(1)
             return losses(*args) * (float("nan") if len(calls) == nan_at else 1.0)
 
-        fitting.losses = noted
+        trainer.losses = noted
         chosen = options(**{name: value for name, value in job.items() if name != "nan_at"})
         Path(chosen.out).mkdir(exist_ok=True)
         try:
-            result = fitting.fit(chosen)
-        except fitting.DivergedError as error:
+            result = trainer.fit(chosen)
+        except trainer.DivergedError as error:
             result = str(error)
         (directory / f"{number}.{rank}.json").write_text(json.dumps(result))
     dist.destroy_process_group()

@@ -75,6 +75,7 @@ def build_parser(options_class: type, prog: str | None = None) -> argparse.Argum
         else:
             parser.add_argument(
                 _flag(field.name),
+                *map(_flag, field.metadata.get("aliases", ())),
                 dest=field.name,
                 help=text,
                 type=_or_none(kind) if field.default is not None and _is_optional(hints[field.name]) else kind,
@@ -122,6 +123,10 @@ def _read_config(options_class: type, path: str) -> dict[str, Any]:
         raise UserError(f"--config {path} cannot be read as JSON: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"--config {path} must hold one JSON object, got {type(values).__name__}")
+    for field in dataclasses.fields(options_class):
+        for alias in field.metadata.get("aliases", ()):
+            if alias in values:
+                values[field.name] = values.pop(alias)
     check_values(options_class, values, f"--config {path}")
     return values
 

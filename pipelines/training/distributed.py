@@ -1,4 +1,4 @@
-"""Train one model with several Ray Train workers."""
+"""Train one model on several Ray Train workers."""
 
 import contextlib
 import dataclasses
@@ -24,20 +24,20 @@ __all__ = ["fit_on_ray", "following"]
 def fit_on_ray(
     options: TrainOptions, server: str | None, callbacks: list[Any] | None = None, name: str | None = None
 ) -> dict[str, Any]:
-    """`fit` on options.num_workers Ray Train workers; a worker that dies brings all back to the last checkpoint.
+    """Runs `fit` on options.num_workers Ray Train workers. If one dies, all are restarted from the last checkpoint.
 
     Args:
         options: OUT is a directory of this node, which is the head node.
-        server: For workers on other nodes, as `serve_files` gives it.
-        callbacks: Of Ray Train.
-        name: Of the run, to Ray.
+        server: Name of the file server for workers on other nodes, from `serve_files`.
+        callbacks: Callbacks for Ray Train.
+        name: Name of the run in Ray.
 
     Raises:
-        StepError: there is no room for the workers, for long.
+        StepError: the cluster has had no room for the workers for a long time.
     """
-    # Each report waits for the next health check, 2 s apart by default.
+    # Each report waits for the next health check; by default these are 2 s apart.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
-    # Four times so long it waits for a node in place of one that is lost; in a minute each, the default, none boots.
+    # Ray Train waits four times this long for the replacement of a lost node; the default of 60 s is too short.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 
@@ -47,7 +47,7 @@ def fit_on_ray(
         _fit_worker,
         train_loop_config={"options": dataclasses.asdict(options), "server": server},
         scaling_config=ScalingConfig(num_workers=options.num_workers, use_gpu=device == "GPU"),
-        # A name that was there before would silently resume.
+        # With a name that exists, Ray Train would silently resume that run.
         run_config=RunConfig(
             name=name or f"train-{uuid.uuid4().hex[:8]}",
             storage_path=str(run.ray_state),
@@ -60,8 +60,8 @@ def fit_on_ray(
     except ControllerError as error:
         reason = str(error).splitlines()[-1].split(". ")[0]
         raise StepError(
-            f"{options.num_workers} workers could not be started, or kept: {reason}; when there are as many free "
-            f"{device}s, go on with --resume"
+            f"{options.num_workers} workers could not be started or did not stay alive: {reason}; resume with --resume "
+            f"when {options.num_workers} {device}s are free"
         ) from error
     shutil.rmtree(run.ray_state, ignore_errors=True)
     return run.summary()
@@ -81,28 +81,28 @@ def _fit_worker(config: dict[str, Any]) -> None:
         try:
             summary = fit(staged.localized(options), report, staged.upload)
         except DivergedError as error:
-            # To Ray it would be a fault to try again, with the same end.
+            # An error would make Ray retry, with the same outcome.
             summary = error.summary
-    # Once more: a run that had finished when its driver died still owes a report.
+    # A run that had finished when its driver was killed has not made its last report.
     ray.train.report({**summary, "epoch": summary["epochs"], "best_val_metric": summary["val_metric"]})
 
 
 @contextlib.contextmanager
-def following(run: RunDirectory, known: dict[str, Any], on_epoch: OnEpoch) -> Iterator[None]:
-    """Calls `on_epoch` with the lines that workers, maybe on other machines, add to metrics.jsonl.
+def following(run: RunDirectory, constants: dict[str, Any], on_epoch: OnEpoch) -> Iterator[None]:
+    """Calls `on_epoch` with the lines that the workers, on any node, add to metrics.jsonl while the block runs.
 
     Args:
-        run: What the workers train.
-        known: Added to each line.
-        on_epoch: Called with each new line; not with those that a resumed run had before.
+        run: The run that the workers train.
+        constants: Values that are added to each line.
+        on_epoch: Called with each new line; not with those that a resumed run already has.
     """
-    seen = len(run.metrics())
+    num_read = len(run.metrics())
 
     def read() -> None:
-        nonlocal seen
-        for record in run.metrics()[seen:]:
-            on_epoch({**record, **known})
-            seen += 1
+        nonlocal num_read
+        for record in run.metrics()[num_read:]:
+            on_epoch({**record, **constants})
+            num_read += 1
 
     try:
         with repeated(read, 1):

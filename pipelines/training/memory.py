@@ -1,4 +1,4 @@
-"""What a training will cost, before it runs: memory by a formula, time by a few steps on random frames.
+"""Estimate the memory of a training by a formula, and its duration by a few steps on random frames.
 
 Legend: B clips of a step, T frames of a clip, D frame size, H hidden size, G gates.
 """
@@ -23,17 +23,17 @@ from ttrnn.scan import NUM_GATES
 __all__ = ["StepTime", "free_bytes", "measure_step", "peak_memory", "step_bytes"]
 
 
-# Of a process: the interpreter, PyTorch, Ray, the blocks in which frames are multiplied.
+# Memory of a process without a model: the interpreter, PyTorch, Ray, the blocks in which frames are multiplied.
 _PROCESS_BYTES = 400 << 20
 
 
 def step_bytes(config: ModelConfig, batch_size: int, num_frames: float, device: str) -> int:
-    """Memory that a training takes, about, by a formula that was fitted to measured peaks: it is seldom below them.
+    """Estimates the memory of a training. The formula was fitted to measured peaks, and is rarely below them.
 
-    Every parameter takes 32 bytes: weight, gradient and Adam's two moments are 16, and as many go to copies that the
-    product and the optimizer make. Every frame leaves (4 G + 20) H values of 4 bytes in each layer and direction until
-    the backward pass: gates, states, their gradients. Frames themselves are files that are mapped, which the system
-    takes back at need; only on a GPU do they count, the batch that is used and the next.
+    Each parameter takes 32 bytes: 16 for weight, gradient and Adam's two moments, and 16 for copies that the product
+    and the optimizer make. Each frame takes (4 G + 20) H values of 4 bytes in each layer and direction until the
+    backward pass: gates, states, their gradients. On a GPU, the frames of the current and the next batch are added; on
+    a CPU they are memory-mapped files, whose pages the system can drop.
 
     Args:
         config: The model.
@@ -49,7 +49,7 @@ def step_bytes(config: ModelConfig, batch_size: int, num_frames: float, device: 
 
 
 def free_bytes(device: str) -> int:
-    """Memory that is free on this machine, or on its GPU."""
+    """Free memory of this machine (device "cpu") or of its GPU (device "cuda")."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
     try:
@@ -61,24 +61,26 @@ def free_bytes(device: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """How long a step takes: this much however few its frames, and this much more for each; s."""
+    """The duration of a training step, linear in its number of frames; s."""
 
     step_s: float
+    """Of each step."""
     frame_s: float
+    """Of each frame, in addition."""
 
-    def training_s(self, num_steps: int, num_frames: float, num_watched: float = 0) -> float:
-        """Seconds of `num_steps` steps over `num_frames` frames, and of a look at so many others, forward only.
+    def training_s(self, num_steps: int, num_frames: float, num_val_frames: float = 0) -> float:
+        """Duration of `num_steps` steps over `num_frames` frames and of a validation on `num_val_frames` frames.
 
-        A look counts a third of a step: its one product with the frames, of the step's two and what goes with them.
+        A frame of validation counts a third: it takes one product with the frame, a step two products and the rest.
         """
-        return num_steps * self.step_s + self.frame_s * (num_frames + num_watched / 3)
+        return num_steps * self.step_s + self.frame_s * (num_frames + num_val_frames / 3)
 
 
 def measure_step(options: TrainOptions, config: ModelConfig) -> StepTime:
-    """Times training steps on random frames, of two lengths, on the threads that PyTorch has now; takes some seconds.
+    """Measures training steps on random frames of two lengths, with PyTorch's current threads; takes seconds.
 
     Args:
-        options: batch_size, precision and what the optimizer needs; `precision` is not auto.
+        options: Only batch_size, precision (not auto) and the options of the optimizer are used.
         config: The model.
     """
     device = local_device()
@@ -100,12 +102,12 @@ def measure_step(options: TrainOptions, config: ModelConfig) -> StepTime:
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
-    # The first one sets up what the others use. Those of a dense model take seconds.
+    # Warm-up. A step of a dense model takes seconds.
     step(lengths[0])
     repeats = 3 if config.input == "tt" else 1
     short_s, long_s = (min(step(length) for _ in range(repeats)) for length in lengths)
     if long_s <= short_s:
-        # On a machine that is busy with other things: all that is known is how long frames take at most.
+        # On a busy machine: only an upper bound of the duration of a frame is known.
         return StepTime(0.0, long_s / (options.batch_size * lengths[1]))
     frame_s = (long_s - short_s) / (options.batch_size * (lengths[1] - lengths[0]))
     return StepTime(max(short_s - options.batch_size * lengths[0] * frame_s, 0.0), frame_s)
@@ -113,10 +115,10 @@ def measure_step(options: TrainOptions, config: ModelConfig) -> StepTime:
 
 @contextlib.contextmanager
 def peak_memory() -> Iterator[Callable[[], int | None]]:
-    """Gives a function that says how much memory this process has held in the block at most; looks five times a second.
+    """Yields a function that returns the peak memory of this process in the block, sampled five times a second.
 
-    Of the GPU where there is one. Else what is the process's own; mapped frames, which the system takes back, are not
-    counted. None where the system does not say.
+    It is the memory of the GPU if there is one. Otherwise memory-mapped files are not counted. None if the system does
+    not report it.
     """
     statm, peak = Path("/proc/self/statm"), 0
     if torch.cuda.is_available():
@@ -127,11 +129,11 @@ def peak_memory() -> Iterator[Callable[[], int | None]]:
         yield lambda: None
         return
 
-    def look() -> int:
+    def sample() -> int:
         nonlocal peak
         _, resident, shared, *_ = map(int, statm.read_text().split())
         peak = max(peak, (resident - shared) * os.sysconf("SC_PAGE_SIZE"))
         return peak
 
-    with repeated(look, 0.2):
-        yield look
+    with repeated(sample, 0.2):
+        yield sample

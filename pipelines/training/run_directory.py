@@ -3,7 +3,7 @@
     run = RunDirectory("runs/gru")
     run.summary()["val_metric"], [record["val_loss"] for record in run.metrics()]
 
-This module alone knows the names of these files, and how to parse them.
+No other module spells the names of these files or parses them.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ __all__ = ["RUN_LAYOUT", "RunDirectory", "has_ended", "is_of_model"]
 
 log = logging.getLogger(__name__)
 
-# Values of options that runs of earlier versions did not have.
+# Values of options for runs of earlier versions, which did not have these options.
 _ABSENT = {
     "precision": "float32",
     "differences": "none",
@@ -59,7 +59,7 @@ class RunDirectory:
     MARKER = "config.json"
     """The file that makes a directory a run."""
     LAST = ("summary.json", "result.json")
-    """Files that say that a run has ended, in the order in which a copy of the run must receive them."""
+    """Files that mark a run as finished, in the order in which a copy of the run must receive them."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -80,19 +80,19 @@ class RunDirectory:
 
     @property
     def name(self) -> str:
-        """The last part of the path: of a trial its name."""
+        """The last part of the path; for a trial, its name."""
         return self.path.name
 
     def evaluation(self, split: str) -> Path:
-        """The directory of predictions and metrics on a split."""
+        """The directory of the predictions and metrics on a split."""
         return self.path / split
 
     def claim(self, options: TrainOptions, model: ModelConfig, *, ignored: Collection[str] = ()) -> None:
-        """Writes config.json; or, where it exists, checks that the run was started with these options.
+        """Writes config.json; if it exists, checks that the run was started with these options.
 
         Args:
-            options: What the run is to be trained with.
-            model: The settled configuration of its model.
+            options: The options of the run.
+            model: The configuration of its model.
             ignored: Names of options that may differ.
 
         Raises:
@@ -114,14 +114,12 @@ class RunDirectory:
                 raise KeyError("format")
             return {**_ABSENT, **content["options"]}
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{self.config_path} does not describe a run of train; it is left alone: give another OUT"
-            ) from error
+            raise UserError(f"{self.config_path} does not describe a run of train; give another OUT") from error
 
     def parent_and_macs(self) -> tuple[str | None, int | None]:
-        """(name of the trial whose weights it started from, multiply-adds of its model for a frame), by config.json.
+        """(name of the trial whose weights it started from, MACs of its model for one frame), from config.json.
 
-        Both are None, with a warning, where it cannot be read.
+        Both are None, with a warning, if the file cannot be read.
         """
         try:
             document = json.loads(self.config_path.read_text(encoding="utf-8"))
@@ -131,13 +129,13 @@ class RunDirectory:
         except FileNotFoundError:
             return None, None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("parent and multiply-adds of %s: %s cannot be read (%s)", self.name, self.config_path, error)
+            log.warning("parent and MACs of %s are unknown: %s cannot be read (%s)", self.name, self.config_path, error)
             return None, None
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, one for each epoch; a last line that is only half written is left out.
+        """The lines of metrics.jsonl, one for each epoch, without a last line that is only half written.
 
-        The list ends, with a warning, before the first line that cannot be read.
+        The list ends, with a warning, before the first line that cannot be parsed.
         """
         records: list[dict[str, Any]] = []
         try:
@@ -156,52 +154,52 @@ class RunDirectory:
         return records
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Adds the line of an epoch, and waits until it is on the disk."""
+        """Appends the line of an epoch, and waits until it is on the disk."""
         with self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def truncate_metrics(self, num_epochs: int) -> None:
-        """Keeps the lines of the first epochs."""
+        """Deletes all lines but those of the first `num_epochs` epochs."""
         path = self.metrics_path
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         with atomic_write(path) as file:
             file.writelines(lines[:num_epochs])
 
     def summary(self) -> dict[str, Any]:
-        """The contents of summary.json; {} where there is none or, with a warning, where it cannot be read."""
+        """The contents of summary.json; {} if there is none or, with a warning, if it cannot be read."""
         try:
-            # Python writes NaN and Infinity, which JSON does not have: such a metric is unknown.
-            found = json.loads(self.summary_path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
-            if not isinstance(found, dict):
-                raise ValueError("it does not hold a JSON object")
+            # Python writes NaN and Infinity, which are not valid JSON: such a metric is unknown.
+            summary = json.loads(self.summary_path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+            if not isinstance(summary, dict):
+                raise ValueError("it is not a JSON object")
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
             log.warning("trial %s counts as unfinished: %s cannot be read (%s)", self.name, self.summary_path, error)
             return {}
-        return found
+        return summary
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json, whole or not at all."""
         _write_json(self.summary_path, summary)
 
     def add_to_summary(self, **values: Any) -> None:
-        """Writes values into summary.json beside those that it has. No other process may be writing it."""
+        """Adds values to summary.json. No other process may write it at the same time."""
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.summary_path
         content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         self.write_summary({**content, **values})
 
     def result(self) -> dict[str, Any] | None:
-        """The contents of result.json; None where there is none or, with a warning, where it cannot be read."""
+        """The contents of result.json; None if there is none or, with a warning, if it cannot be read."""
         try:
             result: dict[str, Any] = json.loads(self.result_path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            log.warning("%s cannot be read (%s): the run counts as not done", self.result_path, error)
+            log.warning("%s cannot be read (%s): the run counts as unfinished", self.result_path, error)
             return None
         return result
 
@@ -210,7 +208,7 @@ class RunDirectory:
         _write_json(self.result_path, result)
 
     def remove_checkpoint(self) -> None:
-        """Deletes the checkpoint: of a dense model it is a gigabyte, and a run that has ended needs none."""
+        """Deletes the checkpoint, which a finished run does not need; that of a dense model takes a gigabyte."""
         shutil.rmtree(self.checkpoint, ignore_errors=True)
 
 
@@ -220,24 +218,24 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def has_ended(run: Path) -> bool:
-    """Whether a training is not to be continued, by its summary.json."""
+    """Whether a training has finished, according to its summary.json."""
     return RunDirectory(run).summary().get("state") in ("complete", "stopped", "failed")
 
 
-_OF_TRAINING = (RunDirectory.MARKER, "metrics.jsonl", *RunDirectory.LAST, "model", "checkpoint")
+_TRAINING_FILES = (RunDirectory.MARKER, "metrics.jsonl", *RunDirectory.LAST, "model", "checkpoint")
 
 RUN_LAYOUT = MirrorLayout(
     marker=RunDirectory.MARKER,
-    run_of=lambda name: "" if name.split("/")[0] in _OF_TRAINING else None,
+    run_of=lambda name: "" if name.split("/")[0] in _TRAINING_FILES else None,
     has_ended=has_ended,
     last=RunDirectory.LAST,
     checkpoint="checkpoint",
-    # The checkpoint of a run that has ended tells --resume that nothing is left to do.
+    # From the checkpoint of a finished run, --resume knows that nothing is left to do.
     keeps_checkpoints=True,
 )
-"""How a run lies in a bucket."""
+"""The layout of a run in a bucket."""
 
 
 def is_of_model(name: str) -> bool:
-    """Whether a file of a run, by its name below RUN, is needed to use its model."""
+    """Whether a file of a run, given by its path below RUN, is needed to use its model."""
     return name.split("/")[0] in (RunDirectory.MARKER, "model", RUNNING)

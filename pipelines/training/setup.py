@@ -1,4 +1,4 @@
-"""Build what a training starts from: its data, its model, its precision."""
+"""Prepare a training: precision, splits, model configuration, initial weights."""
 
 import dataclasses
 
@@ -17,18 +17,18 @@ __all__ = ["model_config", "resolve_precision", "starting_model", "training_spli
 
 
 def resolve_precision(options: TrainOptions) -> TrainOptions:
-    """Settles precision auto: that of the run that is resumed, else the one that is fast on this machine."""
+    """Replaces precision auto by that of the run to resume, or else by the faster one on this machine."""
     if options.precision != "auto":
         return options
     run = RunDirectory(options.out)
     if run.config_path.exists() and not options.overwrite:
         return dataclasses.replace(options, precision=run.options()["precision"])
-    fast = "bfloat16" if supports_bfloat16(local_device().type) else "float32"
-    return dataclasses.replace(options, precision=fast)
+    faster = "bfloat16" if supports_bfloat16(local_device().type) else "float32"
+    return dataclasses.replace(options, precision=faster)
 
 
 def training_splits(options: TrainOptions, data: ShardDataset) -> tuple[Split, Split]:
-    """What is learnt from, and what is watched. Raises UserError where one has no clips."""
+    """The splits to train on and to validate on. Raises UserError if one has no clips."""
     train, val = data.split("train"), data.split("val")
     for name, split in (("train", train), ("test" if options.watch_test else "val", val)):
         if not len(split):
@@ -37,10 +37,10 @@ def training_splits(options: TrainOptions, data: ShardDataset) -> tuple[Split, S
 
 
 def model_config(options: TrainOptions, data: ShardDataset) -> ModelConfig:
-    """The model that the options ask for on these shards. Raises UserError where shapes or shift do not fit frames."""
+    """The configuration of the model for these shards. Raises UserError if shapes or shift do not fit the frames."""
     if options.shift >= min(data.frame.width, data.frame.height):
         raise UserError(
-            f"shift {options.shift} moves frames of {data.frame.width}x{data.frame.height} pixels out of sight; give "
+            f"shift {options.shift} is too large for frames of {data.frame.width}x{data.frame.height} pixels; give "
             f"less than {min(data.frame.width, data.frame.height)}"
         )
     names = [field.name for field in dataclasses.fields(ModelOptions)]
@@ -60,14 +60,14 @@ def model_config(options: TrainOptions, data: ShardDataset) -> ModelConfig:
 
 
 def starting_model(init: str, config: ModelConfig) -> VideoClassifier:
-    """The weights of a model directory, rounded to a configuration; frames are normalised as the new data says.
+    """Loads the model to start from and rounds it to a configuration, whose normalisation of frames it gets.
 
     Raises:
-        UserError: no model directory, or one that differs in more than ranks, by name.
+        UserError: `init` is not a model directory, or its model differs in more than the ranks.
     """
     with user_errors():
         model = ttrnn.load(init)
     try:
         return rounded(model, config)[0]
     except ValueError as error:
-        raise UserError(f"--init {init} does not fit what is asked for: {error}") from error
+        raise UserError(f"--init {init} does not fit the options: {error}") from error

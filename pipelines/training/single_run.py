@@ -1,4 +1,4 @@
-"""Train one model, test it, and write what came of it to RUN/result.json."""
+"""Train one model, test it, and write RUN/result.json."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,40 +16,40 @@ RESULT_COLUMNS = (
     "state", "metric", "value", "chance", "num_clips", "val_metric", "best_epoch", "epochs", "train_s", "peak_bytes",
     "num_params", "input_params", "device", "error", "out",
 )  # fmt: skip
-"""Of result.json. `value` is the metric on the test split; `error` says why a run failed."""
+"""Names in result.json. `value` is the metric on the test split; `error` is the reason why a run failed."""
 _INTERVALS = ("val_interval", "interval")
 
 
 class _TimeUpError(Exception):
-    """The run has used the time that it was given."""
+    """The run has exceeded its time limit."""
 
 
 def train_and_test(
     options: TrainOptions,
     on_epoch: OnEpoch | None = None,
-    on_files: Callable[[], object] = lambda: None,
+    on_checkpoint: Callable[[], object] = lambda: None,
     *,
     is_tested: bool = True,
     time_limit_s: float | None = None,
 ) -> dict[str, Any]:
-    """Trains one model from its last checkpoint, and evaluates it on the test split, once.
+    """Trains one model, from its last checkpoint if there is one, and evaluates it on the test split once.
 
     Writes RUN/test/ (predictions and metrics), and then RUN/result.json.
 
     Args:
-        options: Of a run that has been claimed; its precision is settled.
-        on_epoch: As `fit` has it.
-        on_files: Called when a checkpoint in the middle of an epoch has been written.
+        options: Options of the run, which has been claimed; precision is not auto.
+        on_epoch: See `fit`.
+        on_checkpoint: See `fit`.
         is_tested: Whether there is a test split.
-        time_limit_s: The run ends with the epoch that exceeds it.
+        time_limit_s: The run ends with the epoch that exceeds this.
 
     Returns:
-        What RESULT_COLUMNS names, and the 95% intervals of val_metric (val_interval) and of value (interval). A run
-        that diverges has no value, but an error that says why.
+        The values that RESULT_COLUMNS names, and the 95% intervals of val_metric (val_interval) and of value
+        (interval). A run that diverges has an error instead of a value.
     """
     run = RunDirectory(options.out)
 
-    def watched(record: dict[str, Any]) -> None:
+    def limited(record: dict[str, Any]) -> None:
         if on_epoch is not None:
             on_epoch(record)
         if time_limit_s is not None and record["train_s"] >= time_limit_s and record["epoch"] < options.epochs:
@@ -57,7 +57,7 @@ def train_and_test(
 
     with peak_memory() as peak:
         try:
-            summary: Mapping[str, Any] = fit(options, watched, on_files)
+            summary: Mapping[str, Any] = fit(options, limited, on_checkpoint)
         except _TimeUpError:
             summary = {**run.summary(), "state": "stopped"}
         except DivergedError as error:
@@ -74,9 +74,9 @@ def train_and_test(
 
 
 def earlier_result(run: RunDirectory, time_limit_s: float | None = None) -> dict[str, Any] | None:
-    """The result of a run that an earlier command has ended; None where it is to be trained (on).
+    """The result of a run that an earlier command finished; None if the run must be started or continued.
 
-    A run that was stopped for time is trained on where it may have more time now.
+    A run that ended by its time limit is continued if it has more time now.
     """
     result = run.result()
     if result is None:

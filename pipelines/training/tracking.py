@@ -1,11 +1,11 @@
-"""What a training tells the world: TensorBoard's event files, a picture of its curves, MLflow or Weights & Biases.
+"""Log the metrics of a training to TensorBoard, MLflow or Weights & Biases, and plot its learning curve.
 
     with Tracking(run, settings, "accuracy", track="mlflow") as tracking:
         tracking.update()  # After each epoch.
         tracking.finish(summary, [run.evaluation("val") / "confusion.png"])
 
-Nothing of it ends a training: what fails is told in one line, and left out from then on. MLflow and Weights & Biases
-are set up as they always are, by their own environment variables (MLFLOW_TRACKING_URI, WANDB_MODE and so on).
+A tracker that fails is logged in one line and not used any more; the training continues. MLflow and Weights & Biases
+are configured by their own environment variables (MLFLOW_TRACKING_URI, WANDB_MODE and so on).
 """
 
 import importlib.util
@@ -27,12 +27,12 @@ __all__ = ["Tracking", "check_tracker"]
 
 
 log = logging.getLogger(__name__)
-# Of a line of metrics.jsonl: the trackers call them the same.
+# Names in a line of metrics.jsonl, which are also the names in the trackers.
 _SCALARS = ("epoch", "train_loss", "val_loss", "val_metric", "lr", "frames_per_s", "time_s")
-# Of summary.json.
+# Names in summary.json.
 _RESULTS = ("best_epoch", "num_params", "input_params", "num_val_clips", "train_s")
-# Drawn again when this many times as long has passed as drawing took: 2% of a training.
-_REST_AFTER_DRAWING = 50
+# Drawing is repeated after this many times its own duration: it takes 2% of a training.
+_PAUSE_FACTOR = 50
 
 
 def check_tracker(track: str) -> None:
@@ -52,22 +52,22 @@ class _Tracker(Protocol):
 
 
 class Tracking:
-    """All that follows one training; a context, from its start to its end, good or bad.
+    """All trackers of one training; a context manager for its duration.
 
-    Epochs are taken from RUN/metrics.jsonl. A run that goes on after a kill goes on in the trackers too, and has each
-    epoch there once, also the one whose line was the last thing that it wrote.
+    Epochs are read from RUN/metrics.jsonl. A run that is resumed after a kill continues in the trackers, which get each
+    epoch once, also an epoch whose line was written right before the kill.
 
     Args:
         run: The run.
-        settings: What the run is made of, by name.
-        metric: What its val_metric is.
-        track: none, mlflow or wandb, beside TensorBoard and the learning curve.
+        settings: The options of the run and of its model.
+        metric: Name of its validation metric.
+        track: none, mlflow or wandb, in addition to TensorBoard and the learning curve.
     """
 
     def __init__(self, run: RunDirectory, settings: Mapping[str, Any], metric: str, track: str = "none") -> None:
-        self._run, self._num_told = run, 0
-        watched = "test" if settings.get("watch_test") else "val"
-        curve = _Curve(run, metric, watched)
+        self._run, self._num_logged = run, 0
+        split = "test" if settings.get("watch_test") else "val"
+        curve = _Curve(run, metric, split)
         self._trackers: dict[str, _Tracker] = {"learning curve": curve, "tensorboard": _TensorBoard(run, settings)}
         if track != "none":
             self._trackers[track] = {"mlflow": _MLflow, "wandb": _WandB}[track](run, settings)
@@ -82,34 +82,34 @@ class Tracking:
         self._each("close", kind is None)
 
     def update(self) -> None:
-        """Tells of the epochs that metrics.jsonl has now; on any thread."""
-        for record in self._run.metrics()[self._num_told :]:
-            self._num_told += 1
+        """Logs the epochs that were added to metrics.jsonl since the last call; can be called on any thread."""
+        for record in self._run.metrics()[self._num_logged :]:
+            self._num_logged += 1
             self._each("epoch", record)
 
     def finish(self, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
-        """Takes summary.json and files to keep beside it, after the last epoch; pictures are shown."""
+        """Logs summary.json and files, figures among them, after the last epoch."""
         self.update()
         self._each("finish", summary, files)
 
-    def _each(self, what: str, *args: Any) -> None:
+    def _each(self, method: str, *args: Any) -> None:
         for name, tracker in list(self._trackers.items()):
             try:
-                getattr(tracker, what)(*args)
+                getattr(tracker, method)(*args)
             except Exception as error:
                 del self._trackers[name]
-                log.warning("%s fails (%s); the training goes on without it", name, " ".join(str(error).split()))
+                log.warning("%s fails (%s); the training continues without it", name, " ".join(str(error).split()))
 
 
 class _Curve:
-    """RUN/learning-curve.png."""
+    """Draws RUN/learning-curve.png."""
 
-    def __init__(self, run: RunDirectory, metric: str, watched: str) -> None:
-        self._run, self._metric, self._watched = run, metric, watched
+    def __init__(self, run: RunDirectory, metric: str, split: str) -> None:
+        self._run, self._metric, self._split = run, metric, split
 
     def start(self) -> None:
-        # As if the first one, which loads matplotlib, took a second.
-        self._not_before = time.monotonic() + _REST_AFTER_DRAWING
+        # Not at once: the first drawing loads matplotlib, which takes about a second.
+        self._not_before = time.monotonic() + _PAUSE_FACTOR
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         if time.monotonic() > self._not_before:
@@ -119,20 +119,20 @@ class _Curve:
         self._draw(summary.get("chance"))
 
     def close(self, succeeded: bool) -> None:
-        # How it came to a bad end.
+        # The curve up to the failure.
         if not succeeded:
             self._draw()
 
     def _draw(self, chance: float | None = None) -> None:
         start = time.monotonic()
         if records := self._run.metrics():
-            learning_curve(records, self._run.curve_path, metric=self._metric, chance=chance, watched=self._watched)
+            learning_curve(records, self._run.curve_path, metric=self._metric, chance=chance, watched=self._split)
         now = time.monotonic()
-        self._not_before = now + _REST_AFTER_DRAWING * (now - start)
+        self._not_before = now + _PAUSE_FACTOR * (now - start)
 
 
 class _TensorBoard:
-    """RUN/tensorboard."""
+    """Writes RUN/tensorboard."""
 
     def __init__(self, run: RunDirectory, settings: Mapping[str, Any]) -> None:
         self._directory, self._settings = run.tensorboard, settings
@@ -145,8 +145,8 @@ class _TensorBoard:
         if self._writer is None:
             from tensorboardX import SummaryWriter
 
-            # The files of an interrupted run may lack an epoch: all are told again, in the place of the old ones. The
-            # second that is in a file's name is not enough to keep two starts apart.
+            # The files of an interrupted run may lack an epoch: purge_step replaces all of their events. Names of files
+            # contain the time in seconds only, hence a suffix to distinguish two starts in the same second.
             suffix = f".{len(list(self._directory.glob('*'))):04}"
             self._writer = SummaryWriter(str(self._directory), purge_step=0, filename_suffix=suffix)
             table = "\n".join(f"| {name} | {value} |" for name, value in self._settings.items())
@@ -168,7 +168,7 @@ class _TensorBoard:
 
 
 class _Remote:
-    """What MLflow and Weights & Biases share: RUN/tracking.json, which knows the run there and its last epoch."""
+    """Base of MLflow and Weights & Biases: RUN/tracking.json has the ID of the run there and its last logged epoch."""
 
     name: str
 
@@ -179,29 +179,29 @@ class _Remote:
 
     def start(self) -> None:
         if self._file.exists():
-            known = json.loads(self._file.read_text("utf-8"))
-            if known["track"] == self.name:
-                self._id, self._epoch = known["id"], known["epoch"]
+            saved = json.loads(self._file.read_text("utf-8"))
+            if saved["track"] == self.name:
+                self._id, self._epoch = saved["id"], saved["epoch"]
         self._id = self._begin()
-        self._remember()
+        self._save()
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         if record["epoch"] > self._epoch:
             self._send({name: record[name] for name in _SCALARS}, record["epoch"])
             self._epoch = record["epoch"]
-            self._remember()
+            self._save()
 
     def finish(self, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
-        # Their val_metric is that of the last epoch.
+        # The trackers' val_metric is that of the last epoch.
         results = {"best_val_metric": summary["val_metric"], **{name: summary[name] for name in _RESULTS}}
         self._send_results(results, files, summary["epochs"])
 
-    def _remember(self) -> None:
+    def _save(self) -> None:
         with atomic_write(self._file) as file:
             json.dump({"track": self.name, "id": self._id, "epoch": self._epoch}, file)
 
     def _begin(self) -> str:
-        """Begins the run, or goes on with the one that is known; its id."""
+        """Starts the run, or resumes the one with the saved ID; returns its ID."""
         raise NotImplementedError
 
     def _send(self, values: dict[str, float], epoch: int) -> None:
@@ -218,7 +218,7 @@ class _MLflow(_Remote):
     name = "mlflow"
 
     def _begin(self) -> str:
-        # Its own default waits for minutes where no server answers.
+        # By default, it waits for minutes if no server answers.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         import mlflow
 
@@ -229,7 +229,7 @@ class _MLflow(_Remote):
         return run_id
 
     def _send(self, values: dict[str, float], epoch: int) -> None:
-        # By its id, since the run that is active is one of the thread that began it.
+        # With the ID: the active run is known to the thread that started it only.
         self._mlflow.log_metrics(values, step=epoch, run_id=self._id)
 
     def _send_results(self, results: dict[str, Any], files: Sequence[Path], epoch: int) -> None:
@@ -255,7 +255,7 @@ class _WandB(_Remote):
             resume="allow",
             config=dict(self._settings),
             dir=str(self._run),
-            # It would take standard output, which is ours to redirect.
+            # By default it redirects standard output, which this command does itself.
             settings=wandb.Settings(console="off"),
         )
         run_id: str = self._session.id
@@ -265,8 +265,8 @@ class _WandB(_Remote):
         self._session.log(values, step=epoch)
 
     def _send_results(self, results: dict[str, Any], files: Sequence[Path], epoch: int) -> None:
-        pictures = {file.stem: self._wandb.Image(str(file)) for file in files if file.suffix == ".png"}
-        self._session.log(pictures, step=epoch)
+        figures = {file.stem: self._wandb.Image(str(file)) for file in files if file.suffix == ".png"}
+        self._session.log(figures, step=epoch)
         self._session.summary.update(results)
 
     def close(self, succeeded: bool) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,7 +55,7 @@ class _Trainer:
         torch.manual_seed(options.seed)
         self.model = VideoClassifier(model_config(options, data)).to(self.device)
         self.model.rnn.reset_parameters(options.input_gain)
-        if options.init is not None and not self.checkpoint.exists():
+        if options.init is not None and not self.directory.state_path.exists():
             self.model.load_state_dict(starting_model(options.init, self.model.config).state_dict())
         self.ema = make_ema(options, self.model)
         self.replica: nn.Module = self.model
@@ -67,11 +66,6 @@ class _Trainer:
         self.schedule = make_schedule(options, self.optimizer, options.epochs * self.num_steps)
         self.progress, self.saved_at = Progress(), time.monotonic()
         self.on_checkpoint: Callable[[], object] = lambda: None
-
-    @property
-    def checkpoint(self) -> Path:
-        """The file from which the training is resumed."""
-        return self.directory.state_path
 
     @property
     def result(self) -> VideoClassifier:
@@ -157,7 +151,7 @@ class _Trainer:
             f"gradient norm {progress.grad_norm:.4g}, learning rate {self.schedule.get_last_lr()[0]:.3g}; the last "
             "good checkpoint stays; try a smaller --lr"
         )
-        error.summary = self.write_summary({**self.summary("failed"), "error": str(error)})
+        error.summary = self.write_summary("failed", error=str(error))
         return error
 
     def _is_finite(self) -> bool:
@@ -194,7 +188,7 @@ class _Trainer:
         """Writes the checkpoint, whole or not at all."""
         self.saved_at = time.monotonic()
         if self.rank == 0:
-            save_checkpoint(self.checkpoint, self.parts, self.progress)
+            save_checkpoint(self.directory.state_path, self.parts, self.progress)
 
     def _publish(self) -> None:
         """Writes the model and the metrics of the epoch that the checkpoint finished; again, after a kill."""
@@ -234,8 +228,8 @@ class _Trainer:
 
     def restore(self) -> None:
         """Restores the checkpoint, if there is one, and what is written after it."""
-        if self.checkpoint.exists():
-            self.progress = load_checkpoint(self.checkpoint, self.parts)
+        if self.directory.state_path.exists():
+            self.progress = load_checkpoint(self.directory.state_path, self.parts)
         if self.rank == 0:
             for directory in (self.directory.path, self.directory.checkpoint):
                 remove_leftovers(directory)
@@ -245,10 +239,10 @@ class _Trainer:
             if is_epoch_end:
                 self._publish()
 
-    def summary(self, state: str) -> dict[str, Any]:
-        """The contents of RUN/summary.json."""
+    def write_summary(self, state: str, **more: Any) -> dict[str, Any]:
+        """Writes RUN/summary.json (rank 0 only) and returns its contents."""
         config, best = self.model.config, self.progress.best
-        return {
+        summary = {
             "state": state,
             "num_params": config.num_params,
             "input_params": config.input_params,
@@ -264,10 +258,8 @@ class _Trainer:
             "train_s": round(self.progress.train_s, 3),
             "seed": self.options.seed,
             "config": flat_config(self.options, config),
+            **more,
         }
-
-    def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
-        """Writes RUN/summary.json (rank 0 only) and returns its contents."""
         if self.rank == 0:
             self.directory.write_summary(summary)
         return summary
@@ -299,7 +291,7 @@ def fit(
         run.restore()
         while not run.done:
             record = run.run_epoch()
-            summary = run.write_summary(run.summary("running"))
+            summary = run.write_summary("running")
             if on_epoch is not None:
                 on_epoch({**summary, **record, "best_val_metric": summary["val_metric"]})
-        return run.write_summary(run.summary("complete"))
+        return run.write_summary("complete")

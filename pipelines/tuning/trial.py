@@ -13,15 +13,6 @@ ENDED = ("complete", "stopped", "failed")
 """States of a finished trial, which is not trained any more."""
 
 _FROM_SUMMARY = ("num_params", "input_params", "val_metric", "val_interval", "epochs", "train_s", "error", "stopped_by")
-    "num_params",
-    "input_params",
-    "val_metric",
-    "val_interval",
-    "epochs",
-    "train_s",
-    "error",
-    "stopped_by",
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

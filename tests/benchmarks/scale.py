@@ -150,7 +150,7 @@ def pretended_trial(config: dict[str, Any]) -> None:
     from pipelines.training import trainer as fit
     from pipelines.tuning.tune import _train_trial
 
-    fit._Run.run_epoch = _pretended_epoch  # type: ignore[method-assign]
+    fit._Trainer.run_epoch = _pretended_epoch  # type: ignore[method-assign]
     _train_trial(config)
 
 

@@ -24,7 +24,8 @@ from pipelines.core.options import positional
 from pipelines.evaluation.plots import plain_axes
 from pipelines.tuning.frontier import hypervolume
 from pipelines.tuning.importance import read_study
-from pipelines.tuning.sweep_directory import Trial, read_trial
+from pipelines.tuning.trial import Trial
+from pipelines.tuning.sweep_directory import read_trial
 from search_spaces import shapes
 from ttrnn.files import atomic_write
 
@@ -156,7 +157,7 @@ def trace(sweep_dir: Path) -> Trace:
 
 
 def _place(trial: Trial) -> list[tuple[float, float]]:
-    return [trial.place] if trial.is_finished else []
+    return [trial.coordinates] if trial.is_finished else []
 
 
 def _table(options: SearchBenchmarkOptions, traces: Mapping[tuple[str, str, int], Trace]) -> str:

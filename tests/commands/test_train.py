@@ -1,4 +1,4 @@
-"""pipelines/train.py: the command, what it leaves behind, and Ray around the training."""
+"""Test the command train: its files, its messages, its faults, several workers."""
 
 import json
 import os
@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +20,7 @@ from pipelines.data.folds import open_folds
 from pipelines.evaluation.evaluator import evaluate_model
 from pipelines.storage.location import Location
 from pipelines.train import train
+from pipelines.training.console import epoch_logger, run_summary
 from pipelines.training.distributed import following
 from pipelines.training.options import TrainOptions
 from pipelines.training.run_directory import RunDirectory
@@ -49,14 +49,14 @@ def test_shards_in_a_bucket_train_the_same_model(shards, tmp_path, monkeypatch):
     assert metrics(tmp_path / "remote") == metrics(tmp_path / "local")
 
 
-def test_a_model_that_can_not_be_rounded_to_what_is_asked_for_is_refused_before_anything_is_made(
+def test_a_model_that_can_not_be_rounded_to_the_options_is_refused_before_anything_is_written(
     shards, tmp_path, monkeypatch
 ):
     config = model_config(options(shards, "out"), open_folds(shards, options(shards, "out").folding))
     ttrnn.save(VideoClassifier(config), tmp_path / "model")
     monkeypatch.chdir(tmp_path)
     for values, message in (
-        ({"cell": "lstm"}, "does not fit what is asked for: the model has cell gru, not lstm; only its ranks"),
+        ({"cell": "lstm"}, "does not fit the options: the model has cell gru, not lstm; only its ranks"),
         ({"hidden_modes": "4x2x2x1"}, "hidden_modes 2x2x2x2, not 4x2x2x1"),
         ({"init": "nowhere"}, "nowhere is not a model directory"),
     ):
@@ -67,7 +67,7 @@ def test_a_model_that_can_not_be_rounded_to_what_is_asked_for_is_refused_before_
     assert result["config"]["init"] == str(tmp_path / "model")
 
 
-def test_run_leaves_what_the_design_says(shards, tmp_path):
+def test_a_run_has_the_files_of_the_design(shards, tmp_path):
     result = train(options(shards, tmp_path / "run"))
     run = tmp_path / "run"
     assert {path.name for path in run.iterdir()} == {
@@ -91,7 +91,7 @@ def test_run_leaves_what_the_design_says(shards, tmp_path):
     assert (summary["best_epoch"], summary["val_metric"]) == (best["epoch"], best["val_metric"])
 
 
-def test_a_run_ends_with_how_sure_its_metric_is_and_what_its_model_takes_for_what(shards, tmp_path, capsys):
+def test_a_run_reports_the_interval_of_its_metric_and_writes_the_evaluation_on_val(shards, tmp_path, capsys):
     run = tmp_path / "run"
     assert training.main([str(shards), str(run), "--hidden-modes", "2x2x2x2", "--epochs", "2"]) == 0
     captured, summary = capsys.readouterr(), json.loads((run / "summary.json").read_text())
@@ -107,23 +107,22 @@ def test_a_run_ends_with_how_sure_its_metric_is_and_what_its_model_takes_for_wha
     assert len((run / "val" / "predictions.csv").read_text().splitlines()) == 1 + 12
 
 
-def test_a_run_that_watches_the_test_split_says_that_its_metric_is_of_that(shards, tmp_path):
+def test_a_run_with_watch_test_reports_the_metric_on_the_test_split(shards, tmp_path):
     result = train(options(shards, tmp_path / "run", epochs=1, watch_test=True, keep="last"))
     assert result["measured"]["value"] == pytest.approx(result["val_metric"])
-    assert "of test" in training.summary(result).splitlines()[0]
+    assert "of test" in run_summary(result).splitlines()[0]
     predictions = (tmp_path / "run" / "test" / "predictions.csv").read_text().splitlines()
     assert predictions[1].startswith("test/0,")
 
 
-def test_each_epoch_is_told_in_one_line_with_the_time_that_is_left(caplog):
-    told = SimpleNamespace(update=lambda: None)
-    on_epoch = training._on_epoch(told)
+def test_each_epoch_is_logged_in_one_line_with_the_time_left(caplog):
+    log_epoch = epoch_logger()
     record = {"train_loss": 1.25, "val_loss": 1.5, "metric": "accuracy", "frames_per_s": 12345.6}
-    # The line is about this epoch, not about the best.
+    # The line has the metric of this epoch, not the best one.
     record |= {"best_val_metric": 0.75, "val_metric": 0.5}
     with caplog.at_level("INFO"):
         for epoch, time_s in ((98, 100), (99, 30), (100, 1)):
-            on_epoch({**record, "epoch": epoch, "epochs_planned": 100, "time_s": time_s})
+            log_epoch({**record, "epoch": epoch, "epochs_planned": 100, "time_s": time_s})
     losses = "train loss 1.250  val loss 1.500  val accuracy  50.0%  12,346 frames/s"
     assert caplog.messages == [
         f"epoch  98/100  {losses}  3 min 20 s left",
@@ -132,30 +131,30 @@ def test_each_epoch_is_told_in_one_line_with_the_time_that_is_left(caplog):
     ]
 
 
-def test_epochs_of_workers_are_told_once_also_after_a_resume(tmp_path):
-    metrics, told = tmp_path / "metrics.jsonl", []
+def test_epochs_of_workers_are_reported_once_also_after_a_resume(tmp_path):
+    metrics, records = tmp_path / "metrics.jsonl", []
     first, second = ('{"epoch": 1, "val_metric": 0.5}\n', '{"epoch": 2, "val_metric": 0.25}\n')
     metrics.write_text(first)
-    with following(RunDirectory(tmp_path), {"metric": "accuracy"}, told.append):
+    with following(RunDirectory(tmp_path), {"metric": "accuracy"}, records.append):
         metrics.write_text(first + second + '{"epo')
-    assert told == [{"epoch": 2, "metric": "accuracy", "val_metric": 0.25}]
+    assert records == [{"epoch": 2, "metric": "accuracy", "val_metric": 0.25}]
 
 
-def test_a_tracker_that_is_not_installed_is_told_before_anything_is_made(shards, tmp_path, monkeypatch, capsys):
+def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_written(shards, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert training.main([str(shards), str(tmp_path / "run"), "--track", "mlflow"]) == 2
     assert "pip install 'ttrnn[mlflow]'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_run_that_exists_is_refused_unless_overwritten(shards, tmp_path):
+def test_an_existing_run_is_refused_unless_overwritten(shards, tmp_path):
     train(options(shards, tmp_path / "run", epochs=1))
     with pytest.raises(UserError, match="--resume"):
         train(options(shards, tmp_path / "run", epochs=1))
     assert train(options(shards, tmp_path / "run", epochs=2, overwrite=True))["epochs"] == 2
 
 
-def test_overwrite_deletes_runs_only(shards, tmp_path):
+def test_overwrite_deletes_no_other_directories(shards, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text('{"format": "ttrnn-model"}')
@@ -174,11 +173,11 @@ def test_overwrite_deletes_runs_only(shards, tmp_path):
         ({"cell": "cnn"}, "rnn, gru, lstm"),
         ({"input": "dense", "recurrent_ranks": "2"}, "recurrent_ranks"),
         ({"hidden_modes": "4*4"}, "'4\\*4'"),
-        ({"shift": 4}, "shift 4 moves frames of 8x4 pixels out of sight; give less than 4"),
+        ({"shift": 4}, "shift 4 is too large for frames of 8x4 pixels; give less than 4"),
     ],
     ids=str,
 )
-def test_shapes_that_do_not_fit_are_refused_before_anything_is_made(shards, tmp_path, kwargs, words):
+def test_shapes_that_do_not_fit_are_refused_before_anything_is_written(shards, tmp_path, kwargs, words):
     with pytest.raises(UserError, match=words):
         train(options(shards, tmp_path / "run", **kwargs))
     assert not (tmp_path / "run").exists()
@@ -188,7 +187,7 @@ def command(*words):
     return [*map(str, words), "--hidden-modes", "2x2x2x2", "--batch-size", "4"]
 
 
-def test_rank_above_the_modes_is_clipped_and_said(shards, tmp_path, caplog):
+def test_a_rank_that_is_too_large_is_clipped_with_a_log_line(shards, tmp_path, caplog):
     words = command(shards, tmp_path / "run", "--epochs", 1, "--ranks", "99")
     assert training.main(words) == 0
     assert "clipped" in caplog.text
@@ -210,7 +209,7 @@ def test_ctrl_c_ends_with_130(shards, tmp_path, num_workers):
     assert process.returncode == 130
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1] == "interrupted"
-    # Ray's workers are killed, and may be writing then.
+    # Ray's workers are killed, possibly while they write.
     assert num_workers > 1 or not list(run.rglob("*.tmp"))
 
 
@@ -258,7 +257,7 @@ def test_shards_cut_in_half_are_refused_with_2(shards, tmp_path, capsys):
     assert "train-00000.arrow" in line
 
 
-def test_two_workers_on_ray_train_as_one_with_twice_the_batch_though_one_of_them_is_killed(shards, tmp_path):
+def test_two_ray_workers_one_of_which_is_killed_train_like_one_with_twice_the_batch(shards, tmp_path):
     exact = {"dropout": 0.0, "epochs": 8, "precision": "float32", **ALTERED}
     train(options(shards, tmp_path / "one", batch_size=10, **exact))
     exact["checkpoint_minutes"] = 1e-6
@@ -288,8 +287,8 @@ def train_workers(process):
     return own + [worker for child in children for worker in train_workers(child)]
 
 
-def test_divergence_of_two_workers_is_told_once_and_not_tried_again(shards, tmp_path, capsys, caplog):
-    # So large a rate that weights overflow.
+def test_divergence_of_two_workers_is_reported_and_not_retried(shards, tmp_path, capsys, caplog):
+    # The learning rate is so large that weights overflow.
     words = [str(shards), str(tmp_path / "run"), "--lr", "1e30", "--num-workers", "2", "--hidden-modes", "2x2x2x2"]
     assert training.main([*words, "--cell", "rnn", "--epochs", "3"]) == 1
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -303,13 +302,13 @@ def test_more_workers_than_processors_are_refused(shards, tmp_path, capsys):
     assert "999" in capsys.readouterr().err
 
 
-def test_workers_that_find_no_room_are_told_of_in_a_line(tmp_path, monkeypatch):
+def test_workers_that_find_no_room_end_in_one_line(tmp_path, monkeypatch):
     import ray
 
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
     shards = make_shards(tmp_path / "shards")
     with start_ray(num_cpus=2):
-        # Of another command: it is counted as there, and never free.
+        # An actor of another command: its CPU is counted, but never free.
         other = ray.remote(num_cpus=1)(list).remote()
         ray.get(other.__ray_ready__.remote())
         (tmp_path / "run").mkdir()

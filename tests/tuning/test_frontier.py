@@ -16,9 +16,9 @@ def point(trial: str, num_params: int | None, val_metric: float | None, state: s
 
 def dominates(a: Trial, b: Trial) -> bool:
     """Whether a stands before b on the frontier, straight from the definition."""
-    if not (a.is_finished and a.place[0] <= b.place[0] and a.place[1] >= b.place[1]):
+    if not (a.is_finished and a.coordinates[0] <= b.coordinates[0] and a.coordinates[1] >= b.coordinates[1]):
         return False
-    return a.place != b.place or a.trial < b.trial
+    return a.coordinates != b.coordinates or a.trial < b.trial
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -35,7 +35,7 @@ def test_frontier_is_the_set_that_no_finished_trial_dominates(seed: int) -> None
     ]
     rng.shuffle(trials)
     expected = [trial for trial in trials if trial.is_finished and not any(dominates(other, trial) for other in trials)]
-    assert frontier(trials) == sorted(expected, key=lambda trial: trial.place[0])
+    assert frontier(trials) == sorted(expected, key=lambda trial: trial.coordinates[0])
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_confirmed_trial_stands_where_the_mean_of_its_fresh_seeds_is() -> None
     values = {"seeds": [1, 2], "val": [0.5, 0.7], "val_mean": 0.6, "val_interval": [0.4, 0.8]}
     confirmed = Replication(**values, test=[], test_mean=None, test_interval=None)
     not_replicated = dataclasses.replace(point("a", 20, 0.9), replication=confirmed)
-    assert not_replicated.place == (20, 0.6)
+    assert not_replicated.coordinates == (20, 0.6)
     assert [trial.trial for trial in frontier([not_replicated, point("b", 10, 0.65)])] == ["b"]
 
 

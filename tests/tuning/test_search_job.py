@@ -1,9 +1,9 @@
-"""The order of a sweep's trainings: the search first, then refinements, round by round."""
+"""Test tuning/search_job.py: the search runs first, then rounds of refinements."""
 
 from types import SimpleNamespace
 
 from pipelines.tuning.search_job import _Trials
-from pipelines.tuning.stopping import Curve, Judge
+from pipelines.tuning.stopping import Curve, EarlyStopping
 
 
 def named(*names):
@@ -11,7 +11,7 @@ def named(*names):
 
 
 class FakeSearch:
-    """Gives what it was made with; each trial ends in the state that `states` has for it."""
+    """Proposes the given trainings; each of them ends in its state in `states`."""
 
     num_workers = 1
 
@@ -26,9 +26,9 @@ class FakeSearch:
         return self.states.get(name, "complete")
 
 
-def test_refinements_begin_when_all_trials_of_the_search_have_ended():
+def test_refinements_start_when_all_trials_of_the_search_have_ended():
     rounds = [named("r1", "r2"), named("r3"), []]
-    trials = _Trials(FakeSearch(named("a", "b")), Judge(100), lambda: rounds.pop(0))
+    trials = _Trials(FakeSearch(named("a", "b")), EarlyStopping(100), lambda: rounds.pop(0))
     assert [trials.next(()).name, trials.next(["a"]).name] == ["a", "b"]
     assert trials.next(["b"]) is None
     assert [trials.next(()).name, trials.next(["r1"]).name] == ["r1", "r2"]
@@ -37,12 +37,12 @@ def test_refinements_begin_when_all_trials_of_the_search_have_ended():
     assert trials.next(()) is None
 
 
-def test_a_trial_that_fails_is_no_rival_of_the_others():
-    judge = Judge(100)
-    trials = _Trials(FakeSearch([], {"a": "failed"}), judge, list)
+def test_other_trials_are_not_compared_with_a_failed_one():
+    stopping = EarlyStopping(100)
+    trials = _Trials(FakeSearch([], {"a": "failed"}), stopping, list)
     for curve in (Curve("a", 900, [0.2, 0.8]), Curve("b", 900, [0.1, 0.7])):
-        judge.add(curve)
+        stopping.add(curve)
     trials.ended(*named("a"), "its process died")
-    assert "by trial b" in judge.reason_to_stop(Curve("c", 1000, [0.1, 0.1]))
+    assert "by trial b" in stopping.reason_to_stop(Curve("c", 1000, [0.1, 0.1]))
     trials.ended(*named("b"), None)
-    assert "by trial b" in judge.reason_to_stop(Curve("c", 1000, [0.1, 0.1]))
+    assert "by trial b" in stopping.reason_to_stop(Curve("c", 1000, [0.1, 0.1]))

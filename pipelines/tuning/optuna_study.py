@@ -1,0 +1,59 @@
+"""Open the Optuna study of a sweep, and make its samplers."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+
+from pipelines.data.dataset import ShardDataset
+
+__all__ = ["SAMPLERS", "make_sampler", "open_study"]
+
+_NAME = "sweep"
+_OBJECTIVES = ("val_metric", "num_params")
+_DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
+_NUM_STARTUP = 10
+SAMPLERS = ("tpe", "random", "default")
+"""tpe takes running trials and limits into account; default is Optuna's own configuration of TPE."""
+
+
+def make_sampler(name: str, *, seed: int, number: int, num_trained: int) -> BaseSampler:
+    """The sampler for one trial, seeded so that a resumed sweep continues with the same one.
+
+    Args:
+        name: One of SAMPLERS.
+        seed: Seed of the sweep.
+        number: Number of the trial in the study.
+        num_trained: Number of trained trials whose values were sampled. tpe samples at random before the tenth: trials
+            that were rejected without training only show which values to avoid.
+    """
+    seed = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+    if name == "random" or (name == "tpe" and num_trained < _NUM_STARTUP):
+        return RandomSampler(seed=seed)
+    if name == "default":
+        return TPESampler(seed=seed)
+    return TPESampler(seed=seed, n_startup_trials=0, constant_liar=True)
+
+
+def open_study(journal: Path, data: ShardDataset) -> optuna.Study:
+    """Opens the study of a sweep, or creates it."""
+    if journal.exists():
+        content = journal.read_bytes()
+        if not content.endswith(b"\n"):
+            # A full disk or a crash of the machine left half a line, at which Optuna would stop reading.
+            with journal.open("r+b") as file:
+                file.truncate(content.rfind(b"\n") + 1)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    study = optuna.create_study(storage=storage, study_name=_NAME, directions=_DIRECTIONS, load_if_exists=True)
+    with warnings.catch_warnings():
+        # The method is experimental; the version of Optuna is bounded.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(_OBJECTIVES))
+    study.set_user_attr("frame", list(data.frame.shape))
+    return study
