@@ -1,16 +1,17 @@
 """Copy remote videos to local files, and count the frames that videos announce."""
 
 import contextlib
+import functools
 import tempfile
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipelines.storage.location import Location
 from pipelines.video.worker import IsolatedDecoder
 
-__all__ = ["count_frames", "local_copies", "local_copy"]
+__all__ = ["count_frames", "local_copies", "local_copy", "room_for_copies"]
 
 
 # Downloads at a time; as many copies are on the disk at most.
@@ -20,24 +21,27 @@ _TIME_LIMIT_S = 10.0
 
 @contextlib.contextmanager
 def local_copy(path: str) -> Iterator[Path]:
-    """The local file of a video, or a temporary copy of a remote one; if this does not exist, neither does the copy."""
-    with contextlib.closing(local_copies([path])) as copies:
-        yield next(copies)
+    """The local file of a video, or a temporary copy of a remote one; if that does not exist, neither does the copy."""
+    with room_for_copies() as directory:
+        yield next(local_copies([path], directory))
 
 
-def local_copies(paths: Iterable[str]) -> Generator[Path, None, None]:
+room_for_copies = functools.partial(tempfile.TemporaryDirectory, prefix="ttrnn-")
+"""A context manager: a temporary directory for `local_copies`."""
+
+
+def local_copies(paths: Iterable[str], directory: str) -> Iterator[Path]:
     """As `local_copy`, for one path after the other; a copy is deleted when the next path but one is requested."""
-    with tempfile.TemporaryDirectory(prefix="ttrnn-") as directory:
-        for number, path in enumerate(paths):
-            source, copy = Location.of(path), Path(directory, str(number))
-            if source.is_local:
-                yield source.local
-                continue
-            # The decoder reports a missing file.
-            with contextlib.suppress(FileNotFoundError):
-                source.download(copy)
-            yield copy
-            Path(directory, str(number - 1)).unlink(missing_ok=True)
+    for number, path in enumerate(paths):
+        source, copy = Location.of(path), Path(directory, str(number))
+        if source.is_local:
+            yield source.local
+            continue
+        # The decoder reports a missing file.
+        with contextlib.suppress(FileNotFoundError):
+            source.download(copy)
+        yield copy
+        Path(directory, str(number - 1)).unlink(missing_ok=True)
 
 
 def count_frames(paths: Sequence[str]) -> list[int]:

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipelines.data.copies import local_copies
+from pipelines.data.copies import local_copies, room_for_copies
 from pipelines.data.plan import Shard, report_location
 from pipelines.data.shards import Clip, write_shard
 from pipelines.storage.filesystem import StorageError
@@ -37,17 +37,16 @@ def make_shard(
 
     def clips() -> Iterator[Clip]:
         nonlocal pixel_sums
-        with contextlib.ExitStack() as stack:
-            files = stack.enter_context(contextlib.closing(local_copies(clip.path for clip in shard.clips)))
-            decoded = _decoder(time_limit_s).decode_many(files, frame, sampling)
-            stack.enter_context(contextlib.closing(decoded))
-            for clip, result in zip(shard.clips, decoded, strict=True):
-                if isinstance(result, RejectedError):
-                    rejected.append((clip.clip_id, result.reason))
-                    continue
-                if shard.split == "train":
-                    pixel_sums += _pixel_sums(result.frames)
-                yield Clip(clip.clip_id, clip.labels, clip.group, result.fps, result.frames)
+        with room_for_copies() as directory:
+            files = local_copies((clip.path for clip in shard.clips), directory)
+            with contextlib.closing(_decoder(time_limit_s).decode_many(files, frame, sampling)) as decoded:
+                for clip, result in zip(shard.clips, decoded, strict=True):
+                    if isinstance(result, RejectedError):
+                        rejected.append((clip.clip_id, result.reason))
+                        continue
+                    if shard.split == "train":
+                        pixel_sums += _pixel_sums(result.frames)
+                    yield Clip(clip.clip_id, clip.labels, clip.group, result.fps, result.frames)
 
     try:
         entry = _write_unless_empty(out / shard.file, clips())

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from pipelines.cluster.session import start_ray
 from pipelines.core.errors import UserError
-from pipelines.data import shard_writer
+from pipelines.data import preprocessing, shard_writer
 from pipelines.data.clip import ClipRecord
 from pipelines.data.dataset import ShardDataset
 from pipelines.data.options import PreprocessOptions
@@ -30,6 +30,7 @@ from pipelines.storage.lock import only_writer
 from pipelines.video.decode import decode
 from pipelines.video.frame import FrameSize
 from pipelines.video.sampling import Sampling
+from tests.processes import Child
 from tests.s3 import ENVIRONMENT, s3_server
 from tests.videos import DyingDecoder, cut_in_half, moving_square, write_class_folders, write_video
 
@@ -381,6 +382,15 @@ def test_shards_have_about_their_target_size(ray_up: None, tmp_path: Path) -> No
     assert data.splits["train"]["shards"][0]["num_frames"] * 24 * 16 * 3 == 2 * clip_bytes
 
 
+def test_frames_are_not_counted_if_every_clip_gets_its_own_shard(
+    ray_up: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preprocessing, "count_frames", lambda paths: pytest.fail("counted"))
+    assert (
+        preprocess(options(write_class_folders(tmp_path / "videos", num_clips=6), tmp_path / "out"))["num_clips"] == 12
+    )
+
+
 def test_a_video_that_does_not_fit_the_layout_is_listed(ray_up: None, tmp_path: Path) -> None:
     videos = write_class_folders(tmp_path / "videos", num_clips=4)
     write_video(videos / "loose.avi", moving_square())
@@ -489,13 +499,11 @@ def test_a_full_disk_leaves_no_incomplete_file_and_the_job_can_be_resumed(
 
 def start(videos: Path, out: Path, *others: str, command: tuple[str, ...] = ("-m", "pipelines.preprocess")) -> Any:
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
-    return subprocess.Popen(
+    return Child(
         [sys.executable, *command, str(videos), str(out), *arguments, *others],
         cwd=REPO,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
     )
 
 
