@@ -19,6 +19,9 @@ _WAIT_S = 15
 
 
 def pytest_configure() -> None:
+    # A shell that starts the tests in the background lets them ignore Ctrl-C. Tests, and their children, must not.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault(processes.SESSION, uuid.uuid4().hex)
 
 
@@ -29,10 +32,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _children_end_with_their_test() -> Iterator[None]:
-    """Those of fixtures for a whole module were started before, and are ended by their fixtures."""
-    before = set(Child.running)
     yield
-    for child in Child.running - before:
+    for child in tuple(Child.of_test):
         child.end()
 
 
@@ -61,11 +62,3 @@ def _left_behind() -> dict[int, str]:
         if "multiprocessing.resource_tracker" not in command:
             found[process] = command
     return found
-
-
-@pytest.fixture
-def interrupts() -> Iterator[None]:
-    """SIGINT raises KeyboardInterrupt, also where the tests were started with SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)

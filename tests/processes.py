@@ -1,8 +1,7 @@
 """Start child processes for tests and kill them, with all their descendants, when the test ends (see conftest.py).
 
-A child has Python's own handling of SIGINT, also where the tests were started by `nohup` or by a shell that ignores
-SIGINT. It is the leader of its own session, and is killed when the process that started it dies. Descendants are
-recognised by an environment variable, which they inherit wherever they move to.
+A child is the leader of its own session, and is killed when the process that started it dies. Its descendants are
+recognised by an environment variable, which they inherit into whatever session or process group they move.
 """
 
 import contextlib
@@ -24,14 +23,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Child(subprocess.Popen[str]):
-    """A process that ends with its test, or with the block, and all its descendants with it."""
+    """A process that is killed at the end of its test, or of its `with` block, with all its descendants."""
 
-    running: ClassVar[set["Child"]] = set()
-    """Those that have not been ended."""
+    of_test: ClassVar[set["Child"]] = set()
+    """Those to end with the test that is running."""
 
     def __init__(self, words: list[Any], env: Mapping[str, str] | None = None, **kwargs: Any) -> None:
         self._mark = uuid.uuid4().hex
-        self.running.add(self)
+        self.of_test.add(self)
         super().__init__(
             [sys.executable, "-I", "-S", __file__, str(os.getpid()), *map(str, words)],
             env={**(os.environ if env is None else env), _CHILD: self._mark},
@@ -47,7 +46,11 @@ class Child(subprocess.Popen[str]):
         for stream in (self.stdin, self.stdout, self.stderr):
             if stream is not None:
                 stream.close()
-        self.running.discard(self)
+        self.of_test.discard(self)
+
+    def __enter__(self) -> "Child":
+        self.of_test.discard(self)
+        return self
 
     def __exit__(self, *error: Any) -> None:
         self.end()
@@ -82,8 +85,7 @@ def marked(name: str, value: str) -> list[int]:
 
 
 def _become(parent: int, words: list[str]) -> None:
-    """Replaces this process by a command that has default signal handling and dies with its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Replaces this process by a command that is killed when its parent dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() == parent:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.storage.location import Location
+from tests.processes import Child
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -33,29 +34,24 @@ def s3_server() -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     before = dict(os.environ)
     os.environ.update(ENVIRONMENT)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     try:
-        while True:
-            assert process.poll() is None, "moto's server does not start"
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            time.sleep(0.05)
-        query = f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
-        from pyarrow import fs
+        with Child(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            while True:
+                assert process.poll() is None, "moto's server does not start"
+                with contextlib.suppress(OSError):
+                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                    break
+                time.sleep(0.05)
+            query = f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
+            from pyarrow import fs
 
-        filesystem, _ = fs.FileSystem.from_uri(f"s3://lab/?{query}")
-        filesystem.create_dir("lab")
-        yield query
+            filesystem, _ = fs.FileSystem.from_uri(f"s3://lab/?{query}")
+            filesystem.create_dir("lab")
+            yield query
     finally:
-        process.kill()
-        process.wait()
         os.environ.clear()
         os.environ.update(before)
 

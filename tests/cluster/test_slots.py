@@ -35,7 +35,6 @@ def test_groups_of_workers_are_counted_by_device(
         assert count_groups(num_workers, gpus_per_worker) == expected
 
 
-@pytest.mark.usefixtures("interrupts")
 def test_slots_follow_the_cluster_but_not_below_what_was_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     resources = {"CPU": 8.0}
     monkeypatch.setattr("ray.cluster_resources", lambda: resources)

@@ -19,6 +19,7 @@ import pytest
 from pipelines.core import command
 from pipelines.core.errors import StepError, UserError
 from pipelines.core.options import positional
+from tests.processes import Child
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,13 +117,14 @@ def test_with_json_standard_output_is_empty_after_an_error(step: Any, capfd: Any
 def test_no_error_is_printed_if_the_reader_of_standard_output_leaves_early() -> None:
     step = "lambda options: {'long': 'x' * 10**6}"
     code = f"import sys\nfrom tests.core.test_command import run\nsys.exit(run(['o'], {step}))"
-    with subprocess.Popen(
+    with Child(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2]
     ) as process:
         assert process.stdout is not None
         process.stdout.close()
         assert process.stderr is not None
-        assert process.stderr.read() == b""
+        assert process.stderr.read() == ""
+        process.wait()
     assert process.returncode == 1
 
 
@@ -139,11 +141,10 @@ def waiting(options: Options) -> dict[str, Any]:
 def test_sigterm_ends_a_command_as_ctrl_c_does(ignored: bool) -> None:
     trap = "trap '' INT; " if ignored else ""
     code = "import sys\nfrom tests.core.test_command import run, waiting\nsys.exit(run(['o'], waiting))"
-    with subprocess.Popen(
+    with Child(
         ["sh", "-c", f'{trap}exec "$@"', "sh", sys.executable, "-c", code],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         cwd=Path(__file__).parents[2],
     ) as process:
         assert process.stdout is not None

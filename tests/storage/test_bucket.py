@@ -21,6 +21,7 @@ from pipelines.train import train
 from pipelines.training.options import TrainOptions
 from pipelines.training.run_directory import RUN_LAYOUT
 from pipelines.tuning.importance import read_study
+from tests.processes import Child
 from tests.runs import FAST, metrics
 from tests.s3 import Relay, upload
 from tests.shards import make_shards
@@ -196,20 +197,17 @@ def test_a_run_in_a_bucket_is_resumed_by_another_machine_and_equal_to_the_bit(sh
 def test_a_killed_sweep_is_resumed_from_its_bucket_on_another_machine(shards, place, tmp_path, on):
     def command(machine, *words):
         options = ("--data", str(shards), "--num-trials", "3", "--epochs", "10", "--early-stopping", "none")
-        return subprocess.Popen(
+        return Child(
             [sys.executable, "-m", "pipelines.sweep", *options, "--max-params", "100000", "--out", str(place), *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
             env={**os.environ, "TTRNN_CACHE": str(tmp_path / machine)},
         )
 
     killed = command("a")
-    try:
-        wait_for(lambda: (place / "study.journal").exists() and (place / "trials/0001/summary.json").exists())
-    finally:
-        killed.kill()
-        _, stderr = killed.communicate()
+    wait_for(lambda: (place / "study.journal").exists() and (place / "trials/0001/summary.json").exists())
+    killed.kill()
+    _, stderr = killed.communicate()
     assert killed.returncode == -signal.SIGKILL, stderr
     (tmp_path / "then").mkdir()
     (place / "study.journal").download(tmp_path / "then" / "study.journal")

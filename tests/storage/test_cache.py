@@ -20,6 +20,7 @@ from pipelines.storage import cache as module
 from pipelines.storage.cache import Remote, locked_copy, make_room, open_cached
 from pipelines.storage.filesystem import StorageError
 from pipelines.storage.location import Location
+from tests.processes import Child
 
 KB = 1000
 
@@ -167,9 +168,9 @@ print(open_cached([Remote(Location(sys.argv[2]), sys.argv[3], 400_000)])[0].read
 """
 
 
-def child(tmp_path: Path, location: Path) -> "subprocess.Popen[str]":
+def child(tmp_path: Path, location: Path) -> Child:
     arguments = (str(tmp_path / "log"), str(location), hashlib.sha256(b"a" * 400 * KB).hexdigest())
-    return subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE, text=True)
+    return Child([sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE)
 
 
 def test_processes_fetch_once(tmp_path: Path, directory: Path) -> None:

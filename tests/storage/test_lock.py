@@ -12,6 +12,7 @@ import pytest
 from pipelines.core.errors import UserError
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
+from tests.processes import Child
 
 
 def test_one_command_at_a_time_writes_to_a_directory(tmp_path: Path) -> None:
@@ -32,9 +33,7 @@ def test_the_lock_of_another_process_is_waited_for(tmp_path: Path) -> None:
     code = (
         "import fcntl, os, sys, time; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX); print(flush=True)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", f"{code}; time.sleep(0.5)", tmp_path], stdout=subprocess.PIPE
-    ) as other:
+    with Child([sys.executable, "-c", f"{code}; time.sleep(0.5)", tmp_path], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
         with only_writer(Location.of(tmp_path), wait_s=60):
