@@ -1,9 +1,9 @@
-"""Knocks at ports as a stranger would, with bare sockets: one gRPC request for each line, what it is answered.
+"""Send gRPC requests to ports with bare sockets, as a stranger on the network could.
 
     python tests/knock.py <<< '[["10.0.0.1", 6379, "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo", null]]'
 
-Prints a JSON list: the gRPC status as a number (0 done, 12 no such method, 16 not authenticated), "http 401" and the
-like, or the name of an error.
+Prints a JSON list of the answers: the gRPC status as a number (0 success, 12 unknown method, 16 not authenticated), a
+text such as "http 401", or the name of an error.
 """
 
 import json
@@ -16,7 +16,7 @@ UNAUTHENTICATED, UNIMPLEMENTED = 16, 12
 
 
 def knock(host: str, port: int, path: str, token: str | None) -> int | str:
-    """The answer to one request; without a message, which every method takes for one of defaults."""
+    """The answer to one request with an empty message, which every method accepts as its defaults."""
     try:
         with socket.create_connection((host, port), timeout=3) as connection:
             connection.settimeout(3)
@@ -25,7 +25,7 @@ def knock(host: str, port: int, path: str, token: str | None) -> int | str:
             if not answer.startswith(b"HTTP/"):
                 status = re.search(rb"grpc-status.(\d+)", answer, re.DOTALL)
                 return int(status[1]) if status else "no answer"
-        # A server of the older HTTP, then.
+        # The server speaks HTTP/1 only.
         with socket.create_connection((host, port), timeout=3) as connection:
             connection.settimeout(3)
             header = f"Authorization: Bearer {token}\r\n" if token else ""
@@ -38,7 +38,7 @@ def knock(host: str, port: int, path: str, token: str | None) -> int | str:
 def _read(connection: socket.socket) -> bytes:
     answer = b""
     try:
-        # The status is the last that comes, and its number the last but for a message.
+        # The status comes last; after its number there may be a message.
         while not re.search(rb"grpc-status.\d\d?(?s:.*)$", answer) and (some := connection.recv(1 << 16)):
             answer += some
     except TimeoutError:
@@ -47,7 +47,7 @@ def _read(connection: socket.socket) -> bytes:
 
 
 def _grpc(path: str, token: str | None) -> bytes:
-    """HTTP/2 by hand: preface, settings, the headers as literals, an empty message."""
+    """A request in HTTP/2: preface, settings, headers as literals, an empty message."""
     headers = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x"}
     headers |= {"content-type": "application/grpc", "te": "trailers"}
     if token:

@@ -1,19 +1,19 @@
-"""Two nodes, a laptop and a stranger on this one machine, for `ray up`: Linux namespaces instead of machines.
+"""Simulate two nodes, a laptop and a stranger on this machine, for `ray up`: as Linux namespaces.
 
-    python -m tests.two_nodes up                                     in the background
-    python -m tests.two_nodes run laptop ray up -y cluster.yaml      each machine: laptop, head, worker, stranger
-    python -m tests.two_nodes run worker ip link set eth0 down       its network is cut; `up` mends it
-    python -m tests.two_nodes kill worker                            as if its power went
-    python -m tests.two_nodes start worker                           a new one in its place
+    python -m tests.two_nodes up                                     starts them in the background
+    python -m tests.two_nodes run laptop ray up -y cluster.yaml      machines: laptop, head, worker, stranger
+    python -m tests.two_nodes run worker ip link set eth0 down       cuts its network; `up` restores it
+    python -m tests.two_nodes kill worker                            like a power failure
+    python -m tests.two_nodes start worker                           starts a new one in its place
     python -m tests.two_nodes down
 
-Needs root, and util-linux, iproute2, rsync and OpenSSH. Each machine has processes, network, host name, mounts, /tmp,
-/dev/shm and HOME of its own, all on one tmpfs, its disk; the rest is this machine's and is left alone. Whatever dies
-first, nothing stays behind: a machine lives as long as its first process, which ends with the one that started it.
+Needs root, and util-linux, iproute2, rsync and OpenSSH. Each machine has its own processes, network, host name, mounts,
+/tmp, /dev/shm and HOME, on a tmpfs as its disk; all else is that of this machine and stays unchanged. Nothing is left
+behind whichever process dies first: a machine ends with its first process, which ends with the one that started it.
 
-The laptop has cluster.yaml with the provider section changed to `local` (`local_yaml`) in its HOME, and the only key.
-The nodes find what the project depends on in this Python's own environment; the project itself is what `ray up` puts
-there. They have no Internet: `apt-get` does nothing.
+The laptop has cluster.yaml in its HOME, with the provider section changed to `local` (`local_yaml`), and the only key.
+The nodes use the packages of this Python's environment; the project itself is what `ray up` installs. They have no
+Internet: `apt-get` does nothing.
 """
 
 import contextlib
@@ -37,13 +37,13 @@ ROOT = Path(__file__).resolve().parent.parent
 ADDRESSES = {"laptop": "10.213.7.1", "head": "10.213.7.2", "worker": "10.213.7.3", "stranger": "10.213.7.9"}
 NODES = ("head", "worker")
 HOME = "/run/home"
-# The user that cluster.yaml logs in as; here another name of root.
+# The user of cluster.yaml; here another name of root.
 USER = "ubuntu"
 STATE = Path("/run/ttrnn-two-nodes.json")
 NEEDED = ("unshare", "nsenter", "ip", "ssh", "ssh-keygen", "sshd", "rsync")
 
-# What makes a machine of a bare set of namespaces. $1 is its name, $2 the size of /dev/shm, then follow the
-# directories which must stay visible if they lie under /tmp.
+# Makes a machine of new namespaces. $1 is its name, $2 the size of /dev/shm; the other arguments are directories that
+# must stay visible if they lie under /tmp.
 _SET_UP = """
 set -e
 hostname "$1"
@@ -75,13 +75,13 @@ Subsystem sftp internal-sftp
 
 
 def missing() -> str | None:
-    """Why it can't be done here; None where it can."""
+    """Why this machine cannot run the simulation; None if it can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "needs Linux and root"
     for command in NEEDED:
         if shutil.which(command) is None:
             return f"needs {command}: apt-get install util-linux iproute2 rsync openssh-client openssh-server"
-    # Among other things this wants the rights and the kernel for it.
+    # This needs, among other things, permissions and kernel support.
     probe = "mount -t tmpfs x /run && ip link add br0 type bridge && ip link add name v0 type veth peer name v1"
     result = subprocess.run([*_UNSHARE, "bash", "-c", probe], capture_output=True, text=True, check=False)
     return None if result.returncode == 0 else f"no namespaces here: {result.stderr.strip()}"
@@ -91,11 +91,11 @@ _UNSHARE = ["unshare", "--kill-child", "--fork", "--pid", "--mount-proc", "--net
 
 
 def local_yaml(text: str, *, num_cpus: int = 1) -> str:
-    """cluster.yaml for the two nodes: its provider section changed as its comments tell, and the size of these nodes.
+    """cluster.yaml for the two nodes: with the provider section that its comments give, and the size of these nodes.
 
     Args:
-        text: The repository's file.
-        num_cpus: Of each node, instead of all of this machine's.
+        text: The file of the repository.
+        num_cpus: CPUs of each node, instead of all of this machine.
     """
     (lines,) = re.findall(r"^#     (provider: \{type: local.*)\n#     (auth: .*)$", text, re.MULTILINE)
     section = re.sub(r"head_ip: .*\]", f"head_ip: {ADDRESSES['head']}, worker_ips: [{ADDRESSES['worker']}]", lines[0])
@@ -106,26 +106,29 @@ def local_yaml(text: str, *, num_cpus: int = 1) -> str:
 
 
 class Machine:
-    """A set of namespaces with an address."""
+    """A simulated machine: a set of namespaces with an address."""
 
     def __init__(self, name: str, pid: int) -> None:
         self.name = name
         self.address = ADDRESSES[name]
         self.pid = pid
-        """of its first process, as this machine counts them"""
+        """process id of its first process on this machine"""
 
     def path(self, path: str) -> Path:
-        """A file of that machine, ~ for its HOME, as it is seen from here."""
+        """The path by which this process reaches a file of the machine; ~ is its HOME."""
         return Path(f"/proc/{self.pid}/root{path.replace('~', HOME, 1)}")
 
     def write(self, path: str, text: str) -> None:
-        """Writes a file there."""
+        """Writes a file of the machine."""
         file = self.path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
 
     def command(self, *command: str) -> list[str]:
-        """What runs a command there, in a clean environment, in this checkout on the laptop and in HOME elsewhere."""
+        """The command line that runs a command on the machine, in a clean environment.
+
+        Its directory is this checkout on the laptop, HOME on other machines.
+        """
         python = f"{sys.prefix}/bin" if self.name == "laptop" else f"{HOME}/.venv/bin"
         directory = str(ROOT) if self.name == "laptop" else HOME
         return [
@@ -148,7 +151,7 @@ class Machine:
         ]
 
     def run(self, *command: str, check: bool = True, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-        """Runs a command there to its end; its output is kept, and shown if it fails."""
+        """Runs a command on the machine; returns its output. Raises RuntimeError, with the output, if it fails."""
         result = subprocess.run(
             self.command(*command), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **kwargs
         )
@@ -157,7 +160,7 @@ class Machine:
         return result
 
     def login(self, line: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-        """Runs a line in a login shell, as ssh would."""
+        """Runs a line in a login shell of the machine, as ssh does."""
         return self.run("bash", "--login", "-c", line, **kwargs)
 
 
@@ -173,7 +176,7 @@ class TwoNodes:
         return self.machines[name]
 
     def start(self, name: str) -> None:
-        """Starts a machine, with an empty disk; instead of the one of that name, if there is one."""
+        """Starts a machine with an empty disk, and ends one of the same name first."""
         self.kill(name)
         first = [
             "bash",
@@ -194,17 +197,17 @@ class TwoNodes:
             machine.run(str(shutil.which("sshd")), "-f", "/run/sshd_config")
 
     def kill(self, name: str) -> None:
-        """Ends a machine at once, with all that runs on it."""
+        """Ends a machine and all its processes at once."""
         if process := self._processes.pop(name, None):
             process.kill()
             process.communicate()
             machine = self.machines.pop(name, None)
-            # Gone with the last of its processes.
+            # It has ended when its last process has.
             while machine is not None and Path(f"/proc/{machine.pid}").exists():
                 time.sleep(0.01)
 
     def close(self) -> None:
-        """Ends them all."""
+        """Ends all machines."""
         for name in list(self._processes):
             self.kill(name)
 
@@ -229,7 +232,7 @@ class TwoNodes:
         machine.write("/etc/profile.d/00-stand-ins.sh", "PATH=/run/bin:$PATH\n")
 
     def _connect(self, machine: Machine) -> None:
-        """All to one bridge, which is the laptop's own."""
+        """Connects a machine to a bridge on the laptop."""
         laptop, address = self.machines["laptop"], f"{machine.address}/24"
         if machine is laptop:
             device = "br0"
@@ -237,7 +240,7 @@ class TwoNodes:
         else:
             device, port = "eth0", f"to-{machine.name}"
             peer = ("peer", "name", device, "netns", str(machine.pid))
-            # The process ids of this machine, not of the laptop: hence from here, by its network alone.
+            # Run on this machine, in the laptop's network only: process ids are those of this machine.
             enter = ("nsenter", "--target", str(laptop.pid), "--net")
             subprocess.run([*enter, "ip", "link", "add", "name", port, "type", "veth", *peer], check=True)
             laptop.run("ip", "link", "set", port, "master", "br0", "up")
@@ -247,7 +250,7 @@ class TwoNodes:
 
 @contextlib.contextmanager
 def two_nodes(names: Sequence[str] = tuple(ADDRESSES)) -> Iterator[TwoNodes]:
-    """The machines, ended with the block."""
+    """Runs the machines while the block runs."""
     nodes = TwoNodes()
     try:
         for name in names:
@@ -265,7 +268,7 @@ def _key_pair() -> dict[str, str]:
 
 
 def _virtual_environment(machine: Machine) -> None:
-    """~/.venv there, without the project: pip and all that the project needs come from this Python's packages."""
+    """Makes ~/.venv of a machine, without the project: its packages are those of this Python."""
     packages = Path(sysconfig.get_path("purelib"))
     own = f"{HOME}/.venv/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
     machine.write(f"{own}/shared.pth", f"{packages}\n")
@@ -276,12 +279,12 @@ def _virtual_environment(machine: Machine) -> None:
     for name, module in (("pip", "pip._internal.cli.main"), ("ray", "ray.scripts.scripts")):
         text = f"#!{HOME}/.venv/bin/python\nimport sys\nfrom {module} import main\nsys.exit(main())\n"
         machine.write(f"{HOME}/.venv/bin/{name}", text)
-    # No Internet. pip takes the second line by the name of what it sets, build_isolation.
+    # No Internet. pip reads no-build-isolation = false as: build isolation is off.
     machine.write("~/.config/pip/pip.conf", "[global]\nno-index = true\n[install]\nno-build-isolation = false\n")
 
 
 def _hold() -> None:
-    """Keeps the machines until it is told to end, or to kill or start one, by lines on a named pipe."""
+    """Runs the machines and executes the actions down, kill and start, which arrive as lines on a named pipe."""
     pipe = STATE.with_suffix(".pipe")
     with two_nodes() as nodes:
         os.mkfifo(pipe, 0o600)

@@ -1,4 +1,4 @@
-"""cluster.yaml: what Ray takes, on AWS and on one's own machines; the token everywhere, nothing open to the world."""
+"""cluster.yaml: Ray accepts it for AWS and for own machines; the token is always used, no port is open to all."""
 
 import os
 import re
@@ -26,7 +26,7 @@ TEXTS = {"AWS": TEXT, "own machines": local_yaml(TEXT)}
 
 @pytest.fixture(scope="module", params=TEXTS)
 def prepared(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The file as `ray up` sees it, with Ray's defaults, setup commands joined, held against Ray's schema."""
+    """The file as `ray up` completes it, with Ray's defaults and joined setup commands, checked by Ray's schema."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config: dict[str, Any] = prepare_config(yaml.safe_load(TEXTS[request.param]))
@@ -41,7 +41,7 @@ def ray_start(name: str) -> tuple[dict[str, str], list[str]]:
     return dict(word.split("=") for word in before.split()), shlex.split(after)
 
 
-def test_ray_s_own_schema_takes_it(prepared: dict[str, Any]) -> None:
+def test_the_schema_of_ray_accepts_it(prepared: dict[str, Any]) -> None:
     assert prepared["provider"]["type"] in ("external", "local")
     assert prepared["head_node_type"] in prepared["available_node_types"]
 
@@ -55,7 +55,7 @@ def test_workers_start_from_zero_at_spot_prices_and_the_head_on_demand() -> None
         assert 0 < types[name]["max_workers"] <= CONFIG["max_workers"]
     markets = {name: kind["node_config"].get("InstanceMarketOptions") for name, kind in types.items()}
     assert markets == {"head": None, "gpu": {"MarketType": "spot"}, "cpu": {"MarketType": "spot"}}
-    # Without an image, Ray takes one whose C library is too old for torch; without a group, one open to all for SSH.
+    # The default image has a C library too old for torch, and the default group opens SSH to everyone.
     for kind in types.values():
         assert kind["node_config"]["ImageId"]
         assert kind["node_config"]["SecurityGroupIds"]
@@ -63,7 +63,7 @@ def test_workers_start_from_zero_at_spot_prices_and_the_head_on_demand() -> None
 
 @pytest.fixture(scope="module")
 def bootstrapped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """The file as Ray's launcher completes it with what a stand-in of AWS says, edited as its comments tell."""
+    """The file, edited as its comments say, as Ray's launcher completes it with answers of a simulated AWS."""
     moto = pytest.importorskip("moto", reason="needs moto, AWS for tests")
     boto3 = pytest.importorskip("boto3")
     from ray.autoscaler._private.util import prepare_config
@@ -74,7 +74,7 @@ def bootstrapped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str,
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "test")
-        # Where Ray waits until new roles are known everywhere.
+        # Ray waits here until AWS has distributed new roles.
         patch.setattr("ray.autoscaler._private.aws.config.time.sleep", lambda seconds: None)
         with moto.mock_aws(config={"iam": {"load_aws_managed_policies": True}}):
             region = CONFIG["provider"]["region"]
@@ -89,7 +89,7 @@ def bootstrapped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str,
 
 
 def launched(config: dict[str, Any], name: str, refused: tuple[str, ...] = ()) -> list[str]:
-    """The markets of what is launched as a node of that type, where AWS refuses some."""
+    """The markets of the instances launched for a node of that type, if AWS refuses some."""
     import botocore.exceptions
 
     from pipelines.cluster.aws import SpotFirst
@@ -98,13 +98,13 @@ def launched(config: dict[str, Any], name: str, refused: tuple[str, ...] = ()) -
     create = provider.ec2_fail_fast.create_instances
     made: list[str] = []
 
-    def create_instances(**asked: Any) -> Any:
-        market = asked.get("InstanceMarketOptions", {}).get("MarketType", "on demand")
+    def create_instances(**requested: Any) -> Any:
+        market = requested.get("InstanceMarketOptions", {}).get("MarketType", "on demand")
         if market in refused:
             error = {"Error": {"Code": "InsufficientInstanceCapacity", "Message": "none is left"}}
             raise botocore.exceptions.ClientError(error, "RunInstances")
         made.append(market)
-        return create(**asked)
+        return create(**requested)
 
     provider.ec2_fail_fast = type("Scarce", (), {"create_instances": staticmethod(create_instances)})()
     tags = {"ray-node-type": "worker", "ray-user-node-type": name, "ray-node-name": name}
@@ -112,7 +112,7 @@ def launched(config: dict[str, Any], name: str, refused: tuple[str, ...] = ()) -
     return made
 
 
-def test_aws_tells_the_resources_and_ray_adds_no_group_of_its_own(bootstrapped: dict[str, Any]) -> None:
+def test_resources_come_from_aws_and_ray_adds_no_security_group(bootstrapped: dict[str, Any]) -> None:
     import boto3
 
     types = bootstrapped["available_node_types"]
@@ -121,17 +121,17 @@ def test_aws_tells_the_resources_and_ray_adds_no_group_of_its_own(bootstrapped: 
     client = boto3.client("ec2", bootstrapped["provider"]["region"])
     rules = [rule for group in client.describe_security_groups()["SecurityGroups"] for rule in group["IpPermissions"]]
     assert rules == []
-    # Ray's own role for the head, which starts the others; the workers' is the user's.
+    # The head node has Ray's role, to start the others; the workers have the user's.
     assert "ray-autoscaler" in bootstrapped["head_node"]["IamInstanceProfile"]["Arn"]
     assert types["gpu"]["node_config"]["IamInstanceProfile"] == {"Name": "ttrnn-worker"}
 
 
-def test_spot_instances_are_taken_on_demand_where_there_are_none(bootstrapped: dict[str, Any]) -> None:
+def test_instances_are_launched_on_demand_if_there_are_none_at_spot_prices(bootstrapped: dict[str, Any]) -> None:
     assert launched(bootstrapped, "gpu") == ["spot"]
     assert launched(bootstrapped, "gpu", refused=("spot",)) == ["on demand"]
 
 
-def test_what_is_not_to_be_had_at_all_is_told(bootstrapped: dict[str, Any]) -> None:
+def test_an_error_is_raised_if_aws_has_no_instances_at_all(bootstrapped: dict[str, Any]) -> None:
     from ray.autoscaler.node_launch_exception import NodeLaunchException
 
     for name, refused in (("gpu", ("spot", "on demand")), ("head", ("on demand",))):
@@ -161,23 +161,23 @@ def test_the_token_is_shipped_and_readable_by_its_owner_only(prepared: dict[str,
         assert any(f"chmod 600 {TOKEN}" in command for command in prepared[f"{node}_setup_commands"])
 
 
-def test_no_secret_stands_in_the_file() -> None:
+def test_the_file_holds_no_secret() -> None:
     for secret in (r"[0-9a-f]{32}", r"AKIA\w{16}", "PRIVATE KEY", r"RAY_AUTH_TOKEN\b", "aws_secret", r"\d{12}"):
         assert not re.search(secret, TEXT), secret
 
 
-def test_nothing_is_opened_to_the_world() -> None:
+def test_no_port_is_opened_to_the_world() -> None:
     assert set(CONFIG["provider"]) == {"type", "module", "region", "cache_stopped_nodes"}
     assert not any(word in TEXT for word in ("0.0.0.0", "--dashboard-host", "IpPermissions", "CidrIp"))
 
 
-def test_the_build_of_torch_without_cuda_is_one_that_the_project_takes() -> None:
+def test_the_torch_without_cuda_is_a_version_that_the_project_accepts() -> None:
     (command,) = [command for command in CONFIG["setup_commands"] if "/whl/cpu" in command]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert shlex.split(command)[-1] in project["project"]["dependencies"]
 
 
-def test_all_that_is_mounted_is_there_and_suffices_to_install_the_project() -> None:
+def test_mounted_files_exist_and_suffice_to_install_the_project() -> None:
     mounts = {remote: local for remote, local in CONFIG["file_mounts"].items() if local != TOKEN}
     for remote, local in mounts.items():
         assert (ROOT / local).exists(), local
@@ -195,7 +195,7 @@ def test_the_project_is_installed_on_head_and_workers(prepared: dict[str, Any]) 
         )
 
 
-def test_every_command_is_one_that_bash_can_read(prepared: dict[str, Any]) -> None:
+def test_bash_can_parse_every_command(prepared: dict[str, Any]) -> None:
     for name in ("initialization", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray"):
         for command in prepared[f"{name}_commands"]:
             subprocess.run(["bash", "-n", "-c", command], check=True)
@@ -203,7 +203,7 @@ def test_every_command_is_one_that_bash_can_read(prepared: dict[str, Any]) -> No
 
 def test_login_shells_find_the_project_and_use_the_token(tmp_path: Path) -> None:
     (command,) = [command for command in CONFIG["setup_commands"] if "/etc/profile.d/" in command]
-    # Stands in for `sudo tee FILE`: what would be written comes out.
+    # Replaces `sudo tee FILE`: prints what would be written.
     (tmp_path / "sudo").write_text("#!/bin/sh\ncat\n")
     (tmp_path / "sudo").chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
@@ -215,7 +215,7 @@ def test_login_shells_find_the_project_and_use_the_token(tmp_path: Path) -> None
     assert (values["RAY_AUTH_MODE"], values["RAY_USAGE_STATS_ENABLED"]) == ("token", "0")
 
 
-def test_the_lines_to_edit_are_marked_as_the_head_of_the_file_says() -> None:
+def test_the_lines_to_edit_are_marked_as_the_first_comment_says() -> None:
     head, body = TEXT.split("\ncluster_name:")
-    told = set(re.findall(r"^#   (\d)\. ", head, re.MULTILINE))
-    assert told == set(re.findall(r"EDIT (\d)", body)) == {"1", "2", "3", "4", "5"}
+    numbers = set(re.findall(r"^#   (\d)\. ", head, re.MULTILINE))
+    assert numbers == set(re.findall(r"EDIT (\d)", body)) == {"1", "2", "3", "4", "5"}

@@ -1,4 +1,4 @@
-"""cluster.yaml on two nodes: ray up, submit, rsync-down, down; and what a stranger gets who reaches their ports."""
+"""cluster.yaml on two nodes: ray up, submit, rsync-down, down; and their ports refuse strangers."""
 
 import contextlib
 import csv
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.skipif(MISSING is not None, reaso
 YAML = "~/cluster.yaml".replace("~", HOME)
 WRONG = "0" * 64
 
-# Holds an actor on each node, tells what it sees there, and ends with its standard input.
+# Runs an actor on each node, prints what each sees, and ends when its standard input closes.
 DRIVER = """
 import json, logging, os, sys
 import ray, ttrnn
@@ -51,7 +51,7 @@ sys.stdin.read()
 
 
 def up(nodes: TwoNodes) -> None:
-    """`ray up`, until both nodes are in the cluster."""
+    """Runs `ray up` and waits until both nodes are in the cluster."""
     nodes["laptop"].run("ray", "up", "--yes", YAML)
     deadline = time.monotonic() + 120
     while " 2 local.cluster.node" not in nodes["head"].login("ray status").stdout:
@@ -61,7 +61,7 @@ def up(nodes: TwoNodes) -> None:
 
 @contextlib.contextmanager
 def actors(nodes: TwoNodes) -> Iterator[dict[str, Any]]:
-    """What an actor sees on each node, by address; the actors live as long as the block."""
+    """What an actor sees on each node, by address; the actors run while the block runs."""
     command = nodes["head"].command("bash", "--login", "-c", f"python -c {shlex.quote(DRIVER)}")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout is not None
@@ -74,7 +74,7 @@ def token(nodes: TwoNodes) -> str:
 
 
 def listening(machine: Machine) -> dict[int, str]:
-    """The process that listens on each TCP port that others can reach."""
+    """The process that listens on each TCP port that other machines can reach."""
     lines = [line.split() for line in machine.run("ss", "-Hltnp").stdout.splitlines()]
     found = {}
     for _, _, _, address, _, users in lines:
@@ -85,7 +85,7 @@ def listening(machine: Machine) -> dict[int, str]:
 
 
 def methods() -> list[str]:
-    """What Ray's servers may be asked for by gRPC."""
+    """All gRPC methods of Ray's servers."""
     import ray.core.generated as generated
 
     names = ["/ray.rpc.ObjectManagerService/Pull", "/ray.rpc.ObjectManagerService/Push"]
@@ -97,7 +97,7 @@ def methods() -> list[str]:
 
 
 def knock(nodes: TwoNodes, requests: list[tuple[str, int, str, str | None]]) -> list[int | str]:
-    """What the stranger is answered."""
+    """The answers that the stranger receives."""
     command = nodes["stranger"].command(sys.executable, str(ROOT / "tests" / "knock.py"))
     result = subprocess.run(command, input=json.dumps(requests), capture_output=True, text=True, check=True)
     answers: list[int | str] = json.loads(result.stdout)
@@ -126,7 +126,7 @@ def ray_submit_trains_on_both_nodes_and_rsync_down_brings_the_best_model(nodes: 
     laptop.run("ray", "rsync-up", YAML, f"{HOME}/shards/", "~/shards/")
     options = ["--data", "shards", "--out", "runs/sweep", "--num-trials", "4", "--epochs", "1", "--seed", "1"]
     laptop.run("ray", "submit", YAML, "pipelines/sweep.py", "--", *options, timeout=200)
-    # Each node has one processor, hence one trial at a time; the other's shards came by Ray.
+    # Each node has one CPU, hence one trial at a time; Ray has sent the shards to the other node.
     assert (nodes["worker"].path("~/shards") / "dataset.json").exists()
     laptop.run("ray", "rsync-down", YAML, "~/runs/", f"{HOME}/runs/")
     with (laptop.path("~/runs/sweep") / "trials.csv").open(encoding="utf-8", newline="") as file:
@@ -138,7 +138,7 @@ def ray_submit_trains_on_both_nodes_and_rsync_down_brings_the_best_model(nodes: 
 
 
 def a_training_of_two_workers_spans_both_nodes(nodes: TwoNodes) -> None:
-    # Each node has one processor.
+    # Each node has one CPU.
     command = "python -m pipelines.train shards runs/two --num-workers 2 --epochs 2 --batch-size 6"
     nodes["laptop"].run("ray", "exec", YAML, command, timeout=200)
     lines = (nodes["head"].path("~/runs/two") / "metrics.jsonl").read_text().splitlines()
@@ -159,10 +159,10 @@ def every_port_of_ray_refuses_a_stranger(nodes: TwoNodes, seen: dict[str, Any]) 
                 assert refused & set(answers), (name, port, process, set(answers))
                 assert set(answers) <= {*refused, UNIMPLEMENTED}, (name, port, process, set(answers))
     method = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
-    assert knock(nodes, [(ADDRESSES["head"], 6379, method, token(nodes))]) == [0], "the right token is let in"
+    assert knock(nodes, [(ADDRESSES["head"], 6379, method, token(nodes))]) == [0], "the right token is accepted"
 
 
-def ray_s_own_client_gets_nothing_either(nodes: TwoNodes, seen: dict[str, Any]) -> None:
+def the_client_of_ray_is_refused_too(nodes: TwoNodes, seen: dict[str, Any]) -> None:
     program = f"import ray; ray.init('{ADDRESSES['head']}:6379'); print('in')"
     running = []
     for environment in (["RAY_AUTH_MODE=disabled"], ["RAY_AUTH_MODE=token", f"RAY_AUTH_TOKEN={WRONG}"]):
@@ -175,7 +175,7 @@ def ray_s_own_client_gets_nothing_either(nodes: TwoNodes, seen: dict[str, Any]) 
         assert "in" not in output.split("\n")
 
 
-def the_token_lies_in_its_own_file_only(nodes: TwoNodes) -> None:
+def the_token_is_in_its_own_file_only(nodes: TwoNodes) -> None:
     for name in ("laptop", *NODES):
         machine = nodes[name]
         found = machine.run("grep", "-rlaF", token(nodes), "/run", "/tmp", "/dev/shm", check=False).stdout.split()
@@ -189,28 +189,28 @@ def ray_down_ends_ray_on_the_head(nodes: TwoNodes) -> None:
 
 @pytest.mark.timeout(600)
 def test_cluster_yaml_serves_two_nodes_and_refuses_strangers(subtests: pytest.Subtests) -> None:
-    """One cluster for all of it: it takes half a minute to come up."""
+    """One cluster for all checks, since it takes half a minute to start."""
     with two_nodes.two_nodes() as nodes:
         up(nodes)
         with actors(nodes) as seen:
             for promise in (
                 the_project_is_installed_on_both_nodes_with_token_and_without_statistics,
                 every_port_of_ray_refuses_a_stranger,
-                ray_s_own_client_gets_nothing_either,
+                the_client_of_ray_is_refused_too,
             ):
                 with subtests.test(promise.__name__):
                     promise(nodes, seen)
         for step in (
             ray_submit_trains_on_both_nodes_and_rsync_down_brings_the_best_model,
             a_training_of_two_workers_spans_both_nodes,
-            the_token_lies_in_its_own_file_only,
+            the_token_is_in_its_own_file_only,
             ray_down_ends_ray_on_the_head,
         ):
             with subtests.test(step.__name__):
                 step(nodes)
 
 
-def test_nothing_is_left_of_machines_whose_holder_is_killed() -> None:
+def test_machines_end_when_the_process_that_runs_them_is_killed() -> None:
     program = (
         "import sys\nfrom tests.two_nodes import two_nodes\nwith two_nodes() as nodes:\n"
         "    print(*[m.pid for m in nodes.machines.values()], flush=True)\n    sys.stdin.read()"
