@@ -1,4 +1,4 @@
-"""A corpus of damaged, odd and ill-named files, with what the decoder should make of each."""
+"""Write a corpus of damaged, unusual and badly named files, with the expected result of decoding each."""
 
 import os
 import socket
@@ -13,10 +13,10 @@ import numpy as np
 
 from tests.videos import numbered, write_video
 
-__all__ = ["NUM_FRAMES", "Case", "corpus", "sound_videos"]
+__all__ = ["NUM_FRAMES", "Case", "corpus", "intact_videos"]
 
 NUM_FRAMES = 40
-"""of every sound video"""
+"""of every intact video"""
 CODECS = {
     "mjpg.avi": "MJPG",
     "xvid.avi": "XVID",
@@ -29,48 +29,54 @@ CODECS = {
 NOT_ONE = {"unreadable", "no_frames"}
 DAMAGED = NOT_ONE | {"truncated"}
 NONE, SOME, WHOLE = range(0), range(1, NUM_FRAMES + 1), range(NUM_FRAMES, NUM_FRAMES + 1)
-# Of a sound file's frames up to a tenth and two may be missing.
+# A tenth of the frames of an accepted file, and two more, may be missing.
 ENOUGH = range(NUM_FRAMES - NUM_FRAMES // 10 - 2, NUM_FRAMES + 1)
 
 
 class Case(NamedTuple):
-    """A file, and what may become of it."""
+    """A file, and the allowed results of decoding it."""
 
     name: str
-    """what is wrong with it"""
+    """the kind of damage"""
     path: str
     reasons: frozenset[str] = frozenset()
-    """why it may be rejected; none: it must give a clip"""
+    """allowed reasons for rejecting it; none: it must give a clip"""
     num_frames: range = range(0)
-    """how many frames it may give; none: it must be rejected"""
+    """allowed numbers of frames; none: it must be rejected"""
 
 
-def sound_videos(folder: Path) -> dict[str, Path]:
-    """One file for each container: `NUM_FRAMES` frames of `numbered`."""
+def intact_videos(folder: Path) -> dict[str, Path]:
+    """Intact files, one for each container, with `NUM_FRAMES` frames of `numbered`."""
     return {name: write_video(folder / name, numbered(NUM_FRAMES), codec=codec) for name, codec in CODECS.items()}
 
 
 def corpus(folder: Path) -> list[Case]:
     """Writes the files; the same ones at every call."""
-    sound = {name: path.read_bytes() for name, path in sound_videos(folder / "sound").items()}
+    intact = {name: path.read_bytes() for name, path in intact_videos(folder / "intact").items()}
     cases: list[Case] = []
     for number, (name, suffix, content, reasons, num_frames) in enumerate(
-        (*_cut(sound), *_flipped(sound), *_lying_avi(sound), *_lying_mp4(sound), *_foreign(folder, sound))
+        (*_cut(intact), *_flipped(intact), *_wrong_avi(intact), *_wrong_mp4(intact), *_no_videos(folder, intact))
     ):
         path = folder / f"{number:03}{suffix}"
         path.write_bytes(content)
         cases.append(Case(name, str(path), frozenset(reasons), num_frames))
-    return [*cases, *_odd_sizes(folder), *_pictures(folder), *_odd_names(folder, sound), *_no_files(folder, sound)]
+    return [
+        *cases,
+        *_odd_sizes(folder),
+        *_still_images(folder),
+        *_odd_names(folder, intact),
+        *_no_files(folder, intact),
+    ]
 
 
 File = tuple[str, str, bytes, set[str], range]
-"""what is wrong, suffix, content, allowed reasons, allowed numbers of frames"""
+"""kind of damage, suffix, content, allowed reasons, allowed numbers of frames"""
 
 
-def _cut(sound: dict[str, bytes]) -> Iterator[File]:
-    for name, content in sound.items():
+def _cut(intact: dict[str, bytes]) -> Iterator[File]:
+    for name, content in intact.items():
         suffix = Path(name).suffix
-        # The index of MP4 files is at the end; MPEG-1 does not say how many frames there should be.
+        # The index of MP4 files is at the end; MPEG-1 headers have no number of frames.
         reasons, num_frames = {
             ".mp4": ({"unreadable"}, NONE),
             ".mov": ({"unreadable"}, NONE),
@@ -80,9 +86,9 @@ def _cut(sound: dict[str, bytes]) -> Iterator[File]:
             yield f"{name} cut at {tenth}/10", suffix, content[: len(content) * tenth // 10], reasons, num_frames
 
 
-def _flipped(sound: dict[str, bytes]) -> Iterator[File]:
-    """Random bytes in random places, anywhere or within the header."""
-    for name, content in sound.items():
+def _flipped(intact: dict[str, bytes]) -> Iterator[File]:
+    """Random bytes at random places, in the whole file or in the header."""
+    for name, content in intact.items():
         for seed in range(16):
             random = np.random.default_rng(seed)
             header = seed % 2 == 1
@@ -93,8 +99,8 @@ def _flipped(sound: dict[str, bytes]) -> Iterator[File]:
             yield f"{name} flipped in {where}, seed {seed}", Path(name).suffix, damaged.tobytes(), DAMAGED, SOME
 
 
-def _lying_avi(sound: dict[str, bytes]) -> Iterator[File]:
-    """Numbers of the AVI header, each far too large or zero."""
+def _wrong_avi(intact: dict[str, bytes]) -> Iterator[File]:
+    """Wrong numbers in the AVI header, far too large or zero."""
     fields = {
         "number of frames": [("avih", 24), ("strh", 40)],
         "number of frames of the stream": [("strh", 40)],
@@ -114,15 +120,15 @@ def _lying_avi(sound: dict[str, bytes]) -> Iterator[File]:
     for name in ("mjpg.avi", "xvid.avi"):
         for field, places in fields.items():
             for value in (0, 65535, 2**31 - 1, 2**32 - 1):
-                content = bytearray(sound[name])
+                content = bytearray(intact[name])
                 for tag, offset in places:
                     struct.pack_into("<I", content, content.index(tag.encode()) + offset, value)
                 reasons = () if "number of frames" in field else NOT_ONE
                 yield f"{name} {field} {value}", ".avi", bytes(content), set(reasons), WHOLE
 
 
-def _lying_mp4(sound: dict[str, bytes]) -> Iterator[File]:
-    """Sizes and counts of boxes, each far too large or zero."""
+def _wrong_mp4(intact: dict[str, bytes]) -> Iterator[File]:
+    """Wrong sizes and counts in MP4 boxes, far too large or zero."""
     fields = {
         "size of moov": ("moov", -4),
         "size of trak": ("trak", -4),
@@ -143,13 +149,13 @@ def _lying_mp4(sound: dict[str, bytes]) -> Iterator[File]:
     }
     for field, (tag, offset) in fields.items():
         for value in (0, 2**31 - 1, 2**32 - 1):
-            content = bytearray(sound["mpeg4.mp4"])
+            content = bytearray(intact["mpeg4.mp4"])
             struct.pack_into(">I", content, content.rindex(tag.encode()) + offset, value)
             yield f"mp4 {field} {value}", ".mp4", bytes(content), DAMAGED, SOME
 
 
-def _foreign(folder: Path, sound: dict[str, bytes]) -> Iterator[File]:
-    """What is no video at all, or one under the wrong extension."""
+def _no_videos(folder: Path, intact: dict[str, bytes]) -> Iterator[File]:
+    """Files that are not videos, and videos with a wrong extension."""
     noise = np.random.default_rng(0).bytes(50_000)
     with wave.open(str(folder / "sound.wav"), "wb") as file:
         file.setparams((1, 2, 8000, 0, "NONE", ""))
@@ -163,17 +169,17 @@ def _foreign(folder: Path, sound: dict[str, bytes]) -> Iterator[File]:
         "web page": b"<!DOCTYPE html><html><body>404 not found</body></html>",
         "ZIP": b"PK\x03\x04" + noise,
         "PDF": b"%PDF-1.7\n" + noise,
-        # Of files that are there.
-        "playlist": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{folder}/sound/mpeg4.mp4\n".encode(),
-        "list of files": f"ffconcat version 1.0\nfile sound/mjpg.avi\nfile {folder}/sound/mjpg.avi\n".encode(),
+        # These list files that exist.
+        "playlist": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{folder}/intact/mpeg4.mp4\n".encode(),
+        "list of files": f"ffconcat version 1.0\nfile intact/mjpg.avi\nfile {folder}/intact/mjpg.avi\n".encode(),
         "sound": (folder / "sound.wav").read_bytes(),
         "sound in AVI": _sound_in_avi(noise),
-        "RIFF without content": sound["mjpg.avi"][:12],
-        "mp4 without content": sound["mpeg4.mp4"][:32],
+        "RIFF without content": intact["mjpg.avi"][:12],
+        "mp4 without content": intact["mpeg4.mp4"][:32],
     }
     for name, content in contents.items():
         yield name, ".avi", content, NOT_ONE, NONE
-    for name, content in sound.items():
+    for name, content in intact.items():
         for suffix in (".mp4", ".avi", ".mpg", ".txt", ".png", ""):
             yield f"{name} named *{suffix}", suffix, content, set(), WHOLE
 
@@ -208,14 +214,14 @@ def _odd_sizes(folder: Path) -> Iterator[Case]:
             yield Case(name, str(path), num_frames=range(num_frames, num_frames + 1))
 
 
-def _pictures(folder: Path) -> Iterator[Case]:
+def _still_images(folder: Path) -> Iterator[Case]:
     for suffix in (".png", ".jpg", ".bmp", ".gif"):
         path = folder / f"picture{suffix}"
         assert cv2.imwrite(str(path), numbered(6)[5])
         yield Case(f"{suffix} picture", str(path.rename(f"{path}.avi")), frozenset({"unreadable"}))
 
 
-def _odd_names(folder: Path, sound: dict[str, bytes]) -> Iterator[Case]:
+def _odd_names(folder: Path, intact: dict[str, bytes]) -> Iterator[Case]:
     for name in (
         "with spaces ",
         "with\nnewline",
@@ -240,12 +246,12 @@ def _odd_names(folder: Path, sound: dict[str, bytes]) -> Iterator[Case]:
     ):
         path = os.path.join(folder, f"{name}.avi")
         with open(path, "wb") as file:
-            file.write(sound["xvid.avi"])
+            file.write(intact["xvid.avi"])
         yield Case(f"name {name!r}", path, num_frames=WHOLE)
 
 
-def _no_files(folder: Path, sound: dict[str, bytes]) -> Iterator[Case]:
-    """Names under which there is no regular file, or none that we may read."""
+def _no_files(folder: Path, intact: dict[str, bytes]) -> Iterator[Case]:
+    """Names without a regular file, or without read permission."""
     missing, unreadable = frozenset({"missing"}), frozenset({"unreadable"})
     (folder / "folder.avi").mkdir()
     yield Case("folder", str(folder / "folder.avi"), unreadable)
@@ -254,7 +260,7 @@ def _no_files(folder: Path, sound: dict[str, bytes]) -> Iterator[Case]:
     yield Case("loop of links", str(folder / "loop.avi"), missing)
     (folder / "broken.avi").symlink_to(folder / "nowhere.avi")
     yield Case("broken link", str(folder / "broken.avi"), missing)
-    (folder / "link.avi").symlink_to(folder / "sound" / "mjpg.avi")
+    (folder / "link.avi").symlink_to(folder / "intact" / "mjpg.avi")
     yield Case("link", str(folder / "link.avi"), num_frames=WHOLE)
     os.mkfifo(folder / "pipe.avi")
     yield Case("pipe", str(folder / "pipe.avi"), unreadable)
@@ -264,12 +270,12 @@ def _no_files(folder: Path, sound: dict[str, bytes]) -> Iterator[Case]:
     yield Case("device", os.devnull, unreadable)
     yield Case("endless device", "/dev/zero", unreadable)
     yield Case("nothing", str(folder / "nothing.avi"), missing)
-    yield Case("below a file", str(folder / "sound" / "mjpg.avi" / "a.avi"), missing)
+    yield Case("below a file", str(folder / "intact" / "mjpg.avi" / "a.avi"), missing)
     yield Case("zero byte in the name", str(folder / "a\0b.avi"), missing)
     yield Case("name too long", str(folder / ("x" * 300 + ".avi")), missing)
     secret = folder / "secret.avi"
-    secret.write_bytes(sound["mjpg.avi"])
+    secret.write_bytes(intact["mjpg.avi"])
     secret.chmod(0)
-    # Root may read everything.
-    may = os.access(secret, os.R_OK)
-    yield Case("no permission", str(secret), *(frozenset(), WHOLE) if may else (unreadable, NONE))
+    # Root can read everything.
+    can_read = os.access(secret, os.R_OK)
+    yield Case("no permission", str(secret), *(frozenset(), WHOLE) if can_read else (unreadable, NONE))

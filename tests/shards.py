@@ -1,4 +1,4 @@
-"""Small shards for tests: a clip's class is which column brightens over time, in noise."""
+"""Write small shards for tests: the class of a clip is the column that gets brighter, in noise."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ FRAME = FrameSize(width=8, height=4, channels=1)
 def make_shards(
     path, *, num_clips=36, num_classes=3, multi_label=False, seed=0, num_frames=6, frame=FRAME, num_groups=0
 ) -> Path:
-    """Writes train (num_clips), val and test (a third each, all if fewer than 3) and returns the directory.
+    """Writes train (num_clips), val and test (a third each, at least one clip per class); returns the directory.
 
-    With num_groups, each class has so many groups, which lie in all splits.
+    With num_groups, each class has this many groups, which are in all splits.
     """
     rng, path = np.random.default_rng(seed), Path(path)
     path.mkdir(parents=True)

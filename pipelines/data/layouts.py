@@ -61,10 +61,10 @@ class _Listing(NamedTuple):
 
 def recognise(tree: Tree) -> str:
     """The layout of a folder; logs the reason."""
-    name, why = "folders", "as neither names nor lists are those of a known data set"
+    name, why = "folders", "because neither names nor lists are those of a known data set"
     lists = sum(_HOLLYWOOD2_LIST.fullmatch(file) is not None for file in tree.files)
     if lists and any("AVIClips/" in video for video in tree.videos):
-        name, why = "hollywood2", f"as {lists} lists lie in ClipSets, beside AVIClips"
+        name, why = "hollywood2", f"because there are {lists} lists in ClipSets, beside AVIClips"
     else:
         patterns = {"ucf101": _UCF101_CLIP, "ucf11": _UCF11_CLIP, "youtube-celebrities": _CELEBRITY_CLIP}
         for candidate, pattern in patterns.items():
@@ -72,7 +72,7 @@ def recognise(tree: Tree) -> str:
             # Most, not all: one stray file should not make the groups unknown.
             if 2 * len(matches) > len(tree.videos):
                 name = candidate
-                why = f"as {len(matches):,} of {len(tree.videos):,} videos are named like {matches[0]}"
+                why = f"because {len(matches):,} of {len(tree.videos):,} videos are named like {matches[0]}"
                 break
     log.info("%s: recognised layout %s, %s", tree.root, name, why)
     return name

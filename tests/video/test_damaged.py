@@ -1,4 +1,4 @@
-"""The corpus of damaged files (tests/damaged.py): no crash, no hang, each one in or rejected with the right reason."""
+"""The corpus of damaged files (tests/damaged.py): no crash, no hang, each decoded or rejected with the right reason."""
 
 import math
 import os
@@ -12,7 +12,7 @@ from pipelines.video.errors import RejectedError
 from pipelines.video.frame import FrameSize
 from pipelines.video.sampling import Sampling
 from pipelines.video.worker import IsolatedDecoder
-from tests.damaged import Case, corpus, sound_videos
+from tests.damaged import Case, corpus, intact_videos
 
 FRAME = FrameSize(24, 16, 3)
 
@@ -27,33 +27,33 @@ def test_the_corpus_is_large(cases: list[Case]) -> None:
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(num_frames=8), Sampling(fps=12.5)], ids=str)
-def test_each_file_is_in_or_rejected_with_the_right_reason(
+def test_each_file_is_decoded_or_rejected_with_the_right_reason(
     tmp_path: Path, cases: list[Case], sampling: Sampling
 ) -> None:
-    sound = {str(path): decode(path, FRAME, sampling).frames for path in sound_videos(tmp_path).values()}
-    # A sound file after each damaged one: it must come out as if it were alone.
-    paths = [path for number, case in enumerate(cases) for path in (case.path, [*sound][number % len(sound)])]
+    intact = {str(path): decode(path, FRAME, sampling).frames for path in intact_videos(tmp_path).values()}
+    # An intact file after each damaged one: it must not be affected.
+    paths = [path for number, case in enumerate(cases) for path in (case.path, [*intact][number % len(intact)])]
     wrong, by_path = [], {case.path: case for case in cases}
     with IsolatedDecoder(60) as decoder:
         for path, result in zip(paths, decoder.decode_many(paths, FRAME, sampling), strict=True):
-            if path in sound:
+            if path in intact:
                 assert not isinstance(result, RejectedError), path
-                np.testing.assert_array_equal(result.frames, sound[path])
+                np.testing.assert_array_equal(result.frames, intact[path])
             elif isinstance(result, RejectedError):
                 if result.reason not in by_path[path].reasons:
                     wrong.append(f"{by_path[path].name}: {result.reason}")
-            elif not _as_many_as(by_path[path], len(result.frames), sampling) or not 0 <= result.fps < math.inf:
+            elif not _is_expected_number(by_path[path], len(result.frames), sampling) or not 0 <= result.fps < math.inf:
                 wrong.append(f"{by_path[path].name}: {len(result.frames)} frames, {result.fps} frames/s")
     assert not wrong, "\n".join(wrong)
 
 
-def _as_many_as(case: Case, num_frames: int, sampling: Sampling) -> bool:
+def _is_expected_number(case: Case, num_frames: int, sampling: Sampling) -> bool:
     if sampling == Sampling():
         return num_frames in case.num_frames
     return 0 < num_frames < min(case.num_frames.stop, (sampling.num_frames or math.inf) + 1)
 
 
-def test_no_header_is_believed_to_announce_more_than_the_file_can_hold(cases: list[Case]) -> None:
+def test_announced_frames_beyond_what_the_file_can_hold_are_ignored(cases: list[Case]) -> None:
     with IsolatedDecoder(60) as decoder:
         for case in cases:
             num_frames = decoder.count_frames(case.path)

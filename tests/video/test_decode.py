@@ -1,4 +1,4 @@
-"""pipelines/decode.py: the right frames at the right size; bad files cost themselves and nothing else."""
+"""Decoding: the right frames at the right size; bad files are rejected with a reason."""
 
 import contextlib
 import os
@@ -91,16 +91,16 @@ def halved(frames: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("fit", "width", "height", "rows", "columns", "bars"),
     [
-        pytest.param("stretch", 24, 16, slice(None), slice(None), (0, 0), id="stretch, same proportions"),
-        pytest.param("crop", 24, 16, slice(None), slice(None), (0, 0), id="crop, same proportions"),
-        pytest.param("letterbox", 24, 16, slice(None), slice(None), (0, 0), id="letterbox, same proportions"),
+        pytest.param("stretch", 24, 16, slice(None), slice(None), (0, 0), id="stretch, same aspect ratio"),
+        pytest.param("crop", 24, 16, slice(None), slice(None), (0, 0), id="crop, same aspect ratio"),
+        pytest.param("letterbox", 24, 16, slice(None), slice(None), (0, 0), id="letterbox, same aspect ratio"),
         pytest.param("crop", 16, 16, slice(None), slice(8, 40), (0, 0), id="crop left and right"),
         pytest.param("crop", 24, 8, slice(8, 24), slice(None), (0, 0), id="crop above and below"),
         pytest.param("letterbox", 24, 28, slice(None), slice(None), (6, 0), id="bars above and below"),
         pytest.param("letterbox", 40, 16, slice(None), slice(None), (0, 8), id="bars left and right"),
     ],
 )
-def test_pictures_of_other_proportions_are_fitted(
+def test_images_of_another_aspect_ratio_are_fitted(
     tmp_path: Path, fit: str, width: int, height: int, rows: slice, columns: slice, bars: tuple[int, int], channels: int
 ) -> None:
     source = gradient(32, 48)
@@ -114,7 +114,7 @@ def test_pictures_of_other_proportions_are_fitted(
     assert not frames[wanted == 0].any()
 
 
-def test_stretched_pictures_fill_the_frame(tmp_path: Path) -> None:
+def test_stretched_images_fill_the_frame(tmp_path: Path) -> None:
     source = gradient(32, 48)
     frames = decode(write_video(tmp_path / "a.mkv", source, codec="FFV1"), FrameSize(12, 16, 3), Sampling()).frames
     wanted = source.reshape(2, 16, 2, 12, 4, 3).mean(axis=(2, 4))
@@ -123,39 +123,39 @@ def test_stretched_pictures_fill_the_frame(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2000), (2000, 1)], ids=str)
 @pytest.mark.parametrize("fit", ["stretch", "crop", "letterbox"])
-def test_a_picture_of_any_size_is_fitted(tmp_path: Path, size: tuple[int, int], fit: str) -> None:
+def test_an_image_of_any_size_is_fitted(tmp_path: Path, size: tuple[int, int], fit: str) -> None:
     file = write_video(tmp_path / "a.avi", np.full((1, *size, 3), 200, np.uint8))
     frames = decode(file, RGB, Sampling(fit=fit)).frames
     assert frames.shape == (1, 16, 24, 3)
     assert 190 < frames.max() < 210
 
 
-# The upper left 3 x 3 of the matrix in the track header, in 16.16 fixed point (the last column in 2.30).
+# The rotations in the matrix of the track header, in 16.16 fixed point (the last column in 2.30).
 MATRICES = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
 
 
 @pytest.mark.parametrize("degrees", MATRICES)
-def test_rotation_metadata_is_honoured(tmp_path: Path, degrees: int) -> None:
+def test_rotation_metadata_is_applied(tmp_path: Path, degrees: int) -> None:
     source = gradient(32, 48)
     file = write_video(tmp_path / "a.mp4", source, codec="mp4v")
     content = bytearray(file.read_bytes())
     a, b, c, d = (value << 16 for value in MATRICES[degrees])
     struct.pack_into(">9i", content, content.index(b"tkhd") + 44, a, b, 0, c, d, 0, 0, 0, 1 << 30)
     file.write_bytes(content)
-    # Clockwise; numpy turns the other way.
+    # Clockwise; numpy rotates counterclockwise.
     wanted = np.rot90(source, -degrees // 90, axes=(1, 2))
     frames = decode(file, FrameSize(wanted.shape[2], wanted.shape[1], 3), Sampling()).frames
     assert np.abs(frames.astype(int) - wanted).mean() < 6
 
 
-def test_sampling_travels_as_json_values() -> None:
+def test_sampling_is_stored_as_json_values() -> None:
     sampling = Sampling(max_frames=5, every=2, fit="crop")
     values = {"max_frames": 5, "num_frames": None, "fps": None, "every": 2, "fit": "crop"}
     assert sampling.to_dict() == values
     assert Sampling.from_dict(values) == sampling
 
 
-def test_sampling_of_older_data_sets_reads() -> None:
+def test_sampling_of_older_data_sets_can_be_read() -> None:
     older = {"max_frames": 5, "num_frames": None, "fps": 2.5}
     assert Sampling.from_dict(older) == Sampling(max_frames=5, fps=2.5, every=None, fit="stretch")
 
@@ -174,7 +174,7 @@ def test_sampling_of_older_data_sets_reads() -> None:
     ],
     ids=str,
 )
-def test_senseless_sampling_is_refused(values: dict[str, float], message: str) -> None:
+def test_invalid_sampling_is_refused(values: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Sampling.from_dict(values)
 
@@ -203,7 +203,7 @@ def test_a_bad_file_is_rejected_with_its_reason(tmp_path: Path, kind: str, sampl
 
 @contextlib.contextmanager
 def without_privileges() -> Iterator[None]:
-    """Root may read everything: for a while, not root."""
+    """Drops the rights of root, which can read everything, inside the block."""
     if os.geteuid() != 0:
         yield
         return
@@ -215,8 +215,8 @@ def without_privileges() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("forbidden", ["clips/a.avi", "clips"], ids=["file", "folder"])
-def test_a_file_that_may_not_be_read_is_unreadable(forbidden: str) -> None:
-    # Not tmp_path, which lies in a folder that only its owner may enter.
+def test_a_file_without_read_permission_is_unreadable(forbidden: str) -> None:
+    # Not tmp_path, which is in a folder that only its owner can enter.
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -241,7 +241,7 @@ def test_a_file_that_may_not_be_read_is_unreadable(forbidden: str) -> None:
     ],
 )
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(max_frames=1)], ids=["all", "one"])
-def test_a_still_picture_is_no_video(tmp_path: Path, file: str, wanted: int | None, sampling: Sampling) -> None:
+def test_a_still_image_is_not_a_video(tmp_path: Path, file: str, wanted: int | None, sampling: Sampling) -> None:
     if wanted is None:
         assert cv2.imwrite(str(tmp_path / file), gradient(32, 48)[0])
     else:
@@ -257,7 +257,7 @@ def test_a_still_picture_is_no_video(tmp_path: Path, file: str, wanted: int | No
         assert len(decode(clip, RGB, sampling).frames) == (sampling.max_frames or wanted)
 
 
-def test_a_header_that_announces_more_than_the_file_can_hold_is_not_believed(tmp_path: Path) -> None:
+def test_announced_frames_beyond_what_the_file_can_hold_are_ignored(tmp_path: Path) -> None:
     file = write_video(tmp_path / "a.avi", numbered(40))
     content = bytearray(file.read_bytes())
     for place in (content.index(b"avih") + 24, content.index(b"strh") + 40):
@@ -269,7 +269,7 @@ def test_a_header_that_announces_more_than_the_file_can_hold_is_not_believed(tmp
         assert decoder.count_frames(file) == 0
 
 
-def test_a_header_at_twice_the_true_rate_cuts_nothing_but_a_hole_does(tmp_path: Path) -> None:
+def test_a_header_with_twice_the_true_rate_is_accepted_but_a_gap_is_not(tmp_path: Path) -> None:
     file = write_video(tmp_path / "a.ts", numbered(40), codec="MPG1")
     assert cv2.VideoCapture(str(file), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FRAME_COUNT) > 70
     assert len(decode(file, RGB, Sampling()).frames) == 40
@@ -296,12 +296,12 @@ def test_a_frame_beyond_the_limit_is_too_large(video: Path) -> None:
         assert len(decoder.decode(video, RGB, Sampling()).frames) == 40
 
 
-def test_a_cut_file_counts_only_as_far_as_it_is_needed(tmp_path: Path) -> None:
+def test_a_truncated_file_is_accepted_if_the_missing_part_is_not_needed(tmp_path: Path) -> None:
     file = cut_in_half(write_video(tmp_path / "half.avi", numbered(44)))
     assert read_numbers(decode(file, RGB, Sampling(max_frames=10)).frames) == list(range(10))
 
 
-def test_a_cut_file_with_a_hundred_frames_left_is_kept_and_sampled_over_what_is_left(tmp_path: Path) -> None:
+def test_a_truncated_file_with_a_hundred_frames_is_accepted_and_sampled_over_them(tmp_path: Path) -> None:
     file = write_video(tmp_path / "long.avi", numbered(240))
     cut_in_half(file)
     num_left = len(decode(file, RGB, Sampling()).frames)
@@ -331,7 +331,7 @@ def test_every_reason_is_explained() -> None:
     ],
     ids=["MPEG-1, miscounting header", "cut to 37%", "cut to 70%"],
 )
-def test_real_files_with_wrong_headers_are_kept(file: str, num_frames: int) -> None:
+def test_real_files_with_wrong_headers_are_accepted(file: str, num_frames: int) -> None:
     assert len(decode(DATA / file, RGB, Sampling()).frames) == num_frames
 
 

@@ -1,4 +1,4 @@
-"""pipelines/crew.py: every item once, on all cores; what one raises ends the rest."""
+"""The decoder pool: every item once, on all cores; an exception cancels the rest."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from pipelines.video.pool import on_all_cores
 from pipelines.video.worker import IsolatedDecoder
 
 
-def test_every_item_is_worked_on_once_with_a_decoder_of_its_own_and_one_thread():
+def test_every_item_is_processed_once_with_its_own_decoder_and_one_torch_thread():
     before, busy, lock = torch.get_num_threads(), set(), threading.Lock()
 
     def work(item: int, decoder: IsolatedDecoder) -> tuple[int, int]:
@@ -28,7 +28,7 @@ def test_every_item_is_worked_on_once_with_a_decoder_of_its_own_and_one_thread()
     assert list(on_all_cores([], work, time_limit_s=1)) == []
 
 
-def test_what_one_item_raises_is_raised_and_the_rest_is_let_go():
+def test_an_exception_is_raised_and_the_remaining_items_are_cancelled():
     begun = []
 
     def work(item: int, _: IsolatedDecoder) -> None:
