@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,13 +10,12 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
 from pipelines.core.errors import StepError, UserError
 from pipelines.storage import cache as module
-from pipelines.storage.cache import Remote, locked_copy, make_room, open_cached
+from pipelines.storage.cache import Remote, open_cached
 from pipelines.storage.filesystem import StorageError
 from pipelines.storage.location import Location
 from tests.processes import Child
@@ -295,56 +293,3 @@ def test_a_directory_that_cannot_be_written_is_refused(
     monkeypatch.setenv("TTRNN_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(UserError, match=r"file/cache can't be written \(Not a directory\); set TTRNN_CACHE to another"):
         cached([put("a")])
-
-
-def make_copy(text: str, kind: Literal["read", "work"], days: int) -> Path:
-    """A copy of s3://lab/TEXT of 400 KB, last used some days ago."""
-    with locked_copy(Location(f"s3://lab/{text}"), kind) as copy:
-        (copy / "file").write_text(text * 400 * KB)
-    age(copy.parent, days)
-    return copy / "file"
-
-
-def test_copies_to_read_count_and_the_least_recently_used_is_deleted_first(
-    put: Callable[[str], Remote], directory: Path
-) -> None:
-    older, newer = make_copy("x", "read", 9), make_copy("y", "read", 5)
-    cached([put("a")])
-    assert (older.exists(), newer.exists()) == (False, True)
-    assert not older.parents[1].exists()
-    cached([put("b")])
-    assert (kept(directory), newer.exists()) == (["a", "b", "read"], False)
-
-
-def test_copies_in_use_and_copies_to_work_on_are_never_deleted(
-    put: Callable[[str], Remote], directory: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    work, used = make_copy("x", "work", 9), make_copy("y", "read", 9)
-    with locked_copy(Location("s3://lab/y"), "read"):
-        age(used.parents[1], 9)
-        cached([put("a")])
-        assert (work.exists(), used.exists(), kept(directory)) == (True, True, ["a", "read", "work"])
-        assert "exceeds its limit by 0 MB" in caplog.text
-    cached([put("b")])
-    assert (work.exists(), used.exists(), kept(directory)) == (True, False, ["b", "read", "work"])
-
-
-def test_room_is_made_by_whoever_reads_copies_too(directory: Path) -> None:
-    copies = [make_copy(text, "read", days) for text, days in (("x", 9), ("y", 5), ("z", 1))]
-    make_room()
-    assert [copy.exists() for copy in copies] == [False, True, True]
-
-
-def test_a_copy_that_is_deleted_while_a_process_waits_for_it_is_made_again(directory: Path) -> None:
-    place = Location("s3://lab/x")
-    with ThreadPoolExecutor(1) as pool, locked_copy(place, "read") as copy:
-
-        def wait() -> bool:
-            with locked_copy(place, "read", wait_s=60) as again:
-                return again == copy and not list(again.iterdir()) and copy.exists()
-
-        waiting = pool.submit(wait)
-        time.sleep(0.3)
-        shutil.rmtree(copy.parent)
-    assert waiting.result()
