@@ -114,8 +114,8 @@ def _configure_tune() -> None:
 
 
 def is_progress(result: Mapping[str, Any]) -> bool:
-    """Whether a report is about an epoch, and not about a node or process that failed."""
-    return "problem" not in result
+    """Whether a report is about an epoch, and not about the end of a training, or a node or process that failed."""
+    return "train_loss" in result
 
 
 def _disk_error(error: BaseException | None) -> OSError | None:
@@ -209,7 +209,7 @@ class _Searcher(Searcher):
         return self.source.next([training.name for training in self.running.values()])
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if not is_progress(result):
+        if "problem" in result:
             self.problems[trial_id] = result["problem"]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -252,6 +252,8 @@ def _train(config: dict[str, Any]) -> None:
             fit_on_ray(options, server, [TuneReportCallback()], f"trial-{training.name}")
         else:
             _train_staged(training, server)
+            # Tune wants a report of each trial, and this one may have had no epoch left to train.
+            tune.report({"epoch": 0, "best_val_metric": 0.0})
     except UnfitNodeError as error:
         # If it failed, Tune would retry it on this node, and count the retry as a failure.
         tune.report({"epoch": 0, "best_val_metric": 0.0, "problem": str(error), "unfit_node": error.node})

@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: one screen on a terminal, plain lines elsewhere. All of it on standard error.
+"""Display a running sweep on standard error: as one screen on a terminal, as log lines elsewhere.
 
     with Screen(metric="accuracy", chance=0.25, chatter=out / "ray.log") as screen:
         screen.stage("search", total=64)
@@ -6,8 +6,8 @@
         screen.epoch("0000", 1, val_metric=0.5)
         screen.ended(read_trial(RunDirectory(out / "trials" / "0000")))
 
-Inside the block, what Ray and other libraries write to standard output and standard error goes to the file `chatter`.
-Lines of `logging` that were on their way to standard error stand above the screen.
+In the block, the output of Ray and other libraries on standard output and standard error is written to the file
+`chatter`. Log lines appear above the screen.
 """
 
 import contextlib
@@ -41,27 +41,27 @@ __all__ = ["Screen", "tune_callback"]
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _TOTALS_EVERY_S = 10.0
-_SIGN_OF_LIFE_EVERY_S = 60.0
+_TOTALS_WITHOUT_NEWS_EVERY_S = 60.0
 
 
 class Screen:
-    """Shows a sweep; a context manager. Its methods are called by one thread.
+    """Displays a sweep; a context manager. All methods must be called by the same thread.
 
     Args:
         metric: Name of the validation metric.
-        chance: What guessing reaches, 0 to 1.
-        chatter: File for what libraries write to standard output and standard error; it is appended to.
-        time_budget_s: After which no more trials begin, counted from the start of the block.
+        chance: The metric of random guessing, 0 to 1.
+        chatter: File to which the output of libraries is appended.
+        time_budget_s: Time after which no more trials start, counted from the start of the block.
     """
 
     def __init__(self, *, metric: str, chance: float, chatter: Path, time_budget_s: float | None = None) -> None:
         self._chatter, self._stack, self._live = chatter, contextlib.ExitStack(), False
-        self._said = time.monotonic()
-        self.state = State(metric=metric, chance=chance, start=self._said, time_budget_s=time_budget_s)
+        self._logged_at = time.monotonic()
+        self.state = State(metric=metric, chance=chance, start=self._logged_at, time_budget_s=time_budget_s)
 
     def __enter__(self) -> "Screen":
-        self._said = time.monotonic()
-        self.state = dataclasses.replace(self.state, start=self._said, stage_start=self._said)
+        self._logged_at = time.monotonic()
+        self.state = dataclasses.replace(self.state, start=self._logged_at, stage_start=self._logged_at)
         with contextlib.ExitStack() as stack:
             stream = stack.enter_context(output_to_file(self._chatter))
             self._live = stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
@@ -69,12 +69,12 @@ class Screen:
                 console = Console(file=stream, force_terminal=True, highlight=False, markup=False, emoji=False)
                 stack.enter_context(logging_to(cast(TextIO, FileProxy(console, stream)), stream))
 
-                def drawn() -> RenderableType:
+                def render() -> RenderableType:
                     console.size = ConsoleDimensions(*terminal_size(stream))
                     return draw(self.state, time.monotonic(), *console.size)
 
                 live = Live(
-                    get_renderable=drawn,
+                    get_renderable=render,
                     console=console,
                     refresh_per_second=1,
                     transient=True,
@@ -89,25 +89,25 @@ class Screen:
         try:
             self._stack.close()
         except OSError as failure:
-            # A terminal that has gone is no reason to lose what comes after the trials.
+            # The command continues although the terminal was closed.
             log.warning("the screen could not be cleared: %s", failure)
         if self.state.stage:
-            self._say_totals()
+            self._log_totals()
 
     def close(self) -> None:
-        """Leaves the terminal as it was, for good."""
+        """Restores the terminal; nothing is displayed any more."""
         self._stack.close()
 
     def stage(self, name: str, total: int, earlier: Sequence[Trial] = ()) -> None:
-        """A stage begins: search, refine or confirm.
+        """Starts a stage: search, refine or confirm.
 
         Args:
-            name: Of the stage.
-            total: Its trials, the earlier ones included.
-            earlier: Those that an earlier command had ended.
+            name: Name of the stage.
+            total: Number of its trials, including the earlier ones.
+            earlier: Trials that an earlier command finished.
         """
         if self.state.stage:
-            self._say_totals()
+            self._log_totals()
         self.state = dataclasses.replace(
             self.state,
             stage=name,
@@ -122,40 +122,40 @@ class Screen:
         )
 
     def started(self, trial: Trial) -> None:
-        """A trial begins to train.
+        """Called when a trial starts.
 
         Args:
-            trial: Its name and configuration; `epochs` in the latter are those planned.
+            trial: Its name and configuration; `epochs` in the latter is the planned number.
         """
         state, name = self.state, trial.trial
         is_first = not state.running and state.ended.total() == state.num_earlier
         self.state = dataclasses.replace(
             state,
-            # What Ray takes to begin says nothing of the trials' pace.
+            # The time that Ray takes to start is not part of the rate of trials.
             stage_start=time.monotonic() if is_first else state.stage_start,
             running={**state.running, name: trial},
             first_epochs=_without(state.first_epochs, name),
         )
 
     def epoch(self, name: str, epoch: int, val_metric: float) -> None:
-        """A running trial has done an epoch; val_metric is that of its best one, 0 to 1."""
+        """Called after an epoch of a trial; val_metric is that of its best epoch, 0 to 1."""
         state = self.state
-        known = state.running.get(name, Trial(trial=name, state="running"))
-        trial = dataclasses.replace(known, epochs=epoch, val_metric=val_metric)
+        earlier = state.running.get(name, Trial(trial=name, state="running"))
+        trial = dataclasses.replace(earlier, epochs=epoch, val_metric=val_metric)
         self.state = dataclasses.replace(
             state,
             running={**state.running, name: trial},
             first_epochs={name: epoch, **state.first_epochs},
         )
-        if not self._live and time.monotonic() - self._said > _SIGN_OF_LIFE_EVERY_S:
-            self._say_totals()
+        if not self._live and time.monotonic() - self._logged_at > _TOTALS_WITHOUT_NEWS_EVERY_S:
+            self._log_totals()
 
     def ended(self, trial: Trial, *, joins: bool = True) -> None:
-        """A trial has come to its end: complete, stopped, failed or paused, as its state says.
+        """Called when a trial has ended; its state is complete, stopped, failed or paused.
 
         Args:
-            trial: As `read_trial` knows it.
-            joins: Whether it may stand on the frontier if it is complete; not so a confirmation of one that does.
+            trial: The trial, see `read_trial`.
+            joins: Whether it is added to the frontier if it is complete; replications are not.
         """
         state, name = self.state, trial.trial
         self.state = dataclasses.replace(
@@ -174,26 +174,26 @@ class Screen:
                 "ranks %(ranks)s, recurrent ranks %(recurrent_ranks)s",
                 texts(dataclasses.asdict(trial)),
             )
-        if not self._live and time.monotonic() - self._said > _TOTALS_EVERY_S:
-            self._say_totals()
+        if not self._live and time.monotonic() - self._logged_at > _TOTALS_EVERY_S:
+            self._log_totals()
 
-    def _say_totals(self) -> None:
-        self._said = time.monotonic()
-        log.info("%s: %s", self.state.stage, "; ".join(filter(None, totals(self.state, self._said))))
+    def _log_totals(self) -> None:
+        self._logged_at = time.monotonic()
+        log.info("%s: %s", self.state.stage, "; ".join(filter(None, totals(self.state, self._logged_at))))
 
 
 def tune_callback(screen: Screen, *, joins: bool = True) -> "tune.Callback":
-    """A callback of Tune that keeps `screen` up to date with the trainings of `run_trainings`.
+    """A callback for Tune that updates `screen` with the trainings of `run_trainings`.
 
     Args:
-        screen: Shows them.
-        joins: As `Screen.ended` has it.
+        screen: The display.
+        joins: See `Screen.ended`.
     """
     from ray import tune
 
-    class OnScreen(tune.Callback):
+    class ScreenCallback(tune.Callback):
         def __reduce__(self) -> tuple[Any, ...]:
-            # Tune saves its callbacks, and is never resumed.
+            # Tune saves its callbacks, but is never restored.
             return tune.Callback, ()
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -208,23 +208,23 @@ def tune_callback(screen: Screen, *, joins: bool = True) -> "tune.Callback":
                 screen.epoch(trial.config["training"].name, result["epoch"], result["best_val_metric"])
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            if not is_progress(trial.last_result):
+            if trial.last_result.get("unfit_node"):
                 # It continues on another node.
                 return
-            known = _known(trial)
-            # One that was paused when the time was up continues with --resume.
-            known = dataclasses.replace(known, state="paused") if known.state == "running" else known
-            screen.ended(known, joins=joins)
+            ended = _read(trial)
+            # A trial that is paused at the end of the time budget continues with --resume.
+            ended = dataclasses.replace(ended, state="paused") if ended.state == "running" else ended
+            screen.ended(ended, joins=joins)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             error = str(trial.get_error() or "").strip().splitlines()
-            failed = dataclasses.replace(_known(trial), state="failed", error=error[-1] if error else None)
+            failed = dataclasses.replace(_read(trial), state="failed", error=error[-1] if error else None)
             screen.ended(failed, joins=joins)
 
-    return OnScreen()
+    return ScreenCallback()
 
 
-def _known(trial: Any) -> Trial:
+def _read(trial: Any) -> Trial:
     return read_trial(RunDirectory(trial.config["training"].options.out))
 
 

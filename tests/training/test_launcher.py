@@ -19,6 +19,7 @@ from pipelines.training.queue import Queue, Training
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.setup import model_config, resolve_precision
 from pipelines.training.staging import staged_run
+from pipelines.training.trainer import fit
 from tests.shards import make_shards
 
 
@@ -116,6 +117,21 @@ def test_a_training_that_fails_does_not_stop_the_others(shards, tmp_path):
     assert not (tmp_path / ".tune").exists()
 
 
+def test_a_run_whose_training_is_done_already_only_lacks_its_result(shards, tmp_path):
+    """As after a kill between the last epoch and result.json: no epoch is left that could be reported."""
+    one, results = training(shards, tmp_path / "run"), {}
+    RunDirectory(one.options.out).claim(resolve_precision(one.options), one.model)
+    fit(resolve_precision(one.options))
+    with start_ray(num_cpus=1):
+        slots = Slots.of_cluster(1, 1.0)
+        queue = Queue(
+            [one], on_end=lambda one, result: results.update({one.name: result}), memory_bytes=slots.memory_bytes
+        )
+        assert run_trainings(queue, slots, state=tmp_path / ".tune") == 0
+    assert (results["run"]["state"], results["run"]["epochs"]) == ("complete", 2)
+    assert results["run"]["value"] is not None
+
+
 def test_precision_auto_is_that_of_the_run_when_it_is_resumed_on_another_node(shards, tmp_path, monkeypatch):
     """config.json lies on the head node until the run is staged."""
     out, reports = tmp_path / "run", []
@@ -128,7 +144,8 @@ def test_precision_auto_is_that_of_the_run_when_it_is_resumed_on_another_node(sh
         monkeypatch.setattr(launcher.tune, "report", reports.append)
         with serve_files() as server:
             launcher._train({"training": one, "server": server})
-    assert [report["epoch"] for report in reports] == [1, 2]
+    assert [report["epoch"] for report in reports if launcher.is_progress(report)] == [1, 2]
+    assert not launcher.is_progress(reports[-1])
     assert RunDirectory(out).result()["state"] == "complete"
 
 

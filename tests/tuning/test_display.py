@@ -1,3 +1,5 @@
+"""Test tuning/display.py: the screen on a terminal, log lines elsewhere, the callback of Tune."""
+
 import contextlib
 import json
 import logging
@@ -12,7 +14,7 @@ import pytest
 
 from pipelines.training.options import TrainOptions
 from pipelines.training.queue import Training
-from pipelines.tuning import display as screens
+from pipelines.tuning import display
 from pipelines.tuning.display import Screen, tune_callback
 from pipelines.tuning.progress import totals
 from pipelines.tuning.trial import Trial
@@ -21,24 +23,24 @@ from tests.tuning.test_progress import SMALL, point, text_of
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The screen's clock, which stands still until it is set."""
+    """A clock for the screen that only changes when it is set."""
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(screens, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(display, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
 
 
 @pytest.fixture
 def plain(tmp_path, clock, caplog):
-    """A screen where standard error is no terminal."""
+    """A screen whose standard error is not a terminal."""
     caplog.set_level(logging.INFO)
     with Screen(metric="accuracy", chance=0.25, chatter=tmp_path / "ray.log") as screen:
         screen.stage("search", total=4)
         yield screen
 
 
-def test_the_frontier_is_of_complete_trials_of_all_stages_but_confirming_ones(plain):
-    for number, how in enumerate(("complete", "stopped", "failed", "complete")):
-        plain.ended(point(number, state=how))
+def test_the_frontier_has_complete_trials_of_all_stages_without_replications(plain):
+    for number, state in enumerate(("complete", "stopped", "failed", "complete")):
+        plain.ended(point(number, state=state))
     assert [trial.trial for trial in plain.state.points] == ["0000", "0003"]
     plain.stage("refine", total=1)
     plain.ended(point(4))
@@ -48,7 +50,7 @@ def test_the_frontier_is_of_complete_trials_of_all_stages_but_confirming_ones(pl
     assert (plain.state.ended, plain.state.num_epochs) == (Counter(complete=1), 6 * 16)
 
 
-def test_the_clock_of_a_stage_begins_with_its_first_trial(plain, clock):
+def test_the_time_of_a_stage_starts_with_its_first_trial(plain, clock):
     clock.now += 30
     for name in ("0000", "0001"):
         plain.started(Trial(trial=name, state="running", config=SMALL))
@@ -61,7 +63,7 @@ def test_the_clock_of_a_stage_begins_with_its_first_trial(plain, clock):
     ]
 
 
-def test_what_an_earlier_command_has_ended_counts_as_done(plain):
+def test_trials_that_an_earlier_command_finished_count_as_done(plain):
     plain.stage("search", total=4, earlier=[point(0), point(1, state="stopped", epochs=3)])
     assert totals(plain.state, 1060.0)[:3] == [
         "2 of 4 trials",
@@ -70,7 +72,7 @@ def test_what_an_earlier_command_has_ended_counts_as_done(plain):
     ]
 
 
-def test_a_running_trial_is_shown_as_far_as_it_is_until_it_ends(plain):
+def test_a_running_trial_is_shown_with_its_last_epoch_until_it_ends(plain):
     plain.started(Trial(trial="0000", state="running", config=SMALL, num_params=1234))
     plain.epoch("0000", 5, val_metric=0.5)
     plain.epoch("0000", 6, val_metric=0.625)
@@ -78,7 +80,7 @@ def test_a_running_trial_is_shown_as_far_as_it_is_until_it_ends(plain):
     words = " ".join(text_of(plain.state, 80, 24).split())
     assert "0000 1,234 62.5% 6/16 gru 8x20x20x18 → 4x4x4x4" in words
     assert plain.state.first_epochs == {"0000": 5, "0007": 1}
-    # Its worker has died, and it begins again.
+    # Its worker died, and it is restarted.
     plain.started(Trial(trial="0000", state="running", config=SMALL))
     assert plain.state.first_epochs == {"0007": 1}
     plain.ended(point(0))
@@ -86,7 +88,7 @@ def test_a_running_trial_is_shown_as_far_as_it_is_until_it_ends(plain):
     assert (plain.state.running, plain.state.first_epochs) == ({}, {})
 
 
-def test_without_a_terminal_each_trial_that_ends_is_one_line_and_totals_come_seldom(plain, clock, caplog):
+def test_without_a_terminal_each_ended_trial_is_one_line_and_totals_are_rare(plain, clock, caplog):
     for number in range(4):
         clock.now += 6
         plain.epoch(f"{number:04d}", 1, val_metric=0.5)
@@ -104,14 +106,14 @@ def test_without_a_terminal_each_trial_that_ends_is_one_line_and_totals_come_sel
     ]
 
 
-def test_without_a_terminal_long_trials_give_a_sign_of_life_each_minute(plain, clock, caplog):
+def test_without_a_terminal_totals_are_logged_every_minute_during_long_trials(plain, clock, caplog):
     for epoch in range(1, 6):
         clock.now += 31
         plain.epoch("0000", epoch, val_metric=0.5)
     assert len(caplog.records) == 2
 
 
-def test_a_failed_trial_is_an_error_that_names_the_reason_or_the_file_to_look_into(plain, caplog, tmp_path):
+def test_a_failed_trial_is_logged_as_an_error_with_its_reason_or_the_log_file(plain, caplog, tmp_path):
     plain.ended(point(3, state="failed", error="diverged in epoch 2"))
     plain.ended(point(4, state="failed"))
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
@@ -121,7 +123,7 @@ def test_a_failed_trial_is_an_error_that_names_the_reason_or_the_file_to_look_in
 
 
 class Terminal:
-    """Inside the block, standard error is a pseudo-terminal; `text` is what has come, whole after the block."""
+    """Makes standard error a pseudo-terminal in the block; `text` is its output, complete after the block."""
 
     def __init__(self, monkeypatch):
         self.text, self.gone = "", threading.Event()
@@ -139,7 +141,7 @@ class Terminal:
         return self
 
     def _read(self):
-        # The last writer's end is an error.
+        # Reading fails when the last writer has closed it.
         with contextlib.suppress(OSError):
             while not self.gone.is_set() and (data := os.read(self.master, 1 << 16)):
                 self.text += data.decode()
@@ -158,45 +160,45 @@ class Terminal:
         self.reader.join(timeout=10)
 
 
-def sweep_a_little(path):
+def run_interrupted_sweep(path):
     with Screen(metric="accuracy", chance=0.25, chatter=path) as screen:
         screen.stage("search", total=4)
         screen.started(Trial(trial="0000", state="running", config=SMALL))
         print("chatter", file=sys.stderr)  # noqa: T201
-        logging.getLogger("ours").warning("a line of ours")
+        logging.getLogger("test").warning("a log line")
         screen.ended(point(0))
         raise KeyboardInterrupt
 
 
-def test_a_terminal_shows_the_screen_with_our_lines_above_it_and_is_left_clean_by_ctrl_c(monkeypatch, tmp_path, caplog):
+def test_a_terminal_shows_the_screen_below_log_lines_and_is_clean_after_ctrl_c(monkeypatch, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     path = tmp_path / "ray.log"
     with Terminal(monkeypatch) as terminal:
         with pytest.raises(KeyboardInterrupt):
-            sweep_a_little(path)
+            run_interrupted_sweep(path)
         assert terminal.handler.stream is sys.stderr
     text, (hide, show, erase) = terminal.text, ("\x1b[?25l", "\x1b[?25h", "\x1b[2K")
     assert text.count(hide) == text.count(show) == 1
-    line, bar = text.index("a line of ours"), text.rindex("1 of 4 trials\r\n")
-    assert text.index(hide) < line < bar < text.index(show), "the screen is drawn again below the line"
+    line, bar = text.index("a log line"), text.rindex("1 of 4 trials\r\n")
+    assert text.index(hide) < line < bar < text.index(show), "the screen is drawn again below the log line"
     gone, after = text[bar:].rsplit(erase, 1)
     assert gone.count(erase) >= 6, "the screen is erased"
     assert after.strip().startswith("search: 1 of 4 trials; 1 complete; best accuracy 30.0%")
-    assert "trial 0000" not in text, "what the screen shows needs no line"
+    assert "trial 0000" not in text, "a trial that the screen shows is not logged"
     assert path.read_text(encoding="utf-8") == "chatter\n"
 
 
-def test_a_terminal_that_can_only_print_gets_plain_lines(monkeypatch, tmp_path, caplog):
+def test_a_terminal_without_cursor_control_gets_plain_lines(monkeypatch, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     with Terminal(monkeypatch) as terminal:
         monkeypatch.setenv("TERM", "dumb")
         with pytest.raises(KeyboardInterrupt):
-            sweep_a_little(tmp_path / "ray.log")
+            run_interrupted_sweep(tmp_path / "ray.log")
     assert "\x1b" not in terminal.text
-    assert [line.split("  ")[0] for line in terminal.text.splitlines()][:2] == ["a line of ours", "trial 0000"]
+    assert [line.split("  ")[0] for line in terminal.text.splitlines()][:2] == ["a log line", "trial 0000"]
 
 
-def test_a_terminal_that_goes_away_does_not_end_the_sweep(monkeypatch, tmp_path, caplog):
+def test_a_closed_terminal_does_not_end_the_sweep(monkeypatch, tmp_path, caplog):
     with (
         Terminal(monkeypatch) as terminal,
         Screen(metric="accuracy", chance=0.25, chatter=tmp_path / "ray.log") as screen,
@@ -208,7 +210,7 @@ def test_a_terminal_that_goes_away_does_not_end_the_sweep(monkeypatch, tmp_path,
     assert any(message.startswith("the screen could not be cleared") for message in caplog.messages)
 
 
-def test_tune_tells_the_screen_what_its_trials_do(plain, tmp_path, caplog):
+def test_the_callback_of_tune_updates_the_screen(plain, tmp_path, caplog):
     callback = tune_callback(plain)
 
     def trial(name, summary):
@@ -220,17 +222,17 @@ def test_tune_tells_the_screen_what_its_trials_do(plain, tmp_path, caplog):
         config = {"training": training}
         return SimpleNamespace(config=config, last_result={}, get_error=lambda: "Traceback\nRuntimeError: no luck\n")
 
-    known = {"num_params": 900, "val_metric": 0.5, "epochs": 2, "config": SMALL}
+    summary = {"num_params": 900, "val_metric": 0.5, "epochs": 2, "config": SMALL}
     first, second, third = (
-        trial(name, known | {"state": how})
-        for name, how in (("0000", "stopped"), ("0001", "running"), ("0002", "running"))
+        trial(name, summary | {"state": state})
+        for name, state in (("0000", "stopped"), ("0001", "running"), ("0002", "running"))
     )
     for one in (first, second, third):
         callback.on_trial_start(1, [], one)
     assert plain.state.running["0000"].num_params == 900
-    callback.on_trial_result(1, [], first, {"epoch": 2, "best_val_metric": 0.5})
+    callback.on_trial_result(1, [], first, {"epoch": 2, "train_loss": 1.0, "best_val_metric": 0.5})
     assert (plain.state.running["0000"].epochs, plain.state.running["0000"].val_metric) == (2, 0.5)
-    # Its node can't keep its files: it is begun again on another.
+    # Its node cannot store its files: it is restarted on another one.
     first.last_result = {"epoch": 0, "best_val_metric": 0.0, "problem": "no room", "unfit_node": "b"}
     callback.on_trial_result(1, [], first, first.last_result)
     callback.on_trial_complete(1, [], first)
@@ -239,6 +241,6 @@ def test_tune_tells_the_screen_what_its_trials_do(plain, tmp_path, caplog):
     callback.on_trial_complete(1, [], first)
     callback.on_trial_error(1, [], second)
     callback.on_trial_complete(1, [], third)
-    # The third could not go on since the time was up.
+    # The third was paused at the end of the time budget.
     assert (plain.state.ended, plain.state.running) == (Counter(stopped=1, failed=1, paused=1), {})
     assert "trial 0001 failed: RuntimeError: no luck" in caplog.messages
