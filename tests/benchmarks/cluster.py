@@ -22,7 +22,8 @@ from pipelines.core import command
 from pipelines.core.errors import UserError
 from pipelines.tuning.importance import read_study
 from tests import two_nodes
-from tests.two_nodes import ADDRESSES, HOME, Machine, TwoNodes
+from tests.machines import ADDRESSES, HOME, Machine
+from tests.two_nodes import TwoNodes
 
 log = logging.getLogger("tests.benchmarks.cluster")
 

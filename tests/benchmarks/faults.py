@@ -33,9 +33,10 @@ from pipelines.training.trainer import fit
 from pipelines.tuning.importance import read_study
 from pipelines.tuning.sweep_directory import begun_trials
 from tests import two_nodes
+from tests.machines import HOME, NODES, Machine
 from tests.runs import metrics
 from tests.shards import make_shards
-from tests.two_nodes import HOME, NODES, Machine, TwoNodes
+from tests.two_nodes import TwoNodes
 from tests.videos import write_class_folders
 
 log = logging.getLogger("tests.benchmarks.faults")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.two_nodes import local_yaml
+from tests.machines import local_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "cluster.yaml").read_text(encoding="utf-8")

@@ -19,8 +19,9 @@ import pytest
 
 from tests import two_nodes
 from tests.knock import UNAUTHENTICATED, UNIMPLEMENTED
+from tests.machines import ADDRESSES, HOME, NODES, ROOT, Machine
 from tests.shards import make_shards
-from tests.two_nodes import ADDRESSES, HOME, NODES, ROOT, Machine, TwoNodes
+from tests.two_nodes import TwoNodes
 
 MISSING = two_nodes.missing()
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(MISSING is not None, reason=MISSING or "")]
