@@ -1,4 +1,4 @@
-"""docs/examples: they run as they stand, without ttrnn, and give what the model gives."""
+"""docs/examples: they run unchanged, without ttrnn, and give the scores of the model."""
 
 import functools
 import http.server
@@ -37,12 +37,12 @@ SIZE: dict[str, Any] = {
 
 @needs_onnx
 @pytest.mark.parametrize("channels", [3, 1])
-def test_the_python_example_gives_for_a_video_what_the_model_gives(channels: int, tmp_path: Path) -> None:
+def test_the_python_example_gives_the_scores_of_the_model_for_a_video(channels: int, tmp_path: Path) -> None:
     cv2 = pytest.importorskip("cv2")
     grey = {"channels": 1, "in_modes": "16x6x4", "mean": (99.0,)} if channels == 1 else {}
     model = make(**SIZE | grey)
     export_onnx_step(model, tmp_path / "step.onnx")
-    # Lossless, so that both read the same pictures.
+    # A lossless codec, so that both decode the same frames.
     video = write_video(tmp_path / "clip.mkv", numbered(12), codec="FFV1")
     command = [sys.executable, str(EXAMPLES / "onnx_python.py"), "step.onnx", video]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
@@ -57,7 +57,7 @@ def test_the_python_example_gives_for_a_video_what_the_model_gives(channels: int
 
 
 def onnxruntime_web() -> Path:
-    """The runtime's files from the npm registry, kept among temporary files; skips the test where it can't be had."""
+    """The files of the runtime from the npm registry, kept in a temporary directory; skips the test if unavailable."""
     folder = Path(tempfile.gettempdir()) / f"ttrnn-tests-{RUNTIME}"
     if folder.exists():
         return folder
@@ -81,7 +81,7 @@ def onnxruntime_web() -> Path:
 
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[Any]:
-    """The example in a browser whose camera shows a test picture, served on this machine with a model beside it."""
+    """The example in a browser with a simulated camera, served by this machine together with a model."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e .[dev]")
     if CHROMIUM is None:
         pytest.skip("no chromium on the PATH: apt-get install chromium")
@@ -98,21 +98,21 @@ def page(tmp_path: Path) -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         opened = browser.new_page()
         opened.set_default_timeout(60_000)
-        wrong: list[str] = []
-        opened.on("pageerror", lambda error: wrong.append(str(error)))
+        errors: list[str] = []
+        opened.on("pageerror", lambda error: errors.append(str(error)))
         opened.goto(f"http://localhost:{server.server_port}/index.html")
         yield opened, model
         browser.close()
         server.shutdown()
-    assert wrong == []
+    assert errors == []
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
-        """Nothing."""
+        """Logs nothing."""
 
 
-# Draws a picture of known pixels and gives the scores after it.
+# Draws an image of known pixels and returns the scores after it.
 PUSH = """async ([pixels, width, height]) => {
     const canvas = new OffscreenCanvas(width, height), context = canvas.getContext("2d");
     context.putImageData(new ImageData(new Uint8ClampedArray(pixels), width, height), 0, 0);
@@ -121,14 +121,14 @@ PUSH = """async ([pixels, width, height]) => {
 
 
 @needs_onnx
-def test_the_page_classifies_what_the_camera_shows_and_gives_what_the_model_gives(page: Any) -> None:
+def test_the_page_classifies_the_camera_and_gives_the_scores_of_the_model(page: Any) -> None:
     opened, model = page
     opened.wait_for_function("document.querySelector('pre').textContent.includes('%')")
     lines = opened.locator("pre").text_content().splitlines()
     assert [line.split("% ")[1] for line in lines] == list(model.config.classes)
     assert sum(float(line.split("%")[0]) for line in lines) == pytest.approx(100, abs=0.2)
 
-    # Frames of one's own, with the camera off and from the start.
+    # Known frames from the start, with the camera off.
     opened.context.clear_permissions()
     opened.add_init_script("navigator.mediaDevices.getUserMedia = () => new Promise(() => {})")
     opened.reload()

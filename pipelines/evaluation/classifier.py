@@ -48,7 +48,7 @@ class Classifier:
     """None if an ONNX file does not record it"""
     input_params: int | None
     """likewise"""
-    scores: Classify
+    predict: Classify
     """clip, uint8 [T, H, W, K] -> probabilities, float32 [C]"""
     stream: Callable[[], Classify]
     """starts a stream: a function from the next frame, uint8 [H, W, K], to the probabilities [C] so far"""
@@ -123,7 +123,7 @@ def _torch_classifier(model: VideoClassifier) -> Classifier:
     try:
         sampling = Sampling.from_dict(config.sampling)
     except (TypeError, ValueError) as error:
-        raise UserError(f"the model has a sampling that is unknown here ({error}); export it again") from error
+        raise UserError(f"the sampling of the model is not supported here ({error}); export it again") from error
 
     def stream() -> Classify:
         push = model.stream().push
@@ -136,7 +136,7 @@ def _torch_classifier(model: VideoClassifier) -> Classifier:
         sampling=sampling,
         num_params=config.num_params,
         input_params=config.input_params,
-        scores=lambda clip: _finite(model.predict(clip).float().numpy()),
+        predict=lambda clip: _finite(model.predict(clip).float().numpy()),
         stream=stream,
         why_no_stream=why or _why_spread(sampling),
         network=model,
@@ -212,7 +212,7 @@ def _onnx_classifier(path: Path, session: Any, metadata: Mapping[str, str]) -> C
         sampling=sampling,
         num_params=num_params,
         input_params=input_params,
-        scores=model.predict if form == "clip" else model.predict_by_steps,
+        predict=model.predict if form == "clip" else model.predict_by_steps,
         stream=model.stream,
         why_no_stream="it is an ONNX file for clips" if form == "clip" else _why_spread(sampling),
     )

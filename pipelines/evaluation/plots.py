@@ -41,7 +41,7 @@ def learning_curve(
     *,
     metric: str = "metric",
     chance: float | None = None,
-    watched: str = "val",
+    val_split: str = "val",
 ) -> None:
     """Writes a PNG of 1024 x 448 pixels: both losses and the metric over the epochs, with the best epoch marked.
 
@@ -50,7 +50,7 @@ def learning_curve(
         path: The file.
         metric: Name of the metric.
         chance: The metric of guessing, 0 to 1.
-        watched: The split that val_loss and val_metric were computed on.
+        val_split: The split that val_loss and val_metric were computed on.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -62,13 +62,13 @@ def learning_curve(
     epochs = [record["epoch"] for record in records]
     # A line of a single point is invisible without a marker.
     style: dict[str, Any] = {"linewidth": 1.8 if len(records) < 200 else 1, "marker": "o" if len(records) < 2 else ""}
-    for name, split, colour in (("train", "train", ORANGE), ("val", watched, BLUE)):
+    for name, split, colour in (("train", "train", ORANGE), ("val", val_split, BLUE)):
         losses.plot(epochs, [record[f"{name}_loss"] for record in records], color=colour, label=split, **style)
     losses.set_title("loss", loc="left", fontweight="bold")
     losses.legend(frameon=False)
     metrics.plot(epochs, [100 * record["val_metric"] for record in records], color=BLUE, **style)
     metrics.plot(best["epoch"], 100 * best["val_metric"], "o", color=BLUE, markersize=8)
-    metrics.set_title(f"{metric.replace('_', ' ')} on {watched}, %", loc="left", fontweight="bold")
+    metrics.set_title(f"{metric.replace('_', ' ')} on {val_split}, %", loc="left", fontweight="bold")
     is_late = 2 * best["epoch"] > epochs[0] + epochs[-1]
     metrics.annotate(
         f"best {100 * best['val_metric']:.1f}\nin epoch {best['epoch']}",

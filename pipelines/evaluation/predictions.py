@@ -98,7 +98,7 @@ def predict_shards(model_name: str, model: Classifier, data: ShardDataset, split
         scores_BC[indices] = rows
     else:
         for number in progress(range(len(clips)), len(clips), "clips"):
-            scores_BC[number] = model.scores(clips[number].frames)
+            scores_BC[number] = model.predict(clips[number].frames)
     return Predictions(clips.clip_ids, clips.labels, clips.groups, scores_BC)
 
 
@@ -117,7 +117,7 @@ def predict_catalog(model_name: str, model: Classifier, place: Location, split: 
     def predict(clip: ClipRecord, decoder: IsolatedDecoder) -> np.ndarray | str:
         with local_copy(clip.path) as file:
             try:
-                return model.scores(decoder.decode(file, model.frame, model.sampling).frames)
+                return model.predict(decoder.decode(file, model.frame, model.sampling).frames)
             except RejectedError as error:
                 return str(RejectedError(clip.path, error.reason))
 

@@ -135,7 +135,7 @@ class Recognizer:
             if len(frames) > max_frames:
                 raise VideoError("its frames take more than 2 GiB, and the model cannot stream; give --window")
             clip = sample_clip(np.stack(frames), self._model.sampling)
-        scores_C = self._model.scores(clip)
+        scores_C = self._model.predict(clip)
         return self._entry(path, scores_C, len(clip)) | {"captions": [(0.0, self._caption(scores_C))]}
 
     def _by_frames(self, path: str, source: FrameSource) -> dict[str, Any]:
@@ -167,7 +167,7 @@ class Recognizer:
         total_C, weight = np.zeros(len(self._model.classes)), 0
         try:
             for start, clip in windows(source.frames, self._window.frames(source.fps), self._hop.frames(source.fps)):
-                scores_C = self._model.scores(sample_clip(clip, self._model.sampling))
+                scores_C = self._model.predict(sample_clip(clip, self._model.sampling))
                 end = start + len(clip)
                 times = [number / source.fps if source.fps else None for number in (start, end)]
                 span = {"start_frame": start, "end_frame": end, "start_s": times[0], "end_s": times[1]}

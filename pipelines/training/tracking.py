@@ -126,7 +126,7 @@ class _Curve:
     def _draw(self, chance: float | None = None) -> None:
         start = time.monotonic()
         if records := self._run.metrics():
-            learning_curve(records, self._run.curve_path, metric=self._metric, chance=chance, watched=self._split)
+            learning_curve(records, self._run.curve_path, metric=self._metric, chance=chance, val_split=self._split)
         now = time.monotonic()
         self._not_before = now + _PAUSE_FACTOR * (now - start)
 

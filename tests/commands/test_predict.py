@@ -351,7 +351,7 @@ def test_an_onnx_file_with_changed_bytes_runs_or_is_refused_in_one_line(model, t
         file.write_bytes(damaged)
         try:
             classifier = open_classifier(file)
-            scores = classifier.scores(np.zeros((3, *classifier.frame.shape), np.uint8))
+            scores = classifier.predict(np.zeros((3, *classifier.frame.shape), np.uint8))
         except UserError as error:
             refused.append(str(error))
         else:

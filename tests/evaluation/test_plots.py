@@ -51,7 +51,7 @@ def test_a_learning_curve_has_both_losses_the_metric_and_its_best_epoch(tmp_path
 
 
 def test_a_learning_curve_names_the_split_of_its_validation_metrics(tmp_path, figures):
-    learning_curve(RECORDS, tmp_path / "curve.png", metric="accuracy", watched="test")
+    learning_curve(RECORDS, tmp_path / "curve.png", metric="accuracy", val_split="test")
     losses, metrics = figures[0].axes
     assert [line.get_label() for line in losses.lines][:2] == ["train", "test"]
     assert metrics.get_title(loc="left") == "accuracy on test, %"

@@ -250,7 +250,7 @@ def test_the_real_wandb_accepts_all_calls(tmp_path, monkeypatch):
 
 def test_the_curve_names_the_split_that_the_run_is_validated_on(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(tracking, "learning_curve", lambda *args, watched, **kwargs: drawn.append(watched))
+    monkeypatch.setattr(tracking, "learning_curve", lambda *args, val_split, **kwargs: drawn.append(val_split))
     (tmp_path / "metrics.jsonl").write_text(json.dumps(record(1)) + "\n")
     for watch_test in (False, True):
         with Tracking(RunDirectory(tmp_path), {**SETTINGS, "watch_test": watch_test}, "accuracy") as following:

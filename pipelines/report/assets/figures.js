@@ -23,12 +23,12 @@ function mark(parent, role, shape, x, y, r = 4) {
 function drawFrontier(chart, width, height) {
   const {svg} = chart, names = Object.keys(view.x_axes);
   const place = {left: 44, right: width - 14, top: 28, bottom: height - 46};
-  const shown = view.marks.map((point) => ({...point, x: view.trials[point.trial].x[xAxis]}))
+  const drawn = view.marks.map((point) => ({...point, x: view.trials[point.trial].x[xAxis]}))
     .filter((point) => point.x && !hidden.has(point.role));
   const claims = hidden.has("published") ? [] : view.published;
   const isComparable = names[xAxis] === "input_params";
-  const xs = [...shown.map((p) => p.x), ...(isComparable ? claims.flatMap((claim) => claim.x || []) : [])];
-  const ys = [...shown.flatMap((p) => [p.y, ...(hasInterval(p) && p.interval || [])]), ...claims.map((c) => c.y), view.chance];
+  const xs = [...drawn.map((p) => p.x), ...(isComparable ? claims.flatMap((claim) => claim.x || []) : [])];
+  const ys = [...drawn.flatMap((p) => [p.y, ...(hasInterval(p) && p.interval || [])]), ...claims.map((c) => c.y), view.chance];
   const [xLow, xHigh] = zoom?.x ?? range(xs.length ? xs : [1, 10], true);
   const [yLow, yHigh] = zoom?.y ?? range(ys, false, 0.05);
   const x = scale({low: xLow, high: xHigh, from: place.left, to: place.right, isLog: true, count: width / 70});
@@ -49,7 +49,7 @@ function drawFrontier(chart, width, height) {
       make("text", {x: place.left + 6, y: y.at(claim.y) + (k ? 14 : -5), class: "tick"}, inside, `paper: ${claim.model} ${claim.y.toFixed(1)}%`);
     }
   });
-  const byTrial = new Map(shown.filter((p) => p.role !== "test").map((p) => [p.trial, p]));
+  const byTrial = new Map(drawn.filter((p) => p.role !== "test").map((p) => [p.trial, p]));
   if (!hidden.has("refinements")) {
     for (const [parent, name] of view.refinements) {
       const ends = [byTrial.get(parent), byTrial.get(name)];
@@ -61,7 +61,7 @@ function drawFrontier(chart, width, height) {
     const corners = line.map((p, k) => (k ? `H${x.at(p.x)}V${y.at(p.y)}` : `M${x.at(p.x)},${y.at(p.y)}`)).join("");
     make("path", {class: "steps", d: `${corners}H${place.right}`}, inside);
   }
-  drawPoints(chart, inside, shown, x, y, place);
+  drawPoints(chart, inside, drawn, x, y, place);
 }
 
 // Intervals are drawn for these roles and for selected trials; the table lists all of them.
@@ -69,12 +69,12 @@ function hasInterval(point) {
   return ["frontier", "test", "not_replicated", "dense"].includes(point.role) || selected.has(point.trial);
 }
 
-function drawPoints(chart, inside, shown, x, y, place) {
+function drawPoints(chart, inside, drawn, x, y, place) {
   const shapes = Object.fromEntries(view.roles.map(({role, shape}) => [role, shape]));
   const [whiskers, marks, above] = ["true", "false", "true"].map((isHidden) => make("g", {"aria-hidden": isHidden}, inside));
   const taken = [];
   const isInside = (px, py) => px >= place.left - 12 && px <= place.right + 12 && py >= place.top - 12 && py <= place.bottom + 12;
-  for (const p of [...shown].sort((a, b) => a.x - b.x || a.y - b.y)) {
+  for (const p of [...drawn].sort((a, b) => a.x - b.x || a.y - b.y)) {
     // Marks of the test metric are shifted to the right, so that both intervals are visible.
     const px = x.at(p.x) + (p.role === "test" ? 5 : 0), py = y.at(p.y);
     if (!isInside(px, py)) continue;
@@ -89,7 +89,7 @@ function drawPoints(chart, inside, shown, x, y, place) {
       make("circle", {class: `ring s${selected.get(p.trial)}`, cx: px, cy: py, r: 11}, above);
     }
   }
-  for (const p of shown.filter((each) => each.role !== "test" && (selected.has(each.trial) || view.trials[each.trial].label))) {
+  for (const p of drawn.filter((each) => each.role !== "test" && (selected.has(each.trial) || view.trials[each.trial].label))) {
     const px = x.at(p.x), py = y.at(p.y), text = labelOf(p.trial), width = 7.4 * text.length;
     if (!isInside(px, py)) continue;
     const candidates = [[-14 - width, -12], [14, -12], [14, 18], [-14 - width, 18], [-width / 2, -20], [-width / 2, 30]]
