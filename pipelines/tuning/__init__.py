@@ -1,1 +1,1 @@
-"""The trials of a sweep: search, early stopping, refinement, replication, frontier."""
+"""Search models, stop trials early, refine and replicate models, compute the frontier."""

@@ -1,4 +1,4 @@
-"""Format what is known of a trial for people."""
+"""Format the values of a trial for display."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,20 +19,20 @@ def interval_text(interval: Sequence[float] | None) -> str:
 
 
 def texts(trial: Mapping[str, Any]) -> dict[str, str]:
-    """A trial of pareto.json as a person reads it: every column, what was configured, and `modes`; `-` where unknown.
+    """The values of a trial of pareto.json as text: all columns, all settings, and `modes`; `-` if unknown.
 
-    `modes` is what the input-to-hidden weights map: `8x20x20x18 → 4x4x4x4`, or `dense → 4x4x4x4`.
+    `modes` are input and output modes of the input-to-hidden weights: `8x20x20x18 → 4x4x4x4` or `dense → 4x4x4x4`.
     """
     config = {
         name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in trial["config"].items()
     }
     source = "dense" if config.get("input") == "dense" else config.get("in_modes", "-")
-    shown = dict.fromkeys(("cell", "input", "ranks", "recurrent_ranks"), "-") | config
-    shown |= {name: count(trial.get(name)) for name in ("num_params", "input_params", "multiply_adds", "epochs")}
-    shown |= {name: percent(trial.get(name)) for name in ("val_metric", "test_metric")}
-    shown |= {name: interval_text(trial.get(name)) for name in ("val_interval", "test_interval")}
+    cells = dict.fromkeys(("cell", "input", "ranks", "recurrent_ranks"), "-") | config
+    cells |= {name: count(trial.get(name)) for name in ("num_params", "input_params", "multiply_adds", "epochs")}
+    cells |= {name: percent(trial.get(name)) for name in ("val_metric", "test_metric")}
+    cells |= {name: interval_text(trial.get(name)) for name in ("val_interval", "test_interval")}
     reason = trial.get("error") or trial.get("stopped_by")
-    return shown | {
+    return cells | {
         "trial": trial["trial"],
         "parent": trial.get("parent") or "-",
         "state": f"{trial['state']}: {reason}" if reason else trial["state"],

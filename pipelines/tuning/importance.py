@@ -1,4 +1,4 @@
-"""What the Optuna study of a sweep tells beside its trials: choices of the sampler, what mattered, what to widen."""
+"""Read the Optuna study of a sweep: importance of parameters, and parameters at the end of their range."""
 
 import logging
 import math
@@ -20,18 +20,18 @@ __all__ = ["Study", "edges", "importances", "num_rejected", "read_study"]
 
 log = logging.getLogger(__name__)
 _MIN_TRIALS = 10
-# The best quarter against all: of a sweep of some dozens of trials a tenth, Optuna's own choice, is too few.
+# The best quarter of the trials is compared with all; Optuna's default, a tenth, is too few in a sweep of dozens.
 _BEST_SHARE = 0.25
-# A number this near to an end, as a share of its range, lies at the end.
+# A float within this distance of an end, as a share of the range, counts as at the end.
 _NEAR = 0.05
-# One of fewer whole numbers is at an end too often to mean anything.
+# With fewer integers in the range, a value is at an end too often to be informative.
 _MIN_VALUES = 5
 Study = Mapping[str, FrozenTrial]
-"""Optuna's trials by the names of their directories."""
+"""Optuna's trials by name of their directory."""
 
 
 def read_study(journal: Path) -> dict[str, FrozenTrial]:
-    """The Optuna trials in a study's journal by the names of their directories; {} where there is none to read."""
+    """Reads the Optuna trials from a journal; {} if there is none or, with a warning, if it cannot be read."""
     if not journal.exists():
         return {}
     try:
@@ -39,41 +39,41 @@ def read_study(journal: Path) -> dict[str, FrozenTrial]:
         (name,) = optuna.get_all_study_names(storage)
         study = optuna.load_study(study_name=name, storage=storage)
     except (OSError, ValueError, KeyError) as error:
-        log.warning("%s cannot be read (%s): what the sampler chose is left out", journal, error)
+        log.warning("%s cannot be read (%s): the choices of the sampler are omitted", journal, error)
         return {}
     return {trial_name(trial.number): trial for trial in study.get_trials(deepcopy=False)}
 
 
 def num_rejected(study: Study, reason: str) -> int:
-    """Proposals of the sampler that were never trained, for one reason: too_large or duplicate."""
+    """Number of proposals that were rejected for a reason: too_large or duplicate."""
     return sum(trial.user_attrs.get("rejected") == reason for trial in study.values())
 
 
 def importances(study: Study, trials: Iterable[Trial]) -> dict[str, dict[str, float]] | None:
-    """How much each choice decides whether a trial is among the best quarter: shares that add up to 1.
+    """The importance of each parameter for being among the best quarter of trials; the values add up to 1.
 
-    By PED-ANOVA (Watanabe, Bansal, Hutter, IJCAI 2023) over the finished trials whose values the sampler chose.
+    Computed by PED-ANOVA (Watanabe, Bansal, Hutter, IJCAI 2023) from the finished trials that were sampled.
 
     Returns:
-        Of val_metric (best: high) and of num_params (best: low), by the names of the search space, {} where the best
-        quarter is no better than the rest; None of fewer than 10 such trials.
+        For val_metric (high is best) and num_params (low is best), the importance by name of the parameter; {} if the
+        best quarter is not better than the rest. None with fewer than 10 such trials.
     """
-    known = [trial for trial in trials if trial.is_finished and trial.trial in study and study[trial.trial].params]
-    if len(known) < _MIN_TRIALS:
+    sampled = [trial for trial in trials if trial.is_finished and trial.trial in study and study[trial.trial].params]
+    if len(sampled) < _MIN_TRIALS:
         return None
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         return {
-            "val_metric": _shares(study, known, lambda trial: -(trial.val_metric or 0.0)),
-            "num_params": _shares(study, known, lambda trial: float(trial.num_params or 0)),
+            "val_metric": _shares(study, sampled, lambda trial: -(trial.val_metric or 0.0)),
+            "num_params": _shares(study, sampled, lambda trial: float(trial.num_params or 0)),
         }
     finally:
         optuna.logging.set_verbosity(level)
 
 
 def _shares(study: Study, trials: Sequence[Trial], value: Callable[[Trial], float]) -> dict[str, float]:
-    """For low values, of one objective: what the evaluator understands without further words."""
+    """The importances for low values of one objective, which is what the evaluator computes by default."""
     values = [value(trial) for trial in trials]
     if sorted(values)[math.ceil(_BEST_SHARE * len(values)) - 1] == max(values):
         return {}
@@ -85,18 +85,17 @@ def _shares(study: Study, trials: Sequence[Trial], value: Callable[[Trial], floa
 
 
 def edges(study: Study, trials: Mapping[str, Trial], points: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Numbers of the chosen points that lie at the end of their range: the search space should be widened there.
+    """Parameters of the given points that lie at an end of their range, where the search space should be widened.
 
-    A lower end of 0, or of 1 for a whole number, is where such a thing ends, and no matter of the space; among fewer
-    than five whole numbers an end says nothing.
+    Lower ends that cannot be widened (0, or 1 for integers) and ranges of fewer than five integers are ignored.
 
     Args:
-        study: As `read_study` gives it.
+        study: The result of `read_study`.
         trials: All trials by name.
-        points: What a point is called -> its trial; of a refined one, what its first ancestor was given counts.
+        points: Title of a point -> name of its trial; for a refined trial, the values of its first ancestor are used.
 
     Returns:
-        param, value, bound (lower or upper) and a sentence (text) for each, once.
+        param, value, bound (lower or upper) and a sentence (text), once for each parameter and bound.
     """
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for title, name in points.items():
@@ -115,7 +114,7 @@ def edges(study: Study, trials: Mapping[str, Trial], points: Mapping[str, str]) 
 
 
 def _end(distribution: Any, value: Any) -> tuple[str, float, float] | None:
-    """(lower or upper, low, high) of a number at an end of its range; else None."""
+    """(lower or upper, low, high) if a number is at an end of its range; else None."""
     if not isinstance(distribution, IntDistribution | FloatDistribution) or distribution.single():
         return None
     low, high = distribution.low, distribution.high

@@ -1,9 +1,9 @@
-"""Which rounded models are worth a short training: planned from what the trials of a sweep have left, nothing trained.
+"""Propose rounded models of a sweep to fine-tune.
 
-A trained model, rounded to lower ranks and trained for a quarter of the epochs, comes near a small one that was trained
-from the start; with half of that it does not. Each proposal takes one step down, and a later round goes on from what
-came of it: no better and no worse, as far as was seen, than one jump with the epochs of all its steps, and every step
-is a point of its own.
+A trained model that is rounded to lower ranks and trained for a quarter of the epochs is about as good as a small one
+that is trained from scratch; with an eighth of the epochs it is worse. Each proposal is one step down in ranks, and a
+later round continues from its result. In our experiments this was as good as one large step with the epochs of all
+steps together, and each step gives a point of the frontier.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from ttrnn.rounding import lower_ranks
 __all__ = ["Proposal", "propose"]
 
 
-# What decides which function a model can be; how it was trained does not.
+# The settings that determine which functions a model can represent, as opposed to how it is trained.
 _SHAPE = (
     "cell",
     "input",
@@ -33,26 +33,27 @@ _SHAPE = (
     "differences",
     "pooling",
 )
-_OF_THE_SWEEP = ("shards", "seed")
-# Of the weights that ranks decide over, and of the epochs that a trial of the sweep has.
-_KEPT, _EPOCHS = 1 / 2, 1 / 4
-# Cores of lower rank have larger entries, and Adam moves each by about the learning rate: at the parent's own, the last
-# of a chain lost 5 points on spoken words and 13 on letters (one seed).
+_SET_BY_THE_SWEEP = ("shards", "seed")
+# Share of the weights that depend on the ranks, and of the epochs of a trial.
+_WEIGHTS, _EPOCHS = 1 / 2, 1 / 4
+# Factor of the parent's learning rate. Cores of lower rank have larger entries, and Adam changes each entry by about
+# the learning rate: with a factor of 1, the last models of a chain lost 5 points on spoken words and 13 on letters (one
+# seed).
 _LR = 1.2
-# Of the parent's parameters: more would be no other point.
-_MOST = 0.9
+# Maximum share of the parent's parameters: a larger model would be too similar.
+_MAX_SHARE = 0.9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proposal:
-    """A model to train from the rounded weights of another."""
+    """A model to fine-tune from the rounded weights of another one."""
 
     parent: str
     """name of the trial whose weights it starts from"""
     values: Mapping[str, Any]
-    """options of train: the parent's, with lower ranks, a higher learning rate, fewer epochs, its name as init"""
+    """options of train: those of the parent with lower ranks, a higher learning rate, fewer epochs, init PARENT"""
     num_params: int
-    """of the whole model"""
+    """parameters of the whole model"""
 
 
 def propose(
@@ -63,27 +64,27 @@ def propose(
     epochs: int,
     max_params: int | None = None,
 ) -> list[Proposal]:
-    """One step down in ranks for each parent: half of the weights that ranks decide over, where they cost least.
+    """Proposes, for each parent, lower ranks with half of the weights that depend on them, at the smallest error.
 
     Args:
-        sweep: Holds the models of the parents.
-        parents: Whose weights to start from: the points of the frontier, refined ones among them.
-        trials: All that there are: a shape that one of them has is not proposed again, unless it has failed.
-        epochs: Of a trial of the sweep; a quarter of them, at least one, is proposed.
-        max_params: No more parameters than this.
+        sweep: The sweep with the models of the parents.
+        parents: Trials to start from: the points of the frontier, also refined ones.
+        trials: All trials; a shape of one that has not failed is not proposed again.
+        epochs: Number of epochs of a trial; a quarter of it (at least 1) is proposed.
+        max_params: Maximum number of parameters.
 
     Returns:
-        In the order of the parents, none for those that are dense, that have nothing to lose or whose child is there
-        already: called again with what came of them, it ends with [].
+        Proposals in the order of the parents; none for a parent that is dense, cannot be made smaller, or has been
+        refined already. If `propose` is called again after each round, it finally returns [].
     """
-    known = {_shape(trial.config) for trial in trials if trial.state != "failed"}
+    shapes = {_shape(trial.config) for trial in trials if trial.state != "failed"}
     proposals = []
     for parent in parents:
         model = ttrnn.load(sweep.run(parent.trial).model)
         config = lower_ranks(model, _target(model.config, max_params))
-        if config is None or config.num_params > _MOST * model.num_params or _shape(config.to_dict()) in known:
+        if config is None or config.num_params > _MAX_SHARE * model.num_params or _shape(config.to_dict()) in shapes:
             continue
-        known.add(_shape(config.to_dict()))
+        shapes.add(_shape(config.to_dict()))
         proposals.append(
             Proposal(
                 parent=parent.trial,
@@ -98,7 +99,7 @@ def _target(config: ModelConfig, max_params: int | None) -> int:
     if config.input == "dense":
         return 0
     smallest = dataclasses.replace(config, ranks="1", recurrent_ranks="1").num_params
-    target = smallest + int(_KEPT * (config.num_params - smallest))
+    target = smallest + int(_WEIGHTS * (config.num_params - smallest))
     return target if max_params is None else min(target, max_params)
 
 
@@ -109,7 +110,7 @@ def _shape(config: Mapping[str, Any]) -> tuple[Any, ...]:
 def _values(sweep: SweepDirectory, parent: Trial, config: ModelConfig, epochs: int) -> dict[str, Any]:
     values = sweep.run(parent.trial).options()
     return {
-        **{name: value for name, value in values.items() if name not in _OF_THE_SWEEP},
+        **{name: value for name, value in values.items() if name not in _SET_BY_THE_SWEEP},
         "ranks": config.ranks,
         "recurrent_ranks": config.recurrent_ranks,
         "lr": _LR * values["lr"],

@@ -2,13 +2,13 @@
 
     failed = replicate(sweep, points_to_replicate(sweep.finished_trials()), seeds=[1, 2, 3], slots=slots)
 
-The best of many trials is partly the luckiest: its validation metric is optimistic, because it was selected on. New
-seeds were not selected by anything. Leaves SWEEP/confirm/ID-sSEED/ (each a run as train leaves it, with a result.json)
-and confirm/plan.json; replication.py draws the frontier from them.
+The validation metric of the best of many trials is optimistic, because the trial was selected on it. Runs with new
+seeds are not selected. Writes SWEEP/confirm/ID-sSEED/ (each a run with a result.json) and confirm/plan.json, from which
+replication.py draws the frontier.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,11 @@ __all__ = ["points_to_replicate", "replicate"]
 log = logging.getLogger(__name__)
 
 Key = tuple[str, int]
-"""A trial and the new seed that it is trained with."""
+"""A trial and a new seed."""
 
 
 def points_to_replicate(trials: Iterable[Trial]) -> list[Trial]:
-    """The frontier, and the best dense model beside it: what the points are compared with must not be luck either."""
+    """The frontier and the best dense model, which its points are compared with."""
     trials = list(trials)
     points = frontier(trials)
     baseline = dense_baseline(trials)
@@ -53,48 +53,41 @@ def replicate(
     on_start: Callable[[int], object] = lambda num_runs: None,
     callbacks: Sequence[tune.Callback] = (),
 ) -> list[dict[str, Any]]:
-    """Trains each point with each seed on the Ray that runs, as many at a time as fit; continues where it was.
+    """Trains each point with each seed, as many runs at a time as fit; resumes earlier runs. Ray must be running.
 
-    A refined point is replicated with its ancestors: its parent's options with the same seed first, then rounded and
-    fine-tuned. A trial of N workers becomes one process with N times the batch. Each run is tested once.
+    A refined point is replicated with its ancestors: the parent is trained with the same seed first, then rounded and
+    fine-tuned. A trial with N workers becomes one process with N times the batch size. Each run is tested once.
 
     Args:
-        sweep: Holds the trials and gets the replications.
+        sweep: The sweep with the trials; the runs are added to it.
         points: Finished trials.
-        seeds: Not those of the trials themselves.
-        slots: Where the runs are trained.
+        seeds: Seeds that differ from those of the trials.
+        slots: How many runs are trained at a time, with which resources.
         on_start: Called once with the number of runs to do.
-        callbacks: Of Tune, for each run.
+        callbacks: Callbacks for Tune.
 
     Returns:
-        trial, seed and error of each run that failed; the others continue without it.
+        trial, seed and error of each run that failed.
     """
     sweep = SweepDirectory(sweep.path.absolute())
     document = sweep.read()
     data = ShardDataset.open(document["shards"])
     tested = {point.trial for point in points} if document["num_test_clips"] else set()
     planner = _Planner(sweep, data, slots, tested)
-    # Seed by seed: when it is interrupted early, all points have been compared.
+    # Seed by seed, so that after an interruption all points have about equally many runs.
     for seed in seeds:
         for point in points:
             planner.add((point.trial, seed))
     trainings, results = planner.trainings, planner.results
     todo = {training.name: key for key, training in trainings.items() if key not in results}
-    log.info("confirming %d points with %d seeds each: %d runs to do", len(points), len(seeds), len(todo))
+    log.info("replicating %d points with %d seeds each: %d runs to do", len(points), len(seeds), len(todo))
     on_start(len(todo))
-
-    def failed() -> list[dict[str, Any]]:
-        return [
-            {"trial": trial, "seed": seed, "error": result["error"]}
-            for (trial, seed), result in results.items()
-            if result["state"] in ("failed", "refused")
-        ]
 
     def on_end(training: Training, result: dict[str, Any]) -> None:
         results[todo[training.name]] = result
-        sweep.write_plan(seeds, failed())
+        sweep.write_plan(seeds, _failed(results))
 
-    sweep.write_plan(seeds, failed())
+    sweep.write_plan(seeds, _failed(results))
     queue = Queue(
         [trainings[key] for key in todo.values()],
         on_end=on_end,
@@ -104,11 +97,19 @@ def replicate(
     )
     if todo:
         run_trainings(queue, slots, state=sweep.tune_state, callbacks=callbacks)
-    return failed()
+    return _failed(results)
+
+
+def _failed(results: Mapping[Key, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {"trial": trial, "seed": seed, "error": result["error"]}
+        for (trial, seed), result in results.items()
+        if result["state"] in ("failed", "refused")
+    ]
 
 
 class _Planner:
-    """Plans the runs of a replication, those of ancestors first."""
+    """Plans the runs of the replications; those of ancestors come first."""
 
     def __init__(self, sweep: SweepDirectory, data: ShardDataset, slots: Slots, tested: Collection[str]) -> None:
         self._sweep, self._data, self._tested = sweep, data, tested
@@ -116,20 +117,20 @@ class _Planner:
         self._longest = int(data.clips().lengths.max())
         self.trainings: dict[Key, Training] = {}
         self.parents: dict[str, str] = {}
-        """Names of the trainings that must have ended before others."""
+        """Name of a training -> name of the training that must end before it."""
         self.results: dict[Key, dict[str, Any]] = {}
-        """Of the runs that earlier commands have ended."""
+        """Results of the runs that earlier commands finished."""
 
     def add(self, key: Key) -> None:
-        """Adds the run of a trial and a seed, after those of its ancestors."""
+        """Adds the run of a trial with a seed, after those of its ancestors."""
         if key in self.trainings:
             return
         trial, seed = key
         original, run = self._sweep.run(trial), self._sweep.replication(*key)
         if not original.config_path.exists():
             raise UserError(
-                f"trial {trial} can't be trained again, {original.config_path} is missing; put it back, or take "
-                f"{original} away"
+                f"trial {trial} cannot be trained again because {original.config_path} is missing; restore it, or "
+                f"delete {original}"
             )
         values = original.options()
         if values.get("init") is not None:

@@ -1,4 +1,4 @@
-"""Draw the frontier from the means of replications: trainings of its points with new seeds.
+"""Draw the frontier from the means of replications, which are trainings of its points with new seeds.
 
 drawn = draw_frontier(sweep, sweep.finished_trials())
 """
@@ -24,36 +24,36 @@ __all__ = ["METHOD", "DrawnFrontier", "draw_frontier", "mean_interval", "with_te
 log = logging.getLogger(__name__)
 
 METHOD = (
-    "Replicated metrics are means over new seeds; the training of the sweep, which was chosen by its result, is left "
-    "out. Their 95% intervals add two variances: that of the mean over so few seeds, and that of the draw of the clips "
-    "or groups, which all seeds share, from the runs' own intervals; Student's t with the degrees of freedom of Welch "
-    "and Satterthwaite."
+    "Replicated metrics are means over new seeds, without the training of the sweep, which was selected by its result. "
+    "Their 95% intervals add two variances: that of the mean over the seeds, and that of the sample of clips or "
+    "groups, which all seeds share, from the intervals of the runs. They use Student's t distribution with the degrees "
+    "of freedom of Welch and Satterthwaite."
 )
 _LEVEL = 0.975
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DrawnFrontier:
-    """A frontier and what it rests on."""
+    """A frontier, and the replications from which it was drawn."""
 
     points: list[Trial]
     """the frontier, smallest first"""
     not_replicated: list[Trial]
-    """points that left it when the means of new seeds were taken"""
+    """points of the frontier by single values that are not on the one by means"""
     trials: list[Trial]
     """all trials, with their replications"""
     replications: dict[str, Any] | None
-    """seeds, method, and the runs that failed; None where the frontier rests on single trainings"""
+    """seeds, method, and failed runs; None if the frontier is drawn from single values"""
 
 
 def draw_frontier(sweep: SweepDirectory, trials: Sequence[Trial]) -> DrawnFrontier:
-    """Draws the frontier from the means of replications if each of its points has all of them; else from single values.
+    """Draws the frontier from the means of replications if all of its points have them; else from single values.
 
-    The two are never mixed: a single value would win by chance over means. A trial that was replicated for an earlier
-    frontier of the same sweep may be on the new one.
+    The two are never mixed, because single values are optimistic compared with means. A trial that was replicated for
+    an earlier frontier of the same sweep may be on the new one.
 
     Args:
-        sweep: Holds the replications.
+        sweep: The sweep with the replications.
         trials: All of its trials.
     """
     points = frontier(trials)
@@ -87,7 +87,7 @@ def draw_frontier(sweep: SweepDirectory, trials: Sequence[Trial]) -> DrawnFronti
         log.warning("no point of the frontier could be replicated: it is drawn from single values")
         return by_single
     by_name |= {trial.trial: trial for trial in replicated}
-    # Those with seeds that diverged too: the mean of the others is not that of such a training.
+    # Also those with a seed that diverged: the mean of the other seeds would be biased.
     for name in {point.trial for point in points} - {point.trial for point in redrawn}:
         by_name[name] = dataclasses.replace(by_name[name], not_replicated=True)
     return DrawnFrontier(
@@ -99,12 +99,12 @@ def draw_frontier(sweep: SweepDirectory, trials: Sequence[Trial]) -> DrawnFronti
 
 
 def with_test(sweep: SweepDirectory, point: Trial, evaluate: Callable[[Path], Mapping[str, Any]]) -> Trial:
-    """Tests the replications of a point that only their mean brought onto the frontier, once.
+    """Tests the untested replications of a point that is on the frontier by their mean only; each of them once.
 
     Args:
-        sweep: Holds the replications; their result.json get the test metric.
+        sweep: The sweep with the replications; the test metric is added to their result.json.
         point: A replicated trial.
-        evaluate: Gives value, chance, num_clips and interval of a model directory.
+        evaluate: Returns value, chance, num_clips and interval for a model directory.
     """
     assert point.replication is not None
     results = sweep.replication_results(point.trial)
@@ -119,10 +119,10 @@ def with_test(sweep: SweepDirectory, point: Trial, evaluate: Callable[[Path], Ma
 
 
 def _replication(results: Mapping[int, Mapping[str, Any]]) -> Replication:
-    """The complete runs of a trial together; at least one."""
+    """Aggregates the complete runs of a trial, of which there is at least one."""
     complete = {seed: result for seed, result in results.items() if result["state"] == "complete"}
     val = [result["val_metric"] for result in complete.values()]
-    # Without a test split no run has one.
+    # Runs have no test metric if there is no test split.
     test = [result["value"] for result in complete.values() if result["value"] is not None]
     val_mean, val_interval = mean_interval(val, [result["val_interval"] for result in complete.values()])
     test_mean, test_interval = None, None
@@ -140,27 +140,29 @@ def _replication(results: Mapping[int, Mapping[str, Any]]) -> Replication:
 
 
 def mean_interval(values: Sequence[float], intervals: Sequence[Sequence[float]]) -> tuple[float, list[float]]:
-    """The mean of runs of several seeds, and its 95% interval as METHOD describes it; of one seed, its own interval.
+    """The mean of runs with several seeds and its 95% interval (see METHOD); for one seed, the interval of the run.
 
-    A run's own interval contains some of the variation between seeds too, so this one is rather too wide: in
-    simulations it held the truth in 96 to 99 of 100 cases, in 91 to 95 where seeds differ by far more than a draw of
-    clips.
+    The interval of a run includes part of the variance between seeds, so that this interval is rather too wide: its
+    coverage in simulations was 96 to 99%, and 91 to 95% if the variance between seeds is by far the larger one.
 
     Args:
-        values: Of each run, 0 to 1.
-        intervals: [low, high] of each, for the draw of the clips alone.
+        values: Metric of each run, 0 to 1.
+        intervals: [low, high] of each run, for the sample of clips only.
     """
     mean, num = statistics.fmean(values), len(values)
-    by_seed = statistics.variance(values) / num if num > 1 else 0.0
+    seed_variance = statistics.variance(values) / num if num > 1 else 0.0
     below, above = (
         statistics.fmean(abs(value - bounds[side]) for value, bounds in zip(values, intervals, strict=True))
         for side in (0, 1)
     )
-    return mean, [max(0.0, mean - _margin(by_seed, num, below)), min(1.0, mean + _margin(by_seed, num, above))]
+    return mean, [
+        max(0.0, mean - _margin(seed_variance, num, below)),
+        min(1.0, mean + _margin(seed_variance, num, above)),
+    ]
 
 
-def _margin(by_seed: float, num_seeds: int, by_clips: float) -> float:
-    """The margin of 95% of a mean: of its variance `by_seed`, and the variance that a margin `by_clips` stands for."""
-    variance = by_seed + (by_clips / norm.ppf(_LEVEL)) ** 2
-    freedom = (num_seeds - 1) * (variance / by_seed) ** 2 if by_seed else math.inf
+def _margin(seed_variance: float, num_seeds: int, clip_margin: float) -> float:
+    """The 95% margin of a mean over seeds, from its variance and the 95% margin for the sample of clips."""
+    variance = seed_variance + (clip_margin / norm.ppf(_LEVEL)) ** 2
+    freedom = (num_seeds - 1) * (variance / seed_variance) ** 2 if seed_variance else math.inf
     return float(student.ppf(_LEVEL, freedom)) * math.sqrt(variance)

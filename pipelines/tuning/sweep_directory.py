@@ -3,7 +3,7 @@
     sweep = SweepDirectory("runs/sweep")
     [trial.val_metric for trial in sweep.trials()]
 
-This module alone knows the names of these files, and how to parse them.
+No other module spells the names of these files or parses them.
 """
 
 import json
@@ -59,7 +59,7 @@ class SweepDirectory:
         return str(self.path)
 
     def exists(self) -> bool:
-        """Whether the directory is that of a sweep."""
+        """Whether the directory is a sweep."""
         return self.document_path.exists()
 
     def run(self, trial: str) -> RunDirectory:
@@ -67,24 +67,24 @@ class SweepDirectory:
         return RunDirectory(self._trials / trial)
 
     def replication(self, trial: str, seed: int) -> RunDirectory:
-        """The run that trains a trial again with a new seed."""
+        """The run of a trial with a new seed."""
         return RunDirectory(self._replications / f"{trial}-s{seed}")
 
     def read(self) -> dict[str, Any]:
-        """sweep.json.
+        """Reads sweep.json.
 
         Raises:
-            UserError: the directory is no sweep, or one of another format version.
+            UserError: the directory is not a sweep, or has another format version.
         """
         try:
             sweep = json.loads(self.document_path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise UserError(f"{self} is no sweep ({self.MARKER}: {reason}); {_HINT}") from error
+            raise UserError(f"{self} is not a sweep ({self.MARKER}: {reason}); {_HINT}") from error
         found = {name: sweep.get(name) if isinstance(sweep, dict) else None for name in _FORMAT}
         if found != _FORMAT:
             raise UserError(
-                f"{self.document_path} must say format ttrnn-sweep, version 1; got format {found['format']}, version "
+                f"{self.document_path} must have format ttrnn-sweep, version 1; got format {found['format']}, version "
                 f"{found['version']}; {_HINT}"
             )
         return dict(sweep)
@@ -95,14 +95,14 @@ class SweepDirectory:
             json.dump({**_FORMAT, **document}, file, indent=1)
 
     def trials(self) -> list[Trial]:
-        """All trials by name, none of which need have finished; [] before the first."""
+        """All trials in order of their names, finished or not."""
         return [read_trial(RunDirectory(path)) for path in sorted(self._trials.glob("[!.]*")) if path.is_dir()]
 
     def finished_trials(self) -> list[Trial]:
-        """All trials by name, of which at least one has finished.
+        """All trials in order of their names, at least one of which has finished.
 
         Raises:
-            UserError: the directory is no sweep, or none of its trials has finished.
+            UserError: the directory is not a sweep, or none of its trials has finished.
         """
         self.read()
         trials = self.trials()
@@ -110,19 +110,19 @@ class SweepDirectory:
             states = ", ".join(sorted({trial.state for trial in trials})) or "no trials"
             raise UserError(
                 f"{self}: none of its {len(trials)} trials has finished with a metric, so there is no frontier yet "
-                f"({states}); continue it with python -m pipelines.sweep --resume, or give another one a larger "
+                f"({states}); resume it with python -m pipelines.sweep --resume, or start another one with a larger "
                 "--max-params"
             )
         return trials
 
     def replication_results(self, trial: str) -> dict[int, dict[str, Any]]:
-        """The results of the replications of a trial that have ended, by seed."""
-        found = {}
+        """The results of the finished replications of a trial, by seed."""
+        results = {}
         for path in self._replications.glob(f"{trial}-s*"):
             result = RunDirectory(path).result()
             if result is not None:
-                found[int(path.name.rpartition("-s")[2])] = result
-        return dict(sorted(found.items()))
+                results[int(path.name.rpartition("-s")[2])] = result
+        return dict(sorted(results.items()))
 
     def known_tests(self) -> dict[tuple[str, str], dict[str, Any]]:
         """(trial, SHA-256 of its weights) -> test_metric, test_interval and per_class, from pareto.json.
@@ -145,15 +145,15 @@ class SweepDirectory:
             return {}
 
     def read_plan(self) -> dict[str, Any] | None:
-        """The seeds of the replications, and those that failed; None where none are planned or, with a warning, where
-        the plan cannot be read."""
+        """The seeds of the replications and the failed ones; None if there is no plan or, with a warning, if it cannot
+        be read."""
         try:
             plan = json.loads(self._plan.read_text(encoding="utf-8"))
             return {"seeds": plan["seeds"], "failed": plan["failed"]}
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("%s cannot be read (%s): the frontier is drawn by single values", self._plan, error)
+            log.warning("%s cannot be read (%s): the frontier is drawn from single values", self._plan, error)
             return None
 
     def write_plan(self, seeds: Sequence[int], failed: Sequence[Mapping[str, Any]]) -> None:
@@ -164,7 +164,7 @@ class SweepDirectory:
 
 
 def is_result(name: str) -> bool:
-    """Whether a file of a sweep, by its name below SWEEP, is needed to draw the frontier: no weights, no figures."""
+    """Whether a file of a sweep, given by its path below SWEEP, is needed to draw the frontier; weights are not."""
     parts = name.split("/")
     if len(parts) == 1:
         return name in (SweepDirectory.MARKER, "study.journal", "pareto.json")
@@ -191,12 +191,12 @@ SWEEP_LAYOUT = MirrorLayout(
     has_ended=has_ended,
     last=RunDirectory.LAST,
     checkpoint=RUN_LAYOUT.checkpoint,
-    # Shards are written to the bucket directly, and the demo's videos are rendered where they are used.
+    # Shards are written to the bucket directly, and the demo's videos are rendered on each machine.
     never_sent=("shards", "videos"),
-    # It grows all the time, and nobody who resumes needs it.
+    # It grows all the time, and is not needed to resume.
     sent_at_end=("ray.log",),
     journal="study.journal",
     trials="trials",
     known_trials=_known_trials,
 )
-"""How a sweep lies in a bucket."""
+"""The layout of a sweep in a bucket."""

@@ -30,7 +30,7 @@ import torch
 from pipelines.core import command
 from pipelines.core.options import positional
 from pipelines.tuning.importance import read_study
-from pipelines.tuning.sweep_directory import begun_trials
+from pipelines.tuning.sweep_directory import SweepDirectory
 from tests.benchmarks import scale_model
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -122,13 +122,13 @@ def _cluster(directory: Path, options: ScaleOptions) -> Iterator[str]:
 def drive() -> None:
     """The command, in a process of its own, that times its asks and tells; its trials only pretend to train."""
     from pipelines import sweep
-    from pipelines.tuning import tune as tuning
+    from pipelines.training import launcher
     from pipelines.tuning.study import Search
 
     with Path(_TIMES).open("w", buffering=1) as file:
         Search.next = _timed("ask", Search.next, file)  # type: ignore[method-assign]
         Search.settle = _timed("tell", Search.settle, file)  # type: ignore[method-assign]
-        tuning._train_trial = pretended_trial
+        launcher._train = pretended_trial
         sys.exit(sweep.main(sys.argv[1:]))
 
 
@@ -146,12 +146,11 @@ def _timed(what: str, function: Callable[..., Any], file: Any) -> Callable[..., 
 
 
 def pretended_trial(config: dict[str, Any]) -> None:
-    """A trial as pipelines.tuning has it, in the process of its slot; it sleeps where it would train."""
-    from pipelines.training import trainer as fit
-    from pipelines.tuning.tune import _train_trial
+    """Runs a trial like the launcher, but sleeps instead of training."""
+    from pipelines.training import launcher, trainer
 
-    fit._Trainer.run_epoch = _pretended_epoch  # type: ignore[method-assign]
-    _train_trial(config)
+    trainer._Trainer.run_epoch = _pretended_epoch  # type: ignore[method-assign]
+    launcher._train(config)
 
 
 def _pretended_epoch(run: Any) -> dict[str, Any]:
@@ -218,7 +217,7 @@ def _times(disk: Path) -> list[dict[str, Any]]:
 
 
 def _result(options: ScaleOptions, disk: Path, samples: list[dict[str, float]], wall_s: float) -> dict[str, Any]:
-    trials, records = begun_trials(disk / "sweep"), _times(disk)
+    trials, records = SweepDirectory(disk / "sweep").trials(), _times(disk)
     num_slots = options.nodes * options.slots
     train_s = statistics.mean(trial.train_s or 0.0 for trial in trials)
     # While all slots work: without the start of their processes, and the end.

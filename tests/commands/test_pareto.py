@@ -20,4 +20,4 @@ def test_command_prints_one_json_object(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_command_refuses_a_directory_that_is_no_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 2
-    assert "is no sweep" in capsys.readouterr().err
+    assert "is not a sweep" in capsys.readouterr().err

@@ -1,4 +1,7 @@
+"""Test the command sweep: its files, resumption, extension, faults."""
+
 import csv
+import dataclasses
 import json
 import signal
 import subprocess
@@ -11,10 +14,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 import ttrnn
-from pipelines import sweep as sweeping
+from pipelines import sweep as sweep_command
 from pipelines.core.errors import UserError
 from pipelines.report.frontier_files import COLUMNS
 from pipelines.sweep import SweepOptions, sweep
+from pipelines.tuning.preparation import claim_sweep, prepare_shards
 from pipelines.tuning.sweep_directory import SweepDirectory
 from tests import processes
 from tests.processes import Child
@@ -30,7 +34,7 @@ def shards(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def swept(shards, tmp_path_factory):
-    """One sweep of 6 trials with a limit that the first of them, the paper's, breaks."""
+    """A sweep of 6 trials with a limit that excludes its first baseline, that of the paper."""
     out = tmp_path_factory.mktemp("sweep") / "out"
     return out, sweep(SweepOptions(data=str(shards), out=str(out), num_trials=6, **SWEPT))
 
@@ -45,7 +49,7 @@ def table(path):
         return list(csv.DictReader(file))
 
 
-def test_sweep_leaves_what_the_design_says(swept):
+def test_a_sweep_has_the_files_of_the_design(swept):
     out, result = swept
     names = {
         "sweep.json",
@@ -67,7 +71,7 @@ def test_sweep_leaves_what_the_design_says(swept):
     assert {point["trial"] for point in result["frontier"]} == {row["trial"] for row in table(out / "pareto.csv")}
 
 
-def test_baselines_come_first_the_dense_one_last_and_what_is_too_large_is_never_trained(swept):
+def test_baselines_come_first_the_dense_one_last_and_models_above_the_limit_are_not_trained(swept):
     out, _ = swept
     rows = table(out / "trials.csv")
     compressed = rows[0]
@@ -97,10 +101,10 @@ def test_study_opens_in_optuna_with_both_objectives_and_no_trial_left_running(sw
     assert not rows
 
 
-def test_a_sweep_can_be_extended_refined_and_confirmed_and_never_shrinks(swept, shards, monkeypatch):
+def test_a_sweep_can_be_extended_refined_and_replicated_and_never_shrinks(swept, shards, monkeypatch):
     out, result = swept
     more = {"data": str(shards), "out": str(out), "resume": True, **SWEPT}
-    # OUT and the data may be spelt another way.
+    # The paths of OUT and the data may be written differently.
     monkeypatch.chdir(out.parent)
     more |= {"data": f"{shards}/", "out": "./out", "num_trials": 7, "refine": True, "confirm": 1}
     longer = sweep(SweepOptions(**more))
@@ -114,14 +118,25 @@ def test_a_sweep_can_be_extended_refined_and_confirmed_and_never_shrinks(swept, 
     for trial in refined:
         assert (trial["state"], trial["epochs"]) == ("complete", 1)
         assert trial["num_params"] < by_name[trial["parent"]]["num_params"]
-    fewer = sweeping._claim(SweepDirectory(out), SweepOptions(num_trials=5, **SWEPT, data=str(shards), out=str(out)))
+    fewer = claim_sweep(SweepDirectory(out), SweepOptions(num_trials=5, **SWEPT, data=str(shards), out=str(out)))
     assert (fewer.num_trials, fewer.refine, fewer.confirm) == (7, True, 1)
     for point in longer["frontier"]:
         assert point["replication"]["seeds"] == [1]
         assert (out / "confirm" / f"{point['trial']}-s1" / "result.json").exists()
 
 
-def test_sweep_that_exists_is_refused_and_one_of_other_options_not_resumed(swept, shards):
+def test_a_sweep_of_an_earlier_version_is_resumed_with_max_flops_as_max_macs(tmp_path):
+    sweep_directory, options = SweepDirectory(tmp_path), SweepOptions(max_macs=10_000, out=str(tmp_path))
+    claim_sweep(sweep_directory, options)
+    document = json.loads((tmp_path / "sweep.json").read_text())
+    document["options"]["max_flops"] = document["options"].pop("max_macs")
+    (tmp_path / "sweep.json").write_text(json.dumps(document))
+    assert claim_sweep(sweep_directory, options) == options
+    with pytest.raises(UserError, match="max_macs 10000, not 20000"):
+        claim_sweep(sweep_directory, dataclasses.replace(options, max_macs=20_000))
+
+
+def test_an_existing_sweep_is_refused_and_not_resumed_with_other_options(swept, shards):
     out, _ = swept
     with pytest.raises(UserError, match="--resume"):
         sweep(SweepOptions(data=str(shards), out=str(out)))
@@ -129,7 +144,7 @@ def test_sweep_that_exists_is_refused_and_one_of_other_options_not_resumed(swept
         sweep(SweepOptions(data=str(shards), out=str(out), max_params=150_000, early_stopping="none", resume=True))
 
 
-def test_overwrite_never_deletes_the_data_it_was_told_to_read(swept):
+def test_overwrite_never_deletes_the_data_of_the_sweep(swept):
     out, _ = swept
     (out / "shards").mkdir()
     with pytest.raises(UserError, match="--overwrite deletes"):
@@ -140,16 +155,16 @@ def test_overwrite_never_deletes_the_data_it_was_told_to_read(swept):
     assert (out / "trials").exists()
 
 
-def test_demo_videos_whose_rendering_broke_off_are_rendered_again(tmp_path, monkeypatch):
+def test_demo_videos_are_rendered_again_after_an_interruption(tmp_path, monkeypatch):
     (tmp_path / "videos").mkdir()
-    monkeypatch.setattr(sweeping, "make_shards", lambda options: None)
-    assert sweeping._shards(SweepOptions(), SweepDirectory(tmp_path)).local == tmp_path / "shards"
+    monkeypatch.setattr("pipelines.tuning.preparation.make_shards", lambda options: None)
+    assert prepare_shards(SweepOptions(), SweepDirectory(tmp_path)).local == tmp_path / "shards"
     assert len(list((tmp_path / "videos").glob("*/*.avi"))) == 600
 
 
-def test_unfinished_shards_are_called_unfinished(tmp_path):
+def test_unfinished_shards_are_not_taken_for_videos(tmp_path):
     (tmp_path / "preprocess.json").write_text("{}")
-    assert sweeping._shards(SweepOptions(data=str(tmp_path)), SweepDirectory(tmp_path / "out")).local == tmp_path
+    assert prepare_shards(SweepOptions(data=str(tmp_path)), SweepDirectory(tmp_path / "out")).local == tmp_path
 
 
 def command(shards, out, *words):
@@ -179,17 +194,17 @@ def num_ended(out):
 @pytest.mark.timeout(600)
 def test_a_sweep_that_is_killed_and_interrupted_resumes_with_the_same_number_of_trials(shards, tmp_path):
     out, words = tmp_path / "out", []
-    for how, enough in ((signal.SIGKILL, 2), (signal.SIGINT, 4)):
+    for kill, enough in ((signal.SIGKILL, 2), (signal.SIGINT, 4)):
         process = Child(command(shards, out, *words), stderr=subprocess.PIPE)
         while num_ended(out) < enough:
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.05)
-        process.send_signal(how)
+        process.send_signal(kill)
         _, stderr = process.communicate(timeout=120)
-        assert process.returncode == (130 if how is signal.SIGINT else -9)
+        assert process.returncode == (130 if kill is signal.SIGINT else -9)
         assert "Traceback" not in stderr
         words = ["--resume"]
-    # Ray's own processes notice that their driver is gone by themselves; what a user would start next must not care.
+    # Ray's processes of the killed driver may still run for a while; the next command is not affected.
     done = processes.run([*command(shards, out, *words), "--json"])
     result = json.loads(done.stdout)
     assert len(result["trials"]) == num_ended(out) == 6
@@ -207,19 +222,19 @@ def test_a_sweep_that_is_killed_and_interrupted_resumes_with_the_same_number_of_
         (["--num-workers", "999"], "999"),
         (["--max-params", "many"], "many"),
     ],
-    ids=["unknown space", "no trials", "no such data", "folder without videos", "too many workers", "no number"],
+    ids=["unknown space", "no trials", "no such data", "folder without videos", "too many workers", "not a number"],
 )
-def test_mistakes_end_with_2_and_one_line(shards, tmp_path, capsys, words, hint):
+def test_user_errors_end_with_2_and_one_line(shards, tmp_path, capsys, words, hint):
     words = [word.format(tmp=tmp_path) for word in words]
     if "--data" not in words:
         words += ["--data", str(shards)]
-    assert sweeping.main(["--out", str(tmp_path / "out"), *words]) == 2
-    # Ray may have started, and the catalogue been read, before the mistake shows: it is the last line.
+    assert sweep_command.main(["--out", str(tmp_path / "out"), *words]) == 2
+    # The error is the last line: Ray may have started, and the catalogue been read, before.
     stderr = capsys.readouterr().err
     assert "Traceback" not in stderr
     assert stderr.strip().splitlines()[-1].startswith("error: ")
     assert hint.format(tmp=tmp_path) in stderr.strip().splitlines()[-1]
-    # The next try, without the mistake, must not be told that OUT exists.
+    # The corrected command must not be refused because OUT exists.
     assert not (tmp_path / "out").exists()
 
 

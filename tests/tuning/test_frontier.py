@@ -1,4 +1,4 @@
-"""Which trials are on the frontier, where it bends, and how much it wins."""
+"""Test tuning/frontier.py: the frontier, its knee, the dense baseline and the hypervolume."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ def point(trial: str, num_params: int | None, val_metric: float | None, state: s
 
 
 def dominates(a: Trial, b: Trial) -> bool:
-    """Whether a stands before b on the frontier, straight from the definition."""
+    """Whether a dominates b or is preferred to it, directly from the definition."""
     if not (a.is_finished and a.coordinates[0] <= b.coordinates[0] and a.coordinates[1] >= b.coordinates[1]):
         return False
     return a.coordinates != b.coordinates or a.trial < b.trial
@@ -64,7 +64,7 @@ def test_frontier_resolves_ties(trials: list[tuple[str, int, float]], names: str
 
 
 @pytest.mark.parametrize("state", ["running", "failed", "pruned", "unfinished"])
-def test_trial_without_its_full_budget_stays_off_the_frontier(state: str) -> None:
+def test_a_trial_without_its_full_budget_is_not_on_the_frontier(state: str) -> None:
     assert [trial.trial for trial in frontier([point("a", 1, 0.9, state), point("b", 2, 0.1)])] == ["b"]
 
 
@@ -77,7 +77,7 @@ def test_trial_without_its_full_budget_stays_off_the_frontier(state: str) -> Non
         ([(100, 0.5), (5000, 0.6), (10_000, 0.95)], 2),
         ([(100, 0.1), (300, 0.5), (1000, 0.8), (100_000, 0.9)], 2),
     ],
-    ids=["one point", "two points: the better", "early bend", "bent the other way: the better", "highest of several"],
+    ids=["one point", "two points: the better", "early knee", "below the chord: the better", "highest of several"],
 )
 def test_knee_is_highest_above_the_chord(places: list[tuple[int, float]], expected: int) -> None:
     points = [point(str(i), *place) for i, place in enumerate(places)]
@@ -86,15 +86,15 @@ def test_knee_is_highest_above_the_chord(places: list[tuple[int, float]], expect
     assert knee(scaled) is scaled[expected]
 
 
-def test_a_confirmed_trial_stands_where_the_mean_of_its_fresh_seeds_is() -> None:
+def test_a_replicated_trial_has_the_mean_of_its_replications_as_coordinate() -> None:
     values = {"seeds": [1, 2], "val": [0.5, 0.7], "val_mean": 0.6, "val_interval": [0.4, 0.8]}
-    confirmed = Replication(**values, test=[], test_mean=None, test_interval=None)
-    not_replicated = dataclasses.replace(point("a", 20, 0.9), replication=confirmed)
+    replication = Replication(**values, test=[], test_mean=None, test_interval=None)
+    not_replicated = dataclasses.replace(point("a", 20, 0.9), replication=replication)
     assert not_replicated.coordinates == (20, 0.6)
     assert [trial.trial for trial in frontier([not_replicated, point("b", 10, 0.65)])] == ["b"]
 
 
-def test_dense_baseline_is_the_best_dense_model_that_has_finished() -> None:
+def test_the_dense_baseline_is_the_best_finished_dense_model() -> None:
     def dense(*values: object) -> Trial:
         return dataclasses.replace(point(*values), config={"input": "dense"})  # type: ignore[arg-type]
 
@@ -107,12 +107,12 @@ def test_dense_baseline_is_the_best_dense_model_that_has_finished() -> None:
 
 def share_by_counting(places: list[tuple[float, float]]) -> float:
     """The dominated share of a fine grid of points between the corners."""
-    steps, won = 200, 0
+    steps, dominated = 200, 0
     for column in range(steps):
         num_params = IDEAL[0] * (WORST[0] / IDEAL[0]) ** ((column + 0.5) / steps)
         best = max((metric for size, metric in places if size <= num_params), default=0.0)
-        won += round(steps * min(max(best, 0.0), 1.0))
-    return won / steps**2
+        dominated += round(steps * min(max(best, 0.0), 1.0))
+    return dominated / steps**2
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -124,7 +124,7 @@ def test_hypervolume_is_the_dominated_share_of_the_rectangle(seed: int) -> None:
     assert hypervolume([*places, *worse]) == pytest.approx(hypervolume(places), abs=1e-12)
 
 
-def test_hypervolume_ends_at_its_corners() -> None:
+def test_the_hypervolume_is_bounded_by_its_corners() -> None:
     assert hypervolume([]) == hypervolume([(100, 0.0)]) == hypervolume([(10_000_000, 1.0)]) == 0
     assert hypervolume([(100, 1.0)]) == hypervolume([(1, 1.0)]) == 1
     assert hypervolume([(10, 0.5)], worst=(1000, 0.25), ideal=(1, 0.75)) == pytest.approx((2 / 3) * 0.5)

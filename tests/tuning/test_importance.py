@@ -1,4 +1,4 @@
-"""What is read of the study of a sweep: choices, what mattered, and where the space ends too soon."""
+"""Test tuning/importance.py: choices of the sampler, importances, values at the end of their range."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def make_study(path: Path) -> optuna.Study:
     return optuna.create_study(storage=storage, study_name="sweep", directions=["maximize", "minimize"])
 
 
-def test_choices_and_rejections_are_read_by_the_names_of_trials(tmp_path: Path) -> None:
+def test_choices_and_rejections_are_read_by_name_of_the_trial(tmp_path: Path) -> None:
     study = make_study(tmp_path)
     for reason in (None, "too_large", "duplicate", "too_large"):
         one = study.ask()
@@ -55,13 +55,13 @@ def test_choices_and_rejections_are_read_by_the_names_of_trials(tmp_path: Path) 
     assert (num_rejected(found, "too_large"), num_rejected(found, "duplicate")) == (2, 1)
 
 
-def test_sweep_without_a_journal_has_no_choices_and_none_is_made(tmp_path: Path) -> None:
+def test_without_a_journal_there_are_no_choices_and_no_journal_is_created(tmp_path: Path) -> None:
     assert read_study(tmp_path / "study.journal") == {}
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("text", ["", '{"op_code": 0}\n', "garbage\nmore garbage\n"])
-def test_a_damaged_journal_costs_no_more_than_the_choices(
+def test_with_a_damaged_journal_there_are_no_choices(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
 ) -> None:
     (tmp_path / "study.journal").write_text(text)
@@ -69,23 +69,23 @@ def test_a_damaged_journal_costs_no_more_than_the_choices(
     assert "study.journal cannot be read" in caplog.text
 
 
-def test_half_a_line_at_the_end_of_a_journal_that_is_written_is_passed_over(tmp_path: Path) -> None:
+def test_a_half_written_last_line_of_a_journal_is_ignored(tmp_path: Path) -> None:
     make_study(tmp_path).ask()
     with (tmp_path / "study.journal").open("a") as file:
         file.write('{"op_code": 4, "wor')
     assert list(read_study(tmp_path / "study.journal")) == ["0000"]
 
 
-def test_what_matters_has_the_larger_share(tmp_path: Path) -> None:
+def test_a_parameter_with_an_effect_has_the_largest_importance(tmp_path: Path) -> None:
     study, trials = {}, []
     for number in range(20):
-        # The metric follows the rank; dropout goes round without an effect.
+        # The metric depends on the rank; dropout has no effect.
         name, rank = f"{number:04d}", 1 + number % 8
         study[name] = chosen(rank=rank, dropout=0.1 * (number % 5), lr=1e-2)
         trials.append(trial(name, 0.1 * rank))
     found = importances(study, trials)
     assert found is not None
-    # All are of one size: nothing decides it.
+    # All have the same number of parameters.
     assert (list(found), found["num_params"]) == (["val_metric", "num_params"], {})
     shares = found["val_metric"]
     assert max(shares, key=lambda name: shares[name]) == "rank"
@@ -93,7 +93,7 @@ def test_what_matters_has_the_larger_share(tmp_path: Path) -> None:
     assert importances(study, trials) == found
 
 
-def test_trials_that_say_nothing_of_the_space_do_not_count(tmp_path: Path) -> None:
+def test_unfinished_and_unsampled_trials_do_not_count(tmp_path: Path) -> None:
     study = {f"{number:04d}": chosen(rank=1 + number % 8) for number in range(20)}
     trials = [trial(name, 0.1 * study[name].params["rank"]) for name in study]
     bare = optuna.create_trial(value=0.0)
@@ -113,7 +113,7 @@ def test_trials_that_say_nothing_of_the_space_do_not_count(tmp_path: Path) -> No
         ({"rank": 8, "size": 80}, [("rank", "upper"), ("size", "upper")]),
         ({"rank": 7, "size": 64}, []),
         ({"size": 16}, [("size", "lower")]),
-        # Below 1 there is no rank, below 0 no dropout.
+        # A rank cannot be below 1, dropout not below 0.
         ({"rank": 1, "dropout": 0.0}, []),
         ({"cell": "rnn"}, []),
         ({"shift": 1}, []),
@@ -121,7 +121,7 @@ def test_trials_that_say_nothing_of_the_space_do_not_count(tmp_path: Path) -> No
     ],
     ids=str,
 )
-def test_numbers_at_an_end_of_their_range_are_told(changes: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+def test_values_at_an_end_of_their_range_are_reported(changes: dict[str, Any], expected: list[tuple[str, str]]) -> None:
     study = {"0000": chosen(), "0001": chosen(**changes)}
     found = edges(study, {name: trial(name) for name in study}, {"best": "0001", "knee": "0000"})
     assert [(edge["param"], edge["bound"]) for edge in found] == expected
@@ -129,7 +129,7 @@ def test_numbers_at_an_end_of_their_range_are_told(changes: dict[str, Any], expe
         assert edge["value"] == changes[edge["param"]]
 
 
-def test_an_edge_is_told_once_in_a_sentence_and_of_a_refined_point_by_its_ancestor() -> None:
+def test_an_edge_is_reported_once_and_for_a_refined_point_from_its_ancestor() -> None:
     study = {"0000": chosen(lr=0.1), "0001": chosen(lr=0.099), "0002": optuna.create_trial(value=0.0)}
     trials = {"0000": trial("0000"), "0001": trial("0001"), "0002": trial("0002", parent="0000")}
     (edge,) = edges(study, trials, {"best": "0002", "knee": "0001"})

@@ -1,3 +1,5 @@
+"""Test tuning/progress.py: the screen fits the terminal, and the time left is estimated."""
+
 import io
 from collections import Counter
 
@@ -26,9 +28,9 @@ LONG = SMALL | {
 
 
 def point(number, *, state="complete", **values):
-    """Each has more parameters than the one before, and a better metric by less and less."""
-    known = {"num_params": int(900 * 1.7**number), "val_metric": 1 - 0.7 * 0.8**number, "epochs": 16}
-    return Trial(trial=f"{number:04d}", state=state, config=LONG if number % 2 else SMALL, **(known | values))
+    """A trial; with increasing numbers, parameters and metric increase."""
+    defaults = {"num_params": int(900 * 1.7**number), "val_metric": 1 - 0.7 * 0.8**number, "epochs": 16}
+    return Trial(trial=f"{number:04d}", state=state, config=LONG if number % 2 else SMALL, **(defaults | values))
 
 
 def running(name, epochs, config=SMALL):
@@ -37,7 +39,7 @@ def running(name, epochs, config=SMALL):
 
 def state(num_points=3, num_running=2, **values):
     trials = [running(f"{1000 + number}", 3) for number in range(num_running)]
-    known = {
+    defaults = {
         "metric": "mean_average_precision",
         "chance": 0.125,
         "start": 0.0,
@@ -50,33 +52,33 @@ def state(num_points=3, num_running=2, **values):
         "num_epochs": 4321,
         "time_budget_s": 36_000.0,
     }
-    return State(**(known | values))
+    return State(**(defaults | values))
 
 
-def text_of(shown, width, height, now=4567.0):
+def text_of(state, width, height, now=4567.0):
     console = Console(file=io.StringIO(), width=width, height=height)
-    console.print(draw(shown, now, width, height))
+    console.print(draw(state, now, width, height))
     return console.file.getvalue()
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (140, 40), (80, 15), (60, 24)])
 @pytest.mark.parametrize(("num_points", "num_running"), [(0, 0), (0, 2), (1, 0), (3, 2), (30, 2), (30, 64)])
-def test_the_screen_fits_the_terminal_without_folding_a_line(width, height, num_points, num_running):
-    shown = state(num_points, num_running)
-    lines = text_of(shown, width, height).splitlines()
+def test_the_screen_fits_the_terminal_without_wrapped_lines(width, height, num_points, num_running):
+    current = state(num_points, num_running)
+    lines = text_of(current, width, height).splitlines()
     assert len(lines) <= height - 1
     assert max(map(len, lines)) <= width
     assert [line.split()[:1] for line in lines] == [
-        line.split()[:1] for line in text_of(shown, 400, height).splitlines()
+        line.split()[:1] for line in text_of(current, 400, height).splitlines()
     ]
     rows = [line.split() for line in lines]
-    for trial in (*shown.points[:1], *shown.points[-1:]):
-        assert any(row[:2] == [trial.trial, f"{trial.num_params:,}"] for row in rows), "smallest and best are there"
+    for trial in (*current.points[:1], *current.points[-1:]):
+        assert any(row[:2] == [trial.trial, f"{trial.num_params:,}"] for row in rows), "smallest and best are shown"
     assert sum("knee" in row for row in rows) == bool(num_points)
     assert sum(row[:1] == ["1000"] and "3/16" in row for row in rows) == bool(num_running)
 
 
-def test_80_columns_hold_every_number_and_a_shape_of_four_modes_whole():
+def test_80_columns_fit_all_numbers_and_a_shape_with_four_modes():
     text = text_of(state(), 80, 24)
     assert "search" in text
     assert "43 of 200 trials" in text
@@ -88,17 +90,17 @@ def test_80_columns_hold_every_number_and_a_shape_of_four_modes_whole():
     assert "recurrent" not in text
 
 
-def test_a_wide_terminal_shows_recurrent_ranks_too():
+def test_a_wide_terminal_also_shows_recurrent_ranks():
     text = text_of(state(), 140, 40)
     assert "recurrent ranks" in text
     assert "2x4x4x5x6x10 → 2x2x2x2x4x4  16x16x16x16x16  12x12x12x12x12" in text
 
 
-def test_more_running_trials_than_lines_are_counted():
+def test_running_trials_that_do_not_fit_are_counted():
     lines = text_of(state(3, 64), 80, 24).splitlines()
-    shown = sum(line.startswith("10") for line in lines)
-    assert 1 <= shown < 64
-    assert f"+ {64 - shown}" in [line.strip() for line in lines]
+    num_shown = sum(line.startswith("10") for line in lines)
+    assert 1 <= num_shown < 64
+    assert f"+ {64 - num_shown}" in [line.strip() for line in lines]
 
 
 @pytest.mark.parametrize(
@@ -119,11 +121,11 @@ def test_more_running_trials_than_lines_are_counted():
         ({"ended": Counter(), "running": {"a": running("a", None)}}, None),
     ],
     ids=[
-        "nothing done", "trials", "stopped ones are done", "of the stage", "earlier ones took no time",
-        "only earlier ones", "over", "the budget is less", "the budget is over", "only a budget",
-        "an epoch is part of a trial", "resumed in the middle", "no epoch yet",
+        "nothing done", "complete trials", "stopped trials count", "from the start of the stage",
+        "earlier trials do not count", "only earlier trials", "stage complete", "budget is shorter", "budget is used",
+        "only a budget", "an epoch is part of a trial", "resumed trial", "no epoch yet",
     ],
 )  # fmt: skip
-def test_time_left_goes_by_what_this_command_has_done(values, left_s):
-    known = {"metric": "accuracy", "chance": 0.5, "start": 0.0, "total": 10}
-    assert time_left_s(State(**(known | values)), 100.0) == (left_s if left_s is None else pytest.approx(left_s))
+def test_the_time_left_is_estimated_from_the_trials_of_this_command(values, left_s):
+    defaults = {"metric": "accuracy", "chance": 0.5, "start": 0.0, "total": 10}
+    assert time_left_s(State(**(defaults | values)), 100.0) == (left_s if left_s is None else pytest.approx(left_s))

@@ -1,4 +1,4 @@
-"""pipelines/refine.py: from each parent one step down, until there is nothing left to lose."""
+"""Test tuning/refine.py: each proposal is one step down in ranks, until the smallest model is reached."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ def shards(tmp_path_factory):
 
 
 def trial(sweep, name, shards, model=None, state="complete", **values):
-    """A trial as the sweep leaves it: with a model, of random weights unless given."""
+    """A finished trial with its files; its model has random weights unless one is given."""
     chosen = options(shards, "out", **({"hidden_modes": "4x4x4x2", "ranks": "6"} | values))
     config = model_config(chosen, open_folds(shards, chosen.folding))
     ttrnn.save(model or VideoClassifier(config), SweepDirectory(sweep).run(name).model)
@@ -34,7 +34,7 @@ def trial(sweep, name, shards, model=None, state="complete", **values):
 
 
 def ended(sweep, name, shards, proposal):
-    """The trial that comes of a proposal; its training is left out."""
+    """The trial of a proposal, without training it."""
     values = dict(proposal.values)
     path = str(SweepDirectory(sweep).run(values["init"]).model)
     chosen = TrainOptions(shards=shards, out="out", **values | {"init": path})
@@ -44,7 +44,7 @@ def ended(sweep, name, shards, proposal):
 
 
 @pytest.mark.parametrize("recurrent_ranks", ["none", "6"])
-def test_rounds_walk_down_in_a_ladder_of_sizes_and_end(shards, tmp_path, recurrent_ranks):
+def test_rounds_propose_smaller_and_smaller_models_and_end(shards, tmp_path, recurrent_ranks):
     trials = [trial(tmp_path, "0000", shards, recurrent_ranks=recurrent_ranks)]
     smallest = trial(tmp_path, "smallest", shards, ranks="1", recurrent_ranks="1").num_params
     while proposals := propose(SweepDirectory(tmp_path), trials[-1:], trials, epochs=8):
@@ -58,19 +58,19 @@ def test_rounds_walk_down_in_a_ladder_of_sizes_and_end(shards, tmp_path, recurre
     assert propose(SweepDirectory(tmp_path), trials, trials, epochs=8) == []
 
 
-def test_a_child_is_trained_as_its_parent_was_for_a_quarter_of_the_epochs(shards, tmp_path):
+def test_a_proposal_has_the_options_of_its_parent_and_a_quarter_of_the_epochs(shards, tmp_path):
     parent = trial(tmp_path, "0000", shards, cell="lstm", lr=0.004, weight_averaging=0.9)
     for epochs, fewer in ((1, 1), (16, 4), (30, 8)):
         (proposal,) = propose(SweepDirectory(tmp_path), [parent], [parent], epochs=epochs)
         assert proposal.values["epochs"] == fewer
     assert proposal.values["lr"] == pytest.approx(1.2 * 0.004)
     same = proposal.values.keys() - {"ranks", "recurrent_ranks", "init", "epochs", "lr"}
-    known = SweepDirectory(tmp_path).run("0000").options()
-    assert {name: proposal.values[name] for name in same} == {name: known[name] for name in same}
+    options_of_parent = SweepDirectory(tmp_path).run("0000").options()
+    assert {name: proposal.values[name] for name in same} == {name: options_of_parent[name] for name in same}
     assert {"cell", "weight_averaging", "in_modes"} <= same
 
 
-def test_bonds_that_carry_nothing_are_cut_first(shards, tmp_path):
+def test_ranks_of_bonds_without_information_are_reduced_first(shards, tmp_path):
     chosen = options(shards, "out", hidden_modes="4x4x4x2", ranks="1x4x2", recurrent_ranks="3")
     small = VideoClassifier(model_config(chosen, open_folds(shards, chosen.folding)))
     large, _ = rounded(small, dataclasses.replace(small.config, ranks="6", recurrent_ranks="6"))
@@ -79,18 +79,18 @@ def test_bonds_that_carry_nothing_are_cut_first(shards, tmp_path):
     assert (proposal.values["ranks"], proposal.values["recurrent_ranks"]) == ("1x4x2", "3x3x3")
 
 
-def test_what_is_there_already_is_not_proposed_again_unless_it_failed(shards, tmp_path):
+def test_an_existing_shape_is_not_proposed_again_unless_it_failed(shards, tmp_path):
     parent = trial(tmp_path, "0000", shards)
     (proposal,) = propose(SweepDirectory(tmp_path), [parent], [parent], epochs=8)
     for state, expected in (("complete", []), ("stopped", []), ("failed", [proposal])):
         ranks = {name: proposal.values[name] for name in ("ranks", "recurrent_ranks")}
         other = trial(tmp_path, "0001", shards, state=state, lr=0.5, **ranks)
         assert propose(SweepDirectory(tmp_path), [parent], [parent, other], epochs=8) == expected
-    twin = dataclasses.replace(parent, trial="0000")
-    assert propose(SweepDirectory(tmp_path), [parent, twin], [parent], epochs=8) == [proposal]
+    duplicate = dataclasses.replace(parent, trial="0000")
+    assert propose(SweepDirectory(tmp_path), [parent, duplicate], [parent], epochs=8) == [proposal]
 
 
-def test_no_child_exceeds_the_limit_and_none_is_nearly_as_large_as_its_parent(shards, tmp_path):
+def test_no_proposal_exceeds_the_limit_or_is_nearly_as_large_as_its_parent(shards, tmp_path):
     parent = trial(tmp_path, "0000", shards, recurrent_ranks="6")
     (proposal,) = propose(SweepDirectory(tmp_path), [parent], [parent], epochs=8)
     (smaller,) = propose(SweepDirectory(tmp_path), [parent], [parent], epochs=8, max_params=proposal.num_params - 1)

@@ -1,4 +1,4 @@
-"""Points trained again with fresh seeds: what is run, what is not run twice, and what the frontier is after it."""
+"""Test tuning/replicate.py and the frontier that replication.py draws from its runs."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ Values = dict[tuple[str, int], float]
 
 
 class FakeRuns:
-    """Stands in for run_trainings: leaves what a run leaves, without training; None as a value stands for a failure."""
+    """Replaces run_trainings: writes results without training; None as a value is a failure."""
 
     def __init__(self) -> None:
         self.values: dict[tuple[str, int], float | None] = {}
@@ -85,7 +85,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sweep_of(path: Path, shards: Path, **options: dict[str, Any]) -> Path:
-    """A sweep of TRIALS, whose options differ by what `options` says of each."""
+    """A sweep of TRIALS, with `options` of train by trial."""
     sweep = make_sweep(path / "sweep", TRIALS, shards=str(shards))
     for name in TRIALS:
         train = TrainOptions(shards=str(shards), out="x", **(SMALL | options.get(name, {})))
@@ -110,7 +110,7 @@ def drawn(sweep: Path) -> tuple[list[str], list[str]]:
     return [point.trial for point in found.points], [point.trial for point in found.not_replicated]
 
 
-def test_each_point_is_trained_again_as_it_was_with_each_seed(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
+def test_each_point_is_trained_with_its_options_and_each_seed(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
     sweep = sweep_of(tmp_path, shards, b={"ranks": "3", "num_workers": 2, "batch_size": 4})
     assert again(sweep, points(sweep), [1, 2]) == []
     assert fake.calls == [["a-s1", "b-s1", "c-s1", "a-s2", "b-s2", "c-s2"]]
@@ -121,7 +121,7 @@ def test_each_point_is_trained_again_as_it_was_with_each_seed(tmp_path: Path, sh
     assert train.out == str(sweep / "confirm/b-s2")
 
 
-def test_what_is_done_is_not_run_again(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
+def test_finished_runs_are_not_run_again(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
     sweep = sweep_of(tmp_path, shards)
     fake.stop_after = 4
     with pytest.raises(KeyboardInterrupt):
@@ -132,9 +132,9 @@ def test_what_is_done_is_not_run_again(tmp_path: Path, shards: Path, fake: FakeR
     assert fake.calls[1] == ["b-s2", "c-s2"]
     again(sweep, points(sweep), [1, 2, 3])
     assert fake.calls[2:] == [["a-s3", "b-s3", "c-s3"]]
-    confirmed = redrawn(sweep).points[0].replication
-    assert confirmed is not None
-    assert confirmed.seeds == [1, 2, 3]
+    replication = redrawn(sweep).points[0].replication
+    assert replication is not None
+    assert replication.seeds == [1, 2, 3]
 
 
 def test_a_half_written_result_is_run_again(
@@ -150,7 +150,7 @@ def test_a_half_written_result_is_run_again(
     assert redrawn(sweep).replications is not None
 
 
-def test_the_frontier_is_redrawn_from_the_means_and_the_lucky_ones_are_marked(
+def test_the_frontier_is_redrawn_from_the_means_and_points_that_left_it_are_marked(
     tmp_path: Path, shards: Path, fake: FakeRuns
 ) -> None:
     sweep = sweep_of(tmp_path, shards)
@@ -159,18 +159,18 @@ def test_the_frontier_is_redrawn_from_the_means_and_the_lucky_ones_are_marked(
     found = redrawn(sweep)
     assert drawn(sweep) == (["a", "b"], ["c"])
     assert [point.val_metric for point in found.points] == [0.6, 0.9]
-    confirmed = found.points[1].replication
-    assert confirmed is not None
-    assert (confirmed.seeds, confirmed.val, confirmed.val_mean) == ([1, 2], [0.7, 0.8], pytest.approx(0.75))
-    assert (confirmed.test, confirmed.test_mean) == ([pytest.approx(0.65), pytest.approx(0.75)], pytest.approx(0.7))
+    replication = found.points[1].replication
+    assert replication is not None
+    assert (replication.seeds, replication.val, replication.val_mean) == ([1, 2], [0.7, 0.8], pytest.approx(0.75))
+    assert (replication.test, replication.test_mean) == ([pytest.approx(0.65), pytest.approx(0.75)], pytest.approx(0.7))
     assert found.not_replicated[0].not_replicated
     assert found.replications is not None
     assert (found.replications["seeds"], found.replications["failed"]) == ([1, 2], [])
-    # d, which was never on the frontier, has no place on one of means.
+    # d, which was never on the frontier, was not replicated.
     assert next(trial for trial in found.trials if trial.trial == "d").replication is None
 
 
-def test_a_run_that_fails_is_told_and_its_point_has_no_mean_of_the_others(
+def test_a_failed_run_is_returned_and_its_point_has_no_mean_of_the_other_seeds(
     tmp_path: Path, shards: Path, fake: FakeRuns
 ) -> None:
     sweep = sweep_of(tmp_path, shards)
@@ -192,7 +192,7 @@ def test_a_run_that_fails_is_told_and_its_point_has_no_mean_of_the_others(
     assert fake.calls[1] == ["a-s1", "b-s1", "b-s2"]
 
 
-def test_where_nothing_could_be_confirmed_single_values_stand(
+def test_if_no_point_could_be_replicated_the_frontier_is_drawn_from_single_values(
     tmp_path: Path, shards: Path, fake: FakeRuns, caplog: pytest.LogCaptureFixture
 ) -> None:
     sweep = sweep_of(tmp_path, shards)
@@ -202,19 +202,19 @@ def test_where_nothing_could_be_confirmed_single_values_stand(
     assert "no point of the frontier could be replicated" in caplog.text
 
 
-def test_a_refined_point_is_trained_as_a_chain_anew(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
+def test_a_refined_point_is_replicated_with_its_ancestors(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
     chain = {"a": {"init": "/old/trials/b/model", "ranks": "1"}, "b": {"init": "/old/trials/d/model"}}
     sweep = sweep_of(tmp_path, shards, **chain)
     again(sweep, points(sweep)[:1], [1, 2])
     assert fake.calls == [["d-s1", "b-s1", "a-s1", "d-s2", "b-s2", "a-s2"]]
-    # The test split is looked at for the point alone.
+    # Only the point is tested.
     assert [name for name in fake.tested if fake.tested[name]] == ["a-s1", "a-s2"]
     assert fake.seen["d-s2"].init is None
     assert fake.seen["b-s1"].init == str(sweep / "confirm/d-s1/model")
     assert fake.seen["a-s2"].init == str(sweep / "confirm/b-s2/model")
 
 
-def test_a_chain_ends_where_one_of_it_fails(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
+def test_descendants_of_a_failed_run_fail(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
     sweep = sweep_of(tmp_path, shards, a={"init": "/old/trials/b/model"})
     fake.values = {("b", 1): None}
     failed = again(sweep, points(sweep), [1, 2])
@@ -223,15 +223,15 @@ def test_a_chain_ends_where_one_of_it_fails(tmp_path: Path, shards: Path, fake: 
     assert fake.calls == [["b-s1", "c-s1", "b-s2", "a-s2", "c-s2"]]
 
 
-def test_memory_is_that_of_the_devices_of_the_cluster(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
+def test_memory_is_estimated_for_the_devices_of_the_cluster(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
     sweep = sweep_of(tmp_path, shards)
     again(sweep, points(sweep)[:1], [1])
     again(sweep, points(sweep)[:1], [2], device="GPU")
-    # On a GPU the frames count too; the node of the command need not have one.
+    # On a GPU the frames count too, even if the node of the command has none.
     assert fake.memory_bytes["a-s2"] > fake.memory_bytes["a-s1"]
 
 
-def test_the_number_of_runs_to_do_is_known_before_they_begin(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
+def test_on_start_gets_the_number_of_runs_to_do(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
     sweep, numbers = sweep_of(tmp_path, shards), []
     fake.values = {("b", 1): None}
     again(sweep, points(sweep), [1], on_start=numbers.append)
@@ -240,7 +240,7 @@ def test_the_number_of_runs_to_do_is_known_before_they_begin(tmp_path: Path, sha
     assert numbers == [3, 1, 1]
 
 
-def test_new_points_of_a_grown_sweep_are_never_mixed_with_confirmed_ones(
+def test_points_of_an_extended_sweep_are_not_mixed_with_replicated_ones(
     tmp_path: Path, shards: Path, fake: FakeRuns, caplog: pytest.LogCaptureFixture
 ) -> None:
     sweep = sweep_of(tmp_path, shards)
@@ -254,7 +254,7 @@ def test_new_points_of_a_grown_sweep_are_never_mixed_with_confirmed_ones(
     assert drawn(sweep) == (["a"], ["b", "c", "d"])
 
 
-def test_the_dense_baseline_is_confirmed_too(tmp_path: Path) -> None:
+def test_the_dense_baseline_is_replicated_too(tmp_path: Path) -> None:
     dense = {"num_params": 9_000, "val_metric": 0.1, "config": {"input": "dense"}}
     trials = SweepDirectory(make_sweep(tmp_path, {**TRIALS, "e": dense})).finished_trials()
     assert [trial.trial for trial in points_to_replicate(trials)] == ["a", "b", "c", "e"]
@@ -264,12 +264,12 @@ def test_the_dense_baseline_is_confirmed_too(tmp_path: Path) -> None:
 def test_a_point_without_its_options_is_refused(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
     sweep = sweep_of(tmp_path, shards)
     (sweep / "trials/b/config.json").unlink()
-    with pytest.raises(UserError, match=r"trial b can't be trained again, .*config.json is missing; put it back"):
+    with pytest.raises(UserError, match=r"trial b cannot be trained again .*config.json is missing; restore it"):
         again(sweep, points(sweep), [1])
     assert fake.calls == []
 
 
-def test_a_damaged_plan_leaves_single_values(
+def test_with_a_damaged_plan_the_frontier_is_drawn_from_single_values(
     tmp_path: Path, shards: Path, fake: FakeRuns, caplog: pytest.LogCaptureFixture
 ) -> None:
     sweep = sweep_of(tmp_path, shards)

@@ -1,4 +1,4 @@
-"""What is read of the trials of a sweep, whole or damaged."""
+"""Test tuning/sweep_directory.py: trials are read from complete and damaged files."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from tests.sweeps import TRIALS, config, make_sweep
 from ttrnn.model import ModelConfig
 
 
-def test_trials_are_read_by_name_with_what_they_lack_as_none(tmp_path: Path) -> None:
+def test_trials_are_read_in_order_of_their_names_with_none_for_missing_values(tmp_path: Path) -> None:
     trials = SweepDirectory(make_sweep(tmp_path / "sweep")).finished_trials()
     assert [trial.trial for trial in trials] == sorted(TRIALS)
     assert trials[1] == Trial(
@@ -32,7 +32,7 @@ def test_trials_are_read_by_name_with_what_they_lack_as_none(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("text", ['{"state": "complete", "num_par', "", "[]"], ids=["half written", "empty", "list"])
-def test_unreadable_summary_counts_as_unfinished_and_the_log_says_so(
+def test_a_trial_with_an_unreadable_summary_counts_as_unfinished_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
 ) -> None:
     sweep = make_sweep(tmp_path / "sweep")
@@ -41,13 +41,13 @@ def test_unreadable_summary_counts_as_unfinished_and_the_log_says_so(
     assert "trial 0001 counts as unfinished" in caplog.text
 
 
-def test_metric_that_is_not_a_number_is_not_known(tmp_path: Path) -> None:
+def test_a_metric_that_is_nan_is_unknown(tmp_path: Path) -> None:
     trials = {"0000": {"num_params": 10, "val_metric": math.nan}, "0001": {"num_params": 20, "val_metric": 0.1}}
     first, second = SweepDirectory(make_sweep(tmp_path / "sweep", trials)).finished_trials()
     assert (first.val_metric, first.is_finished, second.is_finished) == (None, False, True)
 
 
-def test_what_is_no_trial_directory_is_passed_over(tmp_path: Path) -> None:
+def test_other_files_in_trials_are_ignored(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path / "sweep")
     (sweep / "trials/.0008.tmp").mkdir()
     (sweep / "trials/notes.txt").write_text("mine")
@@ -57,15 +57,15 @@ def test_what_is_no_trial_directory_is_passed_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, r"is no sweep.*give the OUT directory"),
-        ('{"format": "ttr', r"is no sweep.*give the OUT directory"),
-        ("[]", r"must say format ttrnn-sweep, version 1; got format None"),
+        (None, r"is not a sweep.*give the OUT directory"),
+        ('{"format": "ttr', r"is not a sweep.*give the OUT directory"),
+        ("[]", r"must have format ttrnn-sweep, version 1; got format None"),
         ('{"format": "ttrnn-model", "version": 1}', r"got format ttrnn-model, version 1"),
         ('{"format": "ttrnn-sweep", "version": 2}', r"got format ttrnn-sweep, version 2"),
     ],
     ids=["missing", "half written", "no object", "another thing", "another version"],
 )
-def test_directory_that_is_no_sweep_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
+def test_a_directory_that_is_not_a_sweep_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
         (tmp_path / "sweep.json").write_text(text)
     with pytest.raises(UserError, match=message):
@@ -77,7 +77,7 @@ def run_config(**options: object) -> str:
     return json.dumps({"format": "ttrnn-run", "version": 1, "options": options, "model": model.to_dict()})
 
 
-def test_a_trial_comes_with_its_curve_its_parent_what_stopped_it_and_what_a_frame_costs(tmp_path: Path) -> None:
+def test_a_trial_has_its_curve_its_parent_the_reason_of_its_stop_and_its_macs(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, {"0003": {"state": "stopped", "val_metric": 0.4, "stopped_by": "0001 is far better"}})
     run = sweep / "trials/0003"
     (run / "config.json").write_text(run_config(init="/moved/trials/0001/model"))
@@ -101,7 +101,7 @@ def test_a_trial_comes_with_its_curve_its_parent_what_stopped_it_and_what_a_fram
         ("config.json", "[]", "parent and MACs of 0001"),
     ],
 )
-def test_what_is_damaged_beside_a_summary_costs_no_more_than_itself(
+def test_other_damaged_files_of_a_trial_only_lose_their_own_values(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, text: str, words: str
 ) -> None:
     run = make_sweep(tmp_path) / "trials/0001"
