@@ -10,7 +10,6 @@ confusion.png; with --compare also differing.csv, the clips for which the two mo
 """
 
 import contextlib
-import logging
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -30,9 +29,6 @@ from pipelines.storage.location import Location
 from pipelines.storage.output import prepare_out
 
 __all__ = ["EvaluateOptions", "evaluate"]
-
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # As `python pipelines/evaluate.py` too: the same importable module either way.
+    # `python pipelines/evaluate.py` must run the importable module too.
     from pipelines.evaluate import main as importable_main
 
     sys.exit(importable_main())

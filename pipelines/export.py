@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # As `python pipelines/export.py` too: the same importable module either way.
+    # `python pipelines/export.py` must run the importable module too.
     from pipelines.export import main as importable_main
 
     sys.exit(importable_main())

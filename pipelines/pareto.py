@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # As `python pipelines/pareto.py` too: the importable module is the one that Ray pickles by reference.
+    # `python pipelines/pareto.py` must run the importable module too, because pickles refer to it by name.
     from pipelines.pareto import main as importable_main
 
     sys.exit(importable_main())
