@@ -31,7 +31,7 @@ from pipelines.core.periodic import repeated
 from pipelines.training.options import TrainOptions
 from pipelines.training.trainer import fit
 from pipelines.tuning.importance import read_study
-from pipelines.tuning.sweep_directory import begun_trials
+from pipelines.tuning.sweep_directory import SweepDirectory
 from tests import two_nodes
 from tests.machines import HOME, NODES, Machine
 from tests.runs import metrics
@@ -251,7 +251,7 @@ def _study_problems(job: Job) -> list[str]:
         for n, t in read_study(job.out).items()
         if t.state.name != "COMPLETE"
     ]
-    states = {trial.trial: trial.state for trial in begun_trials(job.out)}
+    states = {trial.trial: trial.state for trial in SweepDirectory(job.out).trials()}
     if sum(state == "complete" for state in states.values()) != NUM_TRIALS:
         found.append(f"trials: {states}")
     return found
