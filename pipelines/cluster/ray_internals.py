@@ -9,7 +9,7 @@ __all__ = ["aws_node_provider", "cluster_address", "has_started_ray", "hide_auth
 def cluster_address() -> str | None:
     """HOST:PORT of the cluster that `ray.init()` would join; None if it would start one.
 
-    Stands in for a public function that tells the address before Ray tries to connect to it, for minutes. Seen in Ray
+    Stands in for a public function that returns the address: Ray itself tries for minutes to connect to it. Seen in Ray
     2.60.
 
     Raises:

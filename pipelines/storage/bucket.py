@@ -58,6 +58,7 @@ def working_copy(
         mirror = Mirror(place, copy, layout)
         if is_fresh or not mirror.is_mirrored(found):
             mirror.take_over(is_fresh)
+            make_room()
         else:
             mirror.resume()
         is_done = False
@@ -78,7 +79,7 @@ class ReadingCopy:
     path: Path
     """the directory on this machine"""
     place: Location
-    """the directory that was asked for"""
+    """the directory that was requested"""
     names: Sequence[str] = ()
     """files of a remote directory"""
 
@@ -95,15 +96,15 @@ def reading_copy(
     place: Location,
     *,
     markers: Collection[str],
-    wanted: Callable[[str], bool] = lambda name: True,
+    wanted: Callable[[str], bool],
     results: Sequence[str] = (),
 ) -> Iterator[ReadingCopy]:
     """Yields a sweep, run or model directory to read; of a remote one a copy, which the cache keeps for a while.
 
     Args:
         place: The directory.
-        markers: Of these files, a remote directory must hold one.
-        wanted: Selects the files to copy, by their names; `ReadingCopy.fetch` copies others later.
+        markers: A remote directory must hold one of these files.
+        wanted: Selects the files to copy by their names; `ReadingCopy.fetch` copies others later.
         results: Files and directories that the block writes; of a copy they are put into `place` at its end.
 
     Raises:

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 MIRROR_JSON = "mirror.json"
 """The file of the bucket that names the copy."""
 _EVERY_S = 5.0
-# How often running trainings and growing files are sent: a lost machine costs no more training than that.
+# How often running trainings and growing files are sent: with a machine, at most this much training is lost.
 _RUNNING_EVERY_S = 30.0
 # How long the end of a command waits for a bucket that does not answer.
 _PATIENCE_S = 120.0
@@ -161,7 +161,7 @@ class Mirror:
                 if self._copy.exists() and any(self._copy.iterdir()):
                     self._send(is_last=True)
                 elif set(self._place.files()) <= {MIRROR_JSON, self._layout.marker}:
-                    # The command was refused: after a correction, it must not be told that OUT exists.
+                    # The command was refused. Corrected, it must not be refused because OUT exists.
                     self._place.clear()
             except (StepError, OSError):
                 if self._is_superseded or time.monotonic() > deadline:

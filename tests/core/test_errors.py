@@ -1,4 +1,4 @@
-"""pipelines/core/errors.py: mistakes of the user and bugs are told apart."""
+"""pipelines/core/errors.py: mistakes of the user are distinguished from bugs."""
 
 import pytest
 

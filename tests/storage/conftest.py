@@ -28,8 +28,8 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def on(tmp_path, monkeypatch):
-    """on("a") makes this process machine a: one with its own cache."""
+def use_machine(tmp_path, monkeypatch):
+    """use_machine("a") makes this process machine a: one with its own cache."""
     monkeypatch.setattr(mirror, "_EVERY_S", 0.05)
     monkeypatch.setattr(mirror, "_RUNNING_EVERY_S", 0.0)
     monkeypatch.setattr(mirror, "_PATIENCE_S", 0.0)

@@ -16,12 +16,12 @@ MODEL = ("model/config.json", "model/model.safetensors")
 ENDED = {"config.json", "metrics.jsonl", "summary.json", *MODEL}
 
 
-def a_sweep(place, **kwargs):
+def sweep_copy(place, **kwargs):
     return working_copy(place, SWEEP_LAYOUT, **kwargs)
 
 
 def read(place, **kwargs):
-    return reading_copy(place, markers=("sweep.json", "config.json"), **kwargs)
+    return reading_copy(place, markers=("sweep.json", "config.json"), wanted=lambda name: True, **kwargs)
 
 
 def open_study(out):
@@ -50,7 +50,7 @@ def wait_for(what):
 
 
 def work_on(place):
-    with a_sweep(place) as out:
+    with sweep_copy(place) as out:
         open_study(out).ask()
         write_run(out / "trials/0000", 3)
 

@@ -25,69 +25,73 @@ from tests.processes import Child
 from tests.runs import FAST, metrics
 from tests.s3 import Relay, upload
 from tests.shards import make_shards
-from tests.storage.sweeps import a_sweep, open_study, read, refuse, wait_for, write_run
+from tests.storage.sweeps import open_study, read, refuse, sweep_copy, wait_for, write_run
 from tests.sweeps import make_sweep
 from ttrnn.model import ModelConfig, VideoClassifier
 
 
-def test_a_directory_of_another_program_is_refused_and_kept(place, on):
-    on("a")
+def test_a_directory_of_another_program_is_refused_and_kept(place, use_machine):
+    use_machine("a")
     (place / "thesis.tex").write_text("years of work")
     for options, reason in (
         ({}, "exists; --resume"),
         ({"resume": True}, "no sweep.json"),
         ({"overwrite": True}, "not"),
     ):
-        with pytest.raises(UserError, match=reason), a_sweep(place, **options):
+        with pytest.raises(UserError, match=reason), sweep_copy(place, **options):
             pass
     assert place.files() == ["thesis.tex"]
     with working_copy(place / "run", RUN_LAYOUT) as out:
         (out / "config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"made by .* wrote config.json"), a_sweep(place / "run", overwrite=True):
+    with pytest.raises(UserError, match=r"made by .* wrote config.json"), sweep_copy(place / "run", overwrite=True):
         pass
     assert (place / "run/config.json").exists()
 
 
-def test_overwrite_empties_the_bucket_and_the_copy(place, on):
-    on("a")
-    with a_sweep(place) as out:
+def test_overwrite_empties_the_bucket_and_the_copy(place, use_machine):
+    use_machine("a")
+    with sweep_copy(place) as out:
         open_study(out).ask()
         write_run(out / "trials/0000", 4, "complete")
-    with pytest.raises(UserError, match="--overwrite"), a_sweep(place):
+    with pytest.raises(UserError, match="--overwrite"), sweep_copy(place):
         pass
-    with a_sweep(place, overwrite=True) as again:
+    with sweep_copy(place, overwrite=True) as again:
         assert (again, list(again.iterdir())) == (out, [])
         assert place.files() == ["mirror.json"]
 
 
-def test_a_refused_command_leaves_nothing_behind(place, on):
+def test_a_refused_command_leaves_nothing_behind(place, use_machine):
     def refused():
-        with a_sweep(place) as out, undone_if_refused(out, marker="sweep.json"):
+        with sweep_copy(place) as out, undone_if_refused(out, marker="sweep.json"):
             (out / "sweep.json").touch()
             wait_for(lambda: (place / "sweep.json").exists())
             raise UserError("typo")
 
-    on("a")
+    use_machine("a")
     with pytest.raises(UserError, match="typo"):
         refused()
     assert place.is_empty()
 
 
-def test_two_commands_of_one_machine_cannot_use_a_bucket_at_once(folder, on):
-    on("a")
-    with a_sweep(folder), pytest.raises(UserError, match="another command is writing"), a_sweep(folder, resume=True):
+def test_two_commands_of_one_machine_cannot_use_a_bucket_at_once(folder, use_machine):
+    use_machine("a")
+    with (
+        sweep_copy(folder),
+        pytest.raises(UserError, match="another command is writing"),
+        sweep_copy(folder, resume=True),
+    ):
         pass
 
 
-def test_a_directory_that_is_no_sweep_is_not_copied(place, on):
-    on("a")
+def test_a_directory_that_is_no_sweep_is_not_copied(place, use_machine):
+    use_machine("a")
     with pytest.raises(UserError, match=r"has no sweep\.json; give the OUT of sweep"):
         pareto(ParetoOptions(sweep=str(place)))
 
 
-def test_a_local_directory_is_used_itself(tmp_path, on):
-    on("a")
-    with a_sweep(Location.of(tmp_path / "out")) as out:
+def test_a_local_directory_is_used_itself(tmp_path, use_machine):
+    use_machine("a")
+    with sweep_copy(Location.of(tmp_path / "out")) as out:
         assert out == tmp_path / "out"
     with read(Location.of(tmp_path)) as copy:
         assert copy.path == copy.fetch(copy.path) == tmp_path
@@ -102,19 +106,19 @@ def test_the_default_of_out_lies_in_the_storage_of_the_cluster(monkeypatch, plac
     assert SweepOptions(out="mine").out == "mine"
 
 
-def test_a_copy_is_deleted_once_the_bucket_holds_everything(folder, on, monkeypatch):
-    on("a")
-    with a_sweep(folder) as out:
+def test_a_copy_is_deleted_once_the_bucket_holds_everything(folder, use_machine, monkeypatch):
+    use_machine("a")
+    with sweep_copy(folder) as out:
         open_study(out).ask()
         write_run(out / "trials/0000", 4, "complete")
     assert not out.parent.exists()
-    with a_sweep(folder, resume=True) as again:
+    with sweep_copy(folder, resume=True) as again:
         assert (again, (again / "trials/0000/summary.json").exists()) == (out, True)
-    with pytest.raises(KeyboardInterrupt), a_sweep(folder, resume=True):
+    with pytest.raises(KeyboardInterrupt), sweep_copy(folder, resume=True):
         raise KeyboardInterrupt
     assert (out / "trials/0000/summary.json").exists()
     monkeypatch.setattr(Location, "upload", refuse)
-    with pytest.raises(StepError, match="refused"), a_sweep(folder, resume=True):
+    with pytest.raises(StepError, match="refused"), sweep_copy(folder, resume=True):
         write_run(out / "trials/0000", 5, "complete")
     assert (out / "trials/0000/summary.json").exists()
 
@@ -141,8 +145,8 @@ def fetched(relay):
     return sorted(tuple(path.split("/")[-3:]) for path in paths if not path.endswith("/lab/"))
 
 
-def test_export_of_a_sweep_fetches_its_small_files_and_one_model(finished, tmp_path, on):
-    on("a")
+def test_export_of_sweep_copy_fetches_its_small_files_and_one_model(finished, tmp_path, use_machine):
+    use_machine("a")
     place, relay = finished
     result = export(ExportOptions(source=str(place), out=str(tmp_path / "model"), select="knee"))
     assert result["trial"] == "0001"
@@ -153,8 +157,8 @@ def test_export_of_a_sweep_fetches_its_small_files_and_one_model(finished, tmp_p
     assert len(set(paths)) == 1 + 7 + 3
 
 
-def test_pareto_of_a_sweep_fetches_the_models_of_the_frontier_only(finished, on):
-    on("a")
+def test_pareto_of_sweep_copy_fetches_the_models_of_the_frontier_only(finished, use_machine):
+    use_machine("a")
     place, relay = finished
     result = pareto(ParetoOptions(sweep=str(place)))
     points = [point["trial"] for point in result["frontier"]]
@@ -169,8 +173,10 @@ def shards(tmp_path_factory):
     return make_shards(tmp_path_factory.mktemp("data") / "shards")
 
 
-def test_a_run_in_a_bucket_is_resumed_by_another_machine_and_equal_to_the_bit(shards, place, tmp_path, on, monkeypatch):
-    on("a")
+def test_a_run_in_a_bucket_is_resumed_by_another_machine_and_equal_to_the_bit(
+    shards, place, tmp_path, use_machine, monkeypatch
+):
+    use_machine("a")
     train(TrainOptions(shards=str(shards), out=str(tmp_path / "whole"), **FAST))
     of_run = {"shards": str(shards), "out": str(place), **FAST}
 
@@ -179,22 +185,22 @@ def test_a_run_in_a_bucket_is_resumed_by_another_machine_and_equal_to_the_bit(sh
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-        patch.setattr("pipelines.train._on_epoch", lambda _: on_epoch)
+        patch.setattr("pipelines.train.epoch_logger", lambda: on_epoch)
         train(TrainOptions(**of_run))
     assert {"config.json", "running.zip"} <= set(place.files())
-    on("b")
+    use_machine("b")
     result = train(TrainOptions(**of_run, resume=True))
     assert (result["out"], result["model"]) == (str(place), str(place / "model"))
     assert "running.zip" not in place.files()
     with read(place) as copy:
         assert metrics(copy.path) == metrics(tmp_path / "whole")
-    on("c")
+    use_machine("c")
     # A run that has ended is not trained again.
     assert train(TrainOptions(**of_run, resume=True))["train_s"] == result["train_s"]
 
 
 @pytest.mark.timeout(600)
-def test_a_killed_sweep_is_resumed_from_its_bucket_on_another_machine(shards, place, tmp_path, on):
+def test_a_killed_sweep_is_resumed_from_its_bucket_on_another_machine(shards, place, tmp_path, use_machine):
     def command(machine, *words):
         options = ("--data", str(shards), "--num-trials", "3", "--epochs", "10", "--early-stopping", "none")
         return Child(
@@ -223,7 +229,7 @@ def test_a_killed_sweep_is_resumed_from_its_bucket_on_another_machine(shards, pl
     # What had ended was not trained again.
     assert {name: (place / name).read_text() for name in ended} == before
     assert not any(name.endswith(".zip") or ".tune" in name for name in place.files())
-    on("c")
+    use_machine("c")
     result_c = pareto(ParetoOptions(sweep=str(place)))
     assert result_c["sweep"] == str(place)
     assert [point["trial"] for point in result_c["frontier"]] == [point["trial"] for point in result["frontier"]]

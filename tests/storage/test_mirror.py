@@ -16,14 +16,14 @@ from pipelines.storage import mirror, transfer
 from pipelines.storage.filesystem import StorageError
 from pipelines.storage.location import Location
 from tests.s3 import Relay
-from tests.storage.sweeps import ENDED, a_sweep, epochs, open_study, read, refuse, wait_for, work_on, write_run
+from tests.storage.sweeps import ENDED, epochs, open_study, read, refuse, sweep_copy, wait_for, work_on, write_run
 
 
 @pytest.mark.parametrize("kind", ["place", "folder"], ids=["object store", "other file system"])
-def test_another_machine_resumes_from_the_bucket_and_then_the_first_one_again(kind, request, on):
+def test_another_machine_resumes_from_the_bucket_and_then_the_first_one_again(kind, request, use_machine):
     place = request.getfixturevalue(kind)
-    on("a")
-    with a_sweep(place) as out:
+    use_machine("a")
+    with sweep_copy(place) as out:
         study = open_study(out)
         study.tell(study.ask(), 1.0)
         study.ask()
@@ -35,8 +35,8 @@ def test_another_machine_resumes_from_the_bucket_and_then_the_first_one_again(ki
     ended = {f"trials/0000/{name}" for name in ENDED}
     running = "trials/0001/running.zip"
     assert set(place.files()) == {"mirror.json", "sweep.json", "study.journal", running, *ended}
-    on("b")
-    with a_sweep(place, resume=True) as other:
+    use_machine("b")
+    with sweep_copy(place, resume=True) as other:
         assert other != out
         found = set(Location(str(other)).files())
         assert found - {f"trials/0001/{name}" for name in (*ENDED, "checkpoint/state.pt")} == {
@@ -48,28 +48,28 @@ def test_another_machine_resumes_from_the_bucket_and_then_the_first_one_again(ki
         assert [trial.state.name for trial in open_study(other).trials] == ["COMPLETE", "RUNNING"]
         write_run(other / "trials/0001", 5, "stopped")
     assert running not in place.files()
-    on("a")
-    with a_sweep(place, resume=True) as again:
+    use_machine("a")
+    with sweep_copy(place, resume=True) as again:
         assert again == out
         assert epochs(again / "trials/0001") == {5}
         assert not (again / "trials/0001/checkpoint").exists()
 
 
-def test_the_same_machine_resumes_with_results_that_the_bucket_lacks(folder, on, monkeypatch):
-    on("a")
+def test_the_same_machine_resumes_with_results_that_the_bucket_lacks(folder, use_machine, monkeypatch):
+    use_machine("a")
     with monkeypatch.context() as patch:
         patch.setattr(Location, "upload", refuse)
         with pytest.raises(StepError, match=r"refused; the results of this command lie in .*--resume on this machine"):
             work_on(folder)
     assert folder.files() == ["mirror.json"]
-    with a_sweep(folder, resume=True) as again:
+    with sweep_copy(folder, resume=True) as again:
         assert epochs(again / "trials/0000") == {3}
     assert "trials/0000/running.zip" in folder.files()
 
 
-def test_wherever_a_transfer_breaks_off_the_bucket_can_be_resumed_from(tmp_path, on, monkeypatch):
+def test_wherever_a_transfer_breaks_off_the_bucket_can_be_resumed_from(tmp_path, use_machine, monkeypatch):
     """One trial ends, one continues, one is new; each write to the bucket in turn is the last one."""
-    on("a")
+    use_machine("a")
     monkeypatch.setattr(transfer, "_THREADS", 1)
     monkeypatch.setattr(mirror, "repeated", lambda *_: contextlib.nullcontext())
     upload, remove = Location._upload, Location.remove
@@ -90,12 +90,12 @@ def test_wherever_a_transfer_breaks_off_the_bucket_can_be_resumed_from(tmp_path,
 
         monkeypatch.setattr(Location, "_upload", counted(upload))
         monkeypatch.setattr(Location, "remove", counted(remove))
-        with a_sweep(place) as out:
+        with sweep_copy(place) as out:
             study = open_study(out)
             trials = [study.ask(), study.ask()]
             for number in range(2):
                 write_run(out / f"trials/000{number}", 1)
-        with contextlib.suppress(StepError), a_sweep(place, resume=True) as out:
+        with contextlib.suppress(StepError), sweep_copy(place, resume=True) as out:
             study = open_study(out)
             write_run(out / "trials/0000", 3, "complete")
             study.tell(trials[0].number, 1.0)
@@ -105,8 +105,8 @@ def test_wherever_a_transfer_breaks_off_the_bucket_can_be_resumed_from(tmp_path,
             study.tell(2, 1.0)
             left = num_writes
         is_whole, left = left > 0, 99
-        on(f"b{num_writes}")
-        with a_sweep(place, resume=True) as copy:
+        use_machine(f"b{num_writes}")
+        with sweep_copy(place, resume=True) as copy:
             names = {path.name for path in (copy / "trials").iterdir()}
             study = open_study(copy)
             assert {f"{trial.number:04d}" for trial in study.trials} >= names
@@ -119,7 +119,7 @@ def test_wherever_a_transfer_breaks_off_the_bucket_can_be_resumed_from(tmp_path,
                     assert set(Location(str(run)).files()) >= ENDED
             seen.add(tuple((name, *epochs(copy / "trials" / name)) for name in sorted(names)))
         assert {"0000", "0001"} <= names
-        on("a")
+        use_machine("a")
         if is_whole:
             break
         num_writes += 1
@@ -128,8 +128,8 @@ def test_wherever_a_transfer_breaks_off_the_bucket_can_be_resumed_from(tmp_path,
     assert (("0000", 3), ("0001", 2), ("0002", 1)) in seen
 
 
-def test_a_run_that_changes_while_it_is_read_is_not_sent_as_a_mixture(folder, on, monkeypatch):
-    on("a")
+def test_a_run_that_changes_while_it_is_read_is_not_sent_as_a_mixture(folder, use_machine, monkeypatch):
+    use_machine("a")
     write, times = zipfile.ZipFile.write, []
 
     def change(self, path, *args):
@@ -139,7 +139,7 @@ def test_a_run_that_changes_while_it_is_read_is_not_sent_as_a_mixture(folder, on
             write_run(out / "trials/0000", 2)
 
     monkeypatch.setattr(zipfile.ZipFile, "write", change)
-    with a_sweep(folder) as out:
+    with sweep_copy(folder) as out:
         open_study(out).ask()
         write_run(out / "trials/0000", 1)
         wait_for(lambda: "trials/0000/running.zip" in folder.files())
@@ -147,12 +147,12 @@ def test_a_run_that_changes_while_it_is_read_is_not_sent_as_a_mixture(folder, on
         assert epochs(copy.path / "trials/0000") == {2}
 
 
-def test_an_outage_of_the_bucket_is_reported_once_and_loses_nothing(query, on, caplog):
+def test_an_outage_of_the_bucket_is_reported_once_and_loses_nothing(query, use_machine, caplog):
     relay = Relay(query)
     place = Location.of(f"s3://lab/{uuid.uuid4()}?{relay.query}")
     caplog.set_level(logging.INFO)
-    on("a")
-    with a_sweep(place) as out:
+    use_machine("a")
+    with sweep_copy(place) as out:
         study = open_study(out)
         wait_for(lambda: (place / "study.journal").exists())
         relay.down()
@@ -166,8 +166,8 @@ def test_an_outage_of_the_bucket_is_reported_once_and_loses_nothing(query, on, c
     assert caplog.text.count("tried again") == 1
 
 
-def test_growing_files_and_short_runs_take_few_requests(folder, on, monkeypatch):
-    on("a")
+def test_growing_files_and_short_runs_take_few_requests(folder, use_machine, monkeypatch):
+    use_machine("a")
     monkeypatch.setattr(mirror, "_RUNNING_EVERY_S", 60.0)
     upload, written = Location._upload, []
 
@@ -176,7 +176,7 @@ def test_growing_files_and_short_runs_take_few_requests(folder, on, monkeypatch)
         upload(place, source)
 
     monkeypatch.setattr(Location, "_upload", noted)
-    with a_sweep(folder) as out:
+    with sweep_copy(folder) as out:
         open_study(out).ask()
         for number in range(10):
             (out / "events").write_text("x" * number)
@@ -189,8 +189,8 @@ def test_growing_files_and_short_runs_take_few_requests(folder, on, monkeypatch)
     assert written.count("summary.json") == 1
 
 
-def test_the_end_of_a_command_waits_for_a_bucket_that_does_not_answer(folder, on, monkeypatch):
-    on("a")
+def test_the_end_of_a_command_waits_for_a_bucket_that_does_not_answer(folder, use_machine, monkeypatch):
+    use_machine("a")
     monkeypatch.setattr(mirror, "_PATIENCE_S", 60.0)
     monkeypatch.setattr(mirror, "repeated", lambda *_: contextlib.nullcontext())
     upload, refused = Location.upload, []
@@ -207,32 +207,32 @@ def test_the_end_of_a_command_waits_for_a_bucket_that_does_not_answer(folder, on
     assert {"sweep.json", "trials/0000/running.zip"} <= set(folder.files())
 
 
-def test_a_machine_stops_writing_once_another_one_has_taken_over(folder, on, caplog):
+def test_a_machine_stops_writing_once_another_one_has_taken_over(folder, use_machine, caplog):
     def work():
-        with a_sweep(folder) as out:
+        with sweep_copy(folder) as out:
             open_study(out).ask()
             write_run(out / "trials/0000", 1)
             wait_for(lambda: "trials/0000/running.zip" in folder.files())
-            on("b")
-            with a_sweep(folder, resume=True) as other:
+            use_machine("b")
+            with sweep_copy(folder, resume=True) as other:
                 write_run(other / "trials/0000", 2, "complete")
             write_run(out / "trials/0000", 3, "complete")
             wait_for(lambda: "was resumed on" in caplog.text)
 
-    on("a")
+    use_machine("a")
     with pytest.raises(StepError, match=f"was resumed on {os.uname().nodename}: it ends here; .* lie in") as error:
         work()
     assert "--resume" not in str(error.value)
     assert json.loads((folder / "trials/0000/summary.json").read_text())["epoch"] == 2
 
 
-def test_trials_without_their_study_are_not_deleted(folder, on):
-    on("a")
-    with a_sweep(folder) as out:
+def test_trials_without_their_study_are_not_deleted(folder, use_machine):
+    use_machine("a")
+    with sweep_copy(folder) as out:
         open_study(out).ask()
         write_run(out / "trials/0000", 4, "complete")
     (folder / "study.journal").remove()
-    on("b")
-    with pytest.raises(UserError, match=r"no study.journal .*; put it back"), a_sweep(folder, resume=True):
+    use_machine("b")
+    with pytest.raises(UserError, match=r"no study.journal .*; put it back"), sweep_copy(folder, resume=True):
         pass
     assert (folder / "trials/0000/summary.json").exists()
