@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["BLUE", "GREY", "ORANGE", "confusion_matrix", "escape_missing", "fonts", "learning_curve", "plain_axes"]
+__all__ = ["BLUE", "GREY", "ORANGE", "Sheet", "confusion_matrix", "learning_curve", "plain_axes"]
 
 
 # Colours of Okabe and Ito, which colour-blind people can distinguish.
@@ -111,7 +111,7 @@ def confusion_matrix(counts_CC: np.ndarray, classes: Sequence[str], path: str | 
         path: The file.
         title: A line above the matrix.
     """
-    sheet = _Sheet({*title}.union(*classes))
+    sheet = Sheet({*title}.union(*classes))
     names = [name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…" for name in classes]
     cell = int(np.clip(1100 // len(names), 15, 72))
     points = min(9.0, 0.62 * cell * 72 / _DPI)
@@ -142,8 +142,8 @@ def confusion_matrix(counts_CC: np.ndarray, classes: Sequence[str], path: str | 
     _save(sheet.figure, path)
 
 
-class _Sheet:
-    """A white figure for one matrix, with text in any script; positions are in pixels from the lower left corner."""
+class Sheet:
+    """A white figure with text in any script; positions are in pixels from the lower left corner."""
 
     def __init__(self, letters: set[str]) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -151,20 +151,23 @@ class _Sheet:
 
         self.figure = Figure(dpi=_DPI)
         FigureCanvasAgg(self.figure)
-        self._families, self._letters = fonts(letters)
+        self._families, self._letters = _fonts(letters)
 
     def write(self, x: float, y: float, text: str, points: float, **style: Any) -> Any:
+        """Writes a text of so many points; returns matplotlib's Text."""
         # Dollar signs in names must not start a formula.
         style = {"family": self._families, "size": points, "transform": None, "parse_math": False, **style}
-        return self.figure.text(x, y, escape_missing(text, self._letters), None, **style)
+        return self.figure.text(x, y, _escape_missing(text, self._letters), None, **style)
 
     def width(self, text: str, points: float, **style: Any) -> int:
+        """The width of a text in pixels."""
         written = self.write(0, 0, text, points, **style)
         width: int = math.ceil(written.get_window_extent().width)
         written.remove()
         return width
 
     def resize(self, width: int, height: int) -> None:
+        """Sets the size in pixels."""
         self._size = width, height
         self.figure.set_size_inches(width / _DPI, height / _DPI)
 
@@ -195,12 +198,12 @@ def _save(figure: "Figure", path: str | Path) -> None:
         figure.savefig(file, format="png")
 
 
-def escape_missing(text: str, letters: set[str]) -> str:
+def _escape_missing(text: str, letters: set[str]) -> str:
     """The text with Unicode escapes for characters that are not in `letters`."""
     return "".join(letter if letter in letters else letter.encode("unicode_escape").decode() for letter in text)
 
 
-def fonts(letters: Iterable[str]) -> tuple[list[str], set[str]]:
+def _fonts(letters: Iterable[str]) -> tuple[list[str], set[str]]:
     """(font families for these letters, those of the letters that the families have).
 
     The families are matplotlib's own and, if it lacks letters, the installed one that has most of these.

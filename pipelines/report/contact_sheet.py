@@ -10,13 +10,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from pipelines.core.errors import UserError
 from pipelines.data.dataset import Split
-from pipelines.evaluation.plots import escape_missing, fonts
+from pipelines.evaluation.plots import Sheet
 from pipelines.storage.location import Location
 from pipelines.video.frame import FrameSize
 
@@ -31,8 +29,6 @@ _MANY_CLASSES, _LARGE_SIDE, _SMALL_SIDE = 24, 128, 64
 # Pixels.
 _MARGIN, _HEADER, _NAME, _GAP, _FRAME_GAP, _CAPTION, _LINE = 16, 56, 180, 12, 2, 16, 17
 _MIN_STRIP, _MIN_WIDTH = 140, 900
-# A power of two: numbers of pixels are then exact in inches, the unit of matplotlib.
-_DPI = 128
 _INK, _GREY = "#111111", "#777777"
 
 
@@ -133,11 +129,9 @@ class _Page:
     """A white page of height x width pixels for images and text in any script; x and y are upper left corners."""
 
     def __init__(self, height: int, width: int, letters: set[str]) -> None:
-        self._height = height
-        self._figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
-        self._canvas = FigureCanvasAgg(self._figure)
+        self._height, self._sheet = height, Sheet(letters)
+        self._sheet.resize(width, height)
         self._images: list[tuple[int, int, np.ndarray]] = []
-        self._families, self._letters = fonts(letters)
 
     def paste(self, x: int, y: int, image: np.ndarray) -> None:
         self._images.append((x, y, image))
@@ -158,15 +152,14 @@ class _Page:
         return y + len(lines) * _LINE
 
     def _write(self, x: int, y: int, text: str, points: float, colour: str) -> Text:
-        text = escape_missing(text, self._letters)
-        style: dict[str, Any] = {"family": self._families, "size": points, "color": colour, "va": "top"}
-        # matplotlib counts y from below. Dollar signs in names must not start a formula.
-        return self._figure.text(x, self._height - y, text, transform=None, parse_math=False, **style)
+        written: Text = self._sheet.write(x, self._height - y, text, points, color=colour, va="top")
+        return written
 
     def pixels(self) -> np.ndarray:
         """uint8 [H, W, 3], RGB."""
-        self._canvas.draw()
-        pixels = np.asarray(self._canvas.buffer_rgba())[..., :3].copy()
+        canvas: Any = self._sheet.figure.canvas
+        canvas.draw()
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
         for x, y, image in self._images:
             pixels[y : y + image.shape[0], x : x + image.shape[1]] = image
         return pixels
