@@ -24,8 +24,8 @@ from pipelines.core.options import positional
 from pipelines.evaluation.plots import plain_axes
 from pipelines.tuning.frontier import hypervolume
 from pipelines.tuning.importance import read_study
-from pipelines.tuning.trial import Trial
 from pipelines.tuning.sweep_directory import read_trial
+from pipelines.tuning.trial import Trial
 from search_spaces import shapes
 from ttrnn.files import atomic_write
 
