@@ -116,7 +116,7 @@ def _grow(plan: Plan, catalog: Catalog, out: Location, options: PreprocessOption
         for clip in new:
             # Refuses a URI that cannot be opened before the plan contains it.
             Location.of(clip.path)
-        # Of few clips, each gets a shard of its own, whatever its size.
+        # Each of a few clips gets its own shard, regardless of its size.
         clip_bytes = expected_frames(new, options) * options.frame.size if len(new) > MIN_SHARDS else 0
         number = clips_per_shard(len(new), clip_bytes, options.shard_mb * 1e6)
         plan = plan.grown(new, number, catalog.classes)

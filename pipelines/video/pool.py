@@ -1,4 +1,4 @@
-"""Work on several videos at a time: one thread per core, each with a decoding process of its own."""
+"""Process several videos at a time: one thread per core, each with its own decoding process."""
 
 import contextlib
 import os

@@ -209,7 +209,7 @@ class IsolatedDecoder:
         self._connection, other = Pipe()
         descriptors = (other.fileno(), *(memory.file.fileno() for memory in self._memories))
         # Not multiprocessing: its children first import the parent's main module, which in a Ray worker is Ray's.
-        # The child imports this package from the same place; in a session of its own, Ctrl-C does not reach it.
+        # The child imports this package from the same folder. It has its own session, which Ctrl-C does not reach.
         path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
         command = [sys.executable, "-P", "-c", f"from {serve.__module__} import serve; serve{descriptors}"]
         self._process = subprocess.Popen(

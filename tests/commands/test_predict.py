@@ -98,6 +98,17 @@ def test_a_folder_means_the_videos_in_it_and_lines_are_printed_one_by_one(videos
     assert "no videos" in err
 
 
+def test_a_bug_in_the_program_is_not_an_error_of_the_video(videos, model, capsys, monkeypatch):
+    def fail(*_):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(recognizer.Recognizer, "_whole", fail)
+    code, out, err = run(capsys, predict.main, model, sorted(videos.glob("*/*.avi"))[0], "--json")
+    assert (code, out) == (1, "")
+    assert "Traceback" in err
+    assert "ValueError: a bug" in err
+
+
 def windowed(capsys, model, path, *words):
     return json.loads(run(capsys, predict.main, model, path, "--json", *words)[1])["videos"][0]
 
