@@ -1,17 +1,17 @@
-"""What a sweep tries: data, not machinery.
+"""Define the search spaces of a sweep, and load them by name.
 
 A search space is a module with two functions:
 
-    space(trial) -> dict        asks the Optuna trial for values; gives options of pipelines.train by their names
-    baselines(frame) -> list    options of the points to try first, for frames of (height, width, channels)
+    space(trial) -> dict        samples values from the Optuna trial; returns options of pipelines.train by name
+    baselines(frame) -> list    options of the models to train first, for frames of (height, width, channels)
 
-The frame of the data set is in `trial.study.user_attrs["frame"]`, as [height, width, channels]. `shapes` is the space
-to start with, `ranks` a smaller one. `paper` is no such module: it has the paper's own experiments, for
+The frame of the data set is in `trial.study.user_attrs["frame"]`, as [height, width, channels]. `shapes` is the default
+space, `ranks` a smaller one. The module `paper` is not a search space: it has the paper's experiments, for
 pipelines.reproduce.
 
-A space of your own is a function in a file of yours, given as `--space package.module:function` and looked for in the
-current directory first. `baselines`, if there is a function of this name beside it, gives the first points; what the
-space does not set keeps the default of train. For example `lips.py`, for `--space lips:both_ways`:
+Your own space is a function in a module, given as `--space package.module:function`, which is searched in the current
+directory first. A function `baselines` in the same module returns the models to train first. Options that the space
+does not set have the defaults of train. For example, `lips.py` for `--space lips:both_ways`:
 
     from search_spaces.shapes import baselines, space
 
@@ -21,8 +21,8 @@ space does not set keeps the default of train. For example `lips.py`, for `--spa
         options["weight_averaging"] = 0.98
         return options
 
-Only the driver of a sweep calls it: the machines of a cluster need not have the file. A name that is asked for must
-stand for the same choices each time: call modes `in_modes_4` and `in_modes_5`, not `in_modes`, if those differ.
+Only the driver of a sweep calls it, so that the file is not needed on the other nodes of a cluster. A parameter must
+have the same choices in each trial: if they differ, use several names, for example `in_modes_4` and `in_modes_5`.
 """
 
 import importlib
@@ -44,19 +44,19 @@ def _no_baselines(frame: Sequence[int]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Space:
-    """A search space, whoever wrote it."""
+    """The two functions of a search space."""
 
     space: Callable[[Any], dict[str, Any]]
-    """From an Optuna trial to options of train."""
+    """Optuna trial -> options of train."""
     baselines: Callable[[Sequence[int]], list[dict[str, Any]]] = _no_baselines
-    """From the frame (height, width, channels) to the points to try first."""
+    """Frame (height, width, channels) -> options of the models to train first."""
 
 
 def load(name: str) -> Space:
-    """The search space of this name, or the function that `package.module:function` names.
+    """Loads the search space with this name, or the function given as `package.module:function`.
 
     Raises:
-        ValueError: there is no such space, module or function, or the module fails when it is imported.
+        ValueError: there is no such space, module or function, or importing the module fails.
     """
     module_name, colon, function_name = name.partition(":")
     if colon:
@@ -65,11 +65,11 @@ def load(name: str) -> Space:
         module, function_name = importlib.import_module(f"search_spaces.{name}"), "space"
     else:
         raise ValueError(
-            f"there is no search space {name!r}; there are {', '.join(NAMES)}, and your own as package.module:function"
+            f"there is no search space {name!r}; choose {', '.join(NAMES)}, or your own as package.module:function"
         )
     function, baselines = getattr(module, function_name, None), getattr(module, "baselines", None)
     if not callable(function):
-        what = "is not there" if function is None else f"is no function but {function!r}"
+        what = "does not exist" if function is None else f"is not a function but {function!r}"
         raise ValueError(
             f"search space {name!r}: {function_name!r} in {module_name} {what}; give package.module:function"
         )
@@ -77,10 +77,10 @@ def load(name: str) -> Space:
 
 
 def _import(module_name: str, name: str) -> ModuleType:
-    """A user's module, from the current directory first, as `python -m` has it; that stays so for what it imports."""
+    """Imports a module, also from the current directory, which stays on sys.path for the imports of the module."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    # A file that was written a moment ago may not be in the finder's listing yet.
+    # The import system may not have seen a file that was written a moment ago.
     importlib.invalidate_caches()
     try:
         return importlib.import_module(module_name)
@@ -92,4 +92,4 @@ def _import(module_name: str, name: str) -> ModuleType:
                 "give package.module:function"
             ) from error
         what = f"{type(error).__name__}: {error}"
-        raise ValueError(f"search space {name!r}: importing {module_name} fails with {what}; mend it first") from error
+        raise ValueError(f"search space {name!r}: importing {module_name} fails with {what}; fix it first") from error

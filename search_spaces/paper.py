@@ -1,11 +1,11 @@
-"""The paper's experiments as data: no space to search, but three data sets times six models, by name.
+"""Define the paper's experiments as data: three data sets times six models.
 
     EXPERIMENTS["ucf11"]                    frames, modes, optimisation, folds
-    train_options("ucf11", "tt-gru")        the options of pipelines.train, by their names
-    published("ucf11", "tt-gru")            the figure in published.csv, which is a claim, not a measure
+    train_options("ucf11", "tt-gru")        options of pipelines.train by name
+    published("ucf11", "tt-gru")            the figure that the paper reports, from published.csv
 
 Source: Yang, Krompass, Tresp, "Tensor-Train Recurrent Neural Networks for Video Classification", ICML 2017 (arXiv
-1707.01786), and where the paper is silent its authors' code, Tuyki/TT_RNN.
+1707.01786), and, for details that the paper does not give, the code of its authors, Tuyki/TT_RNN.
 """
 
 import csv
@@ -18,18 +18,18 @@ __all__ = ["EXPERIMENTS", "MODELS", "Experiment", "published", "train_options"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Experiment:
-    """A data set as the paper has it, and how every model was trained on it."""
+    """A data set in the paper, and how all models were trained on it."""
 
     width: int
-    """Of a frame, in pixels; it has three channels."""
+    """Width of a frame with three channels, in pixels."""
     height: int
-    """In pixels."""
+    """Height of a frame, in pixels."""
     in_modes: str
-    """They multiply to the values of a frame."""
+    """Input modes, whose product is the number of values of a frame."""
     fps: float | None = None
-    """Frames taken of a second of video; None: all there are."""
+    """Frames per second of video; None: all frames."""
     max_frames: int
-    """Longer clips were cut to so many frames."""
+    """Number of frames to which longer clips were cut."""
     lr: float
     """Constant learning rate."""
     batch_size: int
@@ -39,17 +39,17 @@ class Experiment:
     metric: str
     """accuracy or mean_average_precision."""
     folds: int | None = None
-    """Parts of the cross-validation, dealt clip by clip; None: the data set's official train and test split."""
+    """Folds of the cross-validation by clip; None: the official train and test split of the data set."""
     group_folds: int | None = None
-    """Parts if groups are to stay whole: no more than every class has groups to spare."""
+    """Folds of the cross-validation by group, limited by the number of groups per class."""
     num_classes: int
-    """Classes, or labels of which a clip may have several."""
+    """Number of classes; a clip may have several if metric is mean_average_precision."""
     num_clips: int
-    """Clips of all splits."""
+    """Number of clips of all splits."""
     num_test_clips: int
-    """Clips of the test split, or of one fold."""
+    """Number of clips of the test split or of one fold."""
     mean_frames: float
-    """Frames per clip, an assumption for estimates: the paper says the least and the most, this is their mean."""
+    """Assumed mean number of frames per clip: the mean of the minimum and the maximum, which the paper gives."""
 
 
 EXPERIMENTS = {
@@ -95,23 +95,23 @@ EXPERIMENTS = {
         epochs=101,
         metric="accuracy",
         folds=5,
-        # Of everybody there are three videos.
+        # There are three videos of each person.
         group_folds=3,
         num_classes=47,
         num_clips=1910,
         num_test_clips=382,
-        # The paper only says to what clips were padded.
+        # The paper only gives the length to which clips were padded.
         mean_frames=85,
     ),
 }
-"""By name, as `--dataset` takes it."""
+"""Experiments by name, the choices of `--dataset`."""
 
 MODELS = {
     f"{name}-{cell}": {"input": name, "cell": "rnn" if cell == "srnn" else cell}
     for name in ("tt", "dense")
     for cell in ("srnn", "gru", "lstm")
 }
-"""What sets the six models apart, as options of pipelines.train; SRNN is the paper's word for a simple RNN."""
+"""Options of pipelines.train by model; SRNN is the paper's name for a simple RNN."""
 
 _COMMON = {
     "hidden_modes": "4x4x4x4",
@@ -140,21 +140,21 @@ _COMMON = {
     # Keras' l2(0.01) penalises 0.01 w^2, whose gradient is 0.02 w.
     "weight_decay": 0.02,
     "decayed": "head",
-    # Not the paper's, whose cores start such that the gates are saturated: 0.3, as elsewhere, of pixels that are not
-    # divided by their deviation.
+    # Unlike the paper, whose initial cores saturate the gates: the default 0.3, scaled to pixels that are not divided
+    # by their standard deviation.
     "input_gain": 0.004,
 }
 
 
 def train_options(dataset: str, model: str) -> dict[str, Any]:
-    """Options of pipelines.train for a data set in EXPERIMENTS and a model in MODELS; splits and seed are not in it."""
+    """Options of pipelines.train for a data set in EXPERIMENTS and a model in MODELS, without splits and seed."""
     experiment = EXPERIMENTS[dataset]
     names = ("in_modes", "lr", "batch_size", "epochs")
     return {**_COMMON, **MODELS[model], **{name: getattr(experiment, name) for name in names}}
 
 
 def published(dataset: str, model: str) -> float | None:
-    """The metric that the paper gives, 0 to 1; None where it gives none."""
+    """The metric that the paper reports, 0 to 1; None if it reports none."""
     with Path(__file__).with_name("published.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if (row["dataset"], row["model"]) == (dataset, model):

@@ -1,4 +1,4 @@
-"""Only the ranks: the paper's TT-GRU and its shape, with the ranks that `shapes` has for input and recurrent matrix."""
+"""Search only the ranks of input and recurrent matrix, for the shape of the paper's TT-GRU."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ __all__ = ["baselines", "space"]
 
 
 def space(trial: optuna.Trial) -> dict[str, Any]:
-    """Ranks, dense or tensor-train recurrent matrix, learning rate."""
+    """Samples ranks, dense or tensor-train recurrent matrix, and learning rate."""
     in_modes, hidden = frame_modes(*trial.study.user_attrs["frame"]), (4, 4, 4, 4)
     gates = gate_modes(hidden, NUM_GATES["gru"])
     recurrent = trial.suggest_categorical("recurrent", ["tt", "dense"])

@@ -1,22 +1,22 @@
-"""Number and sizes of modes, hidden size, ranks of every bond, cell, pooling, learning rate and dropout.
+"""Search modes, hidden size, ranks of each bond, cell, pooling, learning rate and dropout.
 
-Frames are stored as height x width x channels. A mode is a factor of one axis, rows or columns: none straddles the
-border between the two, and the channels go with the last one. Of all ordered ways to cut a frame so into 2 to 6 modes,
-those are left out that promise nothing of their own:
+Frames are stored as height x width x channels. A mode is a factor of the height or of the width, and the last mode
+includes the channels. Of all ordered factorisations of a frame into 2 to 6 such modes, these are excluded:
 
-- with more modes of 1 than others have (only sizes with few factors can't do without);
-- where the modes of an axis neither rise nor fall, 2x8x4 say: orders between these two differ little;
-- uneven ones, where the largest mode is so many times the smallest, and more than 1.5 times what that is in the most
-  even way: modes that are alike need the fewest parameters for a rank.
+- those with more modes of 1 than necessary (only sizes with few factors need them);
+- those whose modes of one axis are neither ascending nor descending, for example 2x8x4: the order has little effect;
+- uneven ones, whose ratio of the largest to the smallest mode is more than 1.5 times that of the most even one: equal
+  modes need the fewest parameters at a given rank.
 
-That leaves some 20 ways at most for each number of modes. Hidden sizes, the powers of two from 16 to 256, are cut by
-the same rule, which leaves the two orders of their most even modes. Ranks have a common level, which each bond halves,
-keeps or doubles, up to what its modes allow: a model has one spelling.
+About 20 factorisations at most remain for each number of modes. Hidden sizes, the powers of two from 16 to 256, are
+factorised by the same rules, which leave the two orders of their most even modes. All ranks are derived from a common
+rank, which is halved, kept or doubled at each bond and clipped to what the modes allow, so that equal models have equal
+values.
 
-Random draws spread over orders of magnitude, at 10 classes and by the size of the frame: a tenth have fewer than 1,600
-to 2,500 parameters, half fewer than 8,000 to 18,000, a tenth more than 77,000 to 190,000. Left out: reading backwards,
-which can't stream; recurrent dropout, which was not worth it on real videos; mean pooling, which is where attention
-starts.
+With 10 classes, random samples spread over orders of magnitude, depending on the size of the frame: the first decile of
+the number of parameters is 1,600 to 2,500, the median 8,000 to 18,000, the last decile 77,000 to 190,000. Not included
+are bidirectional models, which cannot stream; recurrent dropout, which did not help on real videos; and mean pooling,
+which equals untrained attention.
 """
 
 import functools
@@ -36,13 +36,13 @@ _MAX_UNEVENNESS = 1.5
 
 
 def space(trial: optuna.Trial) -> dict[str, Any]:
-    """One model and how it is trained."""
+    """Samples a model and the options of its training."""
     num_modes = trial.suggest_int("num_modes", *_NUM_MODES)
-    # Optuna takes one set of choices for each name: that of this number of modes.
+    # Optuna requires the same choices for a name, hence one name for each number of modes.
     choices = [format_modes(modes) for modes in input_modes(*trial.study.user_attrs["frame"], num_modes)]
     in_modes = parse_modes(trial.suggest_categorical(f"in_modes_{num_modes}", choices))
-    ways = hidden_modes(2 ** trial.suggest_int("log2_hidden_size", *_LOG2_HIDDEN_SIZE), num_modes)
-    hidden = ways[0 if trial.suggest_categorical("hidden_order", ["rising", "falling"]) == "rising" else -1]
+    orders = hidden_modes(2 ** trial.suggest_int("log2_hidden_size", *_LOG2_HIDDEN_SIZE), num_modes)
+    hidden = orders[0 if trial.suggest_categorical("hidden_order", ["rising", "falling"]) == "rising" else -1]
     cell = trial.suggest_categorical("cell", list(NUM_GATES))
     recurrent = trial.suggest_categorical("recurrent", ["tt", "dense"])
     gates = gate_modes(hidden, NUM_GATES[cell])
@@ -52,7 +52,7 @@ def space(trial: optuna.Trial) -> dict[str, Any]:
         "hidden_modes": format_modes(hidden),
         "ranks": suggest_ranks(trial, "rank", in_modes, gate_modes(gates, 2)),
         "recurrent_ranks": suggest_ranks(trial, "recurrent_rank", hidden, gates) if recurrent == "tt" else "none",
-        # Beside the frame, which makes twice the gates.
+        # Differences beside the frame double the number of outputs.
         "differences": "extra",
         "pooling": trial.suggest_categorical("pooling", ["last", "max", "attention"]),
         "lr": trial.suggest_float("lr", 1e-3, 2e-2, log=True),
@@ -62,7 +62,7 @@ def space(trial: optuna.Trial) -> dict[str, Any]:
 
 
 def suggest_ranks(trial: optuna.Trial, name: str, in_modes: Sequence[int], out_modes: Sequence[int]) -> str:
-    """Inner ranks as text: one for all bonds, halved or doubled at each, never above what the modes allow."""
+    """Samples inner ranks: a common rank that is halved, kept or doubled at each bond; clipped to the modes."""
     rank = trial.suggest_int(name, *_RANKS, log=True)
     ranks = []
     for bond, most in enumerate(max_ranks(in_modes, out_modes), start=1):
@@ -73,7 +73,7 @@ def suggest_ranks(trial: optuna.Trial, name: str, in_modes: Sequence[int], out_m
 
 @functools.cache
 def input_modes(height: int, width: int, channels: int, num_modes: int) -> tuple[tuple[int, ...], ...]:
-    """The ways to cut a frame into so many modes that are worth trying, each once; the rule heads this file."""
+    """The factorisations of a frame into `num_modes` modes, by the rules in the docstring of this module."""
     return _even(
         (*rows, *columns[:-1], columns[-1] * channels)
         for num_rows in range(1, num_modes)
@@ -84,7 +84,7 @@ def input_modes(height: int, width: int, channels: int, num_modes: int) -> tuple
 
 @functools.cache
 def hidden_modes(size: int, num_modes: int) -> tuple[tuple[int, ...], ...]:
-    """The ways to cut a hidden state that are worth trying, in lexical order: rising ones before falling ones."""
+    """The factorisations of a hidden size in lexical order: ascending modes before descending ones."""
     return _even(_monotone(size, num_modes))
 
 
@@ -96,9 +96,9 @@ def _monotone(size: int, num_modes: int) -> set[tuple[int, ...]]:
     }
 
 
-def _even(ways: Iterable[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
-    """In lexical order, without duplicates."""
-    found = set(ways)
+def _even(factorised: Iterable[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+    """The most even ones with the fewest modes of 1, in lexical order without duplicates."""
+    found = set(factorised)
     fewest = min(modes.count(1) for modes in found)
     unevenness = {modes: max(modes) / min(modes) for modes in found if modes.count(1) == fewest}
     most = _MAX_UNEVENNESS * min(unevenness.values())
@@ -106,7 +106,7 @@ def _even(ways: Iterable[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
 
 
 def baselines(frame: Sequence[int]) -> list[dict[str, Any]]:
-    """The paper's TT-GRU (rank 4, hidden 4x4x4x4, dense recurrent matrix), the same all in TT, and the dense twin."""
+    """The paper's TT-GRU (rank 4, hidden 4x4x4x4), the same with a TT recurrent matrix, and the dense baseline."""
     paper = {
         "cell": "gru",
         "in_modes": format_modes(frame_modes(*frame)),

@@ -1,1 +1,1 @@
-"""Reproduction of the paper."""
+"""Reproduce the table of the paper."""

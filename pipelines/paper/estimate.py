@@ -1,4 +1,4 @@
-"""What a reproduction would take, with nothing trained and nothing written: shapes, parameters, memory, time."""
+"""Estimate parameters, memory and time of a reproduction, without training anything or writing files."""
 
 import logging
 import os
@@ -38,9 +38,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """How much data there is, and of what kind, where no shards tell it."""
+    """Size and kind of a data set without shards."""
 
     whence: str
+    """where the numbers come from"""
     classes: tuple[str, ...]
     task: str
     num_clips: int
@@ -49,20 +50,20 @@ class _Scale:
 
 
 def dry_run(options: ReproduceOptions) -> dict[str, Any]:
-    """Shapes, parameters, memory and time of each model, with nothing trained and nothing written.
+    """Estimates parameters, memory and time of each model, without training anything or writing files.
 
-    Frames and clips are those of the shards, if DATA is or OUT has some; else, about, those of the videos; without
-    DATA, those of the paper.
+    The numbers of frames and clips are those of the shards, if DATA or OUT has some, else estimates from the videos,
+    or, without DATA, those of the paper.
 
     Returns:
-        dataset, dry_run, models (a line for each), whence (of the numbers of frames), num_train_frames and num_steps
-        (of an epoch), device, free_bytes, total_s (one run after the other), num_together.
+        dataset, dry_run, models (a line for each), whence (origin of the numbers of frames), num_train_frames and
+        num_steps (of an epoch), device, free_bytes, total_s (of all runs in sequence), num_together (runs at a time).
 
     Raises:
-        UserError: DATA that can't be split so.
+        UserError: DATA cannot be split as the protocols require.
     """
     source = _shards_if_any(options) or _scale(options)
-    data = source if isinstance(source, ShardDataset) else _stand_in(options.dataset, source)
+    data = source if isinstance(source, ShardDataset) else _placeholder(options.dataset, source)
     runs = plan_runs(options, "", Path(options.out), data)
     first = {run.protocol: run.train for run in reversed(runs)}
     amounts = {protocol: _amounts(first[protocol], source) for protocol in options.protocols}
@@ -101,13 +102,13 @@ def _line(
     amounts: Mapping[str, tuple[int, float, float]],
     runs: Sequence[PaperRun],
 ) -> dict[str, Any]:
-    """What a model takes: in the first protocol for an epoch and a run, in all of them for all runs."""
+    """The estimates for a model: of an epoch and a run for the first protocol, and of all runs for all protocols."""
     time = measure_step(train, config)
-    log.info("%s: %.0f us a frame", model, 1e6 * time.frame_s)
+    log.info("%s: %.0f us per frame", model, 1e6 * time.frame_s)
     seconds = {protocol: train.epochs * time.training_s(*amount) for protocol, amount in amounts.items()}
-    run_s, own = next(iter(seconds.values())), [run for run in runs if run.model == model]
+    run_s, model_runs = next(iter(seconds.values())), [run for run in runs if run.model == model]
     device = local_device().type
-    needs = step_bytes(config, train.batch_size, longest, device)
+    memory_bytes = step_bytes(config, train.batch_size, longest, device)
     return {
         "model": model,
         "in_modes": config.in_modes,
@@ -116,16 +117,16 @@ def _line(
         "input_params": config.input_params,
         "num_params": config.num_params,
         "compression": config.frame_size * config.input_shape.out_features / config.input_params,
-        "memory_bytes": needs,
-        "fits": needs <= free_bytes(device),
+        "memory_bytes": memory_bytes,
+        "fits": memory_bytes <= free_bytes(device),
         "step_s": time.step_s,
         "frame_s": time.frame_s,
         "frames_per_s": 1 / time.frame_s,
         "epochs": train.epochs,
         "epoch_s": run_s / train.epochs,
         "run_s": run_s,
-        "num_runs": len(own),
-        "total_s": sum(seconds[run.protocol] for run in own),
+        "num_runs": len(model_runs),
+        "total_s": sum(seconds[run.protocol] for run in model_runs),
     }
 
 
@@ -137,12 +138,12 @@ def _shards_if_any(options: ReproduceOptions) -> ShardDataset | None:
 
 
 def _scale(options: ReproduceOptions) -> _Scale:
-    """By the names and some headers of the videos, or as the paper has it."""
+    """The size of the data set, from the names and some headers of the videos, or from the paper."""
     experiment = EXPERIMENTS[options.dataset]
     longest = options.max_frames or experiment.max_frames
     if not options.data:
         return _Scale(
-            "as the paper has them",
+            "from the paper",
             tuple(f"class {number}" for number in range(experiment.num_classes)),
             next(task for task, metric in METRICS.items() if metric == experiment.metric),
             experiment.num_clips,
@@ -153,26 +154,26 @@ def _scale(options: ReproduceOptions) -> _Scale:
     clips = catalog.clips
     found = expected_frames(clips, PreprocessOptions(videos=options.data, out=options.out, max_frames=longest))
     num_test = sum(clip.split == "test" for clip in clips)
-    whence = "by the headers of some videos"
+    whence = "estimated from the headers of some videos"
     return _Scale(whence, catalog.classes, catalog.task, len(clips), num_test, found or experiment.mean_frames)
 
 
 def _amounts(train: TrainOptions, source: ShardDataset | _Scale) -> tuple[int, float, float]:
-    """Of an epoch: steps, frames that are learnt from, frames that are watched."""
+    """Numbers of steps, training frames and validation frames of an epoch."""
     if isinstance(source, ShardDataset):
         splits = open_folds(source.place, train.folding)
         lengths = [splits.split(name).lengths for name in ("train", "val")]
         return num_steps(len(lengths[0]), train.batch_size), float(lengths[0].sum()), float(lengths[1].sum())
-    watched = source.num_clips // train.folds if train.folds else source.num_test_clips
-    learnt = source.num_clips - watched
+    num_val = source.num_clips // train.folds if train.folds else source.num_test_clips
+    num_train = source.num_clips - num_val
     if not train.watch_test:
-        watched = round(learnt * SPLITS["val"] / (SPLITS["train"] + SPLITS["val"]))
-        learnt -= watched
-    return num_steps(learnt, train.batch_size), learnt * source.mean_frames, watched * source.mean_frames
+        num_val = round(num_train * SPLITS["val"] / (SPLITS["train"] + SPLITS["val"]))
+        num_train -= num_val
+    return num_steps(num_train, train.batch_size), num_train * source.mean_frames, num_val * source.mean_frames
 
 
-def _stand_in(dataset: str, scale: _Scale) -> ShardDataset:
-    """Shards that are not there, so that a model can be made for them."""
+def _placeholder(dataset: str, scale: _Scale) -> ShardDataset:
+    """A data set without shards, from which model configurations can be made."""
     return ShardDataset(
         place=Location.of("."),
         classes=scale.classes,
@@ -186,7 +187,7 @@ def _stand_in(dataset: str, scale: _Scale) -> ShardDataset:
 
 
 def dry_run_summary(result: dict[str, Any]) -> str:
-    """What a person reads of it."""
+    """Formats the result of `dry_run` as a table."""
     header = ["model", "input modes", "ranks", "input params", "compression", "all params", "memory"]
     lines = [
         [
@@ -206,13 +207,13 @@ def dry_run_summary(result: dict[str, Any]) -> str:
         for line in result["models"]
     ]
     runs, epochs = result["models"][0]["num_runs"], result["models"][0]["epochs"]
-    header += ["a frame", "+ a step", "an epoch", f"{epochs:,} epochs", f"{runs:,} runs"]
+    header += ["per frame", "+ per step", "epoch", f"{epochs:,} epochs", f"{runs:,} runs"]
     hours, number = result["total_s"] / 3600, result["num_together"]
     parts = [
-        plain_table(header, lines, f"{result['dataset']}: what the table takes"),
-        f"{result['num_train_frames']:,} frames in {result['num_steps']:,} steps an epoch ({result['whence']}); times "
-        f"by a few steps on random frames, on this {result['device']}, as busy as it is now",
+        plain_table(header, lines, f"{result['dataset']}: estimated cost of the table"),
+        f"{result['num_train_frames']:,} frames in {result['num_steps']:,} steps per epoch ({result['whence']}); times "
+        f"measured in a few steps on random frames on this {result['device']}, with its current load",
         f"memory by the formula of pipelines.training.memory.step_bytes; {result['free_bytes'] / 1e9:.1f} GB are free",
-        f"{hours:,.1f} h one run after the other, {hours / number:,.1f} h with {number} at a time",
+        f"{hours:,.1f} h for all runs in sequence, {hours / number:,.1f} h with {number} at a time",
     ]
     return "\n".join(parts)

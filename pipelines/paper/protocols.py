@@ -1,4 +1,4 @@
-"""What a reproduction of the paper consists of: its options, the two protocols, the runs of each."""
+"""Define the options of a reproduction, and plan the runs of its two protocols."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,41 +20,42 @@ PROTOCOLS = ("published", "ours")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReproduceOptions:
-    """Do the paper's table on a data set: TT and dense models, fold by fold, beside what was published."""
+    """Reproduce the paper's table on a data set: TT and dense models on each fold, beside the published figures."""
 
     data: str = positional(default="")
-    """the data set's videos (folder or CSV), or shards of it; --dry-run can do without"""
+    """videos of the data set (folder or CSV) or shards; not required with --dry-run"""
     out: str = positional(default="runs/reproduce")
-    """directory of the table and its runs"""
+    """directory of the table and the runs"""
     dataset: str
-    """whose configurations: ucf11, hollywood2 or youtube_celebrities; classes and clips are those of DATA"""
+    """data set whose configurations are used: ucf11, hollywood2 or youtube_celebrities; classes and clips are those of
+    DATA"""
     models: tuple[str, ...] = tuple(MODELS)
-    """some of tt-srnn, tt-gru, tt-lstm, dense-srnn, dense-gru, dense-lstm"""
+    """models to train: tt-srnn, tt-gru, tt-lstm, dense-srnn, dense-gru, dense-lstm"""
     protocol: str = "both"
-    """published, ours or both"""
+    """protocol: published, ours or both"""
     folds: int | None = None
-    """parts of the cross-validation; default: the paper's 5, for ours no more than groups allow; hollywood2 has lists
-    of its own"""
+    """folds of the cross-validation; default: the paper's 5, or fewer for ours if there are too few groups; not for
+    hollywood2, which has official lists"""
     seeds: int = 1
-    """runs of each model and fold, from other initial weights"""
+    """runs with different seeds per model and fold"""
     epochs: int | None = None
     """passes over the train split; default: the paper's number, 101 to 1,001"""
     lr: float | None = None
-    """learning rate; default: the paper's, 1e-4 or 1e-3, which few epochs are too few for"""
+    """learning rate; default: the paper's, 1e-4 or 1e-3, which is too low for few epochs"""
     max_frames: int | None = None
-    """cut longer videos to so many frames; default: as the paper did"""
+    """cut longer videos to this number of frames; default: the paper's"""
     time_limit_minutes: float | None = None
-    """stop a run in the epoch that exceeds this, and say so in the table; default: never"""
+    """stop a run after the epoch that exceeds this, with a note in the table; default: no limit"""
     cpus_per_run: int = 1
-    """processors of a run; as many runs go on at a time as fit"""
+    """CPUs per run; as many runs are trained at a time as fit"""
     gpus_per_run: float | None = None
-    """where there are GPUs: the part of one that a run takes; default: by the memory that it needs"""
+    """with GPUs: the share of a GPU per run; default: by its memory"""
     dry_run: bool = False
-    """train nothing: print shapes, parameters, memory, and the expected time by a few steps on random frames"""
+    """train nothing; print parameters, memory, and the time estimated from a few steps on random frames"""
     resume: bool = False
-    """continue in OUT: runs that are complete are not run again"""
+    """resume in OUT; complete runs are not run again"""
     overwrite: bool = False
-    """delete an older OUT first"""
+    """delete an existing OUT first"""
 
     def __post_init__(self) -> None:
         for name, value, choices in [
@@ -65,7 +66,7 @@ class ReproduceOptions:
             if value not in choices:
                 raise ValueError(f"{name} must be among {', '.join(choices)}, got {value!r}")
         if not self.models or len(set(self.models)) < len(self.models):
-            raise ValueError(f"models must name one at least, each once, got {', '.join(self.models) or 'none'}")
+            raise ValueError(f"models must name at least one, each once, got {', '.join(self.models) or 'none'}")
         if self.folds is not None and EXPERIMENTS[self.dataset].folds is None:
             raise ValueError(f"{self.dataset} has official train and test lists; leave folds {self.folds} out")
         for name, least in (("folds", 2), ("seeds", 1), ("epochs", 1), ("max_frames", 1), ("cpus_per_run", 1)):
@@ -81,18 +82,18 @@ class ReproduceOptions:
 
     @property
     def protocols(self) -> tuple[str, ...]:
-        """Those that are asked for."""
+        """The protocols to run."""
         return PROTOCOLS if self.protocol == "both" else (self.protocol,)
 
     def settings(self) -> dict[str, Any]:
-        """What all runs have in common; models, protocols and seeds may be added to a table later."""
+        """The options that all runs share; models, protocols and seeds may be added to a table later."""
         names = ("dataset", "folds", "epochs", "lr", "max_frames")
         return {"data": str(Location.of(self.data).absolute()), **{name: getattr(self, name) for name in names}}
 
 
 @dataclass(frozen=True, slots=True)
 class PaperRun:
-    """One training of a reproduction: the row of the table that it belongs to, and its options."""
+    """A training of a reproduction: its row in the table, and its options."""
 
     protocol: str
     model: str
@@ -100,7 +101,7 @@ class PaperRun:
 
     @property
     def directory(self) -> RunDirectory:
-        """Where the run lies."""
+        """The directory of the run."""
         return RunDirectory(self.train.out)
 
     def __str__(self) -> str:
@@ -109,13 +110,13 @@ class PaperRun:
 
 
 def plan_runs(options: ReproduceOptions, shards: str, out: Path, data: ShardDataset) -> list[PaperRun]:
-    """All runs, in the order in which they are started: each fold with all models, so that a table grows evenly.
+    """All runs in the order in which they are started: all models on a fold before the next fold.
 
     Args:
-        options: Which.
-        shards: Where the data lies.
-        out: Where the table is to lie.
-        data: The data, of which only the frame is asked.
+        options: The options of the reproduction.
+        shards: Path of the shards.
+        out: Directory of the table.
+        data: The data set; only its frame size is used.
     """
     experiment = EXPERIMENTS[options.dataset]
     changes: dict[str, Any] = {"epochs": options.epochs or experiment.epochs, "lr": options.lr or experiment.lr}
@@ -143,6 +144,6 @@ def plan_runs(options: ReproduceOptions, shards: str, out: Path, data: ShardData
 
 
 def is_paper_frame(data: ShardDataset, dataset: str) -> bool:
-    """Whether its modes fit: data of other sizes are given modes of their own."""
+    """Whether the frames have the size of the paper's, so that its modes can be used."""
     experiment = EXPERIMENTS[dataset]
     return data.frame.shape == (experiment.height, experiment.width, 3)

@@ -41,14 +41,14 @@ __all__ = ["reproduce"]
 
 log = logging.getLogger(__name__)
 _MARKER = "reproduce.json"
-_LOOK_EVERY_S = 60
+_LOG_EVERY_S = 60
 
 
 def reproduce(options: ReproduceOptions) -> dict[str, Any]:
-    """The table: what is missing of it is trained. Or, with --dry-run, what that would cost.
+    """Trains the missing runs of the table and writes it; with --dry-run, estimates the cost instead.
 
     Returns:
-        dataset, title, out, table (see table.rows), num_runs, num_failed, remarks; exit_code 1 where runs failed.
+        dataset, title, out, table (see table.rows), num_runs, num_failed, remarks; exit_code 1 if runs failed.
     """
     if options.dry_run:
         return dry_run(options)
@@ -66,9 +66,9 @@ def _reproduce(options: ReproduceOptions, out: Path) -> dict[str, Any]:
         data = ShardDataset.open(_shards(options, out))
         runs = plan_runs(options, str(data.place), out, data)
         for protocol in options.protocols:
-            # What can't be split is refused at once.
-            some = next(run for run in runs if run.protocol == protocol)
-            open_folds(some.train.shards, some.train.folding)
+            # Raises UserError before any training if the data cannot be split.
+            first = next(run for run in runs if run.protocol == protocol)
+            open_folds(first.train.shards, first.train.folding)
     found = _run_all(runs, options, data, out)
     lines = table.rows(found)
     num_failed = sum(run["state"] in ("failed", "refused") for run in found)
@@ -85,7 +85,7 @@ def _reproduce(options: ReproduceOptions, out: Path) -> dict[str, Any]:
 
 
 def _claim(out: Path, options: ReproduceOptions) -> None:
-    """Writes reproduce.json, or refuses to go on with a table of other options."""
+    """Writes reproduce.json; if it exists, checks that the table was started with these options."""
     path = out / _MARKER
     if not path.exists():
         with atomic_write(path) as file:
@@ -95,11 +95,11 @@ def _claim(out: Path, options: ReproduceOptions) -> None:
 
 
 def _shards(options: ReproduceOptions, out: Path) -> Location:
-    """Where the shards lie: DATA itself, or what is made of it."""
+    """Returns the directory of shards: DATA itself, or shards made from its videos."""
     place = Location.of(options.data).absolute()
     if (place / DATASET_JSON).exists():
         if options.max_frames is not None:
-            raise UserError(f"max_frames {options.max_frames} is for videos; {place} has shards: leave it out")
+            raise UserError(f"max_frames {options.max_frames} applies to videos, but {place} has shards; leave it out")
         return place
     experiment, shards = EXPERIMENTS[options.dataset], out / "shards"
     if not (shards / DATASET_JSON).exists():
@@ -111,7 +111,7 @@ def _shards(options: ReproduceOptions, out: Path) -> Location:
                 height=experiment.height,
                 fps=experiment.fps,
                 max_frames=options.max_frames or experiment.max_frames,
-                # Folds are dealt anew anyway; official splits stay.
+                # With folds, the splits are replaced anyway; official splits are kept.
                 allow_group_leak=experiment.folds is not None,
                 resume=shards.exists(),
             )
@@ -122,16 +122,16 @@ def _shards(options: ReproduceOptions, out: Path) -> Location:
 def _run_all(
     runs: Sequence[PaperRun], options: ReproduceOptions, data: ShardDataset, out: Path
 ) -> list[dict[str, Any]]:
-    """Trains the runs that have no result yet, writing the table after each. Gives all results, earlier ones too."""
+    """Trains the runs without a result, and writes the table after each; returns all results, also earlier ones."""
     limit_s = None if options.time_limit_minutes is None else 60 * options.time_limit_minutes
     others = [run for run in _runs_with_results(options, data, out) if run not in runs]
     configs = {run: model_config(run.train, data) for run in (*runs, *others)}
     found = {}
     for run, config in configs.items():
-        # Runs that are not asked for now are not given more time.
+        # Runs that are not part of this command are not continued.
         earlier = earlier_result(run.directory, limit_s if run in runs else 0.0) or {}
-        # Where a run lies is known, if OUT was moved, better than by what was written then.
-        found[run] = _before(run, config, options.dataset) | earlier | {"out": run.train.out}
+        # The path in an earlier result is wrong if OUT was moved.
+        found[run] = _waiting_row(run, config, options.dataset) | earlier | {"out": run.train.out}
     remarks = _remarks(options, data, list(found.values()))
 
     def write() -> None:
@@ -162,13 +162,17 @@ def _train(
     out: Path,
     on_end: Callable[[Training, dict[str, Any]], object],
 ) -> None:
-    """Trains the runs on the Ray that runs, as many at a time as fit; each in a process of its own."""
+    """Trains the runs on Ray, as many at a time as fit, each in a new process."""
     slots = Slots.of_cluster(1, 1.0, cpus_per_worker=options.cpus_per_run)
     longest, device = int(data.clips().lengths.max()), "cuda" if slots.device == "GPU" else "cpu"
-    needs = {run: step_bytes(configs[run], run.train.batch_size, longest, device) for run in runs.values()}
+    memory_bytes = {run: step_bytes(configs[run], run.train.batch_size, longest, device) for run in runs.values()}
     if slots.device == "GPU":
-        # Rounded up, so that shares add up to what a GPU holds; a whole one where its memory is not known.
-        share = math.ceil(20 * max(needs.values()) / slots.memory_bytes) / 20 if slots.memory_bytes < math.inf else 1.0
+        # Rounded up to twentieths, so that all runs on a GPU fit; a whole GPU if its memory is unknown.
+        share = (
+            math.ceil(20 * max(memory_bytes.values()) / slots.memory_bytes) / 20
+            if slots.memory_bytes < math.inf
+            else 1.0
+        )
         gpus = options.gpus_per_run or min(1.0, share)
         slots = Slots.of_cluster(1, gpus, cpus_per_worker=options.cpus_per_run)
     limit_s = None if options.time_limit_minutes is None else 60 * options.time_limit_minutes
@@ -177,7 +181,7 @@ def _train(
             name=name,
             options=run.train,
             model=configs[run],
-            memory_bytes=needs[run],
+            memory_bytes=memory_bytes[run],
             has_result=True,
             time_limit_s=limit_s,
         )
@@ -192,19 +196,19 @@ def _train(
         left_s = (time.monotonic() - start) / num_done * len(waiting)
         log.info("%d of %d runs, about %s left", num_done, len(runs), duration(left_s))
 
-    def look() -> None:
+    def log_progress() -> None:
         epochs = {str(runs[name]): len(runs[name].directory.metrics()) for name in list(waiting)}
-        begun = [f"{run} epoch {number}" for run, number in epochs.items() if number]
-        log.info("training: %s", ", ".join(begun) or "the first epochs")
+        started = [f"{run} epoch {number}" for run, number in epochs.items() if number]
+        log.info("training: %s", ", ".join(started) or "the first epochs")
 
     waiting = set(runs)
     queue = Queue(trainings, on_end=ended, memory_bytes=slots.memory_bytes)
-    with repeated(look, _LOOK_EVERY_S):
+    with repeated(log_progress, _LOG_EVERY_S):
         run_trainings(queue, slots, state=out / ".tune", fresh_processes=True)
 
 
 def _runs_with_results(options: ReproduceOptions, data: ShardDataset, out: Path) -> list[PaperRun]:
-    """Runs that earlier commands have left a result of, of other models, protocols or seeds too."""
+    """All runs with a result of an earlier command, also of other models, protocols or seeds."""
     names = (path.name for path in out.glob("runs/*/*/*"))
     seeds = [int(name.rpartition("-")[2]) + 1 for name in names if name.rpartition("-")[2].isdigit()]
     everything = dataclasses.replace(options, models=tuple(MODELS), protocol="both", seeds=max(seeds, default=1))
@@ -212,8 +216,8 @@ def _runs_with_results(options: ReproduceOptions, data: ShardDataset, out: Path)
     return [run for run in planned if run.directory.result_path.exists()]
 
 
-def _before(run: PaperRun, config: ModelConfig, dataset: str) -> dict[str, Any]:
-    """What is known of a run before it begins."""
+def _waiting_row(run: PaperRun, config: ModelConfig, dataset: str) -> dict[str, Any]:
+    """The row of a run before it is trained."""
     return {
         **dict.fromkeys(table.RUN_COLUMNS),
         "protocol": run.protocol,
@@ -245,29 +249,30 @@ def _title(options: ReproduceOptions) -> str:
 
 
 def _remarks(options: ReproduceOptions, data: ShardDataset, found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a reader must know to judge the table."""
+    """Remarks on data and protocols below the table."""
     experiment, clips = EXPERIMENTS[options.dataset], data.clips()
     protocols = {run["protocol"] for run in found}
     remarks = [
         f"data: {len(clips):,} clips of {len(data.classes)} classes, {int(clips.lengths.sum()):,} frames of "
         f"{data.frame.width}x{data.frame.height}x{data.frame.channels}",
         f"measured: {METRICS[data.task].replace('_', ' ')} on test clips, mean and standard deviation over folds and "
-        "seeds; its 95% interval is that of all test clips together",
+        "seeds; the 95% interval is that of all test clips together",
         f"{options.epochs or experiment.epochs:,} epochs at learning rate {options.lr or experiment.lr:g}; the paper: "
         f"{experiment.epochs:,} at {experiment.lr:g}",
-        "published: the paper's own figure, of its data, protocol and epochs, from published.csv; nothing of it was "
-        "measured here",
+        "published: the figure in the paper, for its data, protocol and epochs, from published.csv; not measured here",
     ]
     if len(data.classes) != experiment.num_classes:
         remarks.append(
-            f"published figures are of other data, with {experiment.num_classes} classes: they are no yardstick here"
+            f"published figures are for other data, with {experiment.num_classes} classes, and not comparable"
         )
     if not is_paper_frame(data, options.dataset):
-        remarks.append(f"frames are not the paper's {experiment.width}x{experiment.height}x3: input modes follow them")
+        remarks.append(
+            f"frames do not have the paper's size, {experiment.width}x{experiment.height}x3, and other input modes"
+        )
     if "published" in protocols:
-        dealt = "folds dealt clip by clip, groups leak, " if experiment.folds else "official lists, "
-        remarks.append(f"protocol published: {dealt}the last epoch's model, {table.WATCHED}")
+        splits = "folds by clip, so that groups leak, " if experiment.folds else "official lists, "
+        remarks.append(f"protocol published: {splits}the model of the last epoch, {table.WATCHED}")
     if "ours" in protocols:
-        dealt = "folds of whole groups, " if experiment.folds else "official lists, "
-        remarks.append(f"protocol ours: {dealt}the best epoch on validation clips, the test fold looked at once")
+        splits = "folds by group, " if experiment.folds else "official lists, "
+        remarks.append(f"protocol ours: {splits}the best epoch on validation clips, tested once")
     return remarks

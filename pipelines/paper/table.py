@@ -1,4 +1,4 @@
-"""The table of a reproduction: rows from runs, as CSV, Markdown, and in the terminal."""
+"""Compute the rows of the table from the runs, and write it as CSV, as Markdown and to the terminal."""
 
 import csv
 import io
@@ -18,12 +18,12 @@ from ttrnn.files import atomic_write
 __all__ = ["RUN_COLUMNS", "WATCHED", "plain_table", "rows", "terminal_table", "write_table"]
 
 
-WATCHED = "watched on the test fold"
-"""What is said of every row of the published protocol."""
+WATCHED = "validated on the test fold"
+"""Note on each row of the published protocol."""
 RUN_COLUMNS = ("protocol", "model", "fold", "seed", *RESULT_COLUMNS)
-"""Of runs.csv."""
+"""Columns of runs.csv."""
 _DONE = ("complete", "stopped")
-_SHOWN = {
+_HEADERS = {
     "protocol": "protocol",
     "model": "model",
     "value": "measured",
@@ -46,15 +46,15 @@ def rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row for each protocol and model, over its folds and seeds.
 
     Args:
-        runs: Of each run what RUN_COLUMNS names, `published` and `dense_params`; what it has not is None. Those that
-            are to come have the state "waiting".
+        runs: For each run, the values that RUN_COLUMNS names, `published` and `dense_params`; missing ones are None.
+            Runs that are not trained yet have the state "waiting".
 
     Returns:
-        protocol, model, metric, value (mean of the runs, 0 to 1), spread (their standard deviation, if there are two or
-        more), low and high (95% interval of all their test clips together, see metrics.interval), published, chance,
-        num_runs (that have a value), num_planned, num_clips (tested, of all of them), input_params, num_params,
-        compression (dense input-to-hidden parameters over those of the model), epochs, epoch_s, train_s (means of a
-        run), peak_bytes (the highest), note. What no run says is None.
+        protocol, model, metric, value (mean over runs, 0 to 1), spread (standard deviation over two or more runs), low
+        and high (95% interval over all test clips, see bootstrap.interval), published, chance, num_runs (with a value),
+        num_planned, num_clips (tested in all runs), input_params, num_params, compression (ratio of the dense
+        input-to-hidden parameters to those of the model), epochs, epoch_s, train_s (means over runs), peak_bytes (the
+        maximum), note. Values that no run has are None.
     """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for run in runs:
@@ -96,9 +96,10 @@ def _row(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _interval(outs: Sequence[Path], metric: str) -> tuple[float, float]:
-    """The 95% interval of the metric over the test clips of all runs, whole groups drawn where they are known.
+    """The 95% interval of the metric over the test clips of all runs, sampled by group if groups are known.
 
-    Each run has columns of its own, in which other runs' clips come last: a model's scores rank its own clips only.
+    Each run has its own columns of scores, in which the clips of other runs have the lowest score, because the scores
+    of different models cannot be compared.
     """
     scores, labels, units = [], [], []
     for number, out in enumerate(outs):
@@ -109,10 +110,10 @@ def _interval(outs: Sequence[Path], metric: str) -> tuple[float, float]:
         before, after = ([-1.0] * (count * len(classes)) for count in (number, len(outs) - number - 1))
         for clip_id, group, label, _, *row in lines:
             scores.append([*before, *map(float, row), *after])
-            # A class that is alone may have | in its name.
+            # The name of a single class may contain |.
             names = [label] if label in classes else label.split("|")
             labels.append(tuple(classes[name] for name in names if name))
-            # The same clip under other seeds is no other clip.
+            # The same clip in runs with different seeds is one unit.
             units.append(group or f"clip {clip_id}")
     task = next(task for task, name in METRICS.items() if name == metric)
     bounds = interval(task, np.array(scores), labels, units)
@@ -147,18 +148,18 @@ def _texts(row: Mapping[str, Any]) -> dict[str, str]:
         **{name: f"{row[name]:,}" for name in ("num_clips", "input_params", "num_params")},
         **{name: "-" if row[name] is None else duration(row[name]) for name in ("epoch_s", "train_s")},
     }
-    return {name: texts[name] if name in texts else str(row[name]) for name in _SHOWN}
+    return {name: texts[name] if name in texts else str(row[name]) for name in _HEADERS}
 
 
 def terminal_table(found: Sequence[Mapping[str, Any]], title: str) -> str:
-    """For a person at a terminal: the most of it, notes left to what comes below the table."""
-    names = [name for name in _SHOWN if name not in ("num_clips", "note")]
+    """Formats the table for a terminal, without notes, which are printed below it."""
+    names = [name for name in _HEADERS if name not in ("num_clips", "note")]
     lines = [[_texts(row)[name] for name in names] for row in found]
-    return plain_table([_SHOWN[name] for name in names], lines, title)
+    return plain_table([_HEADERS[name] for name in names], lines, title)
 
 
 def plain_table(header: Sequence[str], lines: Sequence[Sequence[str]], title: str) -> str:
-    """Columns of text, numbers to the right; never cut or folded, as rich would on a narrow terminal."""
+    """Formats columns of text, numbers right-aligned; never truncated or wrapped, unlike rich on a narrow terminal."""
     columns = list(zip(header, *lines, strict=True))
     widths = [max(map(len, column)) for column in columns]
     numbers = [all(cell[:1].isdigit() or cell == "-" for cell in column[1:]) for column in columns]
@@ -180,7 +181,7 @@ def write_table(
     _write_csv(out / "table.csv", list(found[0]), found)
     _write_csv(out / "runs.csv", RUN_COLUMNS, runs)
     lines = [f"# {title}", "", *(f"- {remark}" for remark in remarks), ""]
-    lines += [_markdown(_SHOWN.values()), _markdown(["---"] * len(_SHOWN))]
+    lines += [_markdown(_HEADERS.values()), _markdown(["---"] * len(_HEADERS))]
     lines += [_markdown(_texts(row).values()) for row in found]
     with atomic_write(out / "table.md") as file:
         file.write("\n".join(lines) + "\n")

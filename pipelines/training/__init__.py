@@ -1,1 +1,1 @@
-"""One training, on one process or on many."""
+"""Train models, in one process or in several."""

@@ -1,10 +1,10 @@
-"""Trials per hour on one node against two, of one processor each; and what ray up, submit and down take.
+"""Measure trials per hour on one node and on two, of one processor each, and the duration of ray up, submit and down.
 
     python -m tests.benchmarks.cluster --num-trials 24 --epochs 8
 
-Needs root and two processors that nothing else uses: the nodes are those of tests/two_nodes.py. The same sweep runs on
-the head alone and on both nodes, in turn, so many rounds. Trials per hour are those of the search, from the first ask
-for a trial to the last word of one.
+Requires root and two idle processors: the nodes are those of tests/two_nodes.py. The same sweep runs alternately on the
+head alone and on both nodes. Trials per hour are those of the search, from the start of its first trial to the end of
+the last.
 """
 
 import json
@@ -21,6 +21,7 @@ from typing import Any
 from pipelines.core import command
 from pipelines.core.errors import UserError
 from pipelines.tuning.importance import read_study
+from pipelines.tuning.sweep_directory import SweepDirectory
 from tests import two_nodes
 from tests.machines import ADDRESSES, HOME, Machine
 from tests.two_nodes import TwoNodes
@@ -35,17 +36,17 @@ class ClusterOptions:
     """Measure trials per hour on one node and on two."""
 
     num_trials: int = 24
-    """of each sweep"""
+    """trials of each sweep"""
     epochs: int = 8
-    """of each trial"""
+    """epochs of each trial"""
     rounds: int = 1
-    """sweeps on one node and on two, each"""
+    """number of sweeps on one node, and on two"""
 
 
 def measure(options: ClusterOptions) -> dict[str, Any]:
-    """Runs the sweeps and tells trials per hour."""
+    """Runs the sweeps and measures trials per hour."""
     if reason := two_nodes.missing():
-        raise UserError(f"no nodes here: {reason}")
+        raise UserError(f"nodes cannot be started on this machine: {reason}")
     rates: dict[int, list[float]] = {1: [], 2: []}
     times: dict[str, list[float]] = {}
     for round_ in range(options.rounds):
@@ -76,13 +77,13 @@ def _rate(nodes: TwoNodes, num_nodes: int, options: ClusterOptions, times: dict[
 
     with timed("ray up"):
         laptop.run("ray", "up", "--yes", YAML)
-    with timed("until all nodes are there"):
+    with timed("until all nodes have joined"):
         while f" {num_nodes} local.cluster.node" not in head.login("ray status").stdout:
             time.sleep(0.5)
-    # Shards once, so that the sweep below is but trials.
+    # Makes the shards, so that the sweep below consists of trials only.
     with timed("ray submit, demo, 2 trials"):
         _submit(laptop, "--num-trials", "2", "--epochs", "1", "--out", "runs/demo")
-    # Dense baselines take longer than all others, and where they fall is chance.
+    # Dense baselines take longer than all other trials, at random times.
     fixed = ("--sampler", "random", "--early-stopping", "none", "--max-params", "100000", "--data", "runs/demo/shards")
     sizes = ("--num-trials", str(options.num_trials), "--epochs", str(options.epochs))
     with timed(f"ray submit, {options.num_trials} trials"):
@@ -91,7 +92,11 @@ def _rate(nodes: TwoNodes, num_nodes: int, options: ClusterOptions, times: dict[
         laptop.run("ray", "rsync-down", YAML, "~/runs/sweep/", f"{HOME}/sweep/")
     with timed("ray down"):
         laptop.run("ray", "down", "--yes", YAML)
-    trials = [trial for trial in read_study(head.path("~/runs/sweep")).values() if trial.datetime_complete]
+    trials = [
+        trial
+        for trial in read_study(SweepDirectory(head.path("~/runs/sweep")).journal).values()
+        if trial.datetime_complete
+    ]
     seconds = max(t.datetime_complete for t in trials) - min(t.datetime_start for t in trials)
     return 3600 * len(trials) / seconds.total_seconds()
 
@@ -103,7 +108,7 @@ def _submit(laptop: Machine, *options: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; see the head of this file."""
+    """The command; see the docstring of this module."""
     return command.run(ClusterOptions, measure, lambda result: json.dumps(result, indent=1), argv)
 
 

@@ -1,12 +1,12 @@
-"""Faults on a true cluster of two nodes, and what the commands make of them.
+"""Inject faults into a real cluster of two nodes, and check that the commands survive them.
 
     python -m tests.benchmarks.faults                                 all of them, about half an hour on 2 cores
-    python -m tests.benchmarks.faults sweep-kill-worker --keep DIR    one; logs and results are left in DIR
+    python -m tests.benchmarks.faults sweep-kill-worker --keep DIR    one of them; logs and results are kept in DIR
 
-Nodes are those of tests/two_nodes.py: root is needed. After each fault the command must have come to its end with exit
-code 0, by itself or with --resume; each epoch that was known before the fault must be there as it was, time and all;
-the metrics of every trial must be those of the same training without a fault; nothing may be running in the study, half
-written, or left over in Ray or among the processes of either node.
+The nodes are those of tests/two_nodes.py, which requires root. After each fault the command must end with exit code 0,
+by itself or with --resume; each epoch that was finished before the fault must be unchanged; the metrics of each trial
+must equal those of the same training without a fault; no trial may be running in the study, no file half written, and
+no actor or process left in Ray or on the nodes.
 """
 
 import contextlib
@@ -45,11 +45,11 @@ YAML = f"{HOME}/cluster.yaml"
 _CUT_S = 30
 _SOON_S = 3
 _LONGEST_S = 400
-# One of each for the whole cluster, which stays until its end.
+# Processes and actors of the cluster itself, which run until its end.
 _OF_RAY = ("_AutoscalingCoordinatorActor", "_StatsActor")
 _PROJECT = ("pipelines", "ttrnn", "search_spaces")
 
-# What is left of a job in the memory of Ray's control store.
+# Prints what is left of a job in Ray's control store.
 _LEFT = """
 import json, logging, ray
 ray.init(log_to_driver=False, logging_level=logging.ERROR)
@@ -63,26 +63,26 @@ print(json.dumps({"actors": live, "placement groups": groups, "nodes": sum(n["Al
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FaultsOptions:
-    """Bring faults upon a cluster of two nodes; prints a line for each, and fails if a promise was not kept."""
+    """Inject faults into a cluster of two nodes; print a line for each, and fail if a check fails."""
 
     names: tuple[str, ...] = positional(default=())
-    """which faults; default: all"""
+    """faults to inject; default: all"""
     keep: str = ""
-    """directory for logs and results of each; default: they are deleted"""
+    """directory for logs and results; default: they are deleted"""
 
     def __post_init__(self) -> None:
         for name in self.names:
             if name not in FAULTS:
-                raise ValueError(f"unknown fault {name!r}; there are {', '.join(FAULTS)}")
+                raise ValueError(f"unknown fault {name!r}; choose {', '.join(FAULTS)}")
 
 
 class Cluster:
-    """The two nodes after `ray up`, with small shards in HOME of the head; and commands that run there.
+    """The two nodes after `ray up`, with small shards in HOME of the head, and the commands on them.
 
     Args:
-        nodes: With a laptop.
+        nodes: The nodes and the laptop.
         logs: Directory for the output of commands.
-        shared: Directory that all nodes see.
+        shared: Directory that all nodes share.
     """
 
     def __init__(self, nodes: TwoNodes, logs: Path, shared: Path) -> None:
@@ -100,24 +100,24 @@ class Cluster:
         return self.nodes["worker"]
 
     def state(self) -> dict[str, Any]:
-        """Actors, placement groups and nodes that Ray has."""
+        """Actors, placement groups and nodes of Ray."""
         found: dict[str, Any] = json.loads(self.head.run("bash", "--login", "-c", f"python -c '{_LEFT}'").stdout)
         return found
 
     def wait_for_nodes(self, number: int, within_s: float = 180) -> None:
         deadline = time.monotonic() + within_s
         while self.state()["nodes"] != number:
-            assert time.monotonic() < deadline, f"there are not {number} nodes after {within_s} s"
+            assert time.monotonic() < deadline, f"fewer than {number} nodes after {within_s} s"
             time.sleep(1)
 
     def start(self, name: str, line: str) -> subprocess.Popen[bytes]:
-        """A command on the head, in a login shell, as `ray submit` runs it; its output is a log."""
+        """Starts a command on the head in a login shell, like `ray submit`; its output is a log."""
         with (self.logs / f"{name}.log").open("ab") as file:
             command = self.head.command("bash", "--login", "-c", f"exec {line}")
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
 
     def new_worker(self) -> None:
-        """A machine in place of the one that died, with the project on its disk: the autoscaler starts Ray there."""
+        """Adds a machine that replaces the dead one, with the project on its disk; the autoscaler starts Ray there."""
         self.nodes.start("worker")
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
         packages = f"~/.venv/lib/{version}/site-packages"
@@ -137,19 +137,19 @@ def _until(condition: Callable[[], object], within_s: float, what: str, process:
         time.sleep(0.1)
 
 
-# --- what runs ---
+# --- jobs ---
 
 
 @dataclass(kw_only=True)
 class Job:
-    """A command on the cluster that a fault is brought upon."""
+    """A command on the cluster into which a fault is injected."""
 
     cluster: Cluster
     name: str
     line: str
     process: subprocess.Popen[bytes]
     before: dict[str, bytes] = field(default_factory=dict)
-    """metrics.jsonl of all runs when the fault came"""
+    """metrics.jsonl of all runs at the time of the fault"""
 
     @property
     def out(self) -> Path:
@@ -166,7 +166,7 @@ class Job:
         return found
 
     def on_the_worker(self) -> list[str]:
-        """Runs that have left files on the worker's own disk."""
+        """Runs with files on the disk of the worker."""
         return [path.parent.name for path in self.cluster.worker.path(f"~/{self.name}").glob("trials/*/metrics.jsonl")]
 
     def again(self) -> None:
@@ -191,7 +191,7 @@ def begin_sweep(cluster: Cluster, name: str) -> Job:
 
 
 def begin_sweep_on_a_small_disk(cluster: Cluster, name: str) -> Job:
-    """The same, where what trials write on the worker lies on a disk of its own."""
+    """The same, where the trials on the worker write to a disk of their own."""
     cluster.worker.run("mkdir", "-p", f"{HOME}/{name}")
     cluster.worker.run("mount", "-t", "tmpfs", "-o", "size=1g", "disk", f"{HOME}/{name}")
     return begin_sweep(cluster, name)
@@ -217,25 +217,25 @@ def begin_preprocess(cluster: Cluster, name: str, videos: Path, out: str) -> Job
 
 
 def begin_own_videos(cluster: Cluster, name: str) -> Job:
-    """Preprocessing of videos on the head's own disk."""
+    """Preprocessing of videos on the disk of the head."""
     return begin_preprocess(cluster, name, cluster.head.path("~/videos"), name)
 
 
 def begin_shared_videos(cluster: Cluster, name: str) -> Job:
-    """Preprocessing of videos that both nodes see, to a directory that both see."""
+    """Preprocessing of videos on a shared disk, to a directory on that disk."""
     return begin_preprocess(cluster, name, cluster.shared / "videos", str(cluster.shared / name))
 
 
-# --- what must hold afterwards ---
+# --- checks ---
 
 
 def problems(job: Job) -> list[str]:
-    """What is wrong with a command that has ended."""
+    """Checks a command that has ended."""
     found = [f"exit code {job.process.returncode}"] if job.process.returncode else []
     for name, curve in job.before.items():
         now = job.curves().get(name, b"")
         if not now.startswith(curve):
-            found.append(f"{name}: epochs of before the fault were trained again")
+            found.append(f"{name}: epochs from before the fault were trained again")
     found += [f"left over: {path}" for path in job.out.rglob("*") if path.suffix in (".tmp", ".old")]
     found += _study_problems(job) if (job.out / "study.journal").exists() else []
     if "pipelines.preprocess" in job.line:
@@ -248,7 +248,7 @@ def problems(job: Job) -> list[str]:
 def _study_problems(job: Job) -> list[str]:
     found = [
         f"trial {n} is {t.state.name} in the study"
-        for n, t in read_study(job.out).items()
+        for n, t in read_study(SweepDirectory(job.out).journal).items()
         if t.state.name != "COMPLETE"
     ]
     states = {trial.trial: trial.state for trial in SweepDirectory(job.out).trials()}
@@ -258,7 +258,7 @@ def _study_problems(job: Job) -> list[str]:
 
 
 def _shards_problems(job: Job) -> list[str]:
-    """Shards against those that are made of the same videos without a fault."""
+    """Compares shards with those of the same videos without a fault."""
     again = job.cluster.start(job.name, job.line.replace(f"{job.name} ", f"{job.name}-again "))
     assert again.wait() == 0, "preprocessing does not end without a fault"
     other = job.out.with_name(f"{job.name}-again")
@@ -266,17 +266,17 @@ def _shards_problems(job: Job) -> list[str]:
 
 
 def digests(out: Path) -> dict[str, str]:
-    """Of what a reader of shards sees."""
+    """Digests of the files that a reader of shards uses."""
     files = [path for path in out.iterdir() if not path.name.startswith(".")]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-# By the options of a run, what comes of it.
+# Options of a run -> its metrics without a fault.
 _undisturbed: dict[str, Any] = {}
 
 
 def _run_problems(job: Job, run: Path) -> list[str]:
-    """A run against the same training without a fault."""
+    """Compares a run with the same training without a fault."""
     config = json.loads((run / "config.json").read_text())["options"]
     if config["num_workers"] > 1:
         epochs = [line["epoch"] for line in metrics(run)]
@@ -295,7 +295,7 @@ def _run_problems(job: Job, run: Path) -> list[str]:
 
 
 def _left_over(cluster: Cluster) -> list[str]:
-    """What is still there of a job a while after its end."""
+    """What is left of a job some time after its end."""
     found: list[str] = []
     for _ in range(20):
         state = cluster.state()
@@ -324,19 +324,19 @@ def _is_of_a_job(line: str) -> bool:
 
 
 def kill_worker(job: Job) -> None:
-    """As if its power went; nobody starts it again."""
+    """Simulates a power failure; the machine is not restarted."""
     job.cluster.nodes.kill("worker")
 
 
 def replace_worker(job: Job) -> None:
-    """Its power goes, and another machine comes in its place."""
+    """Simulates a power failure; another machine replaces it."""
     job.cluster.nodes.kill("worker")
     time.sleep(5)
     job.cluster.new_worker()
 
 
 def lose_worker(job: Job) -> None:
-    """Its power goes, and no other machine comes before the command has given up."""
+    """Simulates a power failure; it is not replaced before the command gives up."""
     job.cluster.nodes.kill("worker")
     _until(lambda: job.process.poll() is not None, _LONGEST_S, "the command gives up")
     job.cluster.new_worker()
@@ -345,7 +345,7 @@ def lose_worker(job: Job) -> None:
 
 
 def cut_network(job: Job) -> None:
-    """Nothing goes in or out of the worker for a while."""
+    """Disconnects the worker for a while."""
     job.cluster.worker.run("ip", "link", "set", "eth0", "down")
     time.sleep(_CUT_S)
     job.cluster.worker.run("ip", "link", "set", "eth0", "up")
@@ -357,17 +357,17 @@ def _fill(machine: Machine, disk: str = "/run") -> None:
 
 
 def fill_worker(job: Job) -> None:
-    """No room on the worker's disk, for good."""
+    """Fills the disk of the worker permanently."""
     _fill(job.cluster.worker)
 
 
 def fill_small_disk(job: Job) -> None:
-    """No room where the worker's trials write, for good; Ray's own files and processes have theirs."""
+    """Fills the disk to which the trials on the worker write, permanently, but not that of Ray."""
     _fill(job.cluster.worker, f"{HOME}/{job.name}")
 
 
 def fill_head(job: Job) -> None:
-    """No room on the head's disk until the command has given up."""
+    """Fills the disk of the head until the command gives up."""
     _fill(job.cluster.head)
     _until(lambda: job.process.poll() is not None, _LONGEST_S, "the command gives up")
     job.cluster.head.run("mount", "-o", "remount,size=4g", "/run")
@@ -380,14 +380,14 @@ def _pids(machine: Machine, what: str) -> list[str]:
 
 
 def kill_driver(job: Job) -> None:
-    """The command's own process."""
+    """Kills the process of the command."""
     job.cluster.head.run("kill", "-KILL", *_pids(job.cluster.head, "python -m pipelines."))
     job.process.wait()
     job.again()
 
 
 def spot_notice(job: Job) -> None:
-    """The worker's raylet is told to end, and some seconds later the machine goes."""
+    """Stops the raylet of the worker by SIGTERM, and some seconds later the machine."""
     job.cluster.worker.run("kill", "-TERM", *_pids(job.cluster.worker, "raylet/raylet ")[:1])
     time.sleep(5)
     job.cluster.nodes.kill("worker")
@@ -428,7 +428,7 @@ def _bring(name: str, logs: Path) -> dict[str, Any]:
     logs.mkdir(parents=True, exist_ok=True)
     begin, fault = FAULTS[name]
     row: dict[str, Any] = {"fault": name}
-    # Not below /tmp, which is each node's own.
+    # Not below /tmp, which each node has for itself.
     with two_nodes.two_nodes(("laptop", *NODES)) as nodes, tempfile.TemporaryDirectory(dir="/var/tmp") as shared:
         try:
             job = begin(Cluster(nodes, logs, Path(shared)), name)
@@ -442,7 +442,7 @@ def _bring(name: str, logs: Path) -> dict[str, Any]:
 
 
 def _suffer(job: Job, fault: Callable[[Job], None]) -> dict[str, Any]:
-    """Brings the fault, and waits for the end of the command."""
+    """Injects the fault, and waits for the end of the command."""
     job.before = job.curves()
     came = time.monotonic()
     went_on: list[float] = []
@@ -452,7 +452,7 @@ def _suffer(job: Job, fault: Callable[[Job], None]) -> dict[str, Any]:
         nonlocal soon_after
         now = job.curves()
         if time.monotonic() - came < _SOON_S:
-            # What was on its way when the fault came has arrived.
+            # Files that were being sent at the time of the fault have arrived.
             soon_after = now
         elif not went_on and all(_is_over(job, name) or len(now[name]) > len(soon_after[name]) for name in soon_after):
             went_on.append(round(time.monotonic() - came, 1))
@@ -461,7 +461,7 @@ def _suffer(job: Job, fault: Callable[[Job], None]) -> dict[str, Any]:
         fault(job)
         while job.process.poll() is None and time.monotonic() - came < 2 * _LONGEST_S:
             time.sleep(0.2)
-    assert job.process.poll() is not None, f"the command runs still after {2 * _LONGEST_S} s"
+    assert job.process.poll() is not None, f"the command is still running after {2 * _LONGEST_S} s"
     return {
         "epochs_before": sum(len(curve.splitlines()) for curve in job.before.values()),
         "all_went_on_after_s": went_on[0] if went_on and job.before else None,
@@ -475,7 +475,7 @@ def _is_over(job: Job, run: str) -> bool:
 
 
 def _keep(nodes: TwoNodes, name: str, logs: Path) -> None:
-    """Ray's logs and the results."""
+    """Keeps Ray's logs and the results."""
     no_sockets = shutil.ignore_patterns("sockets")
     for machine in nodes.machines.values():
         with contextlib.suppress(OSError):
@@ -490,7 +490,7 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; see the head of this file."""
+    """The command; see the docstring of this module."""
     return command.run(FaultsOptions, faults, summary, argv)
 
 

@@ -1,11 +1,11 @@
-"""Sweeps whose processes are killed at random moments, and what --resume makes of them.
+"""Kill processes of sweeps at random times, and check that --resume completes the sweeps.
 
     python -m tests.benchmarks.kills
     python -m tests.benchmarks.kills --num-kills 30 --seed 1
 
 Each round starts a sweep, kills the driver, a trial, an agent of Ray or its raylet by SIGKILL at a random moment, and
-resumes until the sweep says that it is done. Then it must have all its trials, each once, none running for ever, and no
-file half written.
+resumes it until it is complete. Then it must have all its trials, each of them once, none of them running, and no
+half-written file.
 """
 
 import json
@@ -24,7 +24,8 @@ from typing import Any
 
 from pipelines.core import command
 from pipelines.tuning.importance import read_study
-from pipelines.tuning.sweep_directory import read_trial
+from pipelines.tuning.sweep_directory import SweepDirectory
+from pipelines.tuning.trial import read_trial
 from tests.shards import make_shards
 
 log = logging.getLogger("tests.benchmarks.kills")
@@ -34,18 +35,18 @@ VICTIMS = {"driver": "", "trial": "ray::ImplicitFunc", "agent": "ray::RuntimeEnv
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KillsOptions:
-    """Kill sweeps at random moments and resume them; prints a table, and fails if one is not whole afterwards."""
+    """Kill sweeps at random times and resume them; print a table, and fail if a sweep is incomplete afterwards."""
 
     num_kills: int = 10
-    """rounds, one kill each"""
+    """number of rounds, with one kill each"""
     num_trials: int = 8
     """of each sweep"""
     epochs: int = 60
     """of each trial"""
     longest: float = 20.0
-    """the kill comes so many seconds after the first trial has begun at most"""
+    """latest time of the kill after the start of the first trial, s"""
     seed: int = 0
-    """of the moments and the victims"""
+    """seed of the times and the killed processes"""
 
 
 def kills(options: KillsOptions) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def _command(options: KillsOptions, shards: Path, out: Path) -> list[str]:
 
 
 def _kill(driver: int, victim: str) -> int:
-    """Kills one process of this driver's, by what its command line has in it; gives how many were there."""
+    """Kills one process of this driver whose command line contains a text; returns the number of such processes."""
     if victim == "driver":
         os.kill(driver, signal.SIGKILL)
         return 1
@@ -116,9 +117,9 @@ def _command_line(pid: int) -> str:
 
 
 def _problems(options: KillsOptions, out: Path) -> list[str]:
-    """What is wrong with a sweep that says it is done."""
+    """Checks a sweep that is complete."""
     problems, ended, seen = [], 0, set()
-    for name, trial in read_study(out).items():
+    for name, trial in read_study(SweepDirectory(out).journal).items():
         if not trial.state.is_finished():
             problems.append(f"trial {name} is {trial.state.name}")
         attrs = trial.user_attrs
@@ -126,11 +127,11 @@ def _problems(options: KillsOptions, out: Path) -> list[str]:
             continue
         ended += "parent" not in attrs
         key = json.dumps(attrs["values"], sort_keys=True)
-        problems += [f"trial {name} is there twice"] if key in seen else []
+        problems += [f"trial {name} exists twice"] if key in seen else []
         seen.add(key)
-        found = read_trial(out / "trials" / name)
+        found = read_trial(SweepDirectory(out).run(name))
         if found.state not in ("complete", "stopped", "failed"):
-            problems.append(f"trial {name} says {found.state}")
+            problems.append(f"trial {name} has state {found.state}")
     if ended != options.num_trials:
         problems.append(f"{ended} trials, not {options.num_trials}")
     problems += [f"left over: {path.name}" for path in out.rglob("*.tmp")]
@@ -143,7 +144,7 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; see the head of this file."""
+    """The command; see the docstring of this module."""
     return command.run(KillsOptions, kills, summary, argv)
 
 

@@ -1,8 +1,8 @@
-"""What a sweep costs beside the training of its trials: time, and the memory of the command.
+"""Measure the overhead of a sweep: time beyond the training of its trials, and memory of the command.
 
     python -m tests.benchmarks.overhead SHARDS --num-trials 200 --epochs 6
 
-All trials have the same small model, so that the sum of their training times is all there is to do.
+All trials have the same small model; the overhead is the time beyond the sum of their training times.
 """
 
 import json
@@ -19,30 +19,30 @@ import optuna
 from pipelines.core import command
 from pipelines.core.options import positional
 from pipelines.tuning.importance import read_study
-from pipelines.tuning.sweep_directory import read_trial
+from pipelines.tuning.sweep_directory import SweepDirectory
 
 
 def space(trial: optuna.Trial) -> dict[str, Any]:
-    """One small model; the learning rate alone tells its trials apart."""
+    """One small model; trials differ in the learning rate only."""
     return {"hidden_modes": "2x2x2x2", "ranks": "2", "lr": trial.suggest_float("lr", 1e-3, 1e-2, log=True)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OverheadOptions:
-    """Measure the time of a sweep against that of its trials, and the memory of the command."""
+    """Compare the time of a sweep with that of its trials, and measure the memory of the command."""
 
     shards: str = positional()
-    """directory that preprocess wrote"""
+    """directory of shards, written by preprocess"""
     num_trials: int = 200
     """of the sweep"""
     epochs: int = 6
     """of a trial"""
     slots: int = 2
-    """trials that run at a time here: processors"""
+    """number of trials at a time: processors of this machine"""
 
 
 def overhead(options: OverheadOptions) -> dict[str, Any]:
-    """Runs the command and watches it."""
+    """Runs the command and measures it."""
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "sweep"
         numbers = ["--num-trials", str(options.num_trials), "--epochs", str(options.epochs)]
@@ -57,11 +57,11 @@ def overhead(options: OverheadOptions) -> dict[str, Any]:
         wall_s = time.monotonic() - start
         if process.returncode:
             raise SystemExit(process.returncode)
-        trials = read_study(out).values()
+        trials = read_study(SweepDirectory(out).journal).values()
         spans = [(trial.datetime_start, trial.datetime_complete) for trial in trials]
-        # From the first ask to the last word: without the start of Ray and the report.
+        # From the start of the first trial to the end of the last: without the start of Ray and the report.
         trials_s = (max(end for _, end in spans) - min(begin for begin, _ in spans)).total_seconds()
-        train_s = sum(read_trial(path).train_s or 0.0 for path in out.glob("trials/*"))
+        train_s = sum(trial.train_s or 0.0 for trial in SweepDirectory(out).trials())
     ideal_s = train_s / options.slots
     marks = [at * options.num_trials // 4 for at in (1, 2, 3, 4)]
     memory = {f"{mark} trials": max((size for done, size in resident if done <= mark), default=0) for mark in marks}
@@ -85,7 +85,7 @@ def _resident_bytes(pid: int) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; see the head of this file."""
+    """The command; see the docstring of this module."""
     return command.run(OverheadOptions, overhead, lambda result: json.dumps(result, indent=1), argv)
 
 

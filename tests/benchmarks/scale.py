@@ -1,11 +1,11 @@
-"""What a sweep of very many trials on very many nodes takes of the command's own machine.
+"""Measure the load of the command's machine in a sweep of very many trials on very many nodes.
 
     python -m tests.benchmarks.scale SHARDS --num-trials 1000
     python -m tests.benchmarks.scale --model                    time and cost of a large sweep, from measured parameters
 
-The nodes are Ray's own, on this machine, each with a directory for a disk: below /proc/self/cwd every node sees another
-one, so that all files go home as on a cluster without a shared file system. The search, the command and what a trial
-writes are the true ones; only the passes over the data are slept through.
+The nodes are raylets on this machine, each with a directory as its disk: /proc/self/cwd is a different one on each
+node, so that all files are sent to the head node as on a cluster without a shared file system. The search, the command
+and the files of a trial are real; only the passes over the data are replaced by sleeping.
 """
 
 import contextlib
@@ -38,8 +38,8 @@ _HERE = "/proc/self/cwd"
 _EVERY_S = 5.0
 _EPOCH_S = "SCALE_EPOCH_S"
 _TIMES = "times.jsonl"
-# By what their command lines begin with.
-_ROLES = {"_Home": "home", "gcs_server": "gcs", "/raylet": "raylets", "Agent": "others", "ray::": "trials"}
+# By the start of their command lines.
+_ROLES = {"_FileServer": "file server", "gcs_server": "gcs", "/raylet": "raylets", "Agent": "others", "ray::": "trials"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,23 +47,23 @@ class ScaleOptions:
     """Simulate a sweep of many trials on many nodes, or compute what a real one would take."""
 
     shards: str = positional(default="")
-    """directory that preprocess wrote"""
+    """directory of shards, written by preprocess"""
     num_trials: int = 100
-    """of the sweep"""
+    """trials of the sweep"""
     epochs: int = 6
-    """of a trial"""
+    """epochs of a trial"""
     epoch_s: float = 2.0
-    """that an epoch sleeps, s"""
+    """duration of an epoch, s"""
     nodes: int = 16
-    """beside the command's own"""
+    """number of nodes beside that of the command"""
     slots: int = 2
-    """trials that run at a time on a node"""
+    """number of trials at a time on a node"""
     model: bool = False
-    """compute instead what scale_model.py says of a large sweep"""
+    """compute the model of a large sweep in scale_model.py instead"""
 
 
 def scale(options: ScaleOptions) -> dict[str, Any]:
-    """Starts the nodes, runs the command, and watches the processes."""
+    """Starts the nodes, runs the command, and measures the processes."""
     if options.model:
         return {"table": scale_model.table()}
     directory = Path(tempfile.mkdtemp(prefix="ray"))
@@ -74,7 +74,7 @@ def scale(options: ScaleOptions) -> dict[str, Any]:
             "RAY_TMPDIR": str(directory),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_prestart_worker_first_driver": "0",
-            # Or a process would have other disks while it works on a trial.
+            # Otherwise the working directory, and with it the disk, would change while a process runs a trial.
             "RAY_CHDIR_TO_TRIAL_DIR": "0",
             "PYTHONPATH": str(_ROOT),
             _EPOCH_S: str(options.epoch_s),
@@ -89,7 +89,7 @@ def scale(options: ScaleOptions) -> dict[str, Any]:
                 env={**os.environ, "RAY_ADDRESS": address},
                 stdout=subprocess.DEVNULL,
             )
-            samples = list(_watch(process, disk))
+            samples = list(_samples(process, disk))
             wall_s = time.monotonic() - start
         if process.returncode:
             raise SystemExit(process.returncode)
@@ -120,7 +120,7 @@ def _cluster(directory: Path, options: ScaleOptions) -> Iterator[str]:
 
 
 def drive() -> None:
-    """The command, in a process of its own, that times its asks and tells; its trials only pretend to train."""
+    """Runs the command with simulated trials, and measures the time of its asks and tells."""
     from pipelines import sweep
     from pipelines.training import launcher
     from pipelines.tuning.study import Search
@@ -128,7 +128,7 @@ def drive() -> None:
     with Path(_TIMES).open("w", buffering=1) as file:
         Search.next = _timed("ask", Search.next, file)  # type: ignore[method-assign]
         Search.settle = _timed("tell", Search.settle, file)  # type: ignore[method-assign]
-        launcher._train = pretended_trial
+        launcher._train = simulated_trial
         sys.exit(sweep.main(sys.argv[1:]))
 
 
@@ -145,37 +145,37 @@ def _timed(what: str, function: Callable[..., Any], file: Any) -> Callable[..., 
     return timed
 
 
-def pretended_trial(config: dict[str, Any]) -> None:
+def simulated_trial(config: dict[str, Any]) -> None:
     """Runs a trial like the launcher, but sleeps instead of training."""
     from pipelines.training import launcher, trainer
 
-    trainer._Trainer.run_epoch = _pretended_epoch  # type: ignore[method-assign]
+    trainer._Trainer.run_epoch = _simulated_epoch  # type: ignore[method-assign]
     launcher._train(config)
 
 
-def _pretended_epoch(run: Any) -> dict[str, Any]:
-    """An epoch of pipelines.fit without its passes: larger models learn more, some of them faster."""
+def _simulated_epoch(run: Any) -> dict[str, Any]:
+    """An epoch without passes over the data: larger models reach higher metrics, some of them faster."""
     torch.set_num_threads(1)
     progress = run.progress
     if progress.epoch == 0:
-        # So that the checkpoint is as large as that of a training.
+        # Makes the checkpoint as large as that of a real training.
         for parameter in run.model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         run.optimizer.step()
-    luck = int.from_bytes(hashlib.sha256(run.options.out.encode()).digest()[:4]) / 2**32
-    progress.epoch_s = float(os.environ[_EPOCH_S]) * (0.8 + 0.4 * luck)
+    chance = int.from_bytes(hashlib.sha256(run.options.out.encode()).digest()[:4]) / 2**32
+    progress.epoch_s = float(os.environ[_EPOCH_S]) * (0.8 + 0.4 * chance)
     time.sleep(progress.epoch_s)
     progress.num_clips, progress.loss_sum = 1, 1.0
-    able = math.log10(run.model.config.num_params) / 7
-    learnt = 1 - math.exp(-(progress.epoch + 1) / (2 + 2 * luck))
+    capacity = math.log10(run.model.config.num_params) / 7
+    progress_share = 1 - math.exp(-(progress.epoch + 1) / (2 + 2 * chance))
     num_clips, num_classes = len(run.val), len(run.model.config.classes)
-    metric = round(min(able * learnt * (0.7 + 0.6 * luck), 1.0) * num_clips) / num_clips
+    metric = round(min(capacity * progress_share * (0.7 + 0.6 * chance), 1.0) * num_clips) / num_clips
     record: dict[str, Any] = run._finish_epoch(metric, 1.0, np.zeros((num_clips, num_classes), np.float32), 0.0)
     return record
 
 
-def _watch(process: "subprocess.Popen[bytes]", disk: Path) -> Iterator[dict[str, float]]:
-    """Every few seconds what the processes have used: CPU s since their start, and MB of memory."""
+def _samples(process: "subprocess.Popen[bytes]", disk: Path) -> Iterator[dict[str, float]]:
+    """Samples the CPU time (s since their start) and memory (MB) of the processes every few seconds."""
     start = time.monotonic()
     while process.poll() is None:
         used: dict[str, float] = {"wall_s": time.monotonic() - start}
@@ -206,8 +206,8 @@ def _processes(command: int) -> Iterator[tuple[str, float, int]]:
         while ancestor in parents and ancestor != os.getpid():
             ancestor = parents[ancestor]
         if ancestor == os.getpid() != pid:
-            known = (role for name, role in _ROLES.items() if name in word)
-            yield "command" if pid == command else next(known, "others"), cpu_s, size
+            roles = (role for name, role in _ROLES.items() if name in word)
+            yield "command" if pid == command else next(roles, "others"), cpu_s, size
 
 
 def _times(disk: Path) -> list[dict[str, Any]]:
@@ -220,7 +220,7 @@ def _result(options: ScaleOptions, disk: Path, samples: list[dict[str, float]], 
     trials, records = SweepDirectory(disk / "sweep").trials(), _times(disk)
     num_slots = options.nodes * options.slots
     train_s = statistics.mean(trial.train_s or 0.0 for trial in trials)
-    # While all slots work: without the start of their processes, and the end.
+    # While all slots are busy: without the start of their processes and the end.
     ends = sorted(record["at"] for record in records if record["what"] == "tell")[num_slots:-num_slots]
     trials_per_s = (len(ends) - 1) / (ends[-1] - ends[0])
     return {
@@ -228,13 +228,13 @@ def _result(options: ScaleOptions, disk: Path, samples: list[dict[str, float]], 
         "stopped early": sum(trial.state == "stopped" for trial in trials),
         "failed": sum(trial.state not in ("stopped", "complete") for trial in trials),
         "epochs": sum(trial.epochs or 0 for trial in trials),
-        "asked for, with those passed over": len(read_study(disk / "sweep")),
-        "home MB": round(sum(path.stat().st_size for path in disk.glob("sweep/trials/**/*")) / 1e6, 1),
+        "proposed, including rejected ones": len(read_study(SweepDirectory(disk / "sweep").journal)),
+        "files MB": round(sum(path.stat().st_size for path in disk.glob("sweep/trials/**/*")) / 1e6, 1),
         "slots": num_slots,
         "wall_s": round(wall_s, 1),
         "train_s of a trial": round(train_s, 2),
         "trials per hour": round(3600 * trials_per_s),
-        "of what the slots can do": round(trials_per_s * train_s / num_slots, 3),
+        "share of the maximum rate": round(trials_per_s * train_s / num_slots, 3),
         "by trials": _by_trials(options, samples, records),
     }
 
@@ -242,7 +242,7 @@ def _result(options: ScaleOptions, disk: Path, samples: list[dict[str, float]], 
 def _by_trials(
     options: ScaleOptions, samples: list[dict[str, float]], records: list[dict[str, Any]]
 ) -> list[dict[str, float]]:
-    """At each tenth of the sweep: what a trial cost the command since the one before, and what there was by then."""
+    """For each tenth of the sweep: cost of a trial to the command, and CPU time and memory at its end."""
     rows = []
     asks = [record for record in records if record["what"] == "ask"]
     tells = [record for record in records if record["what"] == "tell"]
@@ -269,7 +269,7 @@ def summary(result: dict[str, Any]) -> Any:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; see the head of this file."""
+    """The command; see the docstring of this module."""
     return command.run(ScaleOptions, scale, summary, argv)
 
 

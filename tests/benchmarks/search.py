@@ -1,10 +1,10 @@
-"""What a sweep finds for the epochs it trains: the hypervolume of the frontier, search by search.
+"""Compare searches by the hypervolume of their frontiers at equal numbers of trained epochs.
 
     python -m tests.benchmarks.search shards/words shards/letters
     python -m tests.benchmarks.search shards/words --contenders optuna,ours --seeds 1
 
-Every contender explores the same space from the same two first points and may train as many epochs in all. Sweeps that
-are there already are not run again.
+Every contender explores the same space from the same two baselines with the same total number of epochs. Finished
+sweeps are not run again.
 """
 
 import json
@@ -24,8 +24,8 @@ from pipelines.core.options import positional
 from pipelines.evaluation.plots import plain_axes
 from pipelines.tuning.frontier import hypervolume
 from pipelines.tuning.importance import read_study
-from pipelines.tuning.sweep_directory import read_trial
-from pipelines.tuning.trial import Trial
+from pipelines.tuning.sweep_directory import SweepDirectory, read_trial
+from pipelines.tuning.trial import Trial, read_trial
 from search_spaces import shapes
 from ttrnn.files import atomic_write
 
@@ -47,50 +47,50 @@ space = shapes.space
 
 
 def baselines(frame: Sequence[int]) -> list[dict[str, Any]]:
-    """Those of the space without the dense twin, which takes long and says nothing of a search."""
+    """The baselines of the space without the dense one, which takes long and does not affect the search."""
     return [point for point in shapes.baselines(frame) if point.get("input") != "dense"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchBenchmarkOptions:
-    """Compare searches by the hypervolume of their frontiers at equal numbers of trained epochs; leaves search.md."""
+    """Compare searches by the hypervolume of their frontiers at equal numbers of trained epochs; write search.md."""
 
     shards: tuple[str, ...] = positional()
-    """directories that preprocess wrote"""
+    """directories of shards, written by preprocess"""
     contenders: str = ",".join(CONTENDERS)
-    """which to run, joined by commas"""
+    """names of the searches, separated by commas"""
     seeds: int = 3
-    """of each, 0 and up"""
+    """number of seeds, from 0"""
     num_trials: int = 24
-    """whose epochs in full are the budget"""
+    """number of trials whose full number of epochs is the budget"""
     epochs: int = 16
     """of a trial"""
     first: int = 8
-    """trials of ours before it refines for the first time"""
+    """number of trials of ours before its first refinement"""
     out: str = "bench/search"
-    """directory of the sweeps, the table and the picture"""
+    """directory of the sweeps, the table and the figure"""
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """How a sweep went: the hypervolume after so many epochs, trial by trial."""
+    """The hypervolume of a sweep after each trial, by number of epochs."""
 
     epochs: list[int]
     hypervolumes: list[float]
 
     def at(self, epochs: float) -> float:
-        """The hypervolume when so many epochs had been trained."""
+        """The hypervolume after a number of trained epochs."""
         reached = [value for done, value in zip(self.epochs, self.hypervolumes, strict=True) if done <= epochs]
         return reached[-1] if reached else 0.0
 
     def epochs_to(self, hypervolume: float) -> float:
-        """After how many epochs it was reached; infinite if never."""
+        """The number of epochs after which a hypervolume was reached; infinite if never."""
         pairs = zip(self.epochs, self.hypervolumes, strict=True)
         return next((done for done, value in pairs if value >= hypervolume), float("inf"))
 
 
 def benchmark(options: SearchBenchmarkOptions) -> dict[str, Any]:
-    """Runs what was not run yet, seed by seed, and writes table and picture anew after each."""
+    """Runs the missing sweeps, seed by seed, and writes table and figure after each."""
     out, traces = Path(options.out), {}
     for seed in range(options.seeds):
         for shards in options.shards:
@@ -100,7 +100,7 @@ def benchmark(options: SearchBenchmarkOptions) -> dict[str, Any]:
                 table = _table(options, traces)
                 with atomic_write(out / "search.md") as file:
                     file.write(table)
-                _picture(out / "search.png", options, traces)
+                _figure(out / "search.png", options, traces)
     return {"out": str(out), "table": table}
 
 
@@ -143,13 +143,13 @@ def _sweep(
 
 
 def trace(sweep_dir: Path) -> Trace:
-    """Trials in the order in which they ended; the epochs of those that run at that time are not counted yet."""
-    study = read_study(sweep_dir)
+    """Trials in the order of their ends; epochs of trials that are running at that time are not counted."""
+    study = read_study(SweepDirectory(sweep_dir).journal)
     ended = [name for name, trial in study.items() if trial.datetime_complete and "rejected" not in trial.user_attrs]
     ended.sort(key=lambda name: study[name].datetime_complete)
     epochs, hypervolumes, places = [0], [0.0], []
     for name in ended:
-        trial = read_trial(sweep_dir / "trials" / name)
+        trial = read_trial(SweepDirectory(sweep_dir).run(name))
         epochs.append(epochs[-1] + (trial.epochs or 0))
         places += _place(trial)
         hypervolumes.append(hypervolume(places))
@@ -185,8 +185,8 @@ def _spread(values: Sequence[float]) -> str:
     return f"{mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
-def _picture(path: Path, options: SearchBenchmarkOptions, traces: Mapping[tuple[str, str, int], Trace]) -> None:
-    """Hypervolume against epochs: the mean of the seeds, and where the seeds lie."""
+def _figure(path: Path, options: SearchBenchmarkOptions, traces: Mapping[tuple[str, str, int], Trace]) -> None:
+    """Hypervolume against epochs: mean and range over the seeds."""
     names = list(dict.fromkeys(data for data, _, _ in traces))
     figure = Figure(figsize=(6 * len(names), 4.5), dpi=120, layout="constrained")
     all_axes = figure.subplots(1, len(names), squeeze=False)[0]
@@ -209,7 +209,7 @@ def _picture(path: Path, options: SearchBenchmarkOptions, traces: Mapping[tuple[
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; see the head of this file."""
+    """The command; see the docstring of this module."""
     return command.run(SearchBenchmarkOptions, benchmark, lambda result: result["table"], argv)
 
 

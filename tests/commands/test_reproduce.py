@@ -1,4 +1,4 @@
-"""pipelines/reproduce.py: from videos to the paper's table; killed at any time, it goes on where it was."""
+"""Test the command reproduce: the table of the paper from videos or shards, its resumption, faults."""
 
 import contextlib
 import csv
@@ -14,7 +14,7 @@ from pipelines.cluster.slots import Slots
 from pipelines.core.errors import UserError
 from pipelines.data.dataset import ShardDataset
 from pipelines.data.folds import open_folds
-from pipelines.paper import reproduction as reproducing
+from pipelines.paper import reproduction
 from pipelines.paper.protocols import PaperRun, ReproduceOptions
 from pipelines.paper.reproduction import reproduce
 from pipelines.reproduce import main, summary
@@ -35,8 +35,8 @@ def shards(tmp_path_factory):
 
 
 @pytest.fixture
-def here(monkeypatch):
-    """Trains in this process, one run after the other, without Ray; gives the list of runs that were trained."""
+def trained(monkeypatch):
+    """Trains in this process, without Ray; the list of the trained runs."""
     done = []
 
     def run_trainings(queue, slots, **kwargs):
@@ -49,9 +49,9 @@ def here(monkeypatch):
             queue.ended(training, None)
         return 0
 
-    monkeypatch.setattr(reproducing, "run_trainings", run_trainings)
-    monkeypatch.setattr(reproducing.Slots, "of_cluster", lambda *args, **kwargs: Slots(1, "CPU", 1.0, 1e12))
-    monkeypatch.setattr(reproducing, "start_ray", contextlib.nullcontext)
+    monkeypatch.setattr(reproduction, "run_trainings", run_trainings)
+    monkeypatch.setattr(reproduction.Slots, "of_cluster", lambda *args, **kwargs: Slots(1, "CPU", 1.0, 1e12))
+    monkeypatch.setattr(reproduction, "start_ray", contextlib.nullcontext)
     return done
 
 
@@ -65,7 +65,7 @@ def lines(path):
         return list(csv.DictReader(file))
 
 
-def test_the_table_has_a_row_for_each_protocol_and_model_and_every_clip_is_tested_once(shards, tmp_path, here):
+def test_the_table_has_a_row_per_protocol_and_model_and_each_clip_is_tested_once(shards, tmp_path, trained):
     result = reproduce(options(shards, tmp_path / "out"))
     num_clips = len(ShardDataset.open(shards).clips())
     assert [(row["protocol"], row["model"]) for row in result["table"]] == [
@@ -77,17 +77,17 @@ def test_the_table_has_a_row_for_each_protocol_and_model_and_every_clip_is_teste
         assert 0 <= row["low"] <= row["high"] <= 1
     written = lines(tmp_path / "out" / "table.csv")
     assert [float(row["value"]) for row in written] == [row["value"] for row in result["table"]]
-    assert len(lines(tmp_path / "out" / "runs.csv")) == len(here) == 8
+    assert len(lines(tmp_path / "out" / "runs.csv")) == len(trained) == 8
     text = (tmp_path / "out" / "table.md").read_text()
-    assert "watched on the test fold" in text
-    assert "nothing of it was measured here" in text
-    assert "other data, with 11 classes" in text
+    assert "validated on the test fold" in text
+    assert "published.csv; not measured here" in text
+    assert "for other data, with 11 classes, and not comparable" in text
     assert "exit_code" not in result
 
 
-def test_groups_are_kept_apart_in_our_protocol_only(shards, tmp_path, here):
+def test_only_our_protocol_keeps_groups_together(shards, tmp_path, trained):
     reproduce(options(shards, tmp_path / "out", models=("tt-srnn",)))
-    for run in here:
+    for run in trained:
         with (
             tmp_path / "out" / "runs" / run.protocol / "tt-srnn" / "fold-0-of-2-seed-0" / "test" / "predictions.csv"
         ).open() as file:
@@ -96,43 +96,43 @@ def test_groups_are_kept_apart_in_our_protocol_only(shards, tmp_path, here):
         assert (sorted(whole) == sorted(tested)) == (run.protocol == "ours")
 
 
-def test_official_lists_are_kept_and_clips_with_several_labels_ranked(tmp_path, here):
+def test_official_splits_are_kept_and_multi_label_clips_are_ranked(tmp_path, trained):
     shards = make_shards(tmp_path / "shards", multi_label=True)
     result = reproduce(ReproduceOptions(data=str(shards), out=str(tmp_path / "out"), dataset="hollywood2",
                                         models=("tt-gru",), epochs=1))  # fmt: skip
     made = ShardDataset.open(shards)
-    for run, row in zip(here, result["table"], strict=True):
+    for run, row in zip(trained, result["table"], strict=True):
         data = open_folds(shards, run.train.folding)
         assert data.split("test").clip_ids == made.split("test").clip_ids
-        learnt = len(made.split("train")) + (len(made.split("val")) if run.protocol == "published" else 0)
-        assert len(data.split("train")) == learnt
+        num_train = len(made.split("train")) + (len(made.split("val")) if run.protocol == "published" else 0)
+        assert len(data.split("train")) == num_train
         assert row["metric"] == "mean_average_precision"
         assert (row["num_clips"], row["published"]) == (12, 0.537)
 
 
-def test_resuming_runs_only_what_is_missing_and_more_models_may_be_added(shards, tmp_path, here):
+def test_resuming_trains_only_missing_runs_and_can_add_models(shards, tmp_path, trained):
     out = tmp_path / "out"
     first = reproduce(options(shards, out, protocol="ours"))
-    assert len(here) == 4
+    assert len(trained) == 4
     with pytest.raises(UserError, match="--resume"):
         reproduce(options(shards, out))
     again = reproduce(options(shards, out, protocol="ours", resume=True))
-    assert (again["table"], len(here)) == (first["table"], 4)
+    assert (again["table"], len(trained)) == (first["table"], 4)
     (out / "runs" / "ours" / "tt-srnn" / "fold-1-of-2-seed-0" / "result.json").unlink()
     more = reproduce(options(shards, out, protocol="ours", models=("tt-srnn", "dense-srnn", "tt-gru"), resume=True))
-    assert [run.model for run in here[4:]] == ["tt-gru", "tt-srnn", "tt-gru"]
+    assert [run.model for run in trained[4:]] == ["tt-gru", "tt-srnn", "tt-gru"]
     assert [row["value"] for row in more["table"][:2]] == [row["value"] for row in first["table"]]
     with pytest.raises(UserError, match="was started with epochs 1, not 2"):
         reproduce(options(shards, out, epochs=2, resume=True))
 
 
-def test_a_table_that_was_moved_is_still_whole(shards, tmp_path, here):
+def test_a_table_that_was_moved_is_complete(shards, tmp_path, trained):
     before = reproduce(options(shards, tmp_path / "out", protocol="ours"))["table"]
     (tmp_path / "out").rename(tmp_path / "moved")
     assert reproduce(options(shards, tmp_path / "moved", protocol="ours", resume=True))["table"] == before
 
 
-def test_a_table_keeps_what_the_next_command_does_not_ask_for(shards, tmp_path, here):
+def test_a_table_keeps_the_rows_of_earlier_commands(shards, tmp_path, trained):
     out = tmp_path / "out"
     first = reproduce(options(shards, out, protocol="ours", models=("tt-srnn",), seeds=2))["table"]
     both = reproduce(options(shards, out, protocol="published", models=("tt-gru",), resume=True))["table"]
@@ -141,20 +141,20 @@ def test_a_table_keeps_what_the_next_command_does_not_ask_for(shards, tmp_path, 
         ("ours", "tt-srnn", 4),
     ]
     assert both[1] == first[0]
-    assert len(here) == 4 + 2
-    assert "the test fold looked at once" in (out / "table.md").read_text()
+    assert len(trained) == 4 + 2
+    assert "the best epoch on validation clips, tested once" in (out / "table.md").read_text()
 
 
-def test_a_table_has_one_command_at_a_time(shards, tmp_path, here):
+def test_a_table_has_one_command_at_a_time(shards, tmp_path, trained):
     with only_writer(Location.of(tmp_path / "out")):
         (tmp_path / "out" / "reproduce.json").write_text("{}")
-        for how in ("resume", "overwrite"):
+        for option in ("resume", "overwrite"):
             with pytest.raises(UserError, match="another command is writing"):
-                reproduce(options(shards, tmp_path / "out", **{how: True}))
+                reproduce(options(shards, tmp_path / "out", **{option: True}))
         assert (tmp_path / "out" / "reproduce.json").read_text() == "{}"
 
 
-def test_a_run_that_fails_is_a_note_in_its_row_and_the_others_go_on(shards, tmp_path, here):
+def test_a_failed_run_is_a_note_in_its_row_and_the_others_continue(shards, tmp_path, trained):
     result = reproduce(options(shards, tmp_path / "out", models=("tt-srnn",), protocol="ours", lr=1e36, epochs=3))
     (row,) = result["table"]
     assert (row["value"], row["num_runs"]) == (None, 0)
@@ -163,7 +163,7 @@ def test_a_run_that_fails_is_a_note_in_its_row_and_the_others_go_on(shards, tmp_
     assert "diverged" in summary(result)
 
 
-def test_a_run_that_is_stopped_for_time_counts_and_says_so(shards, tmp_path, here):
+def test_a_run_that_exceeds_its_time_limit_counts_with_a_note(shards, tmp_path, trained):
     result = reproduce(
         options(shards, tmp_path / "out", models=("tt-srnn",), protocol="ours", epochs=50, time_limit_minutes=1e-9)
     )
@@ -176,16 +176,16 @@ def test_a_run_that_is_stopped_for_time_counts_and_says_so(shards, tmp_path, her
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        (["{tmp}/nothing", "{tmp}/out", "--dataset", "ucf11"], "there is no"),
+        (["{tmp}/nothing", "{tmp}/out", "--dataset", "ucf11"], "nothing does not exist"),
         (["{shards}", "{tmp}/out", "--dataset", "ucf12"], "ucf11, hollywood2"),
         (["{shards}", "{tmp}/out"], "DATASET is missing"),
         (["{shards}", "{tmp}/out", "--dataset", "ucf11", "--folds", "7"], "use fewer --folds"),
         (["{shards}", "{tmp}/out", "--dataset", "ucf11", "--max-frames", "9"], "leave it out"),
         (["{shards}", "{parent}", "--dataset", "ucf11", "--overwrite"], "--overwrite deletes"),
     ],
-    ids=["no data", "unknown data set", "no data set", "too few groups", "max-frames of shards", "data in OUT"],
+    ids=["no data", "unknown data set", "no data set", "too few groups", "max-frames for shards", "data in OUT"],
 )
-def test_mistakes_end_with_2_and_one_line(shards, tmp_path, capsys, words, hint):
+def test_user_errors_end_with_2_and_one_line(shards, tmp_path, capsys, words, hint):
     words = [word.format(shards=shards, tmp=tmp_path, parent=shards.parent) for word in words]
     assert main(words) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
@@ -196,7 +196,7 @@ def test_mistakes_end_with_2_and_one_line(shards, tmp_path, capsys, words, hint)
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """A tree in UCF11's layout, of other classes, CLASS/v_CLASS_NN/v_CLASS_NN_NN.avi: 4 sources of 2 clips each."""
+    """Videos of two classes in the layout of UCF11, CLASS/v_CLASS_NN/v_CLASS_NN_NN.avi: 4 groups of 2 clips each."""
     root = tmp_path_factory.mktemp("videos")
     for index, name in enumerate(("left", "right")):
         for group in range(4):
@@ -206,7 +206,7 @@ def videos(tmp_path_factory):
     return root
 
 
-def test_killed_in_the_middle_it_goes_on_where_it_was(videos, tmp_path):
+def test_a_killed_reproduction_resumes_where_it_was(videos, tmp_path):
     out = tmp_path / "out"
     words = [str(videos), str(out), "--dataset", "ucf11", "--models", "tt-srnn", "--folds", "2", "--protocol", "ours"]
     command = [

@@ -15,7 +15,9 @@ from optuna.storages.journal import JournalFileBackend
 
 import ttrnn
 from pipelines import sweep as sweep_command
+from pipelines.cluster.session import start_ray
 from pipelines.core.errors import UserError
+from pipelines.core.options import parse
 from pipelines.report.frontier_files import COLUMNS
 from pipelines.sweep import SweepOptions, sweep
 from pipelines.tuning.preparation import claim_sweep, prepare_shards
@@ -30,6 +32,13 @@ SWEPT = {"epochs": 2, "max_params": 150_000, "early_stopping": "none"}
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     return make_shards(tmp_path_factory.mktemp("data") / "shards")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray():
+    """Ray for all sweeps of this process: each of them would start its own."""
+    with start_ray():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +134,15 @@ def test_a_sweep_can_be_extended_refined_and_replicated_and_never_shrinks(swept,
         assert (out / "confirm" / f"{point['trial']}-s1" / "result.json").exists()
 
 
+@pytest.mark.parametrize("name", ["max_macs", "max_flops"])
+def test_max_flops_is_an_alias_of_max_macs(tmp_path, name):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({name: 99}))
+    for words in (["--" + name.replace("_", "-"), "99"], ["--config", str(config)]):
+        options, _ = parse(SweepOptions, words)
+        assert options.max_macs == 99
+
+
 def test_a_sweep_of_an_earlier_version_is_resumed_with_max_flops_as_max_macs(tmp_path):
     sweep_directory, options = SweepDirectory(tmp_path), SweepOptions(max_macs=10_000, out=str(tmp_path))
     claim_sweep(sweep_directory, options)
@@ -215,7 +233,7 @@ def test_a_sweep_that_is_killed_and_interrupted_resumes_with_the_same_number_of_
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        (["--space", "everything"], "there are shapes, ranks"),
+        (["--space", "everything"], "choose shapes, ranks"),
         (["--num-trials", "0"], "num_trials"),
         (["--data", "{tmp}/nothing"], "nothing"),
         (["--data", "{tmp}"], "{tmp}"),

@@ -1,4 +1,4 @@
-"""pipelines/protocols.py: which runs a reproduction consists of, and that each is what its protocol says."""
+"""Test paper/protocols.py: the runs of a reproduction, and their options by protocol."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +32,7 @@ def test_every_model_has_a_run_for_each_fold_of_each_protocol(dataset, published
     assert len({run.train.out for run in found}) == len(found) == 6 * (published + ours)
 
 
-def test_the_published_protocol_watches_clip_folds_and_keeps_the_last_epoch_ours_neither():
+def test_the_published_protocol_validates_on_clip_folds_and_saves_the_last_epoch_and_ours_does_not():
     for run in runs("ucf11"):
         train, experiment = run.train, EXPERIMENTS["ucf11"]
         if run.protocol == "published":
@@ -42,18 +42,18 @@ def test_the_published_protocol_watches_clip_folds_and_keeps_the_last_epoch_ours
         assert (train.epochs, train.lr) == (experiment.epochs, experiment.lr)
 
 
-def test_a_table_grows_evenly_all_models_of_a_fold_before_the_next():
+def test_all_models_are_trained_on_a_fold_before_the_next_fold():
     found = runs("ucf11", models=("tt-gru", "dense-gru"), folds=3, seeds=2)
     order = [(run.train.seed, run.train.fold) for run in found]
     assert order == sorted(order)
     assert len(found) == 2 * 2 * 3 * 2
 
 
-def test_fewer_epochs_and_another_rate_are_those_of_all_runs():
+def test_epochs_and_learning_rate_apply_to_all_runs():
     assert {(run.train.epochs, run.train.lr) for run in runs("ucf11", epochs=3, lr=0.01)} == {(3, 0.01)}
 
 
-def test_modes_are_the_papers_where_they_fit_the_frame():
+def test_modes_are_those_of_the_paper_if_the_frame_has_its_size():
     assert {run.train.in_modes for run in runs("ucf11")} == {"8x20x20x18"}
     assert {run.train.in_modes for run in runs("ucf11", FrameSize(160, 120, 1))} == {"auto"}
 
@@ -63,7 +63,7 @@ def test_modes_are_the_papers_where_they_fit_the_frame():
     [
         ({"dataset": "ucf12"}, "ucf11, hollywood2, youtube_celebrities, got 'ucf12'"),
         ({"models": ("tt-gru", "tt-mlp")}, "models must be among .*tt-mlp"),
-        ({"models": ()}, "models must name one"),
+        ({"models": ()}, "models must name at least one"),
         ({"models": ("tt-gru", "tt-gru")}, "each once, got tt-gru, tt-gru"),
         ({"protocol": "theirs"}, "protocol must be among published, ours, both"),
         ({"folds": 1}, "folds must be at least 2"),
@@ -83,6 +83,6 @@ def test_modes_are_the_papers_where_they_fit_the_frame():
         "no data",
     ],
 )
-def test_options_that_make_no_sense_are_refused(values, message):
+def test_invalid_options_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         ReproduceOptions(**{"data": "videos", "dataset": "ucf11", **values})

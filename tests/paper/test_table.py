@@ -1,4 +1,4 @@
-"""pipelines/table.py: rows over folds and seeds, what is said of those that are not whole, the same in every form."""
+"""Test paper/table.py: rows over folds and seeds, notes on incomplete rows, all formats."""
 
 import csv
 
@@ -8,7 +8,7 @@ from pipelines.paper.table import RUN_COLUMNS, WATCHED, rows, terminal_table, wr
 
 
 def a_run(tmp_path, fold, value=0.5, **values):
-    """Of 10 clips so many are told right as `value` says."""
+    """A run on 10 clips with the accuracy `value`."""
     out = tmp_path / f"{values.get('model', 'tt-gru')}-{fold}"
     (out / "test").mkdir(parents=True)
     lines = [f"clip {fold}.{i},g{fold}.{i // 2},a,-,{float(i < 10 * value)},0.5" for i in range(10)]
@@ -36,7 +36,7 @@ def a_run(tmp_path, fold, value=0.5, **values):
     return run | values
 
 
-def test_a_row_is_mean_and_spread_over_runs(tmp_path):
+def test_a_row_has_mean_and_standard_deviation_over_runs(tmp_path):
     (row,) = rows([a_run(tmp_path, 0, 0.4), a_run(tmp_path, 1, 0.8, epochs=2, train_s=2.0)])
     assert row["value"] == pytest.approx(0.6)
     assert row["spread"] == pytest.approx(0.2 * 2**0.5)
@@ -48,7 +48,7 @@ def test_a_row_is_mean_and_spread_over_runs(tmp_path):
     assert row["note"] == ""
 
 
-def test_one_run_has_no_spread(tmp_path):
+def test_one_run_has_no_standard_deviation(tmp_path):
     assert rows([a_run(tmp_path, 0)])[0]["spread"] is None
 
 
@@ -62,7 +62,7 @@ def test_one_run_has_no_spread(tmp_path):
     ],
     ids=" ".join,
 )
-def test_what_is_not_whole_is_said_in_the_row(tmp_path, states, note):
+def test_a_row_with_incomplete_runs_has_a_note(tmp_path, states, note):
     runs = [a_run(tmp_path, fold, state=state) for fold, state in enumerate(states)]
     for run in runs:
         if run["state"] in ("failed", "refused", "waiting"):
@@ -74,11 +74,11 @@ def test_what_is_not_whole_is_said_in_the_row(tmp_path, states, note):
     assert (row["value"] is None) == (row["num_runs"] == 0)
 
 
-def test_the_published_protocol_says_that_it_watched_the_test_fold(tmp_path):
+def test_the_published_protocol_has_a_note_that_it_validates_on_the_test_fold(tmp_path):
     assert rows([a_run(tmp_path, 0, protocol="published")])[0]["note"] == WATCHED
 
 
-def test_files_and_terminal_hold_the_same_rows(tmp_path):
+def test_files_and_terminal_have_the_same_rows(tmp_path):
     runs = [a_run(tmp_path, 0), a_run(tmp_path, 0, 0.3, model="dense|gru", published=None)]
     found = rows(runs)
     write_table(tmp_path, found, runs, "ucf11", ["as it is"])
@@ -102,7 +102,7 @@ def test_files_and_terminal_hold_the_same_rows(tmp_path):
     assert lines[0].endswith("100 MB")
 
 
-def test_a_class_may_have_the_sign_in_its_name_that_joins_labels(tmp_path):
+def test_the_name_of_a_class_may_contain_the_separator_of_labels(tmp_path):
     run = a_run(tmp_path, 0, 0.4)
     predictions = tmp_path / "tt-gru-0" / "test" / "predictions.csv"
     whole = rows([run])
@@ -110,11 +110,11 @@ def test_a_class_may_have_the_sign_in_its_name_that_joins_labels(tmp_path):
     assert rows([run]) == whole
 
 
-def test_the_interval_of_several_models_ranks_the_clips_of_each_by_themselves(tmp_path):
+def test_the_interval_of_several_models_ranks_the_clips_of_each_model_separately(tmp_path):
     runs = []
     for seed, least in enumerate((0.0, 0.5)):
         run = a_run(tmp_path, seed, value=1.0, seed=seed, metric="mean_average_precision")
-        # Each is right about all clips; the positive ones of one have lower scores than the others of the other.
+        # Both models rank all clips correctly, but one scores positive clips lower than the other negative ones.
         lines = [f"clip {i},,{'a' if i < 4 else ''},-,{least + 0.4 * (i < 4)},0" for i in range(10)]
         predictions = tmp_path / f"tt-gru-{seed}" / "test" / "predictions.csv"
         predictions.write_text("\n".join(["clip_id,group,label,predicted,p(a),p(b)", *lines]))

@@ -1,4 +1,4 @@
-"""search_spaces/paper.py: every parameter count of the paper comes out exactly; train takes its options as they are."""
+"""Test search_spaces/paper.py: parameter counts equal those of the paper, and train accepts its options."""
 
 import csv
 import dataclasses
@@ -46,7 +46,7 @@ def model_config(dataset, model, **changes):
     )
 
 
-def test_the_table_is_that_of_all_experiments_and_models():
+def test_there_are_counts_for_all_experiments_and_models():
     assert COUNTS.keys() == {(dataset, model) for dataset in paper.EXPERIMENTS for model in paper.MODELS}
 
 
@@ -55,11 +55,11 @@ def test_input_parameters_are_those_of_the_paper(dataset, model):
     assert model_config(dataset, model).input_params == COUNTS[dataset, model]
 
 
-def test_nothing_that_decides_a_result_is_left_to_the_defaults_of_train():
-    left = {"shards", "out", "seed", "num_workers", "resume", "overwrite", "checkpoint_minutes", "track", "precision"}
+def test_all_options_that_affect_a_result_are_set():
+    unset = {"shards", "out", "seed", "num_workers", "resume", "overwrite", "checkpoint_minutes", "track", "precision"}
     splits = {"folds", "fold", "split_by", "watch_test", "keep"}
     names = {field.name for field in dataclasses.fields(TrainOptions)}
-    assert names - paper.train_options("ucf11", "tt-gru").keys() == left | splits
+    assert names - paper.train_options("ucf11", "tt-gru").keys() == unset | splits
 
 
 @pytest.mark.parametrize(
@@ -80,13 +80,13 @@ def test_input_parameters_by_rank_are_those_of_the_paper(cell, ranks, count):
     assert model_config("ucf11", cell, ranks=str(ranks)).input_params == count
 
 
-def test_the_whole_tt_lstm_cell_has_the_parameters_that_arithmetic_gives():
+def test_the_number_of_parameters_of_the_tt_lstm_cell():
     config = model_config("ucf11", "tt-lstm")
     assert config.num_params - (256 + 1) * 11 == 266_528
 
 
 @pytest.mark.parametrize(("dataset", "model"), COUNTS, ids=" ".join)
-def test_train_takes_the_options_as_they_are(dataset, model):
+def test_train_accepts_the_options(dataset, model):
     options = TrainOptions(shards="shards", out="run", **paper.train_options(dataset, model))
     experiment = paper.EXPERIMENTS[dataset]
     assert (options.epochs, options.lr, options.batch_size) == (
@@ -110,6 +110,6 @@ def test_published_figures_are_fractions_of_known_experiments():
     assert paper.published("ucf11", "dense-gru") is None
 
 
-def test_experiments_are_no_space_for_a_sweep():
+def test_paper_is_not_a_search_space():
     with pytest.raises(ValueError, match="there is no search space 'paper'"):
         search_spaces.load("paper")

@@ -1,4 +1,4 @@
-"""search_spaces: every point is a model that fits the frame, none comes twice, and users' own functions are found."""
+"""Test search_spaces: all samples are valid models, modes follow the rules, users' own spaces are loaded."""
 
 import dataclasses
 import itertools
@@ -25,7 +25,7 @@ OPTIONS = {field.name for field in dataclasses.fields(TrainOptions)}
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """Writes a module of the user's into the current directory."""
+    """Returns a function that writes a module into the current directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     before = set(sys.modules)
@@ -56,7 +56,7 @@ def model(values, frame):
 
 @pytest.mark.parametrize("name", search_spaces.NAMES)
 @pytest.mark.parametrize("frame", FRAMES, ids=str)
-def test_every_point_of_a_space_is_a_model_that_fits_the_frame_and_none_has_ranks_to_clip(name, frame):
+def test_every_sample_of_a_space_is_a_model_that_fits_the_frame_without_clipping_ranks(name, frame):
     space, study = search_spaces.load(name), make_study(frame)
     points = [space.space(study.ask()) for _ in range(60)]
     configs = [model(values, frame) for values in points]
@@ -69,7 +69,7 @@ def test_every_point_of_a_space_is_a_model_that_fits_the_frame_and_none_has_rank
 
 @pytest.mark.parametrize("frame", FRAMES, ids=str)
 @pytest.mark.parametrize("num_modes", range(2, 7))
-def test_input_modes_are_few_and_different_cut_the_axes_and_are_even(frame, num_modes):
+def test_input_modes_are_few_different_and_even_factors_of_the_axes(frame, num_modes):
     found, (height, width, channels) = shapes.input_modes(*frame, num_modes), frame
     assert 0 < len(found) == len(set(found)) <= 24
     ways = [
@@ -83,14 +83,14 @@ def test_input_modes_are_few_and_different_cut_the_axes_and_are_even(frame, num_
     most_even = min(max(rows + columns) / min(rows + columns) for rows, columns in ways)
     for modes in found:
         cuts = [(rows, columns) for rows, columns in ways if rows + columns == modes]
-        assert cuts, "a mode straddles rows and columns"
+        assert cuts, "a mode is a factor of rows or of columns"
         assert modes.count(1) == fewest
         assert max(modes) <= 1.5 * most_even * min(modes)
         pixels = [(rows, (*columns[:-1], columns[-1] // channels)) for rows, columns in cuts]
         assert any(all(list(axis) in (sorted(axis), sorted(axis)[::-1]) for axis in cut) for cut in pixels)
 
 
-def test_input_modes_of_a_frame_by_hand():
+def test_input_modes_of_some_frames():
     assert shapes.input_modes(32, 64, 1, 2) == ((32, 64),)
     assert shapes.input_modes(32, 64, 1, 3) == ((32, 8, 8),)
     assert shapes.input_modes(32, 64, 1, 4) == ((4, 8, 8, 8), (8, 4, 8, 8))
@@ -99,7 +99,7 @@ def test_input_modes_of_a_frame_by_hand():
 
 
 @pytest.mark.parametrize(("size", "num_modes"), [*itertools.product((16, 32, 64, 128, 256), range(2, 7))])
-def test_hidden_modes_are_the_most_even_rising_and_falling(size, num_modes):
+def test_hidden_modes_are_the_most_even_ones_ascending_and_descending(size, num_modes):
     found = shapes.hidden_modes(size, num_modes)
     rising = found[0]
     assert math.prod(rising) == size
@@ -108,7 +108,7 @@ def test_hidden_modes_are_the_most_even_rising_and_falling(size, num_modes):
     assert set(found) == {rising, rising[::-1]}
 
 
-def test_all_numbers_of_modes_hidden_sizes_and_choices_come_up():
+def test_all_numbers_of_modes_hidden_sizes_and_choices_are_sampled():
     study = make_study((32, 64, 1))
     configs = [model(shapes.space(study.ask()), (32, 64, 1)) for _ in range(200)]
     assert {config.in_modes.count("x") + 1 for config in configs} == {2, 3, 4, 5, 6}
@@ -121,7 +121,7 @@ def test_all_numbers_of_modes_hidden_sizes_and_choices_come_up():
 
 
 @pytest.mark.parametrize("frame", FRAMES[:3], ids=str)
-def test_a_random_draw_is_spread_over_orders_of_magnitude(frame):
+def test_random_samples_spread_over_orders_of_magnitude(frame):
     study = make_study(frame)
     sizes = sorted(model(shapes.space(study.ask()), frame).num_params for _ in range(200))
     assert sizes[0] < 1000
@@ -132,8 +132,8 @@ def test_a_random_draw_is_spread_over_orders_of_magnitude(frame):
 
 
 @pytest.mark.parametrize("space", [shapes.space, ranks.space], ids=["shapes", "ranks"])
-def test_the_tpe_sampler_takes_the_space_without_a_complaint(space):
-    # Of pytest's own, warnings are errors.
+def test_the_tpe_sampler_accepts_the_space_without_warnings(space):
+    # Warnings are errors in this suite.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(seed=0, multivariate=True, group=True, n_startup_trials=5)
@@ -145,15 +145,15 @@ def test_the_tpe_sampler_takes_the_space_without_a_complaint(space):
     assert len({trial.values[1] for trial in study.trials}) > 6
 
 
-def test_unknown_space_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=r"'no'.*shapes, ranks, and your own as package\.module:function"):
+def test_an_unknown_space_is_refused_with_the_choices():
+    with pytest.raises(ValueError, match=r"'no'.*shapes, ranks, or your own as package\.module:function"):
         search_spaces.load("no")
 
 
 OWN = "def tiny(trial):\n    return {'hidden_modes': f\"{trial.suggest_int('h', 2, 8)}x2\"}\n"
 
 
-def test_a_function_of_the_user_s_in_the_current_directory_is_a_space(own):
+def test_a_function_in_the_current_directory_is_a_space(own):
     own("mine/tiny_spaces", OWN)
     own("mine/led", OWN + "def baselines(frame):\n    return [{'hidden_modes': f'{frame[0]}x2'}]\n")
     found = search_spaces.load("mine.tiny_spaces:tiny")
@@ -162,7 +162,7 @@ def test_a_function_of_the_user_s_in_the_current_directory_is_a_space(own):
     assert search_spaces.load("mine.led:tiny").baselines((4, 6, 1)) == [{"hidden_modes": "4x2"}]
 
 
-def test_the_worked_example_of_the_documentation_works(own):
+def test_the_example_in_the_documentation_works(own):
     lines = search_spaces.__doc__.split("`--space lips:both_ways`:")[1].splitlines()[1:]
     example = itertools.takewhile(lambda line: not line or line.startswith("    "), lines)
     own("lips", "\n".join(line[4:] for line in example))
@@ -177,15 +177,15 @@ def test_the_worked_example_of_the_documentation_works(own):
     [
         ("nowhere:space", "'nowhere:space': there is no module nowhere in "),
         ("mine.nowhere:space", "there is no module mine.nowhere in "),
-        ("mine:space", "'space' in mine is not there; give package.module:function"),
-        ("mine:", "'' in mine is not there"),
-        ("mine:number", "'number' in mine is no function but 3"),
+        ("mine:space", "'space' in mine does not exist; give package.module:function"),
+        ("mine:", "'' in mine does not exist"),
+        ("mine:number", "'number' in mine is not a function but 3"),
         (":space", "importing  fails with ValueError: Empty module name"),
-        ("broken:space", "importing broken fails with ZeroDivisionError: division by zero; mend it first"),
+        ("broken:space", "importing broken fails with ZeroDivisionError: division by zero; fix it first"),
         ("needy:space", "importing needy fails with ModuleNotFoundError: No module named 'absent_package'"),
     ],
 )
-def test_a_space_that_is_not_to_be_had_is_refused_by_name_with_the_way_out(own, name, words):
+def test_a_space_that_cannot_be_loaded_is_refused_with_a_hint(own, name, words):
     own("mine", "number = 3\n")
     own("broken", "1 / 0\n")
     own("needy", "import absent_package\n")
@@ -195,8 +195,8 @@ def test_a_space_that_is_not_to_be_had_is_refused_by_name_with_the_way_out(own, 
     assert "\n" not in str(refused.value)
 
 
-def test_a_space_in_the_current_directory_is_found_by_scripts_too(own, tmp_path):
-    """`python pipelines/sweep.py` has the directory of the script on its path, not the current one."""
+def test_a_space_in_the_current_directory_is_also_found_by_scripts(own, tmp_path):
+    """With `python pipelines/sweep.py`, the directory of the script is on sys.path, not the current one."""
     own("mine_of_script", OWN)
     script = tmp_path / "elsewhere" / "script.py"
     script.parent.mkdir()
