@@ -24,7 +24,7 @@ from pipelines.training.options import TrainOptions
 from ttrnn.files import atomic_write
 from ttrnn.model import ModelConfig
 
-__all__ = ["RUN_LAYOUT", "RunDirectory", "has_ended", "is_of_model"]
+__all__ = ["RUN_LAYOUT", "RunDirectory", "has_ended", "is_of_model", "is_record"]
 
 log = logging.getLogger(__name__)
 
@@ -234,6 +234,11 @@ RUN_LAYOUT = MirrorLayout(
     keeps_checkpoints=True,
 )
 """The layout of a run in a bucket."""
+
+
+def is_record(name: str) -> bool:
+    """Whether a file of a run, given by its path below RUN, records how the training went; weights do not."""
+    return name in (RunDirectory.MARKER, "metrics.jsonl", *RunDirectory.LAST, RUNNING)
 
 
 def is_of_model(name: str) -> bool:

@@ -14,8 +14,7 @@ from typing import Any
 
 from pipelines.core.errors import UserError
 from pipelines.storage.layout import MirrorLayout
-from pipelines.storage.transfer import RUNNING
-from pipelines.training.run_directory import RUN_LAYOUT, RunDirectory, has_ended
+from pipelines.training.run_directory import RUN_LAYOUT, RunDirectory, has_ended, is_record
 from pipelines.tuning.trial import Trial, read_trial
 from ttrnn.files import atomic_write
 
@@ -170,8 +169,7 @@ def is_result(name: str) -> bool:
         return name in (SweepDirectory.MARKER, "study.journal", "pareto.json")
     if parts[0] == "confirm" and len(parts) == 2:
         return parts[1] == "plan.json"
-    records = (RunDirectory.MARKER, "metrics.jsonl", *RunDirectory.LAST, RUNNING)
-    return _run_of(name) is not None and parts[2] in records
+    return _run_of(name) is not None and is_record("/".join(parts[2:]))
 
 
 def _run_of(name: str) -> str | None:
