@@ -12,8 +12,18 @@ import pytest
 from tests import processes
 from tests.processes import Child
 
-# No core waits for them at the end.
-_LONGEST = ("test_bucket.py", "test_sweep.py", "test_preprocessing_nodes.py", "test_launcher_nodes.py")
+# In the order in which they start, so that no core waits for them at the end: those that start Ray.
+_LONGEST = (
+    "test_sweep.py",
+    "test_bucket.py",
+    "test_launcher_nodes.py",
+    "test_preprocessing_nodes.py",
+    "test_train.py",
+    "test_preprocess.py",
+    "test_interrupts.py",
+    "test_reproduce.py",
+    "test_trainer.py",
+)
 # Ray's processes notice within seconds that their driver has ended.
 _WAIT_S = 15
 
@@ -27,7 +37,8 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sorts them; within a file the order stays."""
-    items.sort(key=lambda item: item.path.name not in _LONGEST)
+    rank = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 @pytest.fixture(autouse=True)
