@@ -1,11 +1,11 @@
-"""ttrnn against its peers, torch's dense layers and the machine.
+"""Compare the speed and memory of ttrnn with other libraries, dense layers of torch, and limits of the machine.
 
     python -m tests.benchmarks                                    everything, about a quarter of an hour on 2 cores
     python -m tests.benchmarks --sections step,product --out DIR
-    python -m tests.benchmarks --quick                            does it run? The figures mean nothing
+    python -m tests.benchmarks --quick                            only a test; the figures are meaningless
 
-`make bench` installs the peers (the extra `bench`) and runs everything. A peer that is not installed is named and left
-out.
+`make bench` installs the other libraries (the extra `bench`) and runs everything. A library that is not installed is
+skipped with a warning.
 """
 
 import logging
@@ -30,16 +30,16 @@ SECTIONS = {**sections.SECTIONS, "loading": loading}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarkOptions:
-    """Measure ttrnn against its peers; leaves results.csv, results.md and results.png in a directory."""
+    """Compare ttrnn with other libraries; write results.csv, results.md and results.png to a directory."""
 
     out: str = "bench"
-    """directory for the results; what an earlier run left there is replaced"""
+    """directory for the results; earlier results in it are replaced"""
     sections: str = ",".join(SECTIONS)
-    """what to measure, joined by commas"""
+    """names of the sections to measure, separated by commas"""
     rounds: int = 7
-    """rounds, in each of which every contender has its turn"""
+    """number of rounds, in each of which every contender runs once"""
     quick: bool = False
-    """small sizes and two rounds, to see that it runs"""
+    """use small sizes and two rounds, as a test"""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.sections.split(",") if name not in SECTIONS]
@@ -50,10 +50,10 @@ class BenchmarkOptions:
 
 
 def benchmark(options: BenchmarkOptions) -> dict[str, Any]:
-    """Checks the contenders, measures section by section, and writes what there is after each."""
+    """Checks the contenders, measures section by section, and writes the results after each section."""
     absent = peers.missing()
     for name in absent:
-        log.info("%s is not installed and left out; pip install --editable '.[bench]' installs it", name)
+        log.info("%s is not installed and skipped; pip install --editable '.[bench]' installs it", name)
     peers.check()
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def benchmark(options: BenchmarkOptions) -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """Processor, cores, and the instructions that matter here."""
+    """Processor, number of cores, and relevant instruction sets."""
     model, flags = platform.processor() or platform.machine(), set()
     if (cpuinfo := Path("/proc/cpuinfo")).exists():
         lines = dict(line.split(":", 1) for line in cpuinfo.read_text().splitlines() if ":" in line)
@@ -94,7 +94,7 @@ def _machine() -> str:
 
 
 def summary(result: dict[str, Any]) -> str:
-    """The tables, and where they lie."""
+    """The tables and the paths of the files."""
     return f"{result['markdown']}\n{result['out']}: results.csv, results.md, results.png"
 
 

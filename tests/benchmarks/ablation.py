@@ -1,10 +1,10 @@
-"""What each option of training is worth: models trained with and without it, seed by seed, judged on validation.
+"""Measure the effect of training options: train models with and without each of them, with several seeds.
 
     python -m tests.benchmarks.ablation shards/words shards/actions
     python -m tests.benchmarks.ablation shards/words --variants plain,recipe --test
 
-Runs that are complete are not run again. The test split is looked at only where --test asks for it, for the few
-variants that validation has chosen.
+Complete runs are not run again. Variants are compared on the validation split; --test evaluates the test split, for the
+few variants that were selected.
 """
 
 import dataclasses
@@ -87,22 +87,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AblationOptions:
-    """Train a model with and without each of the options that are listed in this file; leaves ablation.md."""
+    """Train a model with and without each of the options that are listed in this file; write ablation.md."""
 
     shards: tuple[str, ...] = positional()
-    """directories that preprocess wrote"""
+    """directories of shards, written by preprocess"""
     variants: str = ",".join(VARIANTS)
-    """which to train, by their names in this file, joined by commas"""
+    """names of the variants in this file, separated by commas"""
     common: str = "{}"
     """options of train that are the same for all variants: JSON"""
     seeds: int = 3
-    """of each variant, 0 and up"""
+    """number of seeds per variant, from 0"""
     test: bool = False
-    """measure on the test split too"""
+    """also evaluate on the test split"""
     out: str = "bench/ablation"
     """directory of the runs and the table"""
     processes: int = 2
-    """trainings at a time, a thread each"""
+    """trainings at a time, each with one thread"""
 
     def __post_init__(self) -> None:
         for name in self.variants.split(","):
@@ -111,7 +111,7 @@ class AblationOptions:
 
 
 def ablation(options: AblationOptions) -> dict[str, Any]:
-    """Trains what is not trained yet and writes the table anew after each run."""
+    """Trains the missing runs and writes the table after each."""
     with user_errors("common"):
         common = json.loads(options.common)
     chosen = {name: VARIANTS[name] for name in options.variants.split(",")}
@@ -157,7 +157,7 @@ def _run(shards: str, name: str, seed: int, out: Path, chosen: dict[str, Any], t
 
 
 def _table(rows: list[dict[str, Any]], options: AblationOptions, names: list[str]) -> str:
-    """Markdown: mean (lowest to highest) over the seeds, a line for each data set and variant."""
+    """A Markdown table: mean (minimum to maximum) over the seeds, one line per data set and variant."""
     columns = {"val_metric": "validation, best epoch", "last": "last epoch"}
     if options.test:
         columns["test_metric"] = "test"
@@ -176,8 +176,8 @@ def _table(rows: list[dict[str, Any]], options: AblationOptions, names: list[str
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; see the head of this file."""
-    # A thread for each training: they run side by side.
+    """The command; see the docstring of this module."""
+    # One thread for each of the trainings, which run at the same time.
     os.environ["OMP_NUM_THREADS"] = "1"
     return command.run(AblationOptions, ablation, lambda result: result["table"], argv)
 

@@ -1,10 +1,10 @@
-"""The data path, measured: preprocessing against a bare loop, memory, a large catalogue, and kill -9.
+"""Benchmark preprocessing: throughput compared with a plain loop, memory, a large catalogue, and kill -9.
 
     python -m tests.benchmarks.data                                on rendered videos
     python -m tests.benchmarks.data --videos VIDEOS_OR_CSV --rounds 5
     python -m tests.benchmarks.data --sections kills
 
-Prints a Markdown table. Each contender has its turn in each round; figures are medians (lowest to highest).
+Prints a Markdown table. Every contender runs once per round; figures are medians (minimum to maximum).
 """
 
 import csv
@@ -49,18 +49,18 @@ _WIDTH, _HEIGHT = 160, 120
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataOptions:
-    """Measure the data path."""
+    """Benchmark preprocessing."""
 
     videos: str | None = None
-    """folder of videos or CSV; default: rendered ones, 320x240, MPEG-4"""
+    """folder of videos or CSV; default: rendered videos, 320x240, MPEG-4"""
     sections: str = "throughput,memory,catalogue,kills"
-    """what to measure, joined by commas"""
+    """names of the sections to measure, separated by commas"""
     rounds: int = 5
-    """rounds, in each of which every contender has its turn"""
+    """number of rounds, in each of which every contender runs once"""
     scratch: str | None = None
-    """directory for shards; default: the system's for temporary files"""
+    """directory for shards; default: the directory for temporary files of the system"""
     seed: int = 0
-    """of the moments of kill -9"""
+    """seed of the times of kill -9"""
 
 
 def data(options: DataOptions) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _clips(videos: str) -> list[tuple[str, str]]:
 
 
 def _render(folder: Path, num_classes: int = 8, num_clips: int = 12, num_frames: int = 150) -> list[tuple[str, str]]:
-    """Clips of moving stripes with some noise, which cost a decoder what camera pictures cost."""
+    """Renders clips of moving stripes with noise, which take as long to decode as those of a camera."""
     rng, clips = np.random.default_rng(0), []
     y, x = np.mgrid[:240, :320]
     for label, number in itertools.product(range(num_classes), range(num_clips)):
@@ -104,7 +104,7 @@ def _render(folder: Path, num_classes: int = 8, num_clips: int = 12, num_frames:
 
 
 def _write_csv(file: Path, clips: Sequence[tuple[str, str]], times: int = 1) -> Path:
-    """A catalogue of the clips, each `times` times: a link makes a clip of its own."""
+    """Writes a catalogue with each clip `times` times, through links with different names."""
     links = file.with_suffix("")
     links.mkdir(parents=True)
     with file.open("w", newline="") as opened:
@@ -118,7 +118,7 @@ def _write_csv(file: Path, clips: Sequence[tuple[str, str]], times: int = 1) -> 
 
 
 def _decode_bare(work: tuple[str, int, str | None]) -> int:
-    """Decode and resize; with a file, also what shards ask for: SHA-256 and the bytes on the disk."""
+    """Decodes and resizes; with a file, also computes SHA-256 and writes the bytes to the disk, like shards."""
     path, num_threads, target = work
     cv2.setNumThreads(1)
     capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, num_threads] if num_threads else [])
@@ -180,7 +180,7 @@ def _throughput(place: Path, videos: list[tuple[str, str]], options: DataOptions
                 raw.mkdir()
                 start = time.perf_counter()
                 call()
-                # The first round warms up.
+                # The first round is a warm-up.
                 if number:
                     times[name].append(time.perf_counter() - start)
         num_frames = sum(pool.map(_decode_bare, [(path, 1, None) for path, _ in videos], chunksize=1))
@@ -198,7 +198,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _marked(mark: str) -> list[int]:
-    """Processes that were started with the mark in their environment, children of children included."""
+    """Processes with the mark in their environment, including descendants."""
     found = []
     for folder in Path("/proc").iterdir():
         try:
@@ -210,7 +210,7 @@ def _marked(mark: str) -> list[int]:
 
 
 def _own_bytes(pid: int) -> int:
-    """Memory of a process that is nobody's file: anonymous, and its share of what it shares."""
+    """Memory of a process that is not a mapped file: anonymous memory, and its part of shared memory."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     except OSError:
@@ -251,7 +251,7 @@ def _memory(place: Path, videos: list[tuple[str, str]], options: DataOptions) ->
 
 
 def _catalogue(place: Path, videos: list[tuple[str, str]], options: DataOptions) -> Iterator[tuple[str, str]]:
-    """Listing, splits and plan of 100,000 empty files."""
+    """Measures listing, splits and plan of 100,000 empty files."""
     folder = place / "many"
     for label in range(100):
         (folder / f"class {label:03}").mkdir(parents=True)
@@ -279,10 +279,10 @@ def _catalogue(place: Path, videos: list[tuple[str, str]], options: DataOptions)
 
 
 def _kills(place: Path, videos: list[tuple[str, str]], options: DataOptions) -> Iterator[tuple[str, str]]:
-    """Ten times: kill -9 of a process at a random moment, resume, compare with an undisturbed run."""
+    """Ten times: kills a process at a random time, resumes, and compares with an uninterrupted run."""
     catalogue, rng = _write_csv(place / "kills.csv", videos), random.Random(options.seed)
     start = time.monotonic()
-    wanted = _undisturbed(catalogue, place / "undisturbed")
+    wanted = _uninterrupted(catalogue, place / "undisturbed")
     duration = time.monotonic() - start
     equal, victims = 0, []
     for number in range(10):
@@ -306,18 +306,18 @@ def _kills(place: Path, videos: list[tuple[str, str]], options: DataOptions) -> 
             done.communicate()
         equal += _digests(out) == wanted
         shutil.rmtree(out)
-    yield "identical to an undisturbed run", f"{equal} of 10 (killed: {', '.join(victims)})"
+    yield "identical to an uninterrupted run", f"{equal} of 10 (killed: {', '.join(victims)})"
 
 
 def _kill(driver: int, mark: str, rng: random.Random) -> str:
-    """Kills a worker or a decoder, or the driver while there are none; returns what it was."""
+    """Kills a worker or a decoder, or the driver if there are none; returns the kind of process."""
     others = [pid for pid in _marked(mark) if _title(pid).startswith("ray::") or "_serve" in _title(pid)]
     pid = rng.choice(others or [driver])
     title = _title(pid)
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
-        return "nobody, it was over"
+        return "none, it had finished"
     return "driver" if pid == driver else "decoder" if "_serve" in title else "worker"
 
 
@@ -328,7 +328,7 @@ def _title(pid: int) -> str:
         return ""
 
 
-def _undisturbed(catalogue: Path, out: Path) -> dict[str, str]:
+def _uninterrupted(catalogue: Path, out: Path) -> dict[str, str]:
     process = _command(catalogue, out, uuid.uuid4().hex)
     _, messages = process.communicate()
     assert process.returncode == 0, messages.decode()

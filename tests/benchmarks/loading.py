@@ -1,4 +1,4 @@
-"""Reading: what it costs to have the clips of a data set come from shards, one batch after the other.
+"""Measure the reading of clips from shards in batches.
 
 Legend: B batch, T time, H W frame height and width in pixels, C channels.
 """
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _FRAME = FrameSize(width=160, height=120, channels=3)
 _BATCH = 8
 _PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
-# As many frames as before: their time can be compared.
+# Equal numbers of frames, so that the times can be compared.
 _SAME_LENGTH = Augmentation(flip=True, shift=8, brightness=0.2)
 _ALTERED = {
     "flip": Augmentation(flip=True),
@@ -42,20 +42,20 @@ _ALTERED = {
 
 
 def loading(rounds: int, quick: bool) -> Iterator[Row]:
-    """An epoch read against memcpy, a training step with and without the loader, alteration, and resident memory.
+    """Compares an epoch of reading with memcpy, training steps with and without the loader; augmentation; memory.
 
-    The shards hold noise, 50 to 250 frames a clip, and are in the system's cache.
+    The shards contain noise, 50 to 250 frames per clip, and are in the page cache.
     """
     with tempfile.TemporaryDirectory() as directory:
         yield from measure(_write(Path(directory), 16 if quick else 160, 20 if quick else 250), rounds)
 
 
 def measure(files: list[Path], rounds: int) -> Iterator[Row]:
-    """All of it on shards of 160 x 120 x 3."""
+    """Measures everything on shards of 160 x 120 x 3."""
     split = Split(files, _FRAME)
     shape = f"{len(split)} clips, {int(split.lengths.sum()):,} frames, batches of {_BATCH}"
     log.info("loading: %s", shape)
-    # First: what the others leave behind would hide it.
+    # First, because memory of the other measurements would hide it.
     yield from _resident(files)
     yield from _read(split, shape, rounds)
     yield from _steps(split, shape, rounds)
@@ -63,7 +63,7 @@ def measure(files: list[Path], rounds: int) -> Iterator[Row]:
 
 
 def _write(path: Path, num_clips: int, most: int) -> list[Path]:
-    """Shards of clips of up to `most` frames."""
+    """Writes shards of clips of up to `most` frames."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(most // 5, most + 1, num_clips)
     files = []
@@ -87,7 +87,7 @@ def _ratio(name: str, shape: str, precision: str, over: list[float], under: list
 
 
 def _read(split: Split, shape: str, rounds: int) -> Iterator[Row]:
-    """Every byte of an epoch into one buffer: from the loader's batches, and from memory."""
+    """Copies every byte of an epoch to a buffer: from the batches of the loader, and from memory."""
     in_memory = [[clip.clone() for clip in frames] for frames in _epoch(split)]
     buffer = torch.empty(max(sum(clip.numel() for clip in frames) for frames in in_memory), dtype=torch.uint8)
 
@@ -122,7 +122,8 @@ def _training_step(precision: str) -> Callable[[list[Tensor]], None]:
 def _steps(split: Split, shape: str, rounds: int) -> Iterator[Row]:
     """Training steps of a TT-GRU on batches from the loader, each followed by one on the same clips in memory.
 
-    In such pairs both sides meet the same disturbances; the spread is that of the epochs, each the median of its steps.
+    In these pairs, both sides are disturbed alike by other processes; the spread is over epochs, each the median of its
+    steps.
     """
     in_memory = [[clip.clone() for clip in frames] for frames in _epoch(split)]
     for precision in _PRECISIONS:
@@ -149,13 +150,13 @@ def _paired(
         step(kept)
         num_frames = sum(map(len, kept))
         seconds.append(((middle - start) / num_frames, (time.perf_counter() - middle) / num_frames))
-    # The first batch of an epoch is waited for.
+    # The first batch of an epoch is not prefetched.
     from_loader, from_memory = zip(*seconds[1:], strict=True)
     return statistics.median(from_loader), statistics.median(from_memory)
 
 
 def _altered(split: Split, shape: str, rounds: int) -> Iterator[Row]:
-    """Altering clips, alone, per frame that is stored."""
+    """Augmentation alone, per stored frame."""
     few = range(min(len(split), 16))
     split.prefetch(few)
 
@@ -172,7 +173,7 @@ def _altered(split: Split, shape: str, rounds: int) -> Iterator[Row]:
 
 
 def _resident(files: list[Path]) -> Iterator[Row]:
-    """Memory of this process beyond what it has anyway, in each step of an epoch: the shards twice, and four times."""
+    """Additional memory of this process in each step of an epoch, for the shards twice and four times."""
     step = _training_step("bfloat16")
     for frames in _epoch(Split(files, _FRAME)):
         step(frames)

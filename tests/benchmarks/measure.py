@@ -1,4 +1,4 @@
-"""How things are measured: in turn, in one run, with medians and spread; and peak memory, in a process of its own.
+"""Measure times of interleaved contenders, with medians and spread, and peak memory in a separate process.
 
 python -m tests.benchmarks.measure NAME CELL PRECISION BATCH TIME      prints the peak of a training step, in bytes
 """
@@ -23,13 +23,13 @@ from tests.benchmarks.peers import Problem
 __all__ = ["Row", "interleaved", "peak_bytes", "row", "status_bytes", "training_step"]
 
 Key = TypeVar("Key", bound=Hashable)
-# A contender that wants more than this share of the machine's memory is stopped before the machine is.
+# A contender is stopped at this share of the machine's memory, so that the machine does not run out of it.
 _MEMORY_SHARE = 0.75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One measurement, as it stands in the CSV."""
+    """A measurement, as a row of the CSV."""
 
     section: str
     name: str
@@ -42,7 +42,7 @@ class Row:
 
 
 def row(section: str, name: str, shape: str, precision: str, values: list[float], unit: str) -> Row:
-    """Median, lowest and highest of the rounds."""
+    """A row with median, minimum and maximum over the rounds."""
     return Row(
         section=section,
         name=name,
@@ -56,9 +56,9 @@ def row(section: str, name: str, shape: str, precision: str, values: list[float]
 
 
 def interleaved(work: Mapping[Key, Callable[[], object]], rounds: int, least_s: float = 0.02) -> dict[Key, list[float]]:
-    """Seconds per call, each contender once per round, so that what disturbs the machine disturbs all alike.
+    """Seconds per call. Every contender runs once per round, so that all are disturbed alike by other processes.
 
-    Two calls warm up first; one that takes less than `least_s` seconds is repeated within its round until that is full.
+    Two calls are a warm-up; a call of less than `least_s` seconds is repeated within its round for that time.
     """
     repeats = {}
     for key, call in work.items():
@@ -79,8 +79,8 @@ def _seconds(call: Callable[[], object], repeats: int) -> float:
 
 
 def training_step(network: nn.Module, frames: Tensor) -> Callable[[], None]:
-    """Forward, loss on the last state, backward, AdamW (torch's fused one for everybody)."""
-    # So small a rate that the weights stay what they are over all rounds.
+    """Forward pass, loss on the last state, backward pass, and AdamW (torch's fused one for all contenders)."""
+    # With this learning rate, the weights are practically constant over all rounds.
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-6, fused=True)
 
     def step() -> None:
@@ -93,9 +93,9 @@ def training_step(network: nn.Module, frames: Tensor) -> Callable[[], None]:
 
 
 def peak_bytes(name: str, problem: Problem, precision: str) -> int | None:
-    """Peak memory of a training step beyond the imported libraries: frames, weights, optimiser and all.
+    """Peak memory of a training step beyond the imported libraries: frames, weights, optimizer, activations.
 
-    None if it does not end: for want of memory, or because there is no /proc to read it from.
+    None if the step runs out of memory, or without /proc.
     """
     arguments = (name, problem.cell, precision, str(problem.batch), str(problem.time))
     done = subprocess.run([sys.executable, "-m", __name__, *arguments], stdout=subprocess.PIPE, text=True, check=False)
@@ -111,13 +111,13 @@ def status_bytes(field: str) -> int:
 def _peak_of_two_steps(name: str, cell: str, precision: str, batch: str, time_: str) -> int:
     total = 1024 * int(Path("/proc/meminfo").read_text().split()[1])
     resource.setrlimit(resource.RLIMIT_DATA, (int(_MEMORY_SHARE * total),) * 2)
-    # What importing and the first use of everything costs is no contender's memory.
+    # Memory of imports and first calls does not count.
     small = Problem(cell=cell, batch=1, time=1)
     training_step(peers.build(name, small, precision), small.frames())()
     before = status_bytes("VmRSS")
     problem = Problem(cell=cell, batch=int(batch), time=int(time_))
     step = training_step(peers.build(name, problem, precision), problem.frames())
-    # The optimiser has its state only after the first.
+    # The optimizer creates its state in the first step.
     step()
     step()
     return status_bytes("VmHWM") - before

@@ -1,20 +1,19 @@
-"""The contenders: a recurrent layer whose input matrix is a tensor train (or dense), as each library has it.
+"""Build the contenders: recurrent layers of several libraries whose input matrix is a tensor train, or dense.
 
 Legend: B batch, T time, F frames (B and T together), D frame size, H hidden size, M_k / N_k input / output mode k,
 R / S left / right rank.
 
-All take uint8 frames (B, T, D), return the last hidden state (B, H), and carry the weights of one ttrnn layer, so that
-`check` can hold them to the same result. Every peer gets the kindest wrapper that we know:
+All take uint8 frames (B, T, D), return the last hidden state (B, H), and have the weights of one ttrnn layer, so that
+`check` can compare their results. The wrapper of each library is the fastest one that we know:
 
 - frames are normalised in place, with one float copy;
-- all gates are in one TT-matrix, with our modes and ranks: the same number of parameters;
-- the product stands before the loop over time: all frames at once in tensorly-torch; in blocks of 8 frames, which stay
-  in cache, in tednet and torchTT, where that is twice as fast. tednet's own TTLSTM runs as it is, too;
-- tensorly-torch runs without opt_einsum, as pip installs it, and with it: torch.einsum then finds a path through the
-  cores that is ten times faster.
+- all gates are in one TT-matrix with the modes and ranks of ttrnn, and the same number of parameters;
+- the product is computed before the loop over time: for all frames at once in tensorly-torch; in blocks of 8 frames,
+  which stay in the cache, in tednet and torchTT, where that is twice as fast. tednet's TTLSTM is also run unchanged;
+- tensorly-torch is run without opt_einsum, as pip installs it, and with it, which makes torch.einsum ten times faster.
 
-torch's own LSTM in float32 runs as it comes, and without oneDNN, which makes it two to four times faster at these
-shapes. tednet and torchTT fail under autocast ("both inputs should have same dtype"): they are here in float32 only.
+The LSTM of torch in float32 is run by default and without oneDNN, which makes it two to four times faster at these
+shapes. tednet and torchTT fail under autocast ("both inputs should have same dtype") and are run in float32 only.
 """
 
 import contextlib
@@ -35,7 +34,7 @@ __all__ = ["DENSE", "NATIVE", "OURS", "PAPER", "Problem", "build", "check", "con
 
 OURS, DENSE, NATIVE = "ttrnn", "torch.nn", "torch.nn without oneDNN"
 MEAN, SCALE = 110.0, 1 / 60
-# Of a state between -1 and 1.
+# For a state between -1 and 1.
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
 PAPER = {
     "UCF11": (8, 20, 20, 18),
@@ -46,7 +45,7 @@ PAPER = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """What is computed, whoever computes it."""
+    """The computation that is the same for all contenders."""
 
     cell: str = "lstm"
     in_modes: tuple[int, ...] = PAPER["UCF11"]
@@ -80,9 +79,9 @@ def _normalised(frames: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def without_onednn() -> Iterator[None]:
-    """torch's own kernels."""
+    """Disables oneDNN, so that the kernels of torch are used."""
     with warnings.catch_warnings():
-        # Restoring the flags speaks of Intel GPUs.
+        # Restoring the flags warns about Intel GPUs.
         warnings.simplefilter("ignore")
         with torch.backends.mkldnn.flags(enabled=False):
             yield
@@ -169,7 +168,7 @@ class _Hoisted(nn.Module):
 
 
 class _TednetLSTM(nn.Module):
-    """tednet's own recurrent layer, which multiplies inside the loop over time."""
+    """The recurrent layer of tednet, which multiplies inside the loop over time."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
@@ -195,7 +194,7 @@ class _TednetLSTM(nn.Module):
 
 
 def _bias_hh(ours: TTGRU | TTLSTM) -> Tensor:
-    """torch's second bias: zero but for what stands inside a GRU's reset gate."""
+    """The second bias of torch: zero except for the part inside the reset gate of a GRU."""
     bias = torch.zeros(len(ours.weight_hh()))
     if ours.cell == "gru":
         bias[-ours.hidden_size :] = ours.bias_hn_l0.detach()
@@ -236,7 +235,7 @@ def _tensorly(shape: TTShape, cores: list[Tensor], bias: Tensor) -> nn.Module:
 
 def _torchtt(shape: TTShape, cores: list[Tensor], bias: Tensor) -> nn.Module:
     with warnings.catch_warnings():
-        # Its solvers miss a C++ extension, for which its linear layer has no use.
+        # Importing it warns that its solvers lack a C++ extension, which its linear layer does not use.
         warnings.simplefilter("ignore")
         from torchtt.nn import LinearLayerTT
 
@@ -245,7 +244,7 @@ def _torchtt(shape: TTShape, cores: list[Tensor], bias: Tensor) -> nn.Module:
         for own, core in zip(linear.cores, cores, strict=True):
             own.copy_(core.transpose(1, 2))
         linear.bias.copy_(bias.view(shape.out_modes))
-    # It takes and gives the modes as axes.
+    # Its input and output have one axis per mode.
     return nn.Sequential(nn.Unflatten(1, shape.in_modes), linear, nn.Flatten(1))
 
 
@@ -253,7 +252,7 @@ def _torchtt(shape: TTShape, cores: list[Tensor], bias: Tensor) -> nn.Module:
 class _Contender:
     build: Callable[[Problem], nn.Module]
     packages: tuple[str, ...] = ()
-    """Modules that it imports, torch aside."""
+    """Modules that it imports, beside torch."""
     cells: tuple[str, ...] = ("lstm", "gru")
     precisions: tuple[str, ...] = ("float32", "bfloat16")
 
@@ -289,7 +288,7 @@ def missing() -> list[str]:
 
 
 def contenders(cell: str, precision: str) -> list[str]:
-    """Names of the contenders at hand, ours first."""
+    """Names of the installed contenders, ttrnn first."""
     absent = missing()
     return [
         name
@@ -310,10 +309,10 @@ def build(name: str, problem: Problem, precision: str = "float32") -> nn.Module:
 
 
 def check() -> None:
-    """Holds all contenders to the same work: parameters of the input matrix, result, a gradient for every parameter.
+    """Checks that all contenders compute the same: number of input parameters, result, gradients of all parameters.
 
     Raises:
-        RuntimeError: with the contender's name and what is wrong with it.
+        RuntimeError: a contender differs; the message has its name and the difference.
     """
     for cell, precision in itertools.product(("lstm", "gru"), ("float32", "bfloat16")):
         problem = Problem(cell=cell, batch=2, time=3)

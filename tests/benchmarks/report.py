@@ -1,4 +1,4 @@
-"""The rows of a run as a CSV, as Markdown tables for the README, and as a picture."""
+"""Write the rows of a run as CSV, as Markdown tables for the README, and as a figure."""
 
 import csv
 import dataclasses
@@ -16,7 +16,7 @@ from ttrnn.files import atomic_write
 
 __all__ = ["About", "markdown", "write"]
 
-# Okabe and Ito's colours, and the same one for a contender in every panel.
+# Okabe and Ito's colours; a contender has the same colour in every panel.
 _COLOURS = {
     (OURS, "float32"): "#0072B2",
     (OURS, "bfloat16"): "#56B4E9",
@@ -35,7 +35,7 @@ _COLOURS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What holds for all rows of a run."""
+    """Conditions of a run."""
 
     date: str
     machine: str
@@ -46,7 +46,7 @@ class About:
 
 
 def write(out: Path, rows: list[Row], about: About) -> None:
-    """results.csv, results.md and results.png in the directory `out`."""
+    """Writes results.csv, results.md and results.png to the directory `out`."""
     with atomic_write(out / "results.csv") as file:
         writer = csv.writer(file)
         common = {"threads": about.threads, "date": about.date, "machine": about.machine, "torch": about.torch}
@@ -63,7 +63,7 @@ def _rounded(row: Row) -> list[str]:
 
 
 def markdown(rows: list[Row], about: About) -> str:
-    """The tables of the sections that were measured, under a line with date and machine."""
+    """A line with date and machine, and the tables of the measured sections."""
     lines = [
         f"{about.date}; {about.machine}; {about.threads} threads; torch {about.torch}. "
         f"Median of {about.rounds} interleaved rounds (lowest to highest).",
@@ -212,7 +212,7 @@ def _draw_product(axes: Axes, rows: list[Row]) -> None:
 
 
 def _grouped_bars(axes: Axes, rows: list[Row], colours: dict[tuple[str, str], str]) -> None:
-    """A group of bars for each shape, a bar for each (name, precision), its whole spread on top."""
+    """Draws a group of bars for each shape, one bar for each (name, precision), with its range."""
     shapes = list(dict.fromkeys(row.shape for row in rows))
     kinds = [key for key in colours if any((row.name, row.precision) == key for row in rows)]
     for number, key in enumerate(kinds):

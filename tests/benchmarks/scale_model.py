@@ -1,8 +1,8 @@
-"""What a large sweep takes: bytes, requests, hours, dollars and load of the command, by formulas of named parameters.
+"""Estimate bytes, requests, hours, dollars and load of the command for a large sweep, by formulas of named parameters.
 
     python -m tests.benchmarks.scale --model
 
-docs/scale.md holds what comes out, and says where each number is from.
+docs/scale.md has the results and the origin of each number.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ __all__ = ["Parameters", "table"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parameters:
-    """Of the sweep, of this machine's measurements, and of a cloud as it is assumed to be."""
+    """Parameters of the sweep, measurements on this machine, and assumptions about a cloud."""
 
     num_clips: int = 10_000
     """of the data set; given"""
@@ -94,7 +94,7 @@ class Parameters:
 
 
 def rows(p: Parameters) -> list[tuple[str, str, str]]:
-    """(what, formula, value) line by line; later ones use the values of earlier ones."""
+    """Rows of (name, formula, value); formulas use the values of earlier rows."""
     videos = p.num_clips * p.video_bytes
     shards = p.num_clips * p.num_frames * p.frame_bytes
     num_shards = shards / p.shard_bytes
@@ -103,7 +103,7 @@ def rows(p: Parameters) -> list[tuple[str, str, str]]:
     epoch_s = p.num_clips * p.num_frames * (p.train_share + 0.15) / p.gpu_rate
     trial_s = p.epochs * p.epochs_share * epoch_s + p.overhead_s
     num_epochs = p.num_trials * p.epochs * p.epochs_share
-    # In the end slots wait for the last trials, for half of one on average.
+    # At the end, slots are idle while the last trials run, for half a trial on average.
     sweep_s = p.num_trials * trial_s / p.num_gpus + trial_s / 2
     run_bytes = 16 * p.num_params + p.run_bytes
     home_bytes = num_epochs * run_bytes
@@ -159,7 +159,7 @@ def rows(p: Parameters) -> list[tuple[str, str, str]]:
 
 
 def table(p: Parameters | None = None) -> str:
-    """Markdown: the results, and the parameters that they come from."""
+    """Markdown tables of the results and of the parameters."""
     p = p or Parameters()
     lines = ["| what | formula | result |", "|---|---|---:|"]
     lines += [f"| {what} | {formula} | {value} |" for what, formula, value in rows(p)]

@@ -24,7 +24,7 @@ from pipelines.core.options import positional
 from pipelines.evaluation.plots import plain_axes
 from pipelines.tuning.frontier import hypervolume
 from pipelines.tuning.importance import read_study
-from pipelines.tuning.sweep_directory import SweepDirectory, read_trial
+from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import Trial, read_trial
 from search_spaces import shapes
 from ttrnn.files import atomic_write

@@ -1,4 +1,4 @@
-"""What is measured. Each section gives its rows; `quick` cuts it to a few seconds.
+"""Define the sections of the benchmark. Each returns rows; `quick` reduces it to a few seconds.
 
 Legend: B batch, T time, F frames, D frame size, H hidden size, G gates, N output size.
 """
@@ -27,7 +27,7 @@ __all__ = ["SECTIONS"]
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "bfloat16")
-# Float copies of this many bytes of frames stay in cache: the floor is the faster of these block sizes.
+# Float copies of this many bytes of frames stay in the cache: the lower bound is the faster of these block sizes.
 _CACHE_BYTES = (2 << 20, 6 << 20)
 # (input modes, hidden modes) of the same frame and the same hidden size.
 _NUM_MODES = {
@@ -40,7 +40,7 @@ _NUM_MODES = {
 
 
 def step(rounds: int, quick: bool) -> Iterator[Row]:
-    """A training step, and a forward pass alone, at the paper's shapes: everybody's LSTM, ours and torch's GRU."""
+    """A training step and a forward pass at the paper's shapes: LSTMs of all contenders, GRUs of ttrnn and torch."""
     for name, in_modes in PAPER.items():
         if quick and name != "UCF11":
             continue
@@ -84,12 +84,12 @@ def _per_frame(section: str, name: str, shape: str, precision: str, seconds: lis
 
 
 def _ratios(slow: list[float], fast: list[float]) -> list[float]:
-    """Round by round."""
+    """Ratios by round."""
     return [a / b for a, b in zip(slow, fast, strict=True)]
 
 
 def product(rounds: int, quick: bool) -> Iterator[Row]:
-    """The TT product alone, forward and backward, against the bare matrix products of its plan and against memory."""
+    """The TT product alone, forward and backward, compared with the matrix products of its plan and with memory."""
     num_frames = 32 if quick else 256
     for name, in_modes in PAPER.items():
         if quick and name != "UCF11":
@@ -128,23 +128,23 @@ def _tt_product(shape: TTShape, frames_FD: Tensor, precision: str) -> Callable[[
 
 
 def _read_twice(frames_FD: Tensor) -> Callable[[], object]:
-    """The least traffic there can be: the forward and the backward pass read every byte."""
+    """The minimum of memory traffic: the forward and the backward pass read every byte."""
     words = frames_FD.view(torch.int64)
     return lambda: (words.sum(), words.sum())
 
 
 def _bare_gemms(shape: TTShape, num_frames: int, dtype: torch.dtype, cache_bytes: int) -> Callable[[], object]:
-    """The matrix products of the plan and nothing else: operands in cache, results into memory that is there."""
+    """Only the matrix products of the plan: operands in the cache, results written to allocated memory."""
     chosen = plan(shape, num_frames, itemsize=dtype.itemsize)
     most = max(1, cache_bytes // (shape.in_features * dtype.itemsize))
-    # Equal blocks, so that none is counted for more frames than it has.
+    # Equal blocks, so that each has its number of frames.
     block = num_frames // math.ceil(num_frames / most)
     gemms = []
     for number, group in enumerate(chosen.groups):
         n, m, rows = group.n * group.left_rank, group.right_rank * group.m, block * group.before * group.behind
         z, dz, g = (torch.randn(size, dtype=dtype) for size in ((rows, m), (n, rows), (n, m)))
         forward = (g, z.t(), torch.empty_like(dz))
-        # The backward pass makes what lies between the groups again, unless the plan keeps it.
+        # The backward pass recomputes the values between the groups, unless the plan keeps them.
         is_last = number == len(chosen.groups) - 1
         gemms += [forward] if is_last or chosen.keep else [forward, forward]
         gemms.append((dz, z, torch.empty_like(g)))
@@ -160,7 +160,7 @@ def _bare_gemms(shape: TTShape, num_frames: int, dtype: torch.dtype, cache_bytes
 
 
 def plans(rounds: int, quick: bool) -> Iterator[Row]:
-    """How good the planner's judgement is: the plan it chose against the fastest of all that are worth a try."""
+    """The plan that the planner chose, compared with the fastest of all plausible plans."""
     shapes = {name: Problem(in_modes=in_modes).layer().ih_l0.shape for name, in_modes in PAPER.items()}
     shapes |= {
         "UCF11 rank 1": TTShape((8, 20, 20, 18), (16, 4, 4, 4), 1),
@@ -202,11 +202,11 @@ def _by_plan(shape: TTShape, frames_FD: Tensor, precision: str, chosen: Plan) ->
 
 
 def recurrence(rounds: int, quick: bool) -> Iterator[Row]:
-    """The scan, forward and backward, gates given, against nn.GRU and nn.LSTM, the latter also without oneDNN.
+    """The scan for given gates, forward and backward, compared with nn.GRU and nn.LSTM, the latter also without oneDNN.
 
-    torch's layers cannot take gates; they get an input of size 1, and what the product with that costs alone (forward
-    and backward, measured in the same rounds) is taken off their time. Their gradient for all gates' inputs shrinks to
-    that of one column, where the scan's is written out in full: both simplifications are in torch's favour.
+    torch's layers do not accept gates; they get an input of size 1, and the time of the product with it (forward and
+    backward, measured in the same rounds) is subtracted. Their gradient of the inputs has one column, that of the scan
+    all gates: both simplifications favour torch.
     """
     hidden_size = 256
     for batch in (1, 8) if quick else (1, 8, 16, 32):
@@ -248,7 +248,7 @@ def _scan(cell: str, batch: int, time: int, hidden_size: int) -> Callable[[], ob
 def _torch_recurrence(
     cell: str, batch: int, time: int, hidden_size: int
 ) -> tuple[Callable[[], object], Callable[[], object]]:
-    """torch's layer with an input of size 1, and the product with that input alone."""
+    """The layer of torch with an input of size 1, and the product with that input alone."""
     layer = {"gru": nn.GRU, "lstm": nn.LSTM}[cell](1, hidden_size)
     x = torch.randn(time, batch, 1)
     grad_TBH = torch.randn(time, batch, hidden_size)
@@ -266,7 +266,7 @@ def _torch_recurrence(
 
 
 def growth(rounds: int, quick: bool) -> Iterator[Row]:
-    """A training step of the TT-LSTM at the UCF11 shape, as one number changes at a time."""
+    """A training step of the TT-LSTM at the UCF11 shape, as a function of one parameter at a time."""
     base = Problem(batch=1, time=4) if quick else Problem()
     for ranks in (1, 4) if quick else (1, 2, 4, 8, 16):
         yield from _growth(dataclasses.replace(base, ranks=ranks), f"ranks {ranks}", rounds)
@@ -286,7 +286,7 @@ def _growth(problem: Problem, what: str, rounds: int) -> Iterator[Row]:
     work = {}
     for precision in PRECISIONS:
         for name in (OURS, NATIVE, "tednet TTLSTM", "tensorly-torch + opt_einsum"):
-            # One curve each for the others, in the precision that all of them have.
+            # One curve for each of the other libraries, in the precision that all of them support.
             if name in peers.contenders("lstm", precision) and (name == OURS or precision == "float32"):
                 work[name, precision] = training_step(peers.build(name, problem, precision), frames)
     shape = f"{what}: {format_modes(problem.in_modes)} {problem.batch}x{problem.time}"
@@ -295,10 +295,10 @@ def _growth(problem: Problem, what: str, rounds: int) -> Iterator[Row]:
 
 
 def memory(rounds: int, quick: bool) -> Iterator[Row]:
-    """Peak memory of a training step, each contender in a process of its own, and what a long batch takes.
+    """Peak memory of a training step, each contender in a separate process, and of a batch of long clips.
 
-    At 16 x 1,492 frames only ttrnn is run. For the peers, two smaller batches give the bytes per frame, and these the
-    rest: rows named "extrapolated".
+    At 16 x 1,492 frames only ttrnn is run. For other libraries, the bytes per frame are computed from two smaller
+    batches: rows named "extrapolated".
     """
     problem = Problem(batch=2, time=8) if quick else Problem()
     long = Problem(cell="gru", batch=16, time=32 if quick else 1492)
@@ -320,7 +320,7 @@ def _peak(name: str, problem: Problem, precision: str) -> Iterator[Row]:
 
 
 def _extrapolated(name: str, problem: Problem, long: Problem) -> Iterator[Row]:
-    """From the peaks of half the batch and of the whole."""
+    """Extrapolates from the peaks of half the batch and the whole batch."""
     log.info("memory: %s, extrapolated", name)
     half = dataclasses.replace(problem, batch=problem.batch // 2)
     small, large = (peak_bytes(name, part, "float32") for part in (half, problem))

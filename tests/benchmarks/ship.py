@@ -1,12 +1,12 @@
-"""A model where it is used: one frame of a stream and frames of clips, on one core, in every form that is exported.
+"""Measure exported models on one core: time per frame of a stream and of clips, size and memory of each form.
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.ship                     a few minutes
     OMP_NUM_THREADS=1 python -m tests.benchmarks.ship --rounds 20 --json
 
-The paper's UCF11 GRU: 160x120x3, 8x20x20x18 -> 4x4x4x4, ranks 4; with a recurrent tensor train; and its dense twin.
-Each contender has its turn in each round, of a few frames or one clip. Shown are the fastest round, the median and the
-slowest; on a machine that others use, the fastest is what counts. Peak memory is what a process of its own takes beyond
-the frames and the runtime with a model of 4x4 pixels.
+The paper's UCF11 GRU: 160x120x3, 8x20x20x18 -> 4x4x4x4, ranks 4; with a TT recurrent matrix; and the dense baseline.
+Every contender runs once per round, on a few frames or one clip. The table has the fastest round, the median and the
+slowest; on a machine with other load, the fastest is the most reliable. Peak memory is that of a separate process, less
+the frames and the memory of the runtime with a model of 4x4 pixels.
 """
 
 import dataclasses
@@ -51,13 +51,13 @@ class ShipOptions:
     """Time per frame, size and peak memory of each form of the paper's UCF11 GRU, on one core."""
 
     rounds: int = 40
-    """in each of which every contender has its turn"""
+    """number of rounds, in each of which every contender runs once"""
     num_frames: int = 100
-    """of the clip"""
+    """number of frames of the clip"""
 
 
 def open_form(form: str, folder: Path, frames_THWC: torch.Tensor) -> tuple[Callable[[], object], int]:
-    """What classifies the next frame of a stream, or the whole clip, and how many frames that is."""
+    """A function that classifies the next frame of a stream or a clip, and its number of frames."""
     frame, num_frames = frames_THWC[:1], len(frames_THWC)
     if form == "torch clip":
         model = ttrnn.load(folder / "model")
@@ -98,7 +98,7 @@ def _frames(num_frames: int) -> torch.Tensor:
 
 
 def _peak_mb(form: str, folder: Path, num_frames: int) -> float:
-    """MB that a process of its own takes at most for the form, beyond frames and runtime."""
+    """Peak memory of a separate process for the form, beyond frames and runtime, MB."""
     command = [sys.executable, "-m", "tests.benchmarks.ship", "--measure", form, str(folder), str(num_frames)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
@@ -107,7 +107,7 @@ def _measure_peak(form: str, folder: str, num_frames: str) -> None:
     frames = _frames(int(num_frames))
     torch.set_num_threads(1)
     open_form(form, Path(folder).parent / "small", torch.zeros(2, 4, 4, 1, dtype=torch.uint8))[0]()
-    # From here on, the peak is measured anew.
+    # Resets the peak.
     Path("/proc/self/clear_refs").write_text("5")
     before = status_bytes("VmRSS")
     call, _ = open_form(form, Path(folder), frames)
@@ -117,7 +117,7 @@ def _measure_peak(form: str, folder: str, num_frames: str) -> None:
 
 
 def _write(config: ModelConfig, parent: str, name: str) -> Path:
-    """A folder with every form of a model."""
+    """Writes a directory with all forms of a model."""
     torch.manual_seed(0)
     model, folder = VideoClassifier(config).eval(), Path(parent) / name
     ttrnn.save(model, folder / "model")
@@ -128,7 +128,7 @@ def _write(config: ModelConfig, parent: str, name: str) -> Path:
 
 
 def ship(options: ShipOptions) -> dict[str, Any]:
-    """The command as a function: a row for each model and form."""
+    """Returns a row for each model and form."""
     torch.set_num_threads(1)
     rows, frames = [], _frames(options.num_frames)
     with tempfile.TemporaryDirectory() as temporary:
@@ -155,7 +155,7 @@ def ship(options: ShipOptions) -> dict[str, Any]:
 
 
 def summary(result: dict[str, Any]) -> str:
-    """A table as Markdown."""
+    """The table as Markdown."""
     lines = ["| model | form | us a frame (median, slowest) | file, kB | peak, MB |", "|---|---|---|---|---|"]
     for row in result["rows"]:
         times = f"{row['us_a_frame']:,.0f} ({row['median_us']:,.0f}, {row['slowest_us']:,.0f})"

@@ -1,7 +1,7 @@
-"""A sweep on several nodes: one that can't keep the files of trials costs none of them.
+"""Test sweeps and other trainings on several nodes, one of which cannot store their files.
 
-The nodes are Ray's own, on one machine. Paths below /proc/self/cwd are what a disk of each node's own would be: they
-lead to where its processes were started.
+The nodes are raylets on one machine. Paths below /proc/self/cwd simulate a disk for each node: they lead to the
+directory in which its processes were started.
 """
 
 import errno
@@ -30,10 +30,10 @@ HERE = "/proc/self/cwd"
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    # Short, as names of sockets must be; and apart, so that nobody else joins the cluster.
+    # A short path, because of the sockets in it; and a new one, so that no other process joins the cluster.
     directory = tempfile.mkdtemp(prefix="ray")
     monkeypatch.setenv("RAY_TMPDIR", directory)
-    # Tune would go elsewhere.
+    # By default, Tune changes the working directory.
     monkeypatch.setenv("RAY_CHDIR_TO_TRIAL_DIR", "0")
     cluster = Cluster()
     for disk in ("another", "own"):
@@ -48,7 +48,7 @@ def cluster(tmp_path, monkeypatch):
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def test_a_node_that_can_t_keep_trials_loses_none(cluster, tmp_path, caplog):
+def test_no_trial_is_lost_on_a_node_that_cannot_store_files(cluster, tmp_path, caplog):
     make_shards(tmp_path / "own" / "shards")
     (tmp_path / "another" / "sweep").write_text("no directory")
     options = SweepOptions(data=f"{HERE}/shards", out=f"{HERE}/sweep", space="ranks", num_trials=4, epochs=2)
@@ -60,7 +60,7 @@ def test_a_node_that_can_t_keep_trials_loses_none(cluster, tmp_path, caplog):
     assert [trial.state for trial in SweepDirectory(tmp_path / "own" / "sweep").trials()] == ["complete"] * 4
 
 
-def test_nor_runs_side_by_side(cluster, tmp_path, caplog):
+def test_no_training_of_a_queue_is_lost_on_a_node_that_cannot_store_files(cluster, tmp_path, caplog):
     make_shards(tmp_path / "own" / "shards")
     (tmp_path / "another" / "runs").write_text("no directory")
     small = {"shards": f"{HERE}/shards", "hidden_modes": "2x2x2x4", "ranks": "2", "epochs": 1}
@@ -80,9 +80,9 @@ def test_nor_runs_side_by_side(cluster, tmp_path, caplog):
     assert "can't keep /proc/self/cwd/runs" in caplog.text
 
 
-def test_a_full_disk_is_told_as_that_whatever_tune_makes_of_it(monkeypatch, tmp_path):
+def test_a_full_disk_is_reported_as_such_although_tune_wraps_the_error(monkeypatch, tmp_path):
     def fail(tuner):
-        # As Tune does, which leaves it so.
+        # Tune does this and does not restore the handler.
         signal.signal(signal.SIGINT, lambda *_: None)
         try:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -94,4 +94,4 @@ def test_a_full_disk_is_told_as_that_whatever_tune_makes_of_it(monkeypatch, tmp_
     before = signal.getsignal(signal.SIGINT)
     with start_ray(num_cpus=1), pytest.raises(OSError, match="No space left on device"):
         sweep(SweepOptions(data=str(tmp_path / "shards"), out=str(tmp_path / "sweep"), num_trials=1))
-    assert signal.getsignal(signal.SIGINT) is before, "Ctrl-C is not Tune's any more"
+    assert signal.getsignal(signal.SIGINT) is before, "the handler of Ctrl-C is restored"
