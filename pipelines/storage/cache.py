@@ -204,10 +204,15 @@ def make_room() -> None:
 
 
 def _make_room(directory: Path, limit: int, wanted: Collection[Path] = ()) -> None:
-    """Deletes the least recently used until `limit` bytes are left, except what is wanted or used, and copies to work
-    on."""
-    kept = [path for pattern in (_SHARDS, f"read/{_COPIES}", f"work/{_COPIES}") for path in directory.glob(pattern)]
-    used = [(path.stat().st_mtime_ns, path, _num_bytes(path)) for path in kept]
+    """Deletes the least recently used until `limit` bytes are left.
+
+    It keeps what is wanted, copies that are in use, and copies to work on.
+    """
+    used = []
+    for path in (*directory.glob(_SHARDS), *directory.glob(f"read/{_COPIES}"), *directory.glob(f"work/{_COPIES}")):
+        # A command may be deleting its own copy.
+        with contextlib.suppress(FileNotFoundError):
+            used.append((path.stat().st_mtime_ns, path, _num_bytes(path)))
     total = sum(num_bytes for _, _, num_bytes in used)
     for _, path, num_bytes in sorted(used):
         if total <= limit:
@@ -233,7 +238,7 @@ def _num_bytes(path: Path) -> int:
 def _delete_unused(path: Path) -> bool:
     """Deletes a file, or a copy unless another process holds its lock; whether it did."""
     if path.is_file():
-        path.unlink()
+        path.unlink(missing_ok=True)
         return True
     try:
         with only_writer(Location(str(path))):
