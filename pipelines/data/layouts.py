@@ -32,13 +32,9 @@ LAYOUTS = {
 }
 """What each layout reads, by name."""
 _SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
+    name: split
+    for split, names in {"train": "train training", "val": "val valid validation", "test": "test testing"}.items()
+    for name in names.split()
 }
 
 

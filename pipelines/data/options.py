@@ -1,7 +1,7 @@
 """Define the options of preprocessing."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar
 
 from pipelines.core.options import positional
 from pipelines.data.splits import SplitOptions
@@ -9,6 +9,8 @@ from pipelines.video.frame import FrameSize
 from pipelines.video.sampling import Sampling
 
 __all__ = ["PreprocessOptions"]
+
+T = TypeVar("T", Sampling, SplitOptions)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,20 +102,15 @@ class PreprocessOptions:
     @property
     def sampling(self) -> Sampling:
         """Which frames of a video to take, and how to fit them to the frame size."""
-        return Sampling(
-            max_frames=self.max_frames, num_frames=self.num_frames, every=self.every, fps=self.fps, fit=self.fit
-        )
+        return self._part(Sampling)
 
     @property
     def splits(self) -> SplitOptions:
         """How to split the clips."""
-        return SplitOptions(
-            seed=self.seed,
-            allow_group_leak=self.allow_group_leak,
-            folds=self.folds,
-            fold=self.fold,
-            leave_group_out=self.leave_group_out,
-        )
+        return self._part(SplitOptions)
+
+    def _part(self, options_class: type[T]) -> T:
+        return options_class(**{field.name: getattr(self, field.name) for field in fields(options_class)})
 
     def settings(self) -> dict[str, Any]:
         """The options that determine the result: all but OUT and those of how the command is started."""

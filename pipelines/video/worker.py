@@ -183,17 +183,15 @@ class IsolatedDecoder:
             self._connection.send((job, self._slot, time_limit_s))
 
     def _receive_or_retry(self, job: Job, time_limit_s: float) -> Any:
-        try:
-            return self._receive(job, time_limit_s)
-        except (EOFError, ConnectionError):
-            # The clip may be intact: something else (low memory, a shutdown) may have killed the child.
-            self.close()
-            self._send(job, time_limit_s)
-        try:
-            return self._receive(job, time_limit_s)
-        except (EOFError, ConnectionError):
-            self.close()
-            return RejectedError(job.path, "crashed")
+        # The clip may be intact: something else (low memory, a shutdown) may have killed the child.
+        for is_retry in (False, True):
+            if is_retry:
+                self._send(job, time_limit_s)
+            try:
+                return self._receive(job, time_limit_s)
+            except (EOFError, ConnectionError):
+                self.close()
+        return RejectedError(job.path, "crashed")
 
     def _receive(self, job: Job, time_limit_s: float) -> Any:
         if not self._connection.poll(time_limit_s):
