@@ -35,7 +35,7 @@ class Parameters:
     shard_bytes: float = 64e6
     """--shard-mb; the default of preprocess"""
     decode_rate: float = 3_300
-    """frames per s of one processor, 320x240 MPEG-4 to 160x120; measured: pipelines.decode.decode on ucf101_10"""
+    """frames per s of one processor, 320x240 MPEG-4 to 160x120; measured: pipelines.video.decode.decode on ucf101_10"""
     cores_of_node: int = 4
     """processors of a GPU node; assumed: g6.xlarge"""
 
