@@ -18,12 +18,16 @@ import sys
 from typing import Any
 
 from pipelines.core import command
-from pipelines.paper import table
+from pipelines.paper import reproduction, table
 from pipelines.paper.estimate import dry_run_summary
 from pipelines.paper.protocols import ReproduceOptions
-from pipelines.paper.reproduction import reproduce
 
-__all__ = ["summary"]
+__all__ = ["reproduce", "summary"]
+
+
+def reproduce(options: ReproduceOptions) -> dict[str, Any]:
+    """The command as a function; see `paper.reproduction.reproduce` for its result and errors."""
+    return reproduction.reproduce(options)
 
 
 def summary(result: dict[str, Any]) -> str:

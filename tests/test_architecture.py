@@ -43,7 +43,8 @@ WITH_RAY = (
     "training.launcher",
     "training.staging",
     "tuning.display",
-    "tuning.tune",
+    "tuning.replicate",
+    "tuning.schedulers",
 )
 COMMANDS = ("preprocess", "train", "sweep", "pareto", "export", "evaluate", "predict", "demo", "reproduce")
 HEAVY = ("ray", "optuna", "cv2", "matplotlib", "onnx", "onnxruntime", "pyarrow", "pandas")
@@ -110,6 +111,29 @@ def test_packages_of_the_pipelines_are_built_on_each_other_in_one_direction(name
     short = name.removeprefix("pipelines.")
     assert "argparse" not in others or package == "core"
     assert "ray" not in others or package == "cluster" or short in WITH_RAY, f"{name} imports ray"
+
+
+FILES_OF_A_RUN = ("metrics.jsonl", "summary.json", "result.json", "state.pt", "learning-curve.png", "tracking.json")
+FILES_OF_A_SWEEP = (
+    "sweep.json", "study.journal", "plan.json", "trials.csv", "pareto.csv", "pareto.json", "pareto.png", "report.html",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("home", "files"),
+    [("pipelines.training.run_directory", FILES_OF_A_RUN), ("pipelines.tuning.sweep_directory", FILES_OF_A_SWEEP)],
+    ids=["run", "sweep"],
+)
+def test_file_names_of_a_run_or_a_sweep_are_spelled_in_one_module(home, files):
+    spelled = {
+        (name, node.value)
+        for name, tree in TREES.items()
+        if name.startswith("pipelines")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node.value in files
+    }
+    assert {name for name, _ in spelled} == {home}
+    assert {value for _, value in spelled} == set(files)
 
 
 def test_no_package_bears_the_name_of_a_command():

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtri, stdtrit
 
 from pipelines.tuning.frontier import frontier
 from pipelines.tuning.sweep_directory import SweepDirectory
@@ -163,6 +162,6 @@ def mean_interval(values: Sequence[float], intervals: Sequence[Sequence[float]])
 
 def _margin(seed_variance: float, num_seeds: int, clip_margin: float) -> float:
     """The 95% margin of a mean over seeds, from its variance and the 95% margin for the sample of clips."""
-    variance = seed_variance + (clip_margin / norm.ppf(_LEVEL)) ** 2
+    variance = seed_variance + (clip_margin / ndtri(_LEVEL)) ** 2
     freedom = (num_seeds - 1) * (variance / seed_variance) ** 2 if seed_variance else math.inf
-    return float(student.ppf(_LEVEL, freedom)) * math.sqrt(variance)
+    return float(stdtrit(freedom, _LEVEL)) * math.sqrt(variance)
