@@ -204,7 +204,7 @@ def _train(
     waiting = set(runs)
     queue = Queue(trainings, on_end=ended, memory_bytes=slots.memory_bytes)
     with repeated(log_progress, _LOG_EVERY_S):
-        run_trainings(queue, slots, state=out / ".tune", fresh_processes=True)
+        run_trainings(queue, slots, state=out / ".tune", new_processes=True)
 
 
 def _runs_with_results(options: ReproduceOptions, data: ShardDataset, out: Path) -> list[PaperRun]:

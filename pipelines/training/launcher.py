@@ -51,7 +51,7 @@ def run_trainings(
     scheduler: TrialScheduler | None = None,
     deadline: float = float("inf"),
     callbacks: Sequence[tune.Callback] = (),
-    fresh_processes: bool = False,
+    new_processes: bool = False,
 ) -> int:
     """Runs the trainings of a source until there are no more or the time is up. Ray must have been started.
 
@@ -62,7 +62,7 @@ def run_trainings(
         scheduler: May end trainings early; it must ignore reports for which `is_progress` is false.
         deadline: Time of time.monotonic() after which no training is started.
         callbacks: Callbacks for Tune.
-        fresh_processes: Run each training in a new process, so that its peak memory can be measured. Reusing processes
+        new_processes: Run each training in a new process, so that its peak memory can be measured. Reusing processes
             is faster for short trainings.
 
     Returns:
@@ -83,7 +83,7 @@ def run_trainings(
                 search_alg=searcher,
                 scheduler=scheduler,
                 num_samples=-1,
-                reuse_actors=source.num_workers == 1 and not fresh_processes,
+                reuse_actors=source.num_workers == 1 and not new_processes,
                 trial_dirname_creator=_directory_name,
             ),
             run_config=tune.RunConfig(

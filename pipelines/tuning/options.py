@@ -62,7 +62,7 @@ class SweepOptions:
     num_workers: int = 1
     """processes (GPUs) per trial; as many trials run at a time as fit"""
     gpus_per_worker: float = 1.0
-    """with GPUs: with less than 1, several trials share one (0.25: four); they must fit into its memory together"""
+    """share of a GPU per worker: with 0.25, four trials share one; they must fit into its memory together"""
     slots: int | None = None
     """trials at a time; default: as many as fit on the nodes of the cluster. For more, an autoscaling cluster starts
     further nodes"""
