@@ -54,13 +54,13 @@ def sweep(options: SweepOptions) -> dict[str, Any]:
     """
     if options.data is not None and not Location.of(options.data).exists():
         raise UserError(f"there is no {options.data}; give a folder of videos, a CSV or shards as --data")
-    place = Location.of(options.out)
-    if options.overwrite and options.data is not None and Location.of(options.data).lies_in(place):
+    target = Location.of(options.out)
+    if options.overwrite and options.data is not None and Location.of(options.data).lies_in(target):
         raise UserError(f"--overwrite deletes {options.out}, in which --data {options.data} lies; give another --out")
     start = time.monotonic()
     deadline = start + 60 * (options.time_budget or math.inf)
     with (
-        working_copy(place, SWEEP_LAYOUT, resume=options.resume, overwrite=options.overwrite) as out,
+        working_copy(target, SWEEP_LAYOUT, resume=options.resume, overwrite=options.overwrite) as out,
         only_writer(Location.of(out)),
     ):
         return _sweep(options, SweepDirectory(out), start, deadline)

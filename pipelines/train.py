@@ -44,12 +44,12 @@ log = logging.getLogger(__name__)
 
 def train(options: TrainOptions) -> dict[str, Any]:
     """Trains or resumes the run in OUT; returns summary.json and the paths of the run."""
-    place = Location.of(options.out)
-    with working_copy(place, RUN_LAYOUT, resume=options.resume, overwrite=options.overwrite) as out:
+    target = Location.of(options.out)
+    with working_copy(target, RUN_LAYOUT, resume=options.resume, overwrite=options.overwrite) as out:
         result = _train(dataclasses.replace(options, out=str(out)))
-    if place.is_local:
+    if target.is_local:
         return result
-    return {**result, "out": str(place), "model": str(place / RunDirectory(out).model.name)}
+    return {**result, "out": str(target), "model": str(target / RunDirectory(out).model.name)}
 
 
 def _train(options: TrainOptions) -> dict[str, Any]:

@@ -131,9 +131,9 @@ def _line(
 
 
 def _shards_if_any(options: ReproduceOptions) -> ShardDataset | None:
-    for place in (Location.of(options.data), Location.of(options.out) / "shards"):
-        if options.data and (place / DATASET_JSON).exists():
-            return ShardDataset.open(place.absolute())
+    for location in (Location.of(options.data), Location.of(options.out) / "shards"):
+        if options.data and (location / DATASET_JSON).exists():
+            return ShardDataset.open(location.absolute())
     return None
 
 
@@ -152,10 +152,10 @@ def _scale(options: ReproduceOptions) -> _Scale:
         )
     catalog = read_catalog(options.data, splits=SplitOptions(allow_group_leak=experiment.folds is not None))
     clips = catalog.clips
-    found = expected_frames(clips, PreprocessOptions(videos=options.data, out=options.out, max_frames=longest))
+    mean_frames = expected_frames(clips, PreprocessOptions(videos=options.data, out=options.out, max_frames=longest))
     num_test = sum(clip.split == "test" for clip in clips)
     whence = "estimated from the headers of some videos"
-    return _Scale(whence, catalog.classes, catalog.task, len(clips), num_test, found or experiment.mean_frames)
+    return _Scale(whence, catalog.classes, catalog.task, len(clips), num_test, mean_frames or experiment.mean_frames)
 
 
 def _amounts(train: TrainOptions, source: ShardDataset | _Scale) -> tuple[int, float, float]:

@@ -69,17 +69,17 @@ def _reproduce(options: ReproduceOptions, out: Path) -> dict[str, Any]:
             # Raises UserError before any training if the data cannot be split.
             first = next(run for run in runs if run.protocol == protocol)
             open_folds(first.train.shards, first.train.folding)
-    found = _run_all(runs, options, data, out)
-    lines = table.rows(found)
-    num_failed = sum(run["state"] in ("failed", "refused") for run in found)
+    results = _run_all(runs, options, data, out)
+    rows = table.rows(results)
+    num_failed = sum(run["state"] in ("failed", "refused") for run in results)
     result = {
         "dataset": options.dataset,
         "title": _title(options),
         "out": str(out),
-        "table": lines,
-        "num_runs": len(found),
+        "table": rows,
+        "num_runs": len(results),
         "num_failed": num_failed,
-        "remarks": _remarks(options, data, found),
+        "remarks": _remarks(options, data, results),
     }
     return {**result, "exit_code": 1} if num_failed else result
 
@@ -96,16 +96,16 @@ def _claim(out: Path, options: ReproduceOptions) -> None:
 
 def _shards(options: ReproduceOptions, out: Path) -> Location:
     """Returns the directory of shards: DATA itself, or shards made from its videos."""
-    place = Location.of(options.data).absolute()
-    if (place / DATASET_JSON).exists():
+    source = Location.of(options.data).absolute()
+    if (source / DATASET_JSON).exists():
         if options.max_frames is not None:
-            raise UserError(f"max_frames {options.max_frames} applies to videos, but {place} has shards; leave it out")
-        return place
+            raise UserError(f"max_frames {options.max_frames} applies to videos, but {source} has shards; leave it out")
+        return source
     experiment, shards = EXPERIMENTS[options.dataset], out / "shards"
     if not (shards / DATASET_JSON).exists():
         make_shards(
             PreprocessOptions(
-                videos=str(place),
+                videos=str(source),
                 out=str(shards),
                 width=experiment.width,
                 height=experiment.height,
@@ -126,32 +126,32 @@ def _run_all(
     limit_s = None if options.time_limit_minutes is None else 60 * options.time_limit_minutes
     others = [run for run in _runs_with_results(options, data, out) if run not in runs]
     configs = {run: model_config(run.train, data) for run in (*runs, *others)}
-    found = {}
+    results = {}
     for run, config in configs.items():
         # Runs that are not part of this command are not continued.
         earlier = earlier_result(run.directory, limit_s if run in runs else 0.0) or {}
         # The path in an earlier result is wrong if OUT was moved.
-        found[run] = _waiting_row(run, config, options.dataset) | earlier | {"out": run.train.out}
-    remarks = _remarks(options, data, list(found.values()))
+        results[run] = _waiting_row(run, config, options.dataset) | earlier | {"out": run.train.out}
+    remarks = _remarks(options, data, list(results.values()))
 
     def write() -> None:
-        everything = list(found.values())
+        everything = list(results.values())
         table.write_table(out, table.rows(everything), everything, _title(options), remarks)
 
     write()
-    todo = {run.train.out: run for run in runs if found[run]["state"] == "waiting"}
+    todo = {run.train.out: run for run in runs if results[run]["state"] == "waiting"}
     log.info("%d runs, %d of them to do", len(runs), len(todo))
     if todo:
         with start_ray():
 
             def on_end(training: Training, result: dict[str, Any]) -> None:
                 run = todo[training.name]
-                found[run] |= result
+                results[run] |= result
                 write()
-                log.info("%s: %s", run, _outcome(found[run]))
+                log.info("%s: %s", run, _outcome(results[run]))
 
             _train(todo, {run: configs[run] for run in todo.values()}, options, data, out, on_end)
-    return list(found.values())
+    return list(results.values())
 
 
 def _train(
@@ -248,10 +248,10 @@ def _title(options: ReproduceOptions) -> str:
     return f"{options.dataset}: tensor trains against dense matrices"
 
 
-def _remarks(options: ReproduceOptions, data: ShardDataset, found: Sequence[Mapping[str, Any]]) -> list[str]:
+def _remarks(options: ReproduceOptions, data: ShardDataset, results: Sequence[Mapping[str, Any]]) -> list[str]:
     """Remarks on data and protocols below the table."""
     experiment, clips = EXPERIMENTS[options.dataset], data.clips()
-    protocols = {run["protocol"] for run in found}
+    protocols = {run["protocol"] for run in results}
     remarks = [
         f"data: {len(clips):,} clips of {len(data.classes)} classes, {int(clips.lengths.sum()):,} frames of "
         f"{data.frame.width}x{data.frame.height}x{data.frame.channels}",

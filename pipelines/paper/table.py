@@ -106,7 +106,7 @@ def _interval(outs: Sequence[Path], metric: str) -> tuple[float, float]:
         with (out / "test" / "predictions.csv").open(encoding="utf-8", newline="") as file:
             header, *lines = csv.reader(file)
         # clip_id, group, label, predicted, and then p(CLASS) for each class.
-        classes = {name[2:-1]: place for place, name in enumerate(header[4:], number * len(header[4:]))}
+        classes = {name[2:-1]: column for column, name in enumerate(header[4:], number * len(header[4:]))}
         before, after = ([-1.0] * (count * len(classes)) for count in (number, len(outs) - number - 1))
         for clip_id, group, label, _, *row in lines:
             scores.append([*before, *map(float, row), *after])
@@ -128,10 +128,10 @@ def _notes(group: Sequence[Mapping[str, Any]]) -> list[str]:
         epochs = "epoch" if max(stopped) == 1 else "epochs"
         notes.append(f"{len(stopped)} of {len(group)} runs stopped after {between} {epochs} for lack of time")
     for state in ("waiting", "failed", "refused"):
-        some = [run for run in group if run["state"] == state]
-        if some:
-            reason = f": {some[0]['error']}" if some[0].get("error") else ""
-            notes.append(f"{len(some)} of {len(group)} runs {state}{reason}")
+        affected = [run for run in group if run["state"] == state]
+        if affected:
+            reason = f": {affected[0]['error']}" if affected[0].get("error") else ""
+            notes.append(f"{len(affected)} of {len(group)} runs {state}{reason}")
     return notes
 
 
@@ -151,10 +151,10 @@ def _texts(row: Mapping[str, Any]) -> dict[str, str]:
     return {name: texts[name] if name in texts else str(row[name]) for name in _HEADERS}
 
 
-def terminal_table(found: Sequence[Mapping[str, Any]], title: str) -> str:
+def terminal_table(table_rows: Sequence[Mapping[str, Any]], title: str) -> str:
     """Formats the table for a terminal, without notes, which are printed below it."""
     names = [name for name in _HEADERS if name not in ("num_clips", "note")]
-    lines = [[_texts(row)[name] for name in names] for row in found]
+    lines = [[_texts(row)[name] for name in names] for row in table_rows]
     return plain_table([_HEADERS[name] for name in names], lines, title)
 
 
@@ -175,14 +175,18 @@ def plain_table(header: Sequence[str], lines: Sequence[Sequence[str]], title: st
 
 
 def write_table(
-    out: Path, found: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]], title: str, remarks: Sequence[str]
+    out: Path,
+    table_rows: Sequence[Mapping[str, Any]],
+    runs: Sequence[Mapping[str, Any]],
+    title: str,
+    remarks: Sequence[str],
 ) -> None:
     """Writes OUT/table.csv, table.md and runs.csv, each whole or not at all."""
-    _write_csv(out / "table.csv", list(found[0]), found)
+    _write_csv(out / "table.csv", list(table_rows[0]), table_rows)
     _write_csv(out / "runs.csv", RUN_COLUMNS, runs)
     lines = [f"# {title}", "", *(f"- {remark}" for remark in remarks), ""]
     lines += [_markdown(_HEADERS.values()), _markdown(["---"] * len(_HEADERS))]
-    lines += [_markdown(_texts(row).values()) for row in found]
+    lines += [_markdown(_texts(row).values()) for row in table_rows]
     with atomic_write(out / "table.md") as file:
         file.write("\n".join(lines) + "\n")
 

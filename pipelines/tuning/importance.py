@@ -78,9 +78,9 @@ def _shares(study: Study, trials: Sequence[Trial], value: Callable[[Trial], floa
     if sorted(values)[math.ceil(_BEST_SHARE * len(values)) - 1] == max(values):
         return {}
     single = optuna.create_study()
-    for trial, own in zip(trials, values, strict=True):
+    for trial, objective in zip(trials, values, strict=True):
         frozen = study[trial.trial]
-        single.add_trial(optuna.create_trial(params=frozen.params, distributions=frozen.distributions, value=own))
+        single.add_trial(optuna.create_trial(params=frozen.params, distributions=frozen.distributions, value=objective))
     return get_param_importances(single, evaluator=PedAnovaImportanceEvaluator(target_quantile=_BEST_SHARE))
 
 

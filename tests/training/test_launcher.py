@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,15 @@ from pipelines.training.setup import model_config, resolve_precision
 from pipelines.training.staging import staged_run
 from pipelines.training.trainer import fit
 from tests.shards import make_shards
+
+
+@pytest.fixture(autouse=True)
+def restored_log_level():
+    """`launcher._train` raises the level of the library's logger, here in the process of the tests."""
+    logger = logging.getLogger("ttrnn")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="module")
