@@ -38,6 +38,13 @@ def shards(tmp_path_factory):
     return make_shards(tmp_path_factory.mktemp("data") / "shards")
 
 
+@pytest.fixture(scope="module")
+def ray_of_two_cpus():
+    """Ray for all tests of several workers: each of them would start its own."""
+    with start_ray(num_cpus=2):
+        yield
+
+
 def test_shards_in_a_bucket_train_the_same_model(shards, tmp_path, monkeypatch):
     monkeypatch.setenv("TTRNN_CACHE", str(tmp_path / "cache"))
     with s3_server() as query:
@@ -257,6 +264,7 @@ def test_shards_cut_in_half_are_refused_with_2(shards, tmp_path, capsys):
     assert "train-00000.arrow" in line
 
 
+@pytest.mark.usefixtures("ray_of_two_cpus")
 def test_two_ray_workers_one_of_which_is_killed_train_like_one_with_twice_the_batch(shards, tmp_path):
     exact = {"dropout": 0.0, "epochs": 8, "precision": "float32", **ALTERED}
     train(options(shards, tmp_path / "one", batch_size=10, **exact))
@@ -287,6 +295,7 @@ def train_workers(process):
     return own + [worker for child in children for worker in train_workers(child)]
 
 
+@pytest.mark.usefixtures("ray_of_two_cpus")
 def test_divergence_of_two_workers_is_reported_and_not_retried(shards, tmp_path, capsys, caplog):
     # The learning rate is so large that weights overflow.
     words = [str(shards), str(tmp_path / "run"), "--lr", "1e30", "--num-workers", "2", "--hidden-modes", "2x2x2x2"]
@@ -296,21 +305,22 @@ def test_divergence_of_two_workers_is_reported_and_not_retried(shards, tmp_path,
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("ray_of_two_cpus")
 def test_more_workers_than_processors_are_refused(shards, tmp_path, capsys):
     words = [str(shards), str(tmp_path / "run"), "--num-workers", "999", "--hidden-modes", "2x2x2x2"]
     assert training.main(words) == 2
     assert "999" in capsys.readouterr().err
 
 
-def test_workers_that_find_no_room_end_in_one_line(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("ray_of_two_cpus")
+def test_workers_that_find_no_room_end_in_one_line(shards, tmp_path, monkeypatch):
     import ray
 
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
-    shards = make_shards(tmp_path / "shards")
-    with start_ray(num_cpus=2):
-        # An actor of another command: its CPU is counted, but never free.
-        other = ray.remote(num_cpus=1)(list).remote()
-        ray.get(other.__ray_ready__.remote())
-        (tmp_path / "run").mkdir()
-        with pytest.raises(StepError, match=r"2 workers could not be started.* timed out .* --resume"):
-            training.fit_on_ray(options(shards, tmp_path / "run", num_workers=2), None)
+    # An actor of another command: its CPU is counted, but never free.
+    other = ray.remote(num_cpus=1)(list).remote()
+    ray.get(other.__ray_ready__.remote())
+    (tmp_path / "run").mkdir()
+    with pytest.raises(StepError, match=r"2 workers could not be started.* timed out .* --resume"):
+        training.fit_on_ray(options(shards, tmp_path / "run", num_workers=2), None)
+    ray.kill(other)

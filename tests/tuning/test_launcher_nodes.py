@@ -28,58 +28,6 @@ from tests.shards import make_shards
 HERE = "/proc/self/cwd"
 
 
-@pytest.fixture
-def cluster(tmp_path, monkeypatch):
-    # A short path, because of the sockets in it; and a new one, so that no other process joins the cluster.
-    directory = tempfile.mkdtemp(prefix="ray")
-    monkeypatch.setenv("RAY_TMPDIR", directory)
-    # By default, Tune changes the working directory.
-    monkeypatch.setenv("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    cluster = Cluster()
-    for disk in ("another", "own"):
-        (tmp_path / disk).mkdir()
-    for disk in ("own", "another"):
-        monkeypatch.chdir(tmp_path / disk)
-        cluster.add_node(include_dashboard=False, object_store_memory=80 << 20, num_cpus=1)
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    monkeypatch.chdir(tmp_path / "own")
-    yield cluster
-    cluster.shutdown()
-    shutil.rmtree(directory, ignore_errors=True)
-
-
-def test_no_trial_is_lost_on_a_node_that_cannot_store_files(cluster, tmp_path, caplog):
-    make_shards(tmp_path / "own" / "shards")
-    (tmp_path / "another" / "sweep").write_text("no directory")
-    options = SweepOptions(data=f"{HERE}/shards", out=f"{HERE}/sweep", space="ranks", num_trials=4, epochs=2)
-    with caplog.at_level("WARNING"):
-        result = sweep(options)
-    assert "exit_code" not in result
-    assert "can't keep /proc/self/cwd/sweep" in caplog.text
-    assert "continues on another node" in caplog.text
-    assert [trial.state for trial in SweepDirectory(tmp_path / "own" / "sweep").trials()] == ["complete"] * 4
-
-
-def test_no_training_of_a_queue_is_lost_on_a_node_that_cannot_store_files(cluster, tmp_path, caplog):
-    make_shards(tmp_path / "own" / "shards")
-    (tmp_path / "another" / "runs").write_text("no directory")
-    small = {"shards": f"{HERE}/shards", "hidden_modes": "2x2x2x4", "ranks": "2", "epochs": 1}
-    options = [TrainOptions(out=f"{HERE}/runs/ours/{name}", **small) for name in "abcd"]
-    model = model_config(options[0], ShardDataset.open(tmp_path / "own" / "shards"))
-    trainings = [
-        Training(name=Path(one.out).name, options=one, model=model, memory_bytes=1 << 20, has_result=True)
-        for one in options
-    ]
-    errors = {}
-    queue = Queue(
-        trainings, on_end=lambda training, result: errors.update({training.name: result["error"]}), memory_bytes=1e12
-    )
-    with caplog.at_level("WARNING"), start_ray():
-        assert run_trainings(queue, Slots.of_cluster(1, 1.0), state=tmp_path / "own" / ".tune") == 0
-    assert errors == dict.fromkeys("abcd")
-    assert "can't keep /proc/self/cwd/runs" in caplog.text
-
-
 def test_a_full_disk_is_reported_as_such_although_tune_wraps_the_error(monkeypatch, tmp_path):
     def fail(tuner):
         # Tune does this and does not restore the handler.
@@ -95,3 +43,56 @@ def test_a_full_disk_is_reported_as_such_although_tune_wraps_the_error(monkeypat
     with start_ray(num_cpus=1), pytest.raises(OSError, match="No space left on device"):
         sweep(SweepOptions(data=str(tmp_path / "shards"), out=str(tmp_path / "sweep"), num_trials=1))
     assert signal.getsignal(signal.SIGINT) is before, "the handler of Ctrl-C is restored"
+
+
+@pytest.fixture(scope="module")
+def disks(tmp_path_factory):
+    """A directory with the disks of two nodes of a running cluster: own, with shards, and another."""
+    disks = tmp_path_factory.mktemp("disks")
+    make_shards(disks / "own" / "shards")
+    (disks / "another").mkdir()
+    # A short path, because of the sockets in it; and a new one, so that no other process joins the cluster.
+    directory = tempfile.mkdtemp(prefix="ray")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", directory)
+        # By default, Tune changes the working directory.
+        patch.setenv("RAY_CHDIR_TO_TRIAL_DIR", "0")
+        cluster = Cluster()
+        for disk in ("own", "another"):
+            patch.chdir(disks / disk)
+            cluster.add_node(include_dashboard=False, object_store_memory=80 << 20, num_cpus=1)
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        patch.chdir(disks / "own")
+        yield disks
+        cluster.shutdown()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_no_trial_is_lost_on_a_node_that_cannot_store_files(disks, caplog):
+    (disks / "another" / "sweep").write_text("no directory")
+    options = SweepOptions(data=f"{HERE}/shards", out=f"{HERE}/sweep", space="ranks", num_trials=4, epochs=2)
+    with caplog.at_level("WARNING"):
+        result = sweep(options)
+    assert "exit_code" not in result
+    assert "can't keep /proc/self/cwd/sweep" in caplog.text
+    assert "continues on another node" in caplog.text
+    assert [trial.state for trial in SweepDirectory(disks / "own" / "sweep").trials()] == ["complete"] * 4
+
+
+def test_no_training_of_a_queue_is_lost_on_a_node_that_cannot_store_files(disks, caplog):
+    (disks / "another" / "runs").write_text("no directory")
+    small = {"shards": f"{HERE}/shards", "hidden_modes": "2x2x2x4", "ranks": "2", "epochs": 1}
+    options = [TrainOptions(out=f"{HERE}/runs/ours/{name}", **small) for name in "abcd"]
+    model = model_config(options[0], ShardDataset.open(disks / "own" / "shards"))
+    trainings = [
+        Training(name=Path(one.out).name, options=one, model=model, memory_bytes=1 << 20, has_result=True)
+        for one in options
+    ]
+    errors = {}
+    queue = Queue(
+        trainings, on_end=lambda training, result: errors.update({training.name: result["error"]}), memory_bytes=1e12
+    )
+    with caplog.at_level("WARNING"), start_ray():
+        assert run_trainings(queue, Slots.of_cluster(1, 1.0), state=disks / "own" / ".tune") == 0
+    assert errors == dict.fromkeys("abcd")
+    assert "can't keep /proc/self/cwd/runs" in caplog.text
