@@ -1,4 +1,4 @@
-"""pipelines/tuning/formatting.py: the texts of a trial."""
+"""Test tuning/formatting.py: the values of a trial as text."""
 
 import dataclasses
 from pathlib import Path
