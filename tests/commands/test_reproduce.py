@@ -209,26 +209,17 @@ def videos(tmp_path_factory):
 def test_a_killed_reproduction_resumes_where_it_was(videos, tmp_path):
     out = tmp_path / "out"
     words = [str(videos), str(out), "--dataset", "ucf11", "--models", "tt-srnn", "--folds", "2", "--protocol", "ours"]
-    command = [
-        sys.executable,
-        "-m",
-        "pipelines.reproduce",
-        *words,
-        "--epochs",
-        "2",
-        "--lr",
-        "1e-3",
-        "--max-frames",
-        "6",
-    ]
+    words += ["--epochs", "2", "--lr", "1e-3", "--max-frames", "6"]
+    command = [sys.executable, "-m", "pipelines.reproduce", *words]
     environment = {**os.environ, "RAY_ADDRESS": "local"}
     results = lambda: sorted(out.glob("runs/*/*/*/result.json"))  # noqa: E731
-    with Child(command, stderr=subprocess.PIPE, env=environment) as process:
-        while not results():
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.02)
-        process.kill()
-        process.communicate(timeout=60)
+    process = Child(command, stderr=subprocess.PIPE, env=environment)
+    while not results():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    # Its Ray processes end some seconds later.
+    process.kill()
+    process.wait(timeout=60)
     first = {path: path.stat().st_mtime_ns for path in results()}
     done = processes.run([*command, "--resume", "--json"], env=environment)
     (row,) = json.loads(done.stdout)["table"]
