@@ -5,7 +5,7 @@ import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -53,11 +53,30 @@ def save_checkpoint(path: Path, parts: Mapping[str, Any], progress: Progress) ->
     """
     state = {name: None if part is None else part.state_dict() for name, part in parts.items()}
     path.parent.mkdir(exist_ok=True)
-    # Through a buffer: torch's own writer does not report a full disk.
-    buffer = io.BytesIO()
-    torch.save(state | dataclasses.asdict(progress), buffer)
     with atomic_write(path, "wb") as file:
-        file.write(buffer.getbuffer())
+        checked = _CheckedFile(file)
+        torch.save(state | dataclasses.asdict(progress), cast(IO[bytes], checked))
+        if checked.error is not None:
+            raise checked.error
+
+
+class _CheckedFile(io.RawIOBase):
+    """Passes writes on to a file and remembers the first error: torch.save does not report a full disk."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if self.error is None:
+            try:
+                self.file.write(data)
+            except OSError as error:
+                self.error = error
+        return memoryview(data).nbytes
 
 
 def load_checkpoint(path: Path, parts: Mapping[str, Any]) -> Progress:
