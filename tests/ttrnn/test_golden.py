@@ -1,4 +1,4 @@
-"""Model directories that earlier versions wrote (tests/golden) go on loading and giving what they gave.
+"""Model directories that earlier versions wrote (golden/) go on loading and giving what they gave.
 
 version-1 was written by ttrnn 0.1.0 before there were dtypes; the others by the version that brought them. A new format
 version adds a directory here and changes none.
