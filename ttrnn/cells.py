@@ -244,46 +244,49 @@ class GRU(torch.autograd.Function):
     def backward(ctx: Any, d_states: Tensor | None, d_final: Tensor | None) -> tuple[Tensor | None, ...]:
         weight, initial, mask, rzv, n, states = ctx.saved_tensors
         schedule: Schedule = ctx.schedule
-        size, weight_vrz, d_weight_vrz = weight.shape[1], weight.roll(weight.shape[1], 0), torch.zeros_like(weight)
-        # As (v, r, z) the first three go through U, as (r, z, n) the last three are the gradients of the gates.
-        d_vrzn = n.new_empty(len(n), 4, size)
+        d_gates, d_weight = torch.empty_like(rzv), torch.zeros_like(weight)
+        size, d_bias = weight.shape[1], weight.new_zeros(weight.shape[1]) if ctx.has_bias else None
         d_h, scratch = _zeros_for(d_final, initial), torch.empty_like(initial)
         for span in schedule.spans(backwards=True):
-            d_span = d_vrzn[span.rows]
+            d_rzv = d_gates[span.rows]
             if span.has_vanished(d_states, d_h):
-                d_span.zero_()
+                d_rzv.zero_()
                 continue
-            r, z, v = rzv[span.rows].chunk(3, dim=1)
             previous = span.previous(initial, states)
-            _gru_factors(d_span, r, z, v, n[span.rows], previous)
-            d_u = d_span.flatten(1)[:, : 3 * size]
-            for d_out, d_step, d_u_t, z_t in span.steps(
-                None if d_states is None else d_states[span.rows], d_span, d_u, z
-            ):
-                now = _running(d_h, len(d_step))
+            z = rzv[span.rows, size : 2 * size]
+            d_n = _gru_factors(d_rzv, rzv[span.rows], n[span.rows], previous)
+            d_out_span = None if d_states is None else d_states[span.rows]
+            by_gate = d_rzv.view(len(d_rzv), 3, size)
+            for d_out, d_step, d_u_t, d_n_t, z_t in span.steps(d_out_span, by_gate, d_rzv, d_n, z):
+                now = _running(d_h, len(z_t))
                 if d_out is not None:
                     now.add_(d_out)
                 d_step.mul_(now.unsqueeze(1))
+                d_n_t.mul_(now)
                 now.mul_(z_t)
                 if mask is None:
-                    now.addmm_(d_u_t, weight_vrz)
+                    now.addmm_(d_u_t, weight)
                 else:
-                    through = _running(scratch, len(d_step))
-                    _through_u(d_u_t, weight_vrz, mask, out=through)
+                    through = _running(scratch, len(z_t))
+                    _through_u(d_u_t, weight, mask, out=through)
                     now.add_(through)
-            d_weight_vrz.addmm_(d_u.t(), span.masked(previous, mask))
-        d_bias = d_vrzn[:, 0].sum(0) if ctx.has_bias and ctx.needs_input_grad[2] else None
-        d_gates = schedule.scatter(d_vrzn.flatten(1)[:, size:])
-        return d_gates, d_weight_vrz.roll(-size, 0), d_bias, d_h, None, None
+            d_weight.addmm_(d_rzv.t(), span.masked(previous, mask))
+            d_v = d_rzv[:, 2 * size :]
+            if d_bias is not None:
+                d_bias += d_v.sum(0)
+            # What went through U has done its work: the gate has the gradient of x_n.
+            d_v.copy_(d_n)
+        return schedule.scatter(d_gates), d_weight, d_bias, d_h, None, None
 
 
-def _gru_factors(d_vrzn: Tensor, r: Tensor, z: Tensor, v: Tensor, n: Tensor, previous: Tensor) -> None:
-    """Fills in the factors of dh' in the gradients of v, r, z and of what n is the tanh of."""
-    d_v, d_r, d_z, d_n = d_vrzn.unbind(1)
-    _tanh_backward(1 - z, n, grad_input=d_n)
+def _gru_factors(d_rzv: Tensor, rzv: Tensor, n: Tensor, previous: Tensor) -> Tensor:
+    """Fills in the factors of dh' in the gradients of r, z and v; returns that of what n is the tanh of."""
+    (d_r, d_z, d_v), (r, z, v) = d_rzv.chunk(3, dim=1), rzv.chunk(3, dim=1)
+    d_n: Tensor = torch.ops.aten.tanh_backward(1 - z, n)
     torch.mul(d_n, r, out=d_v)
     _sigmoid_backward(d_n * v, r, grad_input=d_r)
     _sigmoid_backward(previous - n, z, grad_input=d_z)
+    return d_n
 
 
 class LSTM(torch.autograd.Function):

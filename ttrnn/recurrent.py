@@ -226,9 +226,9 @@ class _TTRecurrent(nn.Module):
             outputs = []
             for suffix in [name for at, name in self._directions() if at == layer]:
                 if layer == 0:
-                    gates, kept = self._first_gates(suffix, frames, previous)
+                    gates, order, kept = self._first_gates(suffix, frames, previous)
                 else:
-                    gates = self._ih(suffix)(x)
+                    gates, order = self._ih(suffix)(x), None
                 h = tuple(part[len(finals)] for part in state)
                 output, final = scan(
                     self.cell,
@@ -240,6 +240,7 @@ class _TTRecurrent(nn.Module):
                     mask_BH=self._mask(h[0], self.recurrent_dropout),
                     nonlinearity=getattr(self, "nonlinearity", "tanh"),
                     reverse=suffix.endswith("_reverse"),
+                    order=order,
                 )
                 outputs.append(output)
                 finals.append(final)
@@ -247,10 +248,16 @@ class _TTRecurrent(nn.Module):
             x = nn.functional.dropout(top, self.dropout, self.training) if layer < self.num_layers - 1 else top
         return top, tuple(torch.stack(parts) for parts in zip(*finals, strict=True)), kept
 
-    def _first_gates(self, suffix: str, frames: Frames, previous: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """(F, G*H) gates of the first layer, and the products of the last frame if the next one's difference needs
-        them; `previous` are those of the frame before the first, if there was one."""
-        gates, sizes = frames.pack(self._ih(suffix)(frames.rows, frames.taken)), frames.batch_sizes
+    def _first_gates(
+        self, suffix: str, frames: Frames, previous: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(F, G*H) gates of the first layer, the order that packs them, and the products of the last frame if the next
+        one's difference needs them; `previous` are those of the frame before the first, if there was one."""
+        gates, sizes = self._ih(suffix)(frames.rows, frames.taken), frames.batch_sizes
+        mask = self._mask(gates[: sizes[0]], self.input_dropout)
+        if self.differences == "none" and mask is None:
+            return gates, frames.row_order, None
+        gates = frames.pack(gates)
         if self.differences != "none":
             products, size = gates, NUM_GATES[self.cell] * self.hidden_size
             moved = products[:, -size:]
@@ -260,7 +267,8 @@ class _TTRecurrent(nn.Module):
                 gates = gates + products[:, :size]
             bias = self._bias(suffix)
             gates, previous = gates if bias is None else gates + bias, moved[-sizes[-1] :]
-        return masked(gates, self._mask(gates[: sizes[0]], self.input_dropout), sizes), previous
+            mask = self._mask(gates[: sizes[0]], self.input_dropout)
+        return masked(gates, mask, sizes), None, previous
 
     def _initial_state(self, hx: Tensor | tuple[Tensor, Tensor] | None, frames: Frames) -> tuple[Tensor, ...]:
         """(L, B, H) parts of the state, clips in packed order."""
