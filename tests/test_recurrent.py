@@ -1,5 +1,6 @@
 import copy
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -202,6 +203,7 @@ def test_frames_of_a_list_are_never_copied_together(form, monkeypatch):
     layer = make("gru", in_modes=(64, 64), hidden_modes=(2, 2), dtype=torch.float32)
     whole = [torch.randint(0, 256, (length, 4096), dtype=torch.uint8) for length in (300, 500, 200)]
     frames_bytes = 1000 * 4096
+    monkeypatch.setattr("ttrnn.rows._scratch", SimpleNamespace(by_name={}))
     with LargestNewTensor(whole) as watched:
         output, _ = layer(whole if form == "list" else pack_sequence(whole, enforce_sorted=False))
         output.data.sum().backward()

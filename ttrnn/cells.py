@@ -39,8 +39,6 @@ class Schedule:
     """Clips still running at each time, not increasing; sums to F."""
     order: Tensor | None = None
     """(F,) gathers the gates as they are given into packed order; None where they are in it."""
-    inverse: Tensor | None = None
-    """(F,) the way back."""
 
     def spans(self, backwards: bool = False) -> Iterator["_Span"]:
         """A few steps at a time, from the first to the last or the other way."""
@@ -56,7 +54,11 @@ class Schedule:
 
     def scatter(self, d_gates: Tensor) -> Tensor:
         """The gradient of what was gathered."""
-        return d_gates if self.inverse is None else d_gates.index_select(0, self.inverse)
+        if self.order is None:
+            return d_gates
+        inverse = torch.empty_like(self.order)
+        inverse[self.order] = torch.arange(len(inverse), device=inverse.device)
+        return d_gates.index_select(0, inverse)
 
     def final(self, states: Tensor) -> Tensor:
         """(B, H) the state after each clip's last frame."""

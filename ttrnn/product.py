@@ -29,7 +29,7 @@ from torch.autograd.function import once_differentiable
 
 from ttrnn.cells import is_zero
 from ttrnn.planner import Group, Plan, block_rows
-from ttrnn.rows import Rows
+from ttrnn.rows import Rows, scratch
 
 __all__ = ["Product", "Task", "join"]
 
@@ -108,6 +108,15 @@ class _Matrices:
         return [None if gradient is None else gradient.to(dtype) for gradient in gradients]
 
 
+def _memory(task: Task, block: int, device: torch.device) -> tuple[Tensor, list[Tensor]]:
+    """For one block, the products of the widest group and what lies between the groups."""
+    flat = scratch("products", (block * max(group.out_values for group in task.groups),), task.dtype, device)
+    return flat, [
+        scratch(f"behind group {number}", (block, group.out_values), task.dtype, device)
+        for number, group in enumerate(task.groups[:-1])
+    ]
+
+
 def _front(flat: Tensor, *sizes: int) -> Tensor:
     """The front of memory that all blocks use in turn: fresh memory for each would cost as much as the products."""
     return flat[: math.prod(sizes)].view(sizes)
@@ -144,13 +153,14 @@ class Product(torch.autograd.Function):
         *cores_and_parts: Tensor,
     ) -> Tensor:
         cores, parts = cores_and_parts[: task.num_cores], cores_and_parts[task.num_cores :]
-        x = Rows(parts, order, task.dtype, mean)
+        x = Rows(parts, order, task.dtype)
+        x.subtract(mean)
         matrices, groups = _Matrices(cores, task, x.unit), task.groups
         block = x.block(block_rows(groups, task.dtype.itemsize, parts[0].device.type))
         num_padded = x.num_padded(block)
-        flat = parts[0].new_empty(block * max(group.out_values for group in groups), dtype=task.dtype)
-        kept = num_padded if task.keep else block
-        between = [flat.new_empty(kept, group.out_values) for group in groups[:-1]]
+        flat, between = _memory(task, block, parts[0].device)
+        if task.keep:
+            between = [flat.new_empty(num_padded, group.out_values) for group in groups[:-1]]
         y = flat.new_empty(num_padded, groups[-1].out_values, dtype=task.out_dtype)
         for rows, z in x.blocks(block):
             part = rows if task.keep else slice(len(z))
@@ -161,7 +171,7 @@ class Product(torch.autograd.Function):
         constant = [*y[x.num_rows : len(x)], *([] if bias is None else [bias])]
         if constant:
             y[: x.num_rows] += sum(constant[1:], constant[0])
-        ctx.save_for_backward(order, mean, *cores_and_parts, *(between if task.keep else []))
+        ctx.save_for_backward(order, x.tail, *cores_and_parts, *(between if task.keep else []))
         ctx.task, ctx.block = task, block
         # No view of what was made here: that may not be changed in place.
         return y.resize_(x.num_rows, y.shape[1])
@@ -171,11 +181,12 @@ class Product(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         with torch.autocast(grad.device.type, enabled=False):
             _, _, _, needs_bias, *needs = ctx.needs_input_grad
-            order, mean, *rest = ctx.saved_tensors
+            order, tail, *rest = ctx.saved_tensors
             task: Task = ctx.task
             cores, rest = rest[: task.num_cores], rest[task.num_cores :]
             num_parts = len(needs) - task.num_cores
-            x = Rows(rest[:num_parts], order, task.dtype, mean)
+            x = Rows(rest[:num_parts], order, task.dtype)
+            x.tail = tail
             total = grad.sum(0, keepdim=True) if needs_bias or x.tail is not None else None
             gradients: list[Tensor | None] = [None] * len(needs)
             if any(needs):
@@ -196,14 +207,13 @@ class _Backward:
         self.needs_x = any(self.needs_parts)
         # Groups that rows pass before the first that learns need no gradient.
         self.lowest = 0 if self.needs_x else needs_groups.index(True)
-        factors, widest = self.matrices.factors, max(group.out_values for group in self.groups)
-        self.flat = factors[0].new_empty(block * widest)
+        self.flat, self.between = _memory(task, block, cores[0].device)
         passing = self.groups[0 if self.needs_x else self.lowest + 1 :]
-        self.flat_dz = self.flat.new_empty(block * max((group.in_values for group in passing), default=0))
-        self.between = [] if kept else [self.flat.new_empty(block, group.out_values) for group in self.groups[:-1]]
+        size = block * max((group.in_values for group in passing), default=0)
+        self.flat_dz = scratch("gradients", (size,), task.dtype, cores[0].device)
         self.sums = [
             torch.zeros_like(factor, dtype=self.matrices.dtype) if need else None
-            for factor, need in zip(factors, needs_groups, strict=True)
+            for factor, need in zip(self.matrices.factors, needs_groups, strict=True)
         ]
         self.d_parts = [
             torch.zeros_like(part) if need else None for part, need in zip(x.parts, self.needs_parts, strict=True)

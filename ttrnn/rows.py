@@ -8,16 +8,45 @@ exists. Behind the last row comes a tail: rows in the dtype of the products, by 
 
 import bisect
 import itertools
+import math
+import threading
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["Rows"]
+__all__ = ["Rows", "scratch"]
 
 # For each number of rows that it has not met, oneDNN compiles kernels of half precision: some MB and ms each. Its tiles
 # have 16 rows, so that rows of zeros up to a multiple of them cost little.
 _HALF_ROWS = 16
+
+# Scratch memory of more bytes is given back at once.
+_MOST_SCRATCH_BYTES = 16 << 20
+
+
+class _Scratch(threading.local):
+    def __init__(self) -> None:
+        self.by_name: dict[str, Tensor] = {}
+
+
+_scratch = _Scratch()
+
+
+def scratch(name: str, sizes: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory without contents, valid until the same thread asks for the same name again.
+
+    On a processor each thread keeps it: touching fresh memory for the first time takes longer than the small products.
+    """
+    num_bytes = math.prod(sizes) * dtype.itemsize
+    if device.type != "cpu" or num_bytes > _MOST_SCRATCH_BYTES:
+        return torch.empty(sizes, dtype=dtype, device=device)
+    memory = _scratch.by_name.get(name)
+    if memory is None or len(memory) < num_bytes:
+        # Of use outside of inference mode too.
+        with torch.inference_mode(False):
+            memory = _scratch.by_name[name] = torch.empty(num_bytes, dtype=torch.uint8, device=device)
+    return memory[:num_bytes].view(dtype).view(sizes)
 
 
 class Rows:
@@ -27,9 +56,7 @@ class Rows:
     is made of them. In float16, whose range is short, (x - 128) / 128.
     """
 
-    def __init__(
-        self, parts: Sequence[Tensor], order: Tensor | None, dtype: torch.dtype, mean: Tensor | None = None
-    ) -> None:
+    def __init__(self, parts: Sequence[Tensor], order: Tensor | None, dtype: torch.dtype) -> None:
         self.parts, self.order, self.dtype = parts, order, dtype
         self.shifted = parts[0].dtype == torch.uint8 and dtype.itemsize == 2
         self.unit = 1 / 128 if self.shifted and dtype == torch.float16 else 1.0
@@ -37,23 +64,30 @@ class Rows:
         self.starts = [0, *itertools.accumulate(map(len, parts))]
         self.num_rows = self.starts[-1] if order is None else len(order)
         """F."""
-        self.tail = self._tail(mean) if self.num_rows else None
-        self.num_tail = 0 if self.tail is None else len(self.tail)
-        """K."""
+        self.tail: Tensor | None = None
+        """(K, M)."""
 
-    def _tail(self, mean: Tensor | None) -> Tensor | None:
-        """(K, M) whose products, added to those of the rows, make them products of rows minus mean."""
-        if mean is None and not self.shifted:
-            return None
-        shift = 128.0 if self.shifted else 0.0
-        if mean is None:
-            return self.parts[0].new_full((1, self.parts[0].shape[1]), shift * self.unit, dtype=self.dtype)
-        exact = (shift - mean).mul_(self.unit).unsqueeze(0)
-        if self.dtype.itemsize > 2:
-            return exact.to(self.dtype)
-        # Half precision twice: the number and what its rounding left.
-        rounded = exact.to(self.dtype)
-        return torch.cat([rounded, (exact - rounded.to(exact.dtype)).to(self.dtype)])
+    def subtract(self, mean: Tensor | None) -> None:
+        """Makes the tail whose products, added to those of the rows, make them products of the rows minus (M,) mean."""
+        if not self.num_rows or (mean is None and not self.shifted):
+            return
+        if not self.shifted:
+            exact = (-mean).unsqueeze(0) if mean is not None else None
+        elif mean is None:
+            self.tail = self.parts[0].new_full((1, self.parts[0].shape[1]), 128 * self.unit, dtype=self.dtype)
+            return
+        else:
+            exact = ((128 - mean) * self.unit).unsqueeze(0)
+        assert exact is not None
+        self.tail = exact.to(self.dtype)
+        if self.dtype.itemsize == 2:
+            # In half precision two numbers: the rounded one and what the rounding left.
+            self.tail = torch.cat([self.tail, (exact - self.tail.to(exact.dtype)).to(self.dtype)])
+
+    @property
+    def num_tail(self) -> int:
+        """K."""
+        return 0 if self.tail is None else len(self.tail)
 
     def __len__(self) -> int:
         """F + K."""
@@ -87,9 +121,9 @@ class Rows:
                 yield rows, first[rows]
                 continue
             if buffer is None:
-                buffer = first.new_empty(block, first.shape[1], dtype=self.dtype)
+                buffer = scratch("rows", (block, first.shape[1]), self.dtype, first.device)
                 if self.shifted or (self.order is not None and first.dtype != self.dtype):
-                    stored = torch.empty_like(buffer, dtype=first.dtype)
+                    stored = scratch("stored rows", (block, first.shape[1]), first.dtype, first.device)
             self._fill(rows, buffer, stored)
             yield rows, buffer[: rows.stop - start]
 

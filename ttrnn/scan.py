@@ -64,7 +64,7 @@ def scan(
             gates_FG = gates_FG if order is None else gates_FG[order]
             states, *final = recurrence(cell, gates_FG, weight_hh, state, sizes, bias_hn, mask_BH, nonlinearity)
         else:
-            schedule = Schedule(sizes, order, None if order is None else order.argsort())
+            schedule = Schedule(sizes, order)
             if cell == "rnn":
                 states, *final = RNN.apply(gates_FG, weight_hh, *state, mask_BH, schedule, nonlinearity)
             elif cell == "gru":
