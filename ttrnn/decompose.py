@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ttrnn.shapes import TTShape, check_modes
+from ttrnn.shapes import Ranks, TTShape, check_modes
 
 __all__ = ["Truncated", "balanced", "tt_round", "tt_svd"]
 
@@ -59,7 +59,7 @@ def tt_svd(
     weight: Tensor,
     in_modes: Sequence[int],
     out_modes: Sequence[int],
-    ranks: int | Sequence[int] | None = None,
+    ranks: Ranks | None = None,
     *,
     relative_error: float | None = None,
 ) -> Truncated:
@@ -99,9 +99,7 @@ def tt_svd(
 
 
 @torch.no_grad()
-def tt_round(
-    cores: Sequence[Tensor], ranks: int | Sequence[int] | None = None, *, relative_error: float | None = None
-) -> Truncated:
+def tt_round(cores: Sequence[Tensor], ranks: Ranks | None = None, *, relative_error: float | None = None) -> Truncated:
     """A tensor train brought to lower ranks, without multiplying it out.
 
     Args:
@@ -145,7 +143,7 @@ def balanced(cores: Sequence[Tensor]) -> list[Tensor]:
     Args:
         cores: Gk of shape (R_{k-1}, M_k, N_k, R_k).
     """
-    sizes = [core.to(torch.float64).square().mean().sqrt().item() for core in cores]
+    sizes = [core.cpu().to(torch.float64).square().mean().sqrt().item() for core in cores]
     if min(sizes) == 0:
         return [core.clone() for core in cores]
     common = math.exp(sum(map(math.log, sizes)) / len(sizes))
@@ -153,7 +151,7 @@ def balanced(cores: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _asked(
-    in_modes: Sequence[int], out_modes: Sequence[int], ranks: int | Sequence[int] | None, relative_error: float | None
+    in_modes: Sequence[int], out_modes: Sequence[int], ranks: Ranks | None, relative_error: float | None
 ) -> TTShape:
     """Modes, and the ranks where those are what is asked for."""
     if (ranks is None) == (relative_error is None):
@@ -168,7 +166,8 @@ def _float64(values: Tensor, name: str) -> Tensor:
         raise ValueError(f"{name} must be floating point, got {values.dtype}; convert it with .float()")
     if bad := values.numel() - int(values.isfinite().sum()):
         raise ValueError(f"{bad:,} of the {values.numel():,} values of {name} are not finite; start from finite ones")
-    return values.to("cpu", torch.float64)
+    # First to the CPU: not every device has float64.
+    return values.cpu().to(torch.float64)
 
 
 def _truncate(
@@ -208,7 +207,7 @@ def _truncate(
     shape = TTShape(asked.in_modes, asked.out_modes, bonds[1:])
     cores = [
         # A copy: it must share no memory with W, nor hold on to the singular vectors that were left out.
-        torch.empty(size, dtype=like.dtype, device=like.device).copy_(factor.reshape(size))
+        torch.empty(size, dtype=like.dtype, device=like.device).copy_(factor.reshape(size).to(like.dtype))
         for factor, size in zip([*factors, matrix], shape.core_shapes, strict=True)
     ]
     return Truncated(cores, norm, tuple(errors), tuple(spectra))

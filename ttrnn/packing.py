@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ttrnn.shapes import format_modes
 
-__all__ = ["Frames"]
+__all__ = ["Frames", "as_clips"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,9 +74,7 @@ class Frames:
         num_clips, num_times = leading if batch_first else leading[::-1]
         if num_times == 0 or num_clips == 0:
             raise ValueError(f"there must be at least one frame and one clip, got input of shape {tuple(frames.shape)}")
-        counts = [num_times] * num_clips if lengths is None else torch.as_tensor(lengths).tolist()
-        if len(counts) != num_clips or any(not 1 <= count <= num_times for count in counts):
-            raise ValueError(f"lengths must be {num_clips} numbers from 1 to {num_times}, got {counts}")
+        counts = _counts(lengths, num_clips, num_times)
         between_times, between_clips = (1, num_times) if batch_first else (num_clips, 1)
         if min(counts) == num_times:
             order = torch.arange(len(rows)).view(leading).t().reshape(-1) if batch_first else None
@@ -137,6 +135,19 @@ class Frames:
         assert self.taken is not None
         stored = packed.new_zeros(math.prod(self.leading), packed.shape[1])
         return stored.index_copy(0, self.taken, packed).view(*self.leading, -1)
+
+
+def as_clips(frames_BT: Tensor, lengths: Tensor | Sequence[int] | None) -> list[Tensor]:
+    """The clips of a padded batch (B, T, *frame) without the padding, as views; `lengths` as in `Frames.of`."""
+    counts = _counts(lengths, *frames_BT.shape[:2])
+    return [clip[:count] for clip, count in zip(frames_BT, counts, strict=True)]
+
+
+def _counts(lengths: Tensor | Sequence[int] | None, num_clips: int, num_times: int) -> list[int]:
+    counts: list[int] = [num_times] * num_clips if lengths is None else torch.as_tensor(lengths).tolist()
+    if len(counts) != num_clips or any(not 1 <= count <= num_times for count in counts):
+        raise ValueError(f"lengths must be {num_clips} numbers from 1 to {num_times}, got {counts}")
+    return counts
 
 
 def _longest_first(

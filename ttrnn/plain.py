@@ -6,12 +6,30 @@ R / S left / right rank, t what the cores so far have made of x.
 Slower than product.py and cells.py, which neither vmap nor jvp can look into; autograd differentiates these.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["chain", "core_matrices", "is_transformed", "recurrence"]
+__all__ = ["chain", "core_matrices", "eager", "is_transformed", "recurrence"]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def eager(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Keeps torch.compile out of a function: it would trace every block and every time step one by one, for minutes."""
+
+    @functools.wraps(function)
+    def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        # Only then: the decorator by itself would load the compiler, which takes a second.
+        if torch.compiler.is_dynamo_compiling():
+            return torch.compiler.disable(function)(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return called
 
 
 def is_transformed() -> bool:

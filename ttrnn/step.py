@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ttrnn.linear import TTLinear
+from ttrnn.plain import chain, core_matrices
 
 __all__ = ["Step", "step_state"]
 
@@ -31,34 +32,23 @@ def step_state(model: Any, batch: int) -> dict[str, Tensor]:
 
 
 class _Product(nn.Module):
-    """x (B, M) -> W x (B, N), core by core, without a permutation between them."""
+    """x (B, M) -> W x (B, N), core by core."""
 
     def __init__(self, matrices: Iterable[Tensor], out_modes: Sequence[int]) -> None:
         super().__init__()
-        self.matrices = nn.ParameterList(matrices)
+        # Laid out for the products, and of one piece, as torch.export wants its weights.
+        whole = torch.contiguous_format
+        self.matrices = nn.ParameterList(matrix.detach().clone(memory_format=whole) for matrix in matrices)
         self.out_modes = tuple(out_modes)
 
     @classmethod
     def of(cls, layer: TTLinear) -> "_Product":
-        """With the layer's scale folded in; each core as a matrix (R N_k, M_k S)."""
+        """With the layer's scale folded in."""
         first, *rest = layer.cores
-        # Laid out for the products, and of one piece, as torch.export wants its weights.
-        whole = torch.contiguous_format
-        cores = (first * layer.scale, *rest)
-        return cls(
-            (core.transpose(1, 2).flatten(2).flatten(0, 1).clone(memory_format=whole) for core in cores),
-            layer.shape.out_modes,
-        )
+        return cls(core_matrices((first * layer.scale, *rest)), layer.shape.out_modes)
 
     def forward(self, x_BM: Tensor) -> Tensor:
-        *others, last = self.matrices
-        t = nn.functional.linear(x_BM.reshape(-1, last.shape[1]), last)
-        num_done = self.out_modes[-1]
-        for matrix, out_mode in zip(reversed(others), reversed(self.out_modes[:-1]), strict=True):
-            # (B M_1..M_{k-1}, R N_k, N_{k+1}..N_d)
-            t = matrix @ t.reshape(-1, matrix.shape[1], num_done)
-            num_done *= out_mode
-        return t.reshape(-1, num_done)
+        return chain(x_BM, list(self.matrices), self.out_modes)
 
 
 class _Layer(nn.Module):
@@ -71,7 +61,7 @@ class _Layer(nn.Module):
         ih: TTLinear = getattr(model.rnn, f"ih_{suffix}")
         self.ih = _Product.of(ih)
         # What the layer makes of zeros has the mean in it.
-        self.of_zeros = nn.Parameter(ih(ih.cores[0].new_zeros(1, ih.in_features))[0].detach())
+        self.of_zeros = nn.Parameter(ih(ih.cores[0].new_zeros(1, ih.in_features))[0].detach().clone())
         if self.differences != "none":
             self.bias: Tensor = getattr(model.rnn, f"bias_ih_{suffix}")
         if model.config.recurrent_shape is None:
