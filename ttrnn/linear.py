@@ -116,10 +116,10 @@ class TTLinear(nn.Module):
         error_msgs: list[str],
     ) -> None:
         own = (self.channel_mean_values, self.scale)
-        if strict and (saved := local_metadata.get("normalisation", own)) != own:
+        if (saved := local_metadata.get("normalisation", own)) != own:
             error_msgs.append(
                 f"{prefix or 'the layer '}was saved with mean {list(saved[0])} and scale {saved[1]:g}, and has mean "
-                f"{list(own[0])} and scale {own[1]:g}: its outputs would be others; strict=False loads it all the same"
+                f"{list(own[0])} and scale {own[1]:g}: its outputs would be others; dict(state) gives the weights alone"
             )
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
