@@ -13,6 +13,7 @@ from torch import Tensor
 from ttrnn.plain import chain, core_matrices, is_transformed
 from ttrnn.planner import plan
 from ttrnn.product import Product, Task, join
+from ttrnn.rows import unit
 from ttrnn.shapes import TTShape
 
 __all__ = ["dense_weight", "supports_bfloat16", "tt_product"]
@@ -99,7 +100,10 @@ def tt_product(
             input_gradient=any(part.requires_grad for part in parts),
         )
         learning = torch.is_grad_enabled() and any(part.requires_grad for part in (*parts, *cores))
-        task = Task(chosen, chosen.keep and learning, dtype, out_dtype, scale, len(cores))
+        # Blocks hold rows times a unit, see rows.py.
+        scales = [(0, scale), (len(cores) - 1, 1 / unit(parts[0].dtype, dtype))]
+        scales = [(number, factor) for number, factor in scales if factor != 1]
+        task = Task(chosen, chosen.keep and learning, dtype, out_dtype, scales, len(cores))
         y: Tensor = Product.apply(task, order, mean, bias, *cores, *parts)
         return y
 

@@ -18,6 +18,7 @@ Rows are taken block by block (see rows.py); the backward pass converts them aga
 only when it is needed, and blocks whose gradient is zero are skipped.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,8 +45,8 @@ class Task:
     dtype: torch.dtype
     """Of the matrix products."""
     out_dtype: torch.dtype
-    scale: float
-    """Of the matrix."""
+    scales: Sequence[tuple[int, float]]
+    """Numbers of cores that are multiplied by a factor, and the factors."""
     num_cores: int
 
     @property
@@ -71,30 +72,38 @@ def _join_backward(d: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 class _Matrices:
     """The cores of every group merged into its matrix G (n R, S m), and the way of a gradient back to the cores."""
 
-    def __init__(self, cores: Sequence[Tensor], task: Task, unit: float) -> None:
-        # In half precision nothing is merged or summed.
-        self.dtype = torch.float32 if cores[0].dtype.itemsize == 2 else cores[0].dtype
-        self.cores = [core.to(self.dtype) for core in cores]
-        # Blocks hold the rows times their unit.
-        self.scales = {0: task.scale, len(cores) - 1: 1 / unit} if len(cores) > 1 else {0: task.scale / unit}
-        for number, scale in self.scales.items():
-            if scale != 1:
-                self.cores[number] = self.cores[number] * scale
-        self.groups, self.merged, self.factors = task.groups, [], []
-        for group in self.groups:
-            merged = [self.cores[group.cores.start]]
-            for core in self.cores[group.cores.start + 1 : group.cores.stop]:
-                merged.append(join(merged[-1], core))
-            self.merged.append(merged)
-            size = group.n * group.left_rank, group.right_rank * group.m
-            factor = merged[-1].new_empty(size, dtype=task.dtype)
-            factor.view(group.n, group.left_rank, group.right_rank, group.m).copy_(merged[-1].permute(2, 0, 3, 1))
-            self.factors.append(factor)
+    def __init__(self, task: Task, tensors: Sequence[Tensor]) -> None:
+        """From what `made` has made, in its order."""
+        rest = iter(tensors)
+        self.task, self.tensors = task, tensors
+        self.cores = list(itertools.islice(rest, task.num_cores))
+        self.merged = [
+            [self.cores[group.cores.start], *itertools.islice(rest, len(group.cores) - 1)] for group in task.groups
+        ]
+        self.factors = list(rest)
+
+    @classmethod
+    def made(cls, cores: Sequence[Tensor], task: Task) -> "_Matrices":
+        """Merges the cores, in float32 where they have half precision."""
+        dtype = torch.float32 if cores[0].dtype.itemsize == 2 else cores[0].dtype
+        scaled = [core.to(dtype) for core in cores]
+        for number, scale in task.scales:
+            scaled[number] = scaled[number] * scale
+        merges, factors = [], []
+        for group in task.groups:
+            merged = scaled[group.cores.start]
+            for core in scaled[group.cores.start + 1 : group.cores.stop]:
+                merged = join(merged, core)
+                merges.append(merged)
+            factor = merged.new_empty(group.n * group.left_rank, group.right_rank * group.m, dtype=task.dtype)
+            factor.view(group.n, group.left_rank, group.right_rank, group.m).copy_(merged.permute(2, 0, 3, 1))
+            factors.append(factor)
+        return cls(task, [*scaled, *merges, *factors])
 
     def backward(self, sums: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
         """Gradients of the cores from those of every G."""
         gradients: list[Tensor | None] = [None] * len(self.cores)
-        for group, merged, total in zip(self.groups, self.merged, sums, strict=True):
+        for group, merged, total in zip(self.task.groups, self.merged, sums, strict=True):
             if total is None:
                 continue
             # (n R, S m) -> (R, m, n, S)
@@ -102,8 +111,8 @@ class _Matrices:
             for number in reversed(group.cores[1:]):
                 d, gradients[number] = _join_backward(d, merged[number - group.cores.start - 1], self.cores[number])
             gradients[group.cores.start] = d
-        for number, scale in self.scales.items():
-            if scale != 1 and (gradient := gradients[number]) is not None:
+        for number, scale in self.task.scales:
+            if (gradient := gradients[number]) is not None:
                 gradients[number] = gradient * scale
         return [None if gradient is None else gradient.to(dtype) for gradient in gradients]
 
@@ -155,7 +164,7 @@ class Product(torch.autograd.Function):
         cores, parts = cores_and_parts[: task.num_cores], cores_and_parts[task.num_cores :]
         x = Rows(parts, order, task.dtype)
         x.subtract(mean)
-        matrices, groups = _Matrices(cores, task, x.unit), task.groups
+        matrices, groups = _Matrices.made(cores, task), task.groups
         block = x.block(block_rows(groups, task.dtype.itemsize, parts[0].device.type))
         num_padded = x.num_padded(block)
         flat, between = _memory(task, block, parts[0].device)
@@ -171,8 +180,8 @@ class Product(torch.autograd.Function):
         constant = [*y[x.num_rows : len(x)], *([] if bias is None else [bias])]
         if constant:
             y[: x.num_rows] += sum(constant[1:], constant[0])
-        ctx.save_for_backward(order, x.tail, *cores_and_parts, *(between if task.keep else []))
-        ctx.task, ctx.block = task, block
+        ctx.save_for_backward(order, x.tail, *cores_and_parts, *matrices.tensors, *(between if task.keep else []))
+        ctx.task, ctx.block, ctx.num_matrices = task, block, len(matrices.tensors)
         # No view of what was made here: that may not be changed in place.
         return y.resize_(x.num_rows, y.shape[1])
 
@@ -183,14 +192,14 @@ class Product(torch.autograd.Function):
             _, _, _, needs_bias, *needs = ctx.needs_input_grad
             order, tail, *rest = ctx.saved_tensors
             task: Task = ctx.task
-            cores, rest = rest[: task.num_cores], rest[task.num_cores :]
             num_parts = len(needs) - task.num_cores
-            x = Rows(rest[:num_parts], order, task.dtype)
-            x.tail = tail
+            cores, rest = rest[: task.num_cores], rest[task.num_cores :]
+            x, rest = Rows(rest[:num_parts], order, task.dtype), rest[num_parts:]
+            x.tail, matrices, kept = tail, _Matrices(task, rest[: ctx.num_matrices]), rest[ctx.num_matrices :]
             total = grad.sum(0, keepdim=True) if needs_bias or x.tail is not None else None
             gradients: list[Tensor | None] = [None] * len(needs)
             if any(needs):
-                gradients = _Backward(task, cores, x, ctx.block, rest[num_parts:], needs).run(grad, total)
+                gradients = _Backward(task, matrices, x, ctx.block, kept, needs).run(grad, total, cores[0].dtype)
             return None, None, None, total[0] if needs_bias and total is not None else None, *gradients
 
 
@@ -198,29 +207,29 @@ class _Backward:
     """Gradients of the cores and of the parts of the rows, block by block."""
 
     def __init__(
-        self, task: Task, cores: Sequence[Tensor], x: Rows, block: int, kept: Sequence[Tensor], needs: Sequence[bool]
+        self, task: Task, matrices: _Matrices, x: Rows, block: int, kept: Sequence[Tensor], needs: Sequence[bool]
     ) -> None:
-        self.task, self.x, self.block, self.kept, self.groups = task, x, block, kept, task.groups
-        self.matrices, self.core_dtype = _Matrices(cores, task, x.unit), cores[0].dtype
+        self.task, self.matrices, self.x, self.block, self.kept = task, matrices, x, block, kept
+        self.groups = task.groups
         needs_groups = [any(needs[number] for number in group.cores) for group in self.groups]
         self.needs_parts = needs[task.num_cores :]
         self.needs_x = any(self.needs_parts)
         # Groups that rows pass before the first that learns need no gradient.
         self.lowest = 0 if self.needs_x else needs_groups.index(True)
-        self.flat, self.between = _memory(task, block, cores[0].device)
+        self.flat, self.between = _memory(task, block, x.parts[0].device)
         passing = self.groups[0 if self.needs_x else self.lowest + 1 :]
         size = block * max((group.in_values for group in passing), default=0)
-        self.flat_dz = scratch("gradients", (size,), task.dtype, cores[0].device)
+        self.flat_dz = scratch("gradients", (size,), task.dtype, x.parts[0].device)
         self.sums = [
-            torch.zeros_like(factor, dtype=self.matrices.dtype) if need else None
-            for factor, need in zip(self.matrices.factors, needs_groups, strict=True)
+            torch.zeros_like(factor, dtype=matrices.cores[0].dtype) if need else None
+            for factor, need in zip(matrices.factors, needs_groups, strict=True)
         ]
         self.d_parts = [
             torch.zeros_like(part) if need else None for part, need in zip(x.parts, self.needs_parts, strict=True)
         ]
 
-    def run(self, grad: Tensor, total: Tensor | None) -> list[Tensor | None]:
-        """From (F, N) the gradient of the results and (1, N) its sum, which is that of the tail."""
+    def run(self, grad: Tensor, total: Tensor | None, dtype: torch.dtype) -> list[Tensor | None]:
+        """From (F, N) the gradient of the results and (1, N) its sum, which is that of the tail; cores get `dtype`."""
         # The range of float16 is too short for gradients as they come.
         largest = grad.abs().max().float().clamp_min(1e-30) if self.task.dtype == torch.float16 else None
         on_cpu = grad.device.type == "cpu"
@@ -234,7 +243,7 @@ class _Backward:
             if self.needs_x:
                 self._store(rows, d_rows if largest is None else d_rows.float() * largest)
         sums = [part if part is None or largest is None else part * largest for part in self.sums]
-        return [*self.matrices.backward(sums, self.core_dtype), *self.d_parts]
+        return [*self.matrices.backward(sums, dtype), *self.d_parts]
 
     def _gradient(self, grad: Tensor, total: Tensor | None, rows: slice) -> Tensor:
         """(block, N) of the rows of a block: those of the tail too, and zeros for what fills it up."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Rows", "scratch"]
+__all__ = ["Rows", "scratch", "unit"]
 
 # For each number of rows that it has not met, oneDNN compiles kernels of half precision: some MB and ms each. Its tiles
 # have 16 rows, so that rows of zeros up to a multiple of them cost little.
@@ -49,6 +49,11 @@ def scratch(name: str, sizes: Sequence[int], dtype: torch.dtype, device: torch.d
     return memory[:num_bytes].view(dtype).view(sizes)
 
 
+def unit(stored: torch.dtype, dtype: torch.dtype) -> float:
+    """The factor between values of rows as they are stored and those of blocks."""
+    return 1 / 128 if stored == torch.uint8 and dtype == torch.float16 else 1.0
+
+
 class Rows:
     """The rows of several tensors one after the other, or those of one in the order given, and then the tail.
 
@@ -59,8 +64,7 @@ class Rows:
     def __init__(self, parts: Sequence[Tensor], order: Tensor | None, dtype: torch.dtype) -> None:
         self.parts, self.order, self.dtype = parts, order, dtype
         self.shifted = parts[0].dtype == torch.uint8 and dtype.itemsize == 2
-        self.unit = 1 / 128 if self.shifted and dtype == torch.float16 else 1.0
-        """Values of the blocks are those of the rows times this."""
+        self.unit = unit(parts[0].dtype, dtype)
         self.starts = [0, *itertools.accumulate(map(len, parts))]
         self.num_rows = self.starts[-1] if order is None else len(order)
         """F."""
