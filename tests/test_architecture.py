@@ -19,6 +19,7 @@ PACKAGES = ("ttrnn", "search_spaces", "pipelines")
 LIBRARY = (
     ("shapes",),
     ("planner",),
+    ("spans",),
     ("cells", "plain", "rows"),
     ("product",),
     ("contract", "scan", "decompose", "init", "packing", "pooling", "stream"),

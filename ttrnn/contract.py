@@ -103,7 +103,7 @@ def tt_product(
         # Blocks hold rows times a unit, see rows.py.
         scales = [(0, scale), (len(cores) - 1, 1 / unit(parts[0].dtype, dtype))]
         scales = [(number, factor) for number, factor in scales if factor != 1]
-        task = Task(chosen, chosen.keep and learning, dtype, out_dtype, scales, len(cores))
+        task = Task(chosen.groups, chosen.keep and learning, dtype, out_dtype, scales, len(cores))
         y: Tensor = Product.apply(task, order, mean, bias, *cores, *parts)
         return y
 

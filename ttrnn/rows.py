@@ -75,14 +75,8 @@ class Rows:
         """Makes the tail whose products, added to those of the rows, make them products of the rows minus (M,) mean."""
         if not self.num_rows or (mean is None and not self.shifted):
             return
-        if not self.shifted:
-            exact = (-mean).unsqueeze(0) if mean is not None else None
-        elif mean is None:
-            self.tail = self.parts[0].new_full((1, self.parts[0].shape[1]), 128 * self.unit, dtype=self.dtype)
-            return
-        else:
-            exact = ((128 - mean) * self.unit).unsqueeze(0)
-        assert exact is not None
+        mean = self.parts[0].new_zeros(self.parts[0].shape[1], dtype=torch.float32) if mean is None else mean
+        exact = ((128 - mean) * self.unit if self.shifted else -mean).unsqueeze(0)
         self.tail = exact.to(self.dtype)
         if self.dtype.itemsize == 2:
             # In half precision two numbers: the rounded one and what the rounding left.

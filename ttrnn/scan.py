@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ttrnn.cells import GRU, LSTM, RNN, Schedule, preceding
+from ttrnn.cells import GRU, LSTM, RNN
 from ttrnn.plain import is_transformed, recurrence
 from ttrnn.shapes import NUM_GATES
+from ttrnn.spans import Schedule, preceding
 
 __all__ = ["NUM_GATES", "before", "masked", "scan"]
 
