@@ -15,23 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from ttrnn.linear import TTLinear
+from ttrnn.linear import TTLinear, TTMatrix
 from ttrnn.packing import Frames
 from ttrnn.plain import eager
-from ttrnn.scan import before, masked, scan
+from ttrnn.scan import masked, moving, scan
 from ttrnn.shapes import DIFFERENCES, NUM_GATES, Ranks, gate_modes, input_out_modes
 
 __all__ = ["TTRecurrent"]
 
 # For each layer and direction, the masks of input_dropout and recurrent_dropout.
 _Masks = dict[str, tuple[Tensor | None, Tensor | None]]
-
-
-class _RecurrentMatrix(TTLinear):
-    """A tensor train that gives its matrix when it is called, so that the hooks of a module (FSDP's, say) see it."""
-
-    def forward(self, *_: Any) -> Tensor:
-        return self.weight
 
 
 class TTRecurrent(nn.Module):
@@ -62,9 +55,8 @@ class TTRecurrent(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        rates = {"dropout": dropout, "recurrent_dropout": recurrent_dropout, "input_dropout": input_dropout}
-        for name, rate in rates.items():
-            if not 0 <= rate < 1:
+        for name in ("dropout", "recurrent_dropout", "input_dropout"):
+            if not 0 <= (rate := locals()[name]) < 1:
                 raise ValueError(f"0 <= {name} < 1 must hold, got {rate}")
         if differences not in DIFFERENCES:
             raise ValueError(f"differences must be one of {', '.join(DIFFERENCES)}, got {differences!r}")
@@ -98,7 +90,7 @@ class TTRecurrent(nn.Module):
             if self.recurrent_ranks is None:
                 self._add_parameter(f"weight_hh_{suffix}", (num_rows, self.hidden_size), options)
             else:
-                matrix = _RecurrentMatrix(hidden_modes, out_modes, self.recurrent_ranks, False, **options)
+                matrix = TTMatrix(hidden_modes, out_modes, self.recurrent_ranks, False, **options)
                 self.add_module(f"hh_{suffix}", matrix)
             if self.cell == "gru" and self.bias:
                 self._add_parameter(f"bias_hn_{suffix}", (self.hidden_size,), options)
@@ -141,8 +133,8 @@ class TTRecurrent(nn.Module):
         layer: TTLinear = getattr(self, f"ih_{suffix}")
         return layer
 
-    def _hh(self, suffix: str) -> _RecurrentMatrix:
-        layer: _RecurrentMatrix = getattr(self, f"hh_{suffix}")
+    def _hh(self, suffix: str) -> TTMatrix:
+        layer: TTMatrix = getattr(self, f"hh_{suffix}")
         return layer
 
     def _bias(self, suffix: str) -> Tensor | None:
@@ -218,8 +210,8 @@ class TTRecurrent(nn.Module):
             state: What the step before gave; None before the first.
 
         Returns:
-            (B, H) the top layer's states, and the state: (hx, what differences to the next frame need or None, the
-            masks of dropout, which a stream keeps).
+            (B, H) the top layer's states, and the state: (hx, what differences to the next frame need or None), and in
+            training the masks of dropout, which a stream keeps.
 
         Raises:
             ValueError: the layer is bidirectional.
@@ -227,9 +219,11 @@ class TTRecurrent(nn.Module):
         if self.bidirectional:
             raise ValueError("a bidirectional layer starts at the last frame and can't take one at a time: use forward")
         frames = Frames(rows=input.reshape(len(input), self.input_size), batch_sizes=[len(input)])
-        hx, previous, masks = (None, None, self._masks(len(input))) if state is None else state
+        hx, previous, *kept = (None, None) if state is None else state
+        masks = kept[0] if kept else self._masks(len(input))
         output, finals, previous = self._run(frames, self._initial_state(hx, frames), previous, masks)
-        return output, (finals if len(finals) > 1 else finals[0], previous, masks)
+        after = finals if len(finals) > 1 else finals[0], previous
+        return output, (*after, masks) if masks else after
 
     def _run(
         self, frames: Frames, state: tuple[Tensor, ...], previous: Tensor | None, masks: _Masks
@@ -289,14 +283,9 @@ class TTRecurrent(nn.Module):
             return gates, frames.row_order, None
         gates = frames.pack(gates)
         if self.differences != "none":
-            products, size = gates, NUM_GATES[self.cell] * self.hidden_size
-            moved = products[:, -size:]
-            # To what was there before the first frame there is no difference.
-            gates = moved - before(moved[: sizes[0]] if previous is None else previous, moved, sizes)
-            if self.differences == "extra":
-                gates = gates + products[:, :size]
-            bias = self._bias(suffix)
-            gates, previous = gates if bias is None else gates + bias, moved[-sizes[-1] :]
+            gates, previous = moving(
+                gates, previous, NUM_GATES[self.cell] * self.hidden_size, sizes, self._bias(suffix)
+            )
         return masked(gates, mask_BG, sizes), None, previous
 
     def _initial_state(self, hx: Tensor | tuple[Tensor, Tensor] | None, frames: Frames) -> tuple[Tensor, ...]:

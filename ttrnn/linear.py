@@ -16,7 +16,7 @@ from ttrnn.plain import eager
 from ttrnn.planner import Plan, plan
 from ttrnn.shapes import Ranks, TTShape, even_modes, format_modes
 
-__all__ = ["TTLinear"]
+__all__ = ["TTLinear", "TTMatrix"]
 
 
 class TTLinear(nn.Module):
@@ -286,3 +286,10 @@ class TTLinear(nn.Module):
             f"{self.shape}, bias={self.bias is not None}, {self.shape.num_params:,} weights for "
             f"{self.shape.num_dense_params:,} ({ratio:,.0f}x fewer), merged to {self.plan()}"
         )
+
+
+class TTMatrix(TTLinear):
+    """A tensor train that gives its matrix when it is called, so that the hooks of a module (FSDP's, say) see it."""
+
+    def forward(self, *_: Any) -> Tensor:
+        return self.weight

@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["chain", "core_matrices", "eager", "is_transformed", "recurrence"]
+__all__ = ["advance", "chain", "core_matrices", "eager", "is_transformed", "recurrence"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -68,22 +68,27 @@ def recurrence(
     nonlinearity: str,
 ) -> tuple[Tensor, ...]:
     """One layer, step by step, see `scan`: (F, H) states and each clip's final state, (B, H) each."""
-    size, states, ended = weight_hh.shape[1], [], []
+    states, ended = [], []
     for gates, after in zip(gates_FG.split(sizes), [*sizes[1:], 0], strict=True):
         state = [part[: len(gates)] for part in state]
-        h = state[0]
-        u = (h if mask_BH is None else h * mask_BH[: len(h)]) @ weight_hh.t()
-        if cell == "rnn":
-            state = [torch.tanh(gates + u) if nonlinearity == "tanh" else torch.relu(gates + u)]
-        elif cell == "gru":
-            r, z = torch.sigmoid((gates + u)[:, : 2 * size]).chunk(2, dim=1)
-            v = u[:, 2 * size :] if bias_hn is None else u[:, 2 * size :] + bias_hn
-            n = torch.tanh(gates[:, 2 * size :] + r * v)
-            state = [n + z * (h - n)]
-        else:
-            i, f, g, o = (gates + u).chunk(4, dim=1)
-            c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
-            state = [torch.sigmoid(o) * torch.tanh(c), c]
+        h = state[0] if mask_BH is None else state[0] * mask_BH[: len(gates)]
+        state = advance(cell, gates, h @ weight_hh.t(), state, bias_hn, nonlinearity)
         states.append(state[0])
         ended.append([part[after:] for part in state])
     return torch.cat(states), *(torch.cat(parts[::-1]) for parts in zip(*ended, strict=True))
+
+
+def advance(
+    cell: str, gates: Tensor, u: Tensor, state: Sequence[Tensor], bias_hn: Tensor | None, nonlinearity: str = "tanh"
+) -> list[Tensor]:
+    """The state after one step, by the formulas of TTRNN, TTGRU and TTLSTM, from W x + b and U h."""
+    if cell == "rnn":
+        return [torch.tanh(gates + u) if nonlinearity == "tanh" else torch.relu(gates + u)]
+    if cell == "gru":
+        (x_r, x_z, x_n), (u_r, u_z, u_n) = gates.chunk(3, dim=1), u.chunk(3, dim=1)
+        r, z = torch.sigmoid(x_r + u_r), torch.sigmoid(x_z + u_z)
+        n = torch.tanh(x_n + r * (u_n if bias_hn is None else u_n + bias_hn))
+        return [n + z * (state[0] - n)]
+    i, f, g, o = (gates + u).chunk(4, dim=1)
+    c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+    return [torch.sigmoid(o) * torch.tanh(c), c]

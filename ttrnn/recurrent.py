@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ttrnn.base import TTRecurrent
 from ttrnn.shapes import Ranks, even_modes
@@ -18,6 +18,7 @@ __all__ = ["TTGRU", "TTLSTM", "TTRNN"]
 class _Convertible(TTRecurrent):
     """To torch's own layer and back."""
 
+    @torch.no_grad()
     def to_dense(self) -> nn.RNN | nn.GRU | nn.LSTM:
         """torch.nn's own layer with the cores multiplied out and the normalisation folded into weights and bias.
 
@@ -43,20 +44,18 @@ class _Convertible(TTRecurrent):
             dtype=first.dtype,
             **extra,
         )
-        with torch.no_grad():
-            for _, suffix in self._directions():
-                ih = self._ih(suffix)
-                folded = ih.to_dense()
-                getattr(dense, f"weight_ih_{suffix}").copy_(folded.weight)
-                getattr(dense, f"weight_hh_{suffix}").copy_(self.weight_hh(suffix))
-                if not self.bias:
-                    if ih.centred:
-                        raise ValueError("a layer with a mean needs bias=True to have a dense counterpart")
-                    continue
+        for _, suffix in self._directions():
+            ih = self._ih(suffix)
+            folded = ih.to_dense()
+            getattr(dense, f"weight_ih_{suffix}").copy_(folded.weight)
+            getattr(dense, f"weight_hh_{suffix}").copy_(self.weight_hh(suffix))
+            if self.bias:
                 getattr(dense, f"bias_ih_{suffix}").copy_(folded.bias)
                 bias_hh = getattr(dense, f"bias_hh_{suffix}").zero_()
                 if self.cell == "gru":
                     bias_hh[2 * self.hidden_size :] = getattr(self, f"bias_hn_{suffix}")
+            elif ih.centred:
+                raise ValueError("a layer with a mean needs bias=True to have a dense counterpart")
         return dense
 
     @classmethod
@@ -116,18 +115,14 @@ class _Convertible(TTRecurrent):
                 layer.weight_hh(suffix).copy_(recurrent)
             else:
                 layer._hh(suffix).approximate_(recurrent)
-            if dense.bias:
-                layer._take_biases(suffix, *(getattr(dense, f"bias_{kind}_{suffix}") for kind in ("ih", "hh")))
+            if (bias := layer._bias(suffix)) is not None:
+                bias_ih, bias_hh = (getattr(dense, f"bias_{kind}_{suffix}") for kind in ("ih", "hh"))
+                bias.copy_(bias_ih + bias_hh)
+                if layer.cell == "gru":
+                    # The one inside the reset gate can't be added to the other.
+                    bias[2 * layer.hidden_size :] -= bias_hh[2 * layer.hidden_size :]
+                    getattr(layer, f"bias_hn_{suffix}").copy_(bias_hh[2 * layer.hidden_size :])
         return layer
-
-    def _take_biases(self, suffix: str, bias_ih: Tensor, bias_hh: Tensor) -> None:
-        """Of torch's two biases only the one inside a GRU's reset gate can't be added to the other."""
-        bias, size = self._bias(suffix), 2 * self.hidden_size
-        assert bias is not None
-        bias.copy_(bias_ih + bias_hh)
-        if self.cell == "gru":
-            bias[size:] = bias_ih[size:]
-            getattr(self, f"bias_hn_{suffix}").copy_(bias_hh[size:])
 
 
 class TTRNN(_Convertible):

@@ -16,7 +16,7 @@ from ttrnn.plain import is_transformed, recurrence
 from ttrnn.shapes import NUM_GATES
 from ttrnn.spans import Schedule, preceding
 
-__all__ = ["NUM_GATES", "before", "masked", "scan"]
+__all__ = ["NUM_GATES", "masked", "moving", "scan"]
 
 
 def scan(
@@ -76,9 +76,27 @@ def scan(
         return states.to(dtype), tuple(part.to(dtype) for part in final)
 
 
-def before(initial: Tensor, states: Tensor, sizes: Sequence[int]) -> Tensor:
-    """(F, H) of packed (F, H), the values one step earlier in the same clip; `initial` (B, H) at the first."""
-    return torch.cat([initial, preceding(states, sizes)])
+def moving(
+    products: Tensor, previous: Tensor | None, size: int, sizes: Sequence[int], bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Gates of a layer that sees differences of frames, from the packed products of the frames.
+
+    Args:
+        products: (F, size) for the differences; or (F, 2 size), those for the frames themselves first.
+        previous: (B, size) for the frames before the first; None if there were none: to those there is no difference.
+        size: Of the gates.
+        sizes: Clips still running at each time.
+        bias: (size,) of the gates.
+
+    Returns:
+        (F, size) gates, and what `previous` is to the next frames.
+    """
+    moved = products[:, -size:]
+    initial = moved[: sizes[0]] if previous is None else previous
+    gates = moved - torch.cat([initial, preceding(moved, sizes)])
+    if products.shape[1] > size:
+        gates = gates + products[:, :size]
+    return gates if bias is None else gates + bias, moved[-sizes[-1] :]
 
 
 def masked(packed_FH: Tensor, mask_BH: Tensor | None, sizes: Sequence[int]) -> Tensor:

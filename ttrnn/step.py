@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ttrnn.linear import TTLinear
-from ttrnn.plain import chain, core_matrices
+from ttrnn.plain import advance, chain, core_matrices
 
 __all__ = ["Step", "step_state"]
 
@@ -69,8 +69,7 @@ class _Layer(nn.Module):
             self.hh = _Product([weight], weight.shape[:1])
         else:
             self.hh = _Product.of(getattr(model.rnn, f"hh_{suffix}"))
-        if self.cell == "gru":
-            self.bias_hn: Tensor = getattr(model.rnn, f"bias_hn_{suffix}")
+        self.bias_hn: Tensor | None = getattr(model.rnn, f"bias_hn_{suffix}", None)
 
     def gates(self, x: Tensor, *before: Tensor) -> tuple[Tensor, ...]:
         """What enters the gates; and, for the differences of the next frame, what `before` is to it."""
@@ -84,19 +83,8 @@ class _Layer(nn.Module):
             gates = gates + products[:, : self.bias.shape[0]]
         return gates, moved, torch.ones_like(seen)
 
-    def forward(self, gates: Tensor, h: Tensor, *c: Tensor) -> tuple[Tensor, ...]:
-        recurrent = self.hh(h)
-        if self.cell == "rnn":
-            return (torch.tanh(gates + recurrent),)
-        if self.cell == "gru":
-            x_r, x_z, x_n = gates.chunk(3, dim=1)
-            u_r, u_z, u_n = recurrent.chunk(3, dim=1)
-            r, z = torch.sigmoid(x_r + u_r), torch.sigmoid(x_z + u_z)
-            n = torch.tanh(x_n + r * (u_n + self.bias_hn))
-            return (n + z * (h - n),)
-        i, f, g, o = (gates + recurrent).chunk(4, dim=1)
-        c_next = torch.sigmoid(f) * c[0] + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c_next), c_next
+    def forward(self, gates: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        return tuple(advance(self.cell, gates, self.hh(state[0]), state, self.bias_hn))
 
 
 class Step(nn.Module):
