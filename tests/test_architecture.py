@@ -19,8 +19,8 @@ PACKAGES = ("ttrnn", "search_spaces", "pipelines")
 LIBRARY = (
     ("shapes",),
     ("planner",),
-    ("spans",),
-    ("cells", "plain", "rows"),
+    ("plain", "spans"),
+    ("cells", "rows"),
     ("product",),
     ("contract", "scan", "decompose", "init", "packing", "pooling", "stream"),
     ("linear",),

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ttrnn.plain import without_autocast
 from ttrnn.spans import Schedule
 
 __all__ = ["GRU", "LSTM", "RNN"]
@@ -37,11 +38,11 @@ def _carried(d_final: Tensor | None, like: Tensor) -> Tensor:
 
 def _in_full(backward: Callable[..., Any]) -> Any:
     @functools.wraps(backward)
-    def without_autocast(ctx: Any, *gradients: Tensor) -> Any:
-        with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
+    def in_full(ctx: Any, *gradients: Tensor) -> Any:
+        with without_autocast(ctx.saved_tensors[0].device.type):
             return backward(ctx, *gradients)
 
-    return without_autocast
+    return in_full
 
 
 class RNN(torch.autograd.Function):

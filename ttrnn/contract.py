@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ttrnn.plain import chain, core_matrices, is_transformed
+from ttrnn.plain import chain, core_matrices, is_transformed, without_autocast
 from ttrnn.planner import plan
 from ttrnn.product import Product, Task, join
 from ttrnn.rows import unit
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def dense_weight(cores: Sequence[Tensor]) -> Tensor:
     """The cores multiplied out: a weight as nn.Linear has it, (N, M). Cost: about R * M * N multiply-adds."""
-    with torch.autocast(cores[0].device.type, enabled=False):
+    with without_autocast(cores[0].device.type):
         return functools.reduce(join, cores)[0, :, :, 0].t()
 
 
@@ -87,7 +87,7 @@ def tt_product(
     dtype = dtype or out_dtype
     if dtype == torch.bfloat16 and not supports_bfloat16(device_type):
         _warn_of_emulation(device_type)
-    with torch.autocast(device_type, enabled=False):
+    with without_autocast(device_type):
         if is_transformed():
             return _plain(parts, cores, shape, bias, mean, scale, order).to(out_dtype)
         num_rows = sum(map(len, parts)) if order is None else len(order)

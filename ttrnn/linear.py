@@ -128,7 +128,9 @@ class TTLinear(nn.Module):
     @property
     def mean(self) -> Tensor:
         """(M,) what is subtracted from the input."""
-        return self.channel_mean.repeat(self.in_features // len(self.channel_mean))
+        if len(self.channel_mean_values) == 1:
+            return self.channel_mean.expand(self.in_features)
+        return self.channel_mean.repeat(self.in_features // len(self.channel_mean_values))
 
     @property
     def num_params(self) -> int:

@@ -6,14 +6,15 @@ R / S left / right rank, t what the cores so far have made of x.
 Slower than product.py and cells.py, which neither vmap nor jvp can look into; autograd differentiates these.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["advance", "chain", "core_matrices", "eager", "is_transformed", "recurrence"]
+__all__ = ["advance", "chain", "core_matrices", "eager", "is_transformed", "recurrence", "without_autocast"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -30,6 +31,13 @@ def eager(function: Callable[_P, _R]) -> Callable[_P, _R]:
         return function(*args, **kwargs)
 
     return called
+
+
+def without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
+    """torch.autocast switched off; nothing where it is off already, as the context costs what a small product does."""
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return contextlib.nullcontext()
 
 
 def is_transformed() -> bool:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ttrnn.plain import without_autocast
 from ttrnn.planner import Group, block_rows
 from ttrnn.rows import Rows, scratch
 from ttrnn.spans import is_zero
@@ -164,7 +165,7 @@ class Product(torch.autograd.Function):
         task: Task = ctx.task
         order, tail, *rest = ctx.saved_tensors
         cores, parts, rest = rest[: task.num_cores], rest[task.num_cores : len(needs)], rest[len(needs) :]
-        with torch.autocast(grad.device.type, enabled=False):
+        with without_autocast(grad.device.type):
             x = Rows(parts, order, task.dtype)
             x.tail = tail
             total = grad.sum(0, keepdim=True) if needs_bias or tail is not None else None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ttrnn.cells import GRU, LSTM, RNN
-from ttrnn.plain import is_transformed, recurrence
+from ttrnn.plain import is_transformed, recurrence, without_autocast
 from ttrnn.shapes import NUM_GATES
 from ttrnn.spans import Schedule, preceding
 
@@ -51,7 +51,7 @@ def scan(
         with in float32. Cost: G * H^2 multiply-adds a frame, three times that with the backward pass.
     """
     sizes = list(batch_sizes)
-    with torch.autocast(gates_FG.device.type, enabled=False):
+    with without_autocast(gates_FG.device.type):
         dtype = weight_hh.dtype
         # Under autocast the gates come in half precision; states are summed in full.
         full = torch.float32 if dtype.itemsize == 2 else dtype
