@@ -186,8 +186,8 @@ class TTRecurrent(nn.Module):
                 of clips (T_b, *frame), in any order, as `torch.nn.utils.rnn.pack_sequence` takes: read where they lie,
                 in a memory-mapped file say, and never copied together.
             hx: Initial state (L, B, H), zero if None; a pair (h, c) for an LSTM. Without the axis B for (T, D).
-            lengths: (B,) number of frames of each clip, at least 1; what lies behind is padding: never computed, zero
-                in the output.
+            lengths: (B,) number of frames of each clip, at least 1; frames after these are padding: never computed,
+                zero in the output.
 
         Returns:
             output, the top layer's states, shaped as the input with the frame's axes replaced by directions times H, a
@@ -207,11 +207,11 @@ class TTRecurrent(nn.Module):
 
         Args:
             input: (B, *frame).
-            state: What the step before gave; None before the first.
+            state: As returned by the step before; None before the first.
 
         Returns:
-            (B, H) the top layer's states, and the state: (hx, what differences to the next frame need or None), and in
-            training the masks of dropout, which a stream keeps.
+            (B, H) the top layer's states, and the state: (hx, the products for differences to the next frame, or None),
+            and in training also the masks of dropout, which a stream keeps.
 
         Raises:
             ValueError: the layer is bidirectional.
@@ -228,7 +228,7 @@ class TTRecurrent(nn.Module):
     def _run(
         self, frames: Frames, state: tuple[Tensor, ...], previous: Tensor | None, masks: _Masks
     ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
-        """(F, directions * H) the top layer's states, the final ones (L, B, H), what `previous` is to the next frames;
+        """(F, directions * H) the top layer's states, the final ones (L, B, H), `previous` for the next frames;
         all in packed order."""
         x: Tensor | tuple[Tensor, ...] = frames.rows
         finals: list[tuple[Tensor, ...]] = []

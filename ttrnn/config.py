@@ -38,9 +38,9 @@ _CHOICES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """All that it takes to rebuild a model and to feed it a video. Modes and ranks are kept in their text form.
+    """The settings that rebuild a model and feed it a video. Modes and ranks are kept in their text form.
 
-    Text forms are brought to one spelling: ranks clipped and written out (4 -> 4x4x4), the dense twin's modes joined.
+    Text forms are brought to one spelling: ranks clipped and written out (4 -> 4x4x4), modes of a dense input joined.
 
     Raises:
         ValueError: a value that is not among the choices, or modes that do not multiply to the frame.
@@ -59,7 +59,7 @@ class ModelConfig:
     cell: str = "gru"
     """rnn, gru or lstm."""
     input: str = "tt"
-    """Input matrix: tt, or dense for the twin that tensor trains are compared with."""
+    """Input matrix: tt, or dense for comparison."""
     in_modes: str = "auto"
     """Input modes such as 8x20x20x18; auto follows the axes of the frame."""
     hidden_modes: str = "4x4x4x4"
@@ -121,7 +121,7 @@ class ModelConfig:
             raise ValueError(f"hidden_modes must be at most {_MOST_MODES} modes, got {len(hidden):,}")
         if self.input == "dense":
             if self.recurrent_ranks != "none":
-                raise ValueError(f"recurrent_ranks {self.recurrent_ranks} needs input tt; the dense twin takes none")
+                raise ValueError(f"recurrent_ranks {self.recurrent_ranks} needs input tt; a dense input takes none")
             self._set("in_modes", str(self.frame_size))
             self._set("hidden_modes", str(math.prod(hidden)))
             self._set("ranks", "none")
@@ -164,7 +164,7 @@ class ModelConfig:
 
     @property
     def input_params(self) -> int:
-        """Input-to-hidden weights of the first layer, no bias: what papers count."""
+        """Input-to-hidden weights of the first layer without bias, as papers count."""
         return self.input_shape.num_params * (2 if self.bidirectional else 1)
 
     @property

@@ -1,4 +1,4 @@
-"""Multiply rows with a TT-matrix: choose a plan, and a way through it.
+"""Multiply rows with a TT-matrix: check the input, choose a plan, and run it.
 
 Legend: F rows (frames), M / N input / output size, M_k / N_k input / output mode k, R / S left / right rank.
 """

@@ -2,9 +2,9 @@
 
 Legend: M_k / N_k input / output mode k, R_{k-1} / R_k left / right rank of core k, d number of cores, ||.|| Frobenius.
 
-Both visit the bonds from left to right. At bond k what remains of W is unfolded, with what lies left of the bond as its
-rows: its R_k leading left singular vectors are core k, and its projection onto them is what remains for bond k + 1. The
-loss of a projection is orthogonal to those behind it, so that with eps_k, the norm of the singular values left out,
+Both go through the bonds from left to right. At bond k the rest of W is unfolded, with the modes left of the bond as
+rows: its R_k leading left singular vectors are core k, and its projection onto them is the rest for bond k + 1. The
+errors of the projections are orthogonal, so that with eps_k, the norm of the singular values left out,
 
     ||W - W_TT||^2 = eps_1^2 + ... + eps_{d-1}^2
 
@@ -38,7 +38,7 @@ class Truncated:
     norm: float
     """||W||."""
     bond_errors: tuple[float, ...]
-    """eps_1..eps_{d-1}: what each bond's rank costs."""
+    """eps_1..eps_{d-1}: the error that each bond's rank adds."""
     singular_values: tuple[Tensor, ...]
     """Of each bond, falling, with those that were left out; at relative_error 0 they are those of W unfolded there."""
 
@@ -216,7 +216,7 @@ def _truncate(
 def _left_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Left singular vectors (as columns) and singular values."""
     if matrix.shape[0] < matrix.shape[1]:
-        # The triangle has them too; the long side, whose vectors nobody wants, is then gone through only once.
+        # The triangle has them too; the vectors of the long side, which are not needed, are then computed only once.
         matrix = torch.linalg.qr(matrix.t(), mode="r").R.t()
     basis, singular, _ = torch.linalg.svd(matrix, full_matrices=False)
     return basis, singular

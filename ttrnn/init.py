@@ -1,4 +1,4 @@
-"""Cores whose product starts with the variance that is wanted, exactly.
+"""Initialise cores so that their product has a given variance, exactly.
 
 Legend: M_k / N_k input / output mode k, R_{k-1} / R_k left / right rank of core k.
 """

@@ -83,7 +83,7 @@ class TTLinear(nn.Module):
             raise ValueError(
                 f"mean has {len(self.channel_mean_values)} channels, which do not divide {self.in_features:,} inputs"
             )
-        # Known to whoever builds the layer, and not learnt: no entry of the state dict.
+        # A setting of the layer, not a parameter: no entry of the state dict.
         like = self.cores[0].detach()
         self.register_buffer("channel_mean", like.new_empty(len(self.channel_mean_values)), persistent=False)
         self.channel_mean: Tensor
@@ -127,7 +127,7 @@ class TTLinear(nn.Module):
 
     @property
     def mean(self) -> Tensor:
-        """(M,) what is subtracted from the input."""
+        """(M,) the mean that is subtracted from the input."""
         if len(self.channel_mean_values) == 1:
             return self.channel_mean.expand(self.in_features)
         return self.channel_mean.repeat(self.in_features // len(self.channel_mean_values))
@@ -190,7 +190,7 @@ class TTLinear(nn.Module):
     ) -> "TTLinear":
         """The layer nearest to a dense one, by TT-SVD: `from_dense(linear, ...)(x)` is about `linear(x)`.
 
-        What is lost is `torch.dist(layer.weight, linear.weight)`; see decompose.py for its bound.
+        The error is `torch.dist(layer.weight, linear.weight)`; see decompose.py for its bound.
 
         Args:
             linear: Its weight is decomposed; its bias, dtype and device are kept.
@@ -228,7 +228,7 @@ class TTLinear(nn.Module):
         Args:
             ranks: One number, or the d-1 inner ranks; a rank that is lower already stays.
             relative_error: In place of ranks: the lowest ranks that keep ||W - W'|| / ||W|| within it; 0 drops only
-                what carries nothing.
+                singular values of zero.
 
         Returns:
             ||W - W'|| / ||W||, Frobenius.

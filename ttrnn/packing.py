@@ -22,7 +22,7 @@ __all__ = ["Frames", "as_clips"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frames:
-    """All frames of a batch as rows, and what it takes to give results the caller's own layout."""
+    """All frames of a batch as rows, and the indices that give results the caller's layout."""
 
     rows: Tensor | tuple[Tensor, ...]
     """(rows, D) the frames as they are stored, padding and all, or (T_b, D) for each clip b of a list; views of the
@@ -153,7 +153,7 @@ def _counts(lengths: Tensor | Sequence[int] | None, num_clips: int, num_times: i
 def _longest_first(
     starts: Sequence[int], lengths: Sequence[int], step: int, like: Tensor
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Places of the rows that count, in packed order, and what else `Frames` keeps of clips of unequal length.
+    """Places of the rows that count, in packed order, and the other fields of `Frames` for clips of unequal length.
 
     Made on the CPU from Python numbers, so that a GPU has nothing to wait for.
 

@@ -1,9 +1,9 @@
 """The product and the recurrence in plain operators, for the transforms of torch.func and for export.
 
 Legend: B batch, F frames (packed B and T), H hidden size, M / N input / output size, M_k / N_k input / output mode k,
-R / S left / right rank, t what the cores so far have made of x.
+R / S left / right rank, t the product of x with the cores so far.
 
-Slower than product.py and cells.py, which neither vmap nor jvp can look into; autograd differentiates these.
+Slower than product.py and cells.py, but vmap, jvp and autograd can differentiate through them.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ def without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]
 
 
 def is_transformed() -> bool:
-    """Whether a transform of torch.func (grad, vmap, jvp ...) is at work; torch has no public name for the question."""
+    """Whether a transform of torch.func (grad, vmap, jvp ...) is active; torch has no public function for this."""
     return bool(torch._C._are_functorch_transforms_active())
 
 

@@ -5,7 +5,7 @@ Legend: M / N input / output size, M_k / N_k input / output mode k, R / S left /
 The paper contracts core by core, last core first (eq. 4): the least arithmetic, but thin matrix products and many
 passes over memory. Here neighbouring cores are first merged into groups, and a row goes through one matrix product per
 group, last group first. One group is the dense matrix itself, as many groups as cores the chain of the paper; two or
-three are what a frame of video usually wants. `contract` says what a group does to a row and does it.
+three are usually fastest for frames of video. product.py describes and runs the product of a group.
 """
 
 import functools
@@ -18,10 +18,10 @@ from ttrnn.shapes import TTShape, format_modes
 
 __all__ = ["Group", "Plan", "block_rows", "groupings", "keeps", "least_multiply_adds", "plan"]
 
-# Converted rows per block: on a processor they and what is made of them stay in cache; on a GPU, few launches.
-_BLOCK_BYTES = {"cpu": 6 << 20, "cuda": 256 << 20}
+# Bytes of converted rows in a block: few enough to stay in a processor's cache; enough for few launches on a GPU.
+_BLOCK_BYTES = {"cpu": 3 << 20, "cuda": 256 << 20}
 
-# What lies between the groups may always take this much.
+# The values between the groups may always take this much.
 _KEPT_BYTES = 64 << 20
 
 # The cost model, in ns of one core, between what a Xeon with AMX and an EPYC with AVX-512 take. By size of a number: a
@@ -84,7 +84,7 @@ class Plan:
     groups: tuple[Group, ...]
     """In the order in which rows pass them: last cores first."""
     keep: bool
-    """Whether what lies between the groups is kept for the backward pass, or made there again."""
+    """Keep the values between the groups for the backward pass, instead of computing them again."""
     cost: int
     """Of all rows, forward and backward, by the cost model: ns of one core."""
 
@@ -123,8 +123,8 @@ def plan(
 
 
 def keeps(shape: TTShape, groups: Sequence[Group], num_rows: int, itemsize: int, row_itemsize: int) -> bool:
-    """Whether what lies between the groups is kept for the backward pass: where it takes no more memory than the rows
-    themselves, or little in all. To make it again costs about a fifth of a training step."""
+    """Whether to keep the values between the groups for the backward pass: where they take no more memory than the rows
+    themselves, or little in all. Computing them again costs about a fifth of a training step."""
     between_bytes = sum(group.out_values for group in groups[:-1]) * itemsize
     return between_bytes <= shape.in_features * row_itemsize or between_bytes * num_rows <= _KEPT_BYTES
 
@@ -185,8 +185,7 @@ def _cost(
 def block_rows(groups: Sequence[Group], itemsize: int, device_type: str = "cpu") -> int:
     """Rows that are converted and multiplied at once.
 
-    What goes in and out of the widest group stays in cache; but a matrix that is larger than that is not read again for
-    a few rows.
+    The values that enter and leave the widest group stay in cache, but a larger matrix is not read again for a few rows.
     """
     widest, largest = _widest(tuple(groups))
     block_bytes = _BLOCK_BYTES.get(device_type, _BLOCK_BYTES["cuda"])

@@ -227,7 +227,7 @@ class _Backward:
 
     def _gradient(self, grad: Tensor, total: Tensor | None, rows: slice) -> Tensor:
         """(block, N) of the rows of a block: those of the tail too, and zeros for what fills it up."""
-        # What has vanished over a long clip is denormal: of no use, and hundreds of times slower to multiply.
+        # Gradients that have vanished over a long clip are denormal: useless, and hundreds of times slower to multiply.
         tiny = 0.0 if grad.dtype == torch.float16 else 1e8 * torch.finfo(grad.dtype).tiny
         d = torch.nn.functional.hardshrink(grad[rows], tiny)
         if (missing := rows.stop - rows.start - len(d)) == 0:
@@ -237,7 +237,7 @@ class _Backward:
         return torch.cat([d, *tail, d.new_zeros(missing - num_tail, d.shape[1])])
 
     def _inputs(self, rows: slice, z: Tensor) -> list[Tensor]:
-        """What enters each group: as it was kept, or made again."""
+        """The values that enter each group: kept, or computed again."""
         if self.kept:
             return [z, *(values[rows] for values in self.kept)]
         inputs = [z, *(values[: len(z)] for values in self.between)]

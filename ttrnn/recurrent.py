@@ -168,7 +168,7 @@ class TTGRU(_Convertible):
         bidirectional: A second direction from the last frame to the first.
         recurrent_ranks: None for a dense recurrent matrix U (as in the paper); ranks make it a tensor train too.
         recurrent_dropout: On the hidden state where it enters U; one mask per clip (Gal and Ghahramani, 2016).
-        differences: What the first layer sees: "none" the frames, "only" the difference of each to the one before (zero
+        differences: Input of the first layer: "none" the frames, "only" the difference of each to the one before (zero
             for the first), "extra" both, each with weights of its own. The weights that differences take are multiplied
             with frames, and the products subtracted: no difference of frames is ever made.
         input_dropout: On what the input adds to the gates of the first layer, bias included; one mask per clip (Gal and

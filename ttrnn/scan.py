@@ -89,7 +89,7 @@ def moving(
         bias: (size,) of the gates.
 
     Returns:
-        (F, size) gates, and what `previous` is to the next frames.
+        (F, size) gates, and `previous` for the next frames.
     """
     moved = products[:, -size:]
     initial = moved[: sizes[0]] if previous is None else previous

@@ -40,7 +40,7 @@ Ranks = int | float | Sequence[int]
 # Order of the gates, as in torch: rnn (h); gru (r, z, n); lstm (i, f, g, o).
 NUM_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
-# What the first layer sees of frames x: x; x and its difference to the frame before; that difference alone.
+# Input of the first layer: the frames; frames and their differences to the frame before; the differences alone.
 DIFFERENCES = ("none", "extra", "only")
 
 
@@ -83,7 +83,7 @@ def frame_modes(height: int, width: int, channels: int) -> tuple[int, int, int, 
     """Four modes that follow the axes of a frame stored as height x width x channels.
 
     Height and width are each cut into the two factors nearest to each other; the channels go with the last mode. No
-    mode then straddles the border between rows and columns, so a core speaks of one axis only.
+    mode then spans rows and columns, so each core belongs to one axis.
     """
     (y1, y2), (x1, x2) = _nearest_pair(height), _nearest_pair(width)
     return y1, y2, x1, x2 * channels
@@ -142,13 +142,13 @@ def input_out_modes(hidden_modes: Sequence[int], num_gates: int, differences: st
 
 
 def max_ranks(in_modes: Sequence[int], out_modes: Sequence[int]) -> tuple[int, ...]:
-    """What each inner rank can be at most: the lesser of the products of M_l N_l on either side of the bond."""
+    """The highest useful inner ranks: the lesser of the products of M_l N_l on either side of each bond."""
     sizes = [m * n for m, n in zip(in_modes, out_modes, strict=True)]
     return tuple(min(math.prod(sizes[:k]), math.prod(sizes[k:])) for k in range(1, len(sizes)))
 
 
 def check_modes(modes: Sequence[int], size: int, name: str, what: str) -> None:
-    """Raises ValueError, with a factorisation that would do, unless the modes multiply to `size`."""
+    """Raises ValueError that suggests a factorisation, unless the modes multiply to `size`."""
     if math.prod(modes) != size:
         raise ValueError(
             f"prod({name})={math.prod(modes):,} ({format_modes(modes)}) but {what} {size:,} values; "
@@ -200,7 +200,7 @@ class TTShape:
         in_modes, out_modes = tuple(map(operator.index, in_modes)), tuple(map(operator.index, out_modes))
         if len(in_modes) != len(out_modes) or not in_modes:
             raise ValueError(
-                f"in_modes and out_modes must be as many, and at least one each, got "
+                f"in_modes and out_modes must have equal length, at least one, got "
                 f"{format_modes(in_modes)} and {format_modes(out_modes)}"
             )
         if isinstance(ranks, float):

@@ -86,9 +86,9 @@ class _Span:
     def has_vanished(self, d_states: Tensor | None, *d_carried: Tensor) -> bool:
         """Sets gradients that have nearly vanished to zero; whether nothing is left that flows through the span.
 
-        Denormal numbers are of no use, and hundreds of times slower to compute with. What is left has some way to go:
-        gradients shrink by many orders of magnitude within a span. A GPU has no such numbers to fear, and asking it
-        for a value would make it wait.
+        Denormal numbers are of no use, and hundreds of times slower to compute with; the limit is far above them, as
+        gradients shrink by many orders of magnitude within a span. A GPU is not slowed down by them, but would be by
+        the synchronisation.
         """
         if d_carried[0].device.type != "cpu":
             return False

@@ -1,7 +1,7 @@
-"""One step of a classifier in plain operators, with all that does not change from frame to frame computed before.
+"""One step of a classifier in plain operators; everything that is the same for all frames is computed beforehand.
 
 Legend: B batch, M / N input / output size, M_k / N_k input / output mode k, R / S left / right rank, G gates, H hidden
-size, L layers, C classes, t what the cores so far have made of x.
+size, L layers, C classes.
 
 The cores are multiplied one by one, from the last to the first (Yang et al., ICML 2017, equation 4): the least
 arithmetic, and no tensor train is ever multiplied out.
@@ -36,7 +36,7 @@ class _Product(nn.Module):
 
     def __init__(self, matrices: Iterable[Tensor], out_modes: Sequence[int]) -> None:
         super().__init__()
-        # Laid out for the products, and of one piece, as torch.export wants its weights.
+        # Contiguous for the products, and copied, as torch.export needs its weights.
         whole = torch.contiguous_format
         self.matrices = nn.ParameterList(matrix.detach().clone(memory_format=whole) for matrix in matrices)
         self.out_modes = tuple(out_modes)
@@ -60,7 +60,7 @@ class _Layer(nn.Module):
         self.differences = model.config.differences if suffix == "l0" else "none"
         ih: TTLinear = getattr(model.rnn, f"ih_{suffix}")
         self.ih = _Product.of(ih)
-        # What the layer makes of zeros has the mean in it.
+        # The product of a frame of zeros contains the mean.
         self.of_zeros = nn.Parameter(ih(ih.cores[0].new_zeros(1, ih.in_features))[0].detach().clone())
         if self.differences != "none":
             self.bias: Tensor = getattr(model.rnn, f"bias_ih_{suffix}")
@@ -72,7 +72,7 @@ class _Layer(nn.Module):
         self.bias_hn: Tensor | None = getattr(model.rnn, f"bias_hn_{suffix}", None)
 
     def gates(self, x: Tensor, *before: Tensor) -> tuple[Tensor, ...]:
-        """What enters the gates; and, for the differences of the next frame, what `before` is to it."""
+        """The gates; and, for the differences of the next frame, its `before`."""
         products = self.ih(x) + self.of_zeros
         if self.differences == "none":
             return (products,)
