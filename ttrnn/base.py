@@ -55,8 +55,9 @@ class TTRecurrent(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name in ("dropout", "recurrent_dropout", "input_dropout"):
-            if not 0 <= (rate := locals()[name]) < 1:
+        rates = {"dropout": dropout, "recurrent_dropout": recurrent_dropout, "input_dropout": input_dropout}
+        for name, rate in rates.items():
+            if not 0 <= rate < 1:
                 raise ValueError(f"0 <= {name} < 1 must hold, got {rate}")
         if differences not in DIFFERENCES:
             raise ValueError(f"differences must be one of {', '.join(DIFFERENCES)}, got {differences!r}")
@@ -86,17 +87,14 @@ class TTRecurrent(nn.Module):
             first = normalisation if layer == 0 else {}
             self.add_module(f"ih_{suffix}", TTLinear(below, modes, ranks, self.bias and not apart, **first, **options))
             if apart and self.bias:
-                self._add_parameter(f"bias_ih_{suffix}", (num_rows,), options)
+                setattr(self, f"bias_ih_{suffix}", nn.Parameter(torch.empty((num_rows,), **options)))
             if self.recurrent_ranks is None:
-                self._add_parameter(f"weight_hh_{suffix}", (num_rows, self.hidden_size), options)
+                setattr(self, f"weight_hh_{suffix}", nn.Parameter(torch.empty((num_rows, self.hidden_size), **options)))
             else:
                 matrix = TTMatrix(hidden_modes, out_modes, self.recurrent_ranks, False, **options)
                 self.add_module(f"hh_{suffix}", matrix)
             if self.cell == "gru" and self.bias:
-                self._add_parameter(f"bias_hn_{suffix}", (self.hidden_size,), options)
-
-    def _add_parameter(self, name: str, sizes: tuple[int, ...], options: dict[str, Any]) -> None:
-        self.register_parameter(name, nn.Parameter(torch.empty(sizes, **options)))
+                setattr(self, f"bias_hn_{suffix}", nn.Parameter(torch.empty((self.hidden_size,), **options)))
 
     def _directions(self) -> Iterator[tuple[int, str]]:
         """(layer, suffix of its names), in the order of torch's h_n."""
@@ -115,8 +113,7 @@ class TTRecurrent(nn.Module):
         for layer, suffix in self._directions():
             ih = self._ih(suffix)
             ih.reset_parameters(input_gain if layer == 0 else 1.0)
-            bias = self._bias(suffix)
-            if bias is not None:
+            if (bias := self._bias(suffix)) is not None:
                 nn.init.zeros_(bias)
                 if self.cell == "lstm":
                     with torch.no_grad():
@@ -125,16 +122,12 @@ class TTRecurrent(nn.Module):
                 bound = 1 / math.sqrt(self.hidden_size)
                 nn.init.uniform_(getattr(self, f"weight_hh_{suffix}"), -bound, bound)
             else:
-                self._hh(suffix).reset_parameters()
+                getattr(self, f"hh_{suffix}").reset_parameters()
             if self.cell == "gru" and self.bias:
                 nn.init.zeros_(getattr(self, f"bias_hn_{suffix}"))
 
     def _ih(self, suffix: str) -> TTLinear:
         layer: TTLinear = getattr(self, f"ih_{suffix}")
-        return layer
-
-    def _hh(self, suffix: str) -> TTMatrix:
-        layer: TTMatrix = getattr(self, f"hh_{suffix}")
         return layer
 
     def _bias(self, suffix: str) -> Tensor | None:
@@ -158,7 +151,8 @@ class TTRecurrent(nn.Module):
 
     def weight_hh(self, suffix: str = "l0") -> Tensor:
         """The recurrent matrix (G*H, H) of one layer and direction, multiplied out if it is a tensor train."""
-        weight: Tensor = getattr(self, f"weight_hh_{suffix}") if self.recurrent_ranks is None else self._hh(suffix)()
+        is_dense = self.recurrent_ranks is None
+        weight: Tensor = getattr(self, f"weight_hh_{suffix}") if is_dense else getattr(self, f"hh_{suffix}")()
         return weight
 
     @property
@@ -194,8 +188,7 @@ class TTRecurrent(nn.Module):
             PackedSequence for a list; and the final state h_n (L, B, H), or (h_n, c_n), clips in the caller's order.
 
         Raises:
-            ValueError: frames of the wrong size or type, lengths outside 1..T, a list without clips or with unlike
-                ones.
+            ValueError: frames of the wrong size or type, lengths outside 1..T, an empty list, unlike clips in a list.
         """
         frames = Frames.of(input, lengths, self.batch_first, self.input_size)
         output, finals, _ = self._run(frames, self._initial_state(hx, frames), None, self._masks(frames.num_clips))

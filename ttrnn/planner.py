@@ -185,7 +185,7 @@ def _cost(
 def block_rows(groups: Sequence[Group], itemsize: int, device_type: str = "cpu") -> int:
     """Rows that are converted and multiplied at once.
 
-    The values that enter and leave the widest group stay in cache, but a larger matrix is not read again for a few rows.
+    The values that enter and leave the widest group stay in cache, but a larger matrix is not read for few rows.
     """
     widest, largest = _widest(tuple(groups))
     block_bytes = _BLOCK_BYTES.get(device_type, _BLOCK_BYTES["cuda"])

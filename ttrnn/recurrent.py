@@ -114,7 +114,7 @@ class _Convertible(TTRecurrent):
             if recurrent_ranks is None:
                 layer.weight_hh(suffix).copy_(recurrent)
             else:
-                layer._hh(suffix).approximate_(recurrent)
+                getattr(layer, f"hh_{suffix}").approximate_(recurrent)
             if (bias := layer._bias(suffix)) is not None:
                 bias_ih, bias_hh = (getattr(dense, f"bias_{kind}_{suffix}") for kind in ("ih", "hh"))
                 bias.copy_(bias_ih + bias_hh)

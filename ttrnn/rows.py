@@ -92,10 +92,10 @@ class Rows:
         return self.num_rows + self.num_tail
 
     def block(self, most: int) -> int:
-        """Rows of a block, where it should have no more than `most`: all blocks are about as large."""
-        if len(self) <= most:
-            return self._full(len(self))
-        return min(self._full(-(-len(self) // -(-len(self) // most))), most)
+        """Rows of a block, where it should have about `most` at most: all blocks are about as large."""
+        most = self._full(most)
+        num_blocks = max(1, -(-len(self) // most))
+        return min(self._full(-(-len(self) // num_blocks)), most)
 
     def num_padded(self, block: int) -> int:
         """Rows of all blocks; more than there are where the last block ends with zeros."""
