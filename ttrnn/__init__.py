@@ -1,4 +1,4 @@
-"""Tensor-train recurrent networks for video: twins of torch.nn's layers with a few thousand input weights."""
+"""Tensor-train recurrent networks for video: drop-in counterparts of torch.nn's layers with few input weights."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -7,8 +7,14 @@ if TYPE_CHECKING:
     from ttrnn.checkpoint import load as load
     from ttrnn.checkpoint import save as save
     from ttrnn.config import ModelConfig as ModelConfig
+    from ttrnn.convert import tensorize as tensorize
+    from ttrnn.decompose import tt_round as tt_round
+    from ttrnn.decompose import tt_svd as tt_svd
+    from ttrnn.export import export_onnx_clip as export_onnx_clip
+    from ttrnn.export import export_onnx_step as export_onnx_step
     from ttrnn.linear import TTLinear as TTLinear
     from ttrnn.model import VideoClassifier as VideoClassifier
+    from ttrnn.program import export_program as export_program
     from ttrnn.recurrent import TTGRU as TTGRU
     from ttrnn.recurrent import TTLSTM as TTLSTM
     from ttrnn.recurrent import TTRNN as TTRNN
@@ -16,7 +22,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {
+_MODULES = {
     "ModelConfig": "config",
     "TTGRU": "recurrent",
     "TTLSTM": "recurrent",
@@ -24,14 +30,24 @@ _HOME = {
     "TTRNN": "recurrent",
     "TTShape": "shapes",
     "VideoClassifier": "model",
+    "export_onnx_clip": "export",
+    "export_onnx_step": "export",
+    "export_program": "program",
     "load": "checkpoint",
     "save": "checkpoint",
+    "tensorize": "convert",
+    "tt_round": "decompose",
+    "tt_svd": "decompose",
 }
-__all__ = list(_HOME)
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
     # On first use: the decoding processes import ttrnn.files and must not load torch (1 to 2 s, 200 MB) for it.
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

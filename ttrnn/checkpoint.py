@@ -23,7 +23,7 @@ __all__ = ["load", "read_config", "save", "write"]
 _FORMAT = "ttrnn-model"
 # 1: weights as they are, no "dtype". Read: 1 and 2.
 _VERSION = 2
-# Of config.json, and of what stands beside the weights: a hundred thousand classes take 2 MB.
+# Limit for config.json and for the header of the weights: a hundred thousand classes take 2 MB.
 _LARGEST_BYTES = 16 << 20
 
 
@@ -123,10 +123,10 @@ def _check_weights(weights: Path, expected: Any, num_params: Any) -> None:
 
 
 def _read_json(path: Path) -> Any:
-    """What config.json holds. Raises ValueError where it is none, without waiting for what never ends."""
+    """The contents of config.json. Raises ValueError for anything but a regular file with JSON."""
     place = path / "config.json"
     try:
-        # What is no file may never end.
+        # Reading a pipe or a device may never end.
         if stat.S_ISREG((found := place.stat()).st_mode) and found.st_size <= _LARGEST_BYTES:
             return json.loads(place.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -205,8 +205,8 @@ def _card(config: dict[str, Any]) -> str:
     return (
         f"# A ttrnn video classifier\n\n| | |\n|---|---|\n{lines}\n\n"
         "Load it with `ttrnn.load(directory)`; classify a video with `python -m pipelines.predict DIRECTORY VIDEO`.\n"
-        "Limits: it gives one of its classes for any video, also for one that shows none of them. What it is worth\n"
-        "was measured on clips of the data set it learnt from; with other cameras, light or people it may do worse.\n"
+        "Limits: it gives one of its classes for any video, also for one that shows none of them. Its accuracy\n"
+        "was measured on clips of the data set it was trained on; other cameras, light or people may lower it.\n"
     )
 
 

@@ -41,38 +41,38 @@ class ModelOptions:
     """The architecture of a model, whatever frames and classes it is for. Modes and ranks are in their text form."""
 
     cell: str = "gru"
-    """rnn, gru or lstm"""
+    """recurrent cell: rnn, gru or lstm"""
     input: str = "tt"
-    """input matrix: tt, or dense for the baseline without a tensor train"""
+    """input matrix: tt, or dense for comparison"""
     in_modes: str = "auto"
-    """input modes such as 8x20x20x18; they multiply to the values of a frame; auto follows its axes"""
+    """input modes such as 8x20x20x18, whose product is the number of values of a frame; auto follows its axes"""
     hidden_modes: str = "4x4x4x4"
-    """hidden modes; they multiply to the hidden size"""
+    """hidden modes, whose product is the hidden size"""
     ranks: str = "4"
     """one rank, or the inner ranks such as 4x4x4"""
     recurrent_ranks: str = "none"
     """none for a dense recurrent matrix, or its ranks as a tensor train"""
     num_layers: int = 1
-    """recurrent layers"""
+    """number of recurrent layers"""
     bidirectional: bool = False
     """read clips backwards too"""
     differences: str = "none"
-    """of each frame to the one before, as input: none, extra (beside the frame) or only"""
+    """use the difference of each frame to the one before as input: none, extra (beside the frame) or only"""
     pooling: str = "last"
-    """of the states over time: last, mean, max, or attention with learnt weights"""
+    """how the states over time become one vector: last, mean, max, or attention with learnt weights"""
     dropout: float = 0.0
-    """before the classifier and between layers, 0 to 1"""
+    """dropout before the classifier and between layers, 0 to 1"""
     input_dropout: float = 0.0
-    """on what the frames add to the gates, one mask per clip, 0 to 1"""
+    """dropout of what the frames add to the gates, one mask per clip, 0 to 1"""
     recurrent_dropout: float = 0.0
-    """on the hidden state in the recurrent product, 0 to 1"""
+    """dropout of the hidden state in the recurrent product, 0 to 1"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig(ModelOptions):
-    """All that it takes to rebuild a model and to feed it a video. Modes and ranks are kept in their text form.
+    """The settings that rebuild a model and feed it a video. Modes and ranks are kept in their text form.
 
-    Text forms are brought to one spelling: ranks clipped and written out (4 -> 4x4x4), the dense twin's modes joined.
+    Text forms are brought to one spelling: ranks clipped and written out (4 -> 4x4x4), modes of a dense input joined.
 
     Raises:
         ValueError: a value that is not among the choices, or modes that do not multiply to the frame.
@@ -127,7 +127,7 @@ class ModelConfig(ModelOptions):
             raise ValueError(f"hidden_modes must be at most {_MOST_MODES} modes, got {len(hidden):,}")
         if self.input == "dense":
             if self.recurrent_ranks != "none":
-                raise ValueError(f"recurrent_ranks {self.recurrent_ranks} needs input tt; the dense twin takes none")
+                raise ValueError(f"recurrent_ranks {self.recurrent_ranks} needs input tt; a dense input takes none")
             self._set("in_modes", str(self.frame_size))
             self._set("hidden_modes", str(math.prod(hidden)))
             self._set("ranks", "none")
@@ -170,7 +170,7 @@ class ModelConfig(ModelOptions):
 
     @property
     def input_params(self) -> int:
-        """Input-to-hidden weights of the first layer, no bias: what papers count."""
+        """Input-to-hidden weights of the first layer without bias, as papers count."""
         return self.input_shape.num_params * (2 if self.bidirectional else 1)
 
     @property

@@ -1,4 +1,4 @@
-"""Multiply rows with a TT-matrix: choose a plan, and a way through it.
+"""Multiply rows with a TT-matrix: check the input, choose a plan, and run it.
 
 Legend: F rows (frames), M / N input / output size, M_k / N_k input / output mode k, R / S left / right rank.
 """
@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ttrnn.plain import chain, core_matrices, is_transformed
+from ttrnn.plain import chain, core_matrices, is_transformed, without_autocast
 from ttrnn.planner import plan
 from ttrnn.product import Product, Task, join
+from ttrnn.rows import unit
 from ttrnn.shapes import TTShape
 
 __all__ = ["dense_weight", "supports_bfloat16", "tt_product"]
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def dense_weight(cores: Sequence[Tensor]) -> Tensor:
     """The cores multiplied out: a weight as nn.Linear has it, (N, M). Cost: about R * M * N multiply-adds."""
-    with torch.autocast(cores[0].device.type, enabled=False):
+    with without_autocast(cores[0].device.type):
         return functools.reduce(join, cores)[0, :, :, 0].t()
 
 
@@ -86,7 +87,7 @@ def tt_product(
     dtype = dtype or out_dtype
     if dtype == torch.bfloat16 and not supports_bfloat16(device_type):
         _warn_of_emulation(device_type)
-    with torch.autocast(device_type, enabled=False):
+    with without_autocast(device_type):
         if is_transformed():
             return _plain(parts, cores, shape, bias, mean, scale, order).to(out_dtype)
         num_rows = sum(map(len, parts)) if order is None else len(order)
@@ -99,7 +100,10 @@ def tt_product(
             input_gradient=any(part.requires_grad for part in parts),
         )
         learning = torch.is_grad_enabled() and any(part.requires_grad for part in (*parts, *cores))
-        task = Task(chosen, chosen.keep and learning, dtype, out_dtype, scale, len(cores))
+        # Blocks hold rows times a unit, see rows.py.
+        scales = [(0, scale), (len(cores) - 1, 1 / unit(parts[0].dtype, dtype))]
+        scales = [(number, factor) for number, factor in scales if factor != 1]
+        task = Task(chosen.groups, chosen.keep and learning, dtype, out_dtype, scales, len(cores))
         y: Tensor = Product.apply(task, order, mean, bias, *cores, *parts)
         return y
 

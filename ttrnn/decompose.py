@@ -2,9 +2,9 @@
 
 Legend: M_k / N_k input / output mode k, R_{k-1} / R_k left / right rank of core k, d number of cores, ||.|| Frobenius.
 
-Both visit the bonds from left to right. At bond k what remains of W is unfolded, with what lies left of the bond as its
-rows: its R_k leading left singular vectors are core k, and its projection onto them is what remains for bond k + 1. The
-loss of a projection is orthogonal to those behind it, so that with eps_k, the norm of the singular values left out,
+Both go through the bonds from left to right. At bond k the rest of W is unfolded, with the modes left of the bond as
+rows: its R_k leading left singular vectors are core k, and its projection onto them is the rest for bond k + 1. The
+errors of the projections are orthogonal, so that with eps_k, the norm of the singular values left out,
 
     ||W - W_TT||^2 = eps_1^2 + ... + eps_{d-1}^2
 
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ttrnn.shapes import TTShape, check_modes
+from ttrnn.shapes import Ranks, TTShape, check_modes
 
 __all__ = ["Truncated", "balanced", "tt_round", "tt_svd"]
 
@@ -38,7 +38,7 @@ class Truncated:
     norm: float
     """||W||."""
     bond_errors: tuple[float, ...]
-    """eps_1..eps_{d-1}: what each bond's rank costs."""
+    """eps_1..eps_{d-1}: the error that each bond's rank adds."""
     singular_values: tuple[Tensor, ...]
     """Of each bond, falling, with those that were left out; at relative_error 0 they are those of W unfolded there."""
 
@@ -59,7 +59,7 @@ def tt_svd(
     weight: Tensor,
     in_modes: Sequence[int],
     out_modes: Sequence[int],
-    ranks: int | Sequence[int] | None = None,
+    ranks: Ranks | None = None,
     *,
     relative_error: float | None = None,
 ) -> Truncated:
@@ -99,9 +99,7 @@ def tt_svd(
 
 
 @torch.no_grad()
-def tt_round(
-    cores: Sequence[Tensor], ranks: int | Sequence[int] | None = None, *, relative_error: float | None = None
-) -> Truncated:
+def tt_round(cores: Sequence[Tensor], ranks: Ranks | None = None, *, relative_error: float | None = None) -> Truncated:
     """A tensor train brought to lower ranks, without multiplying it out.
 
     Args:
@@ -145,7 +143,7 @@ def balanced(cores: Sequence[Tensor]) -> list[Tensor]:
     Args:
         cores: Gk of shape (R_{k-1}, M_k, N_k, R_k).
     """
-    sizes = [core.to(torch.float64).square().mean().sqrt().item() for core in cores]
+    sizes = [core.cpu().to(torch.float64).square().mean().sqrt().item() for core in cores]
     if min(sizes) == 0:
         return [core.clone() for core in cores]
     common = math.exp(sum(map(math.log, sizes)) / len(sizes))
@@ -153,7 +151,7 @@ def balanced(cores: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _asked(
-    in_modes: Sequence[int], out_modes: Sequence[int], ranks: int | Sequence[int] | None, relative_error: float | None
+    in_modes: Sequence[int], out_modes: Sequence[int], ranks: Ranks | None, relative_error: float | None
 ) -> TTShape:
     """Modes, and the ranks where those are what is asked for."""
     if (ranks is None) == (relative_error is None):
@@ -168,7 +166,8 @@ def _float64(values: Tensor, name: str) -> Tensor:
         raise ValueError(f"{name} must be floating point, got {values.dtype}; convert it with .float()")
     if bad := values.numel() - int(values.isfinite().sum()):
         raise ValueError(f"{bad:,} of the {values.numel():,} values of {name} are not finite; start from finite ones")
-    return values.to("cpu", torch.float64)
+    # First to the CPU: not every device has float64.
+    return values.cpu().to(torch.float64)
 
 
 def _truncate(
@@ -208,7 +207,7 @@ def _truncate(
     shape = TTShape(asked.in_modes, asked.out_modes, bonds[1:])
     cores = [
         # A copy: it must share no memory with W, nor hold on to the singular vectors that were left out.
-        torch.empty(size, dtype=like.dtype, device=like.device).copy_(factor.reshape(size))
+        torch.empty(size, dtype=like.dtype, device=like.device).copy_(factor.reshape(size).to(like.dtype))
         for factor, size in zip([*factors, matrix], shape.core_shapes, strict=True)
     ]
     return Truncated(cores, norm, tuple(errors), tuple(spectra))
@@ -217,7 +216,7 @@ def _truncate(
 def _left_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Left singular vectors (as columns) and singular values."""
     if matrix.shape[0] < matrix.shape[1]:
-        # The triangle has them too; the long side, whose vectors nobody wants, is then gone through only once.
+        # The triangle has them too; the vectors of the long side, which are not needed, are then computed only once.
         matrix = torch.linalg.qr(matrix.t(), mode="r").R.t()
     basis, singular, _ = torch.linalg.svd(matrix, full_matrices=False)
     return basis, singular

@@ -1,4 +1,4 @@
-"""Cores whose product starts with the variance that is wanted, exactly.
+"""Initialise cores so that their product has a given variance, exactly.
 
 Legend: M_k / N_k input / output mode k, R_{k-1} / R_k left / right rank of core k.
 """
@@ -27,6 +27,8 @@ def orthogonal_cores_(cores: Sequence[Tensor], gain: float = 1.0) -> None:
         cores: Gk of shape (R_{k-1}, M_k, N_k, R_k), filled in place.
         gain: Norm of each row of W.
     """
+    if cores[0].is_meta:
+        return
     for core in cores:
         r, m, n, s = core.shape
         # Decompositions are not there for half precision, and drawing in one dtype makes a seed mean one thing.
@@ -37,5 +39,5 @@ def orthogonal_cores_(cores: Sequence[Tensor], gain: float = 1.0) -> None:
         slices = q if r > m * s else q.transpose(1, 2)
         if r > m * s:
             slices = slices * (r / (m * s)) ** 0.5
-        core.copy_(slices.reshape(n, r, m, s).permute(1, 2, 0, 3))
+        core.copy_(slices.reshape(n, r, m, s).permute(1, 2, 0, 3).to(core.dtype))
     cores[0].mul_(gain)

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from ttrnn.contract import dense_weight, tt_product
 from ttrnn.decompose import balanced, tt_round, tt_svd
 from ttrnn.init import orthogonal_cores_
+from ttrnn.plain import eager
 from ttrnn.planner import Plan, plan
-from ttrnn.shapes import TTShape, format_modes
+from ttrnn.shapes import Ranks, TTShape, even_modes, format_modes
 
-__all__ = ["TTLinear"]
+__all__ = ["TTLinear", "TTMatrix"]
 
 
 class TTLinear(nn.Module):
@@ -32,8 +33,8 @@ class TTLinear(nn.Module):
     Args:
         in_modes: M_1..M_d; their product is the input size.
         out_modes: N_1..N_d; their product is the output size.
-        ranks: One number, or the d-1 inner ranks; clipped to what the modes allow. One pair of modes and no ranks is
-            the dense matrix.
+        ranks: One number, the d-1 inner ranks, or a share of the dense parameters such as 0.1; clipped to what the
+            modes allow. One pair of modes and no ranks is the dense matrix.
         bias: Learn an additive bias, as nn.Linear does.
         mean: Subtracted from the input: one number, or one for each channel of frames stored channels-last.
         scale: Multiplied with the input after that.
@@ -54,7 +55,7 @@ class TTLinear(nn.Module):
         self,
         in_modes: Sequence[int],
         out_modes: Sequence[int],
-        ranks: int | Sequence[int] = (),
+        ranks: Ranks = (),
         bias: bool = True,
         *,
         mean: float | Sequence[float] = 0.0,
@@ -75,32 +76,68 @@ class TTLinear(nn.Module):
             torch.empty(shape, device=device, dtype=dtype) for shape in self.shape.core_shapes
         )
         self.bias = nn.Parameter(torch.empty(self.out_features, device=device, dtype=dtype)) if bias else None
-        channel_mean = torch.as_tensor(mean, dtype=self.cores[0].dtype, device=device).reshape(-1)
-        if self.in_features % len(channel_mean):
-            raise ValueError(f"mean has {len(channel_mean)} channels, which do not divide {self.in_features:,} inputs")
-        # A fact about the data, not learnt, and known to whoever builds the layer: not part of the state dict.
-        self.register_buffer("channel_mean", channel_mean, persistent=False)
+        self.channel_mean_values = tuple(
+            map(float, torch.as_tensor(mean, dtype=torch.float64, device="cpu").reshape(-1).tolist())
+        )
+        if self.in_features % len(self.channel_mean_values):
+            raise ValueError(
+                f"mean has {len(self.channel_mean_values)} channels, which do not divide {self.in_features:,} inputs"
+            )
+        # A setting of the layer, not a parameter: no entry of the state dict.
+        like = self.cores[0].detach()
+        self.register_buffer("channel_mean", like.new_empty(len(self.channel_mean_values)), persistent=False)
         self.channel_mean: Tensor
         self.scale = float(scale)
-        self.centred = bool(channel_mean.any())
+        self.centred = any(self.channel_mean_values)
         self.reset_parameters()
 
+    @torch.no_grad()
     def reset_parameters(self, gain: float = 1.0) -> None:
         """Rows of W get norm `gain`: the standard deviation of the output for normalised input (init.py); bias 0."""
         orthogonal_cores_(list(self.cores), gain)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+        self.channel_mean.copy_(torch.tensor(self.channel_mean_values, dtype=self.channel_mean.dtype, device="cpu"))
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """Adds the normalisation to the metadata, beside the version: without it the weights are others."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if hasattr(destination, "_metadata"):
+            destination._metadata[prefix[:-1]]["normalisation"] = (self.channel_mean_values, self.scale)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        own = (self.channel_mean_values, self.scale)
+        if (saved := local_metadata.get("normalisation", own)) != own:
+            error_msgs.append(
+                f"{prefix or 'the layer '}was saved with mean {list(saved[0])} and scale {saved[1]:g}, and has mean "
+                f"{list(own[0])} and scale {own[1]:g}: its outputs would be others; dict(state) gives the weights alone"
+            )
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     @property
     def mean(self) -> Tensor:
-        """(M,) what is subtracted from the input."""
-        return self.channel_mean.repeat(self.in_features // len(self.channel_mean))
+        """(M,) the mean that is subtracted from the input."""
+        if len(self.channel_mean_values) == 1:
+            return self.channel_mean.expand(self.in_features)
+        return self.channel_mean.repeat(self.in_features // len(self.channel_mean_values))
 
     @property
     def num_params(self) -> int:
         """Parameters of this layer, bias included."""
         return self.shape.num_params + (self.out_features if self.bias is not None else 0)
 
+    @eager
     def forward(self, input: Tensor | Sequence[Tensor], order: Tensor | None = None) -> Tensor:
         """The product, for any number of leading axes; streams uint8 frames without a float copy of them all.
 
@@ -109,6 +146,8 @@ class TTLinear(nn.Module):
             order: (F,) which rows of an input (rows, M) to take, none twice, for an output (F, N); None for all.
         """
         tensors = (input,) if isinstance(input, Tensor) else tuple(input)
+        if not tensors:
+            raise ValueError("there must be at least one input, got an empty list")
         for tensor in tensors:
             if tensor.shape[-1] != self.in_features:
                 raise ValueError(
@@ -132,6 +171,7 @@ class TTLinear(nn.Module):
         itemsize = (self.compute_dtype or self.cores[0].dtype).itemsize
         return plan(self.shape, num_rows, itemsize=itemsize, row_itemsize=dtype.itemsize, input_gradient=input_gradient)
 
+    @property
     def weight(self) -> Tensor:
         """W multiplied out, (N, M), differentiable, normalisation not included. Meant for small layers."""
         return dense_weight(list(self.cores))
@@ -140,22 +180,24 @@ class TTLinear(nn.Module):
     def from_dense(
         cls,
         linear: nn.Linear,
-        in_modes: Sequence[int],
-        out_modes: Sequence[int],
-        ranks: int | Sequence[int] | None = None,
+        in_modes: Sequence[int] | None = None,
+        out_modes: Sequence[int] | None = None,
+        ranks: Ranks | None = None,
         *,
+        num_modes: int = 4,
         relative_error: float | None = None,
         **options: Any,
     ) -> "TTLinear":
         """The layer nearest to a dense one, by TT-SVD: `from_dense(linear, ...)(x)` is about `linear(x)`.
 
-        What is lost is `torch.dist(layer.weight(), linear.weight)`; see decompose.py for its bound.
+        The error is `torch.dist(layer.weight, linear.weight)`; see decompose.py for its bound.
 
         Args:
             linear: Its weight is decomposed; its bias, dtype and device are kept.
-            in_modes: M_1..M_d; their product is `linear.in_features`.
-            out_modes: N_1..N_d; their product is `linear.out_features`.
-            ranks: One number, or the d-1 inner ranks; clipped to what the modes allow.
+            in_modes: M_1..M_d; their product is `linear.in_features`. None for `num_modes` even ones.
+            out_modes: N_1..N_d; their product is `linear.out_features`. None for as many even ones.
+            ranks: As of TTLinear.
+            num_modes: d, where modes are not given.
             relative_error: In place of ranks: the lowest ranks that keep ||W - W_TT|| / ||W|| within it.
             options: mean, scale and compute_dtype, as of TTLinear, for a `linear` that was trained on normalised
                 frames: `from_dense(linear, ..., mean=m, scale=s)(x)` is about `linear((x - m) * s)`.
@@ -164,6 +206,9 @@ class TTLinear(nn.Module):
             ValueError: see tt_svd.
         """
         weight = linear.weight
+        num_modes = len(in_modes or out_modes or range(num_modes))
+        in_modes = in_modes or even_modes(linear.in_features, num_modes)
+        out_modes = out_modes or even_modes(linear.out_features, num_modes)
         near = tt_svd(weight, in_modes, out_modes, ranks, relative_error=relative_error)
         options |= {"device": weight.device, "dtype": weight.dtype}
         layer = cls(in_modes, out_modes, near.shape.ranks, linear.bias is not None, **options)
@@ -174,7 +219,7 @@ class TTLinear(nn.Module):
                 layer.bias.copy_(linear.bias)
         return layer
 
-    def round_(self, ranks: int | Sequence[int] | None = None, *, relative_error: float | None = None) -> float:
+    def round_(self, ranks: Ranks | None = None, *, relative_error: float | None = None) -> float:
         """Brings the cores to lower ranks, in place and without multiplying them out.
 
         The cores become new Parameters of new sizes, so an optimizer must be built anew. All else stays: bias,
@@ -183,7 +228,7 @@ class TTLinear(nn.Module):
         Args:
             ranks: One number, or the d-1 inner ranks; a rank that is lower already stays.
             relative_error: In place of ranks: the lowest ranks that keep ||W - W'|| / ||W|| within it; 0 drops only
-                what carries nothing.
+                singular values of zero.
 
         Returns:
             ||W - W'|| / ||W||, Frobenius.
@@ -217,7 +262,7 @@ class TTLinear(nn.Module):
         if isinstance(other, TTLinear) and (other.shape.in_modes, other.shape.out_modes) == modes:
             near = tt_round(list(other.cores), ranks)
         else:
-            near = tt_svd(other.weight() if isinstance(other, TTLinear) else other, *modes, ranks)
+            near = tt_svd(other.weight if isinstance(other, TTLinear) else other, *modes, ranks)
         for core, fitted in zip(self.cores, balanced(near.cores), strict=True):
             r, _, _, s = fitted.shape
             core[r:] = 0
@@ -230,7 +275,7 @@ class TTLinear(nn.Module):
         centred = self.bias is not None or self.centred
         dense = nn.Linear(self.in_features, self.out_features, bias=centred, device=first.device, dtype=first.dtype)
         with torch.no_grad():
-            dense.weight.copy_(self.weight() * self.scale)
+            dense.weight.copy_(self.weight * self.scale)
             if centred:
                 bias = torch.zeros_like(dense.bias) if self.bias is None else self.bias
                 dense.bias.copy_(bias - dense.weight @ self.mean)
@@ -243,3 +288,10 @@ class TTLinear(nn.Module):
             f"{self.shape}, bias={self.bias is not None}, {self.shape.num_params:,} weights for "
             f"{self.shape.num_dense_params:,} ({ratio:,.0f}x fewer), merged to {self.plan()}"
         )
+
+
+class TTMatrix(TTLinear):
+    """A tensor train that gives its matrix when it is called, so that the hooks of a module (FSDP's, say) see it."""
+
+    def forward(self, *_: Any) -> Tensor:
+        return self.weight

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from ttrnn.config import ModelConfig
+from ttrnn.packing import as_clips
 from ttrnn.pooling import Pooling
 from ttrnn.recurrent import TTGRU, TTLSTM, TTRNN
 from ttrnn.shapes import parse_modes
@@ -46,7 +47,7 @@ class VideoClassifier(nn.Module):
             shape.in_modes,
             parse_modes(config.hidden_modes),
             shape.ranks,
-            config.num_layers,
+            num_layers=config.num_layers,
             batch_first=True,
             dropout=config.dropout,
             bidirectional=config.bidirectional,
@@ -72,14 +73,15 @@ class VideoClassifier(nn.Module):
     ) -> Tensor:
         """Logits (B, C) of clips (B, T, *frame), of which clip b has lengths[b] frames, or of a PackedSequence, or of a
         list of clips (T_b, *frame), which are read where they lie."""
+        is_last = self.config.pooling == "last"
+        if not is_last and isinstance(frames, Tensor):
+            # Views: clips of a list come back packed, as the pooling takes them.
+            frames, lengths = as_clips(frames, lengths), None
         output, h_n = self.rnn(frames, lengths=lengths)
-        if self.config.pooling == "last":
+        if is_last:
             h_n = h_n[0] if isinstance(h_n, tuple) else h_n
             pooled = h_n[-self.rnn.num_directions :].transpose(0, 1).flatten(1)
         else:
-            if isinstance(output, Tensor):
-                counts = torch.as_tensor([output.shape[1]] * len(output) if lengths is None else lengths)
-                output = pack_padded_sequence(output, counts.cpu(), batch_first=True, enforce_sorted=False)
             pooled = self.pooling(output.data, output.batch_sizes.tolist())
             if output.unsorted_indices is not None:
                 pooled = pooled[output.unsorted_indices]
@@ -88,9 +90,11 @@ class VideoClassifier(nn.Module):
     def step(self, frame: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Logits (C,) after one more frame of a stream, and the state to give with the next; constant memory.
 
-        The logits after a clip's last frame are those of the whole clip. Bidirectional models can't stream.
+        The logits after a clip's last frame are those of the whole clip.
+
+        Raises:
+            ValueError: the model is bidirectional.
         """
-        assert not self.config.bidirectional
         carried, pooling = (None, None) if state is None else state
         h, carried = self.rnn.step(frame.unsqueeze(0), carried)
         pooled, *pooling = self.pooling.step(h, *(self.pooling.state(h).values() if pooling is None else pooling))

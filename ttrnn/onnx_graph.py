@@ -1,4 +1,4 @@
-"""What ONNX graphs of models are made of: nodes and constants, products with tensor trains, loops over time.
+"""Write ONNX graphs: nodes and constants, products with tensor trains, loops over time.
 
 Legend: M / N input / output size, M_k / N_k input / output mode k, R / S left / right rank of a group of cores, m / n
 product of its input / output modes.
@@ -53,7 +53,7 @@ class Graph:
         self._initializers: list[Any] = []
 
     def name(self) -> str:
-        """One that no other value has."""
+        """A name that no other value has."""
         self._root._num_names += 1
         return f"v{self._root._num_names}"
 

@@ -27,7 +27,7 @@ _DENSE_BLOCK_FRAMES = 64
 
 
 def input_products(graph: Graph, model: VideoClassifier, suffix: str, x: str) -> str:
-    """(rows, N) what a layer's input matrix makes of float32 rows; mean, scale and the bias that it has included."""
+    """(rows, N) the products of float32 rows with a layer's input matrix, mean, scale and bias included."""
     ih: TTLinear = getattr(model.rnn, f"ih_{suffix}")
     first, *rest = ih.cores
     of_zeros = ih(torch.zeros(1, ih.in_features))[0]
@@ -64,7 +64,7 @@ def clip_products(graph: Graph, model: VideoClassifier, frames: str, suffixes: l
 def differences(
     graph: Graph, model: VideoClassifier, suffix: str, products: str, previous: str | None, seen: str | None
 ) -> tuple[str, str]:
-    """What enters the gates of a first layer that sees differences, and what `previous` is to the next frame.
+    """The gates of a first layer that sees differences, and `previous` for the next frame.
 
     Args:
         graph: To write into.

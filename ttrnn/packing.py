@@ -5,6 +5,7 @@ Legend: B batch, T time, F frames (packed B and T), D frame size, H hidden size.
 Packed means as in torch's PackedSequence: time by time, longest clip first.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +17,12 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ttrnn.shapes import format_modes
 
-__all__ = ["Frames"]
+__all__ = ["Frames", "as_clips"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frames:
-    """All frames of a batch as rows, and what it takes to give results the caller's own layout."""
+    """All frames of a batch as rows, and the indices that give results the caller's layout."""
 
     rows: Tensor | tuple[Tensor, ...]
     """(rows, D) the frames as they are stored, padding and all, or (T_b, D) for each clip b of a list; views of the
@@ -70,18 +71,17 @@ class Frames:
                 f"the input must be (T, B, *frame), (B, T, *frame) or (T, D), got shape {tuple(frames.shape)}"
             )
         rows, leading = _as_rows(frames, 2, size), (frames.shape[0], frames.shape[1])
-        stored = torch.arange(len(rows), device=rows.device).view(leading)
-        stored_TB = stored.t() if batch_first else stored
-        num_times, num_clips = stored_TB.shape
+        num_clips, num_times = leading if batch_first else leading[::-1]
         if num_times == 0 or num_clips == 0:
             raise ValueError(f"there must be at least one frame and one clip, got input of shape {tuple(frames.shape)}")
-        counts = [num_times] * num_clips if lengths is None else torch.as_tensor(lengths).tolist()
-        if len(counts) != num_clips or any(not 1 <= count <= num_times for count in counts):
-            raise ValueError(f"lengths must be {num_clips} numbers from 1 to {num_times}, got {counts}")
-        if all(count == num_times for count in counts):
-            order = stored_TB.reshape(-1) if batch_first else None
+        counts = _counts(lengths, num_clips, num_times)
+        between_times, between_clips = (1, num_times) if batch_first else (num_clips, 1)
+        if min(counts) == num_times:
+            order = torch.arange(len(rows)).view(leading).t().reshape(-1) if batch_first else None
+            order = None if order is None else _to(rows, order)
             return cls(rows=rows, batch_sizes=[num_clips] * num_times, row_order=order, leading=leading)
-        taken, ragged = _longest_first(stored_TB, torch.tensor(counts, device=rows.device))
+        starts = [clip * between_clips for clip in range(num_clips)]
+        taken, ragged = _longest_first(starts, counts, between_times, rows)
         return cls(rows=rows, taken=taken, leading=leading, **ragged)
 
     @classmethod
@@ -97,15 +97,10 @@ class Frames:
             kinds = ", ".join(sorted({f"{clip.dtype} on {clip.device}" for clip in clips}))
             raise ValueError(f"the clips of a list must be of one dtype and on one device, got {kinds}")
         rows = tuple(_as_rows(clip, 1, size) for clip in clips)
-        lengths_B = torch.tensor([len(clip) for clip in clips], device=rows[0].device)
-        times_T1 = torch.arange(int(lengths_B.max()), device=rows[0].device).unsqueeze(1)
-        row_order, ragged = _longest_first(lengths_B.cumsum(0) - lengths_B + times_T1, lengths_B)
+        lengths_B = [len(clip) for clip in clips]
+        starts = list(itertools.accumulate(lengths_B, initial=0))[:-1]
+        row_order, ragged = _longest_first(starts, lengths_B, 1, rows[0])
         return cls(rows=rows, row_order=row_order, **ragged)
-
-    @property
-    def stored_order(self) -> Tensor | None:
-        """Place of each packed row among the B * T of a padded input; None where the two are the same."""
-        return self.row_order if self.taken is None else self.taken
 
     @property
     def num_clips(self) -> int:
@@ -134,21 +129,54 @@ class Frames:
         """(F, H) packed results in the layout of the input, zeros where it was padding."""
         if self.leading is None:
             return PackedSequence(packed, torch.tensor(self.batch_sizes), self.sorted_indices, self.unsorted_indices)
-        if self.stored_order is None:
-            return packed.view(*self.leading, -1)
+        if self.batch_sizes[0] == self.batch_sizes[-1]:
+            by_time = packed.view(len(self.batch_sizes), -1, packed.shape[1])
+            return by_time.view(*self.leading, -1) if self.row_order is None else by_time.transpose(0, 1)
+        assert self.taken is not None
         stored = packed.new_zeros(math.prod(self.leading), packed.shape[1])
-        return stored.index_copy(0, self.stored_order, packed).view(*self.leading, -1)
+        return stored.index_copy(0, self.taken, packed).view(*self.leading, -1)
 
 
-def _longest_first(stored_TB: Tensor, lengths_B: Tensor) -> tuple[Tensor, dict[str, Any]]:
-    """Places of the rows that count, in packed order, and what else `Frames` keeps of clips of unequal length."""
+def as_clips(frames_BT: Tensor, lengths: Tensor | Sequence[int] | None) -> list[Tensor]:
+    """The clips of a padded batch (B, T, *frame) without the padding, as views; `lengths` as in `Frames.of`."""
+    counts = _counts(lengths, *frames_BT.shape[:2])
+    return [clip[:count] for clip, count in zip(frames_BT, counts, strict=True)]
+
+
+def _counts(lengths: Tensor | Sequence[int] | None, num_clips: int, num_times: int) -> list[int]:
+    counts: list[int] = [num_times] * num_clips if lengths is None else torch.as_tensor(lengths).tolist()
+    if len(counts) != num_clips or any(not 1 <= count <= num_times for count in counts):
+        raise ValueError(f"lengths must be {num_clips} numbers from 1 to {num_times}, got {counts}")
+    return counts
+
+
+def _longest_first(
+    starts: Sequence[int], lengths: Sequence[int], step: int, like: Tensor
+) -> tuple[Tensor, dict[str, Any]]:
+    """Places of the rows that count, in packed order, and the other fields of `Frames` for clips of unequal length.
+
+    Made on the CPU from Python numbers, so that a GPU has nothing to wait for.
+
+    Args:
+        starts: Row of each clip's first frame.
+        lengths: Frames of each clip.
+        step: From each frame of a clip to the next.
+        like: On the device where the places are needed.
+    """
+    lengths_B = torch.tensor(lengths)
     sorted_lengths, sorted_indices = lengths_B.sort(descending=True, stable=True)
-    running_TB = torch.arange(len(stored_TB), device=stored_TB.device).unsqueeze(1) < sorted_lengths
-    return stored_TB[:, sorted_indices][running_TB], {
-        "batch_sizes": [size for size in running_TB.sum(dim=1).tolist() if size],
-        "sorted_indices": sorted_indices,
-        "unsorted_indices": sorted_indices.argsort(),
+    times_T1 = torch.arange(max(lengths)).unsqueeze(1)
+    running_TB = times_T1 < sorted_lengths
+    places_TB = torch.tensor(starts)[sorted_indices] + step * times_T1
+    return _to(like, places_TB[running_TB]), {
+        "batch_sizes": running_TB.sum(dim=1).tolist(),
+        "sorted_indices": _to(like, sorted_indices),
+        "unsorted_indices": _to(like, sorted_indices.argsort()),
     }
+
+
+def _to(like: Tensor, indices: Tensor) -> Tensor:
+    return indices.to(like.device, non_blocking=True)
 
 
 def _as_rows(frames: Tensor, num_leading: int, size: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Whether what was written of a model gives what it gives, for clips of noise of several lengths.
+"""Compare an exported model with its original, on clips of noise of several lengths.
 
 Legend: B batch, T time, H hidden size, G gates, L layers.
 """
@@ -21,17 +21,17 @@ _LENGTHS = ([4], [1], [2, 4, 1])
 
 
 def after(state: Iterable[str]) -> list[str]:
-    """The names of what goes out and is the next frame's state: h_0 -> h_n."""
+    """The names of the state after a step: h_0 -> h_n."""
     return [name.replace("_0", "_n") for name in state]
 
 
 def streamed(
     model: VideoClassifier, frames: Tensor, step: Callable[[Tensor, dict[str, Tensor]], Sequence[Tensor]]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of what `step` gives after each frame and what it should give: logits, scores and states.
+    """Pairs of actual and expected outputs of `step` after each frame: logits, scores and states.
 
     Args:
-        model: What it should give.
+        model: Gives the expected outputs.
         frames: (B, T, *frame) of B streams.
         step: From a frame (B, *frame) and the state to logits, scores and the next state.
     """
@@ -42,7 +42,7 @@ def streamed(
         _, hx = model.rnn(frames[:, : number + 1])
         expected = model(frames[:, : number + 1])
         yield from ((logits, expected), (scores, model.probabilities(expected)))
-        # What is carried for differences and pooling shows in the logits.
+        # The state of differences and pooling shows in the logits.
         yield from zip(parts, hx if isinstance(hx, tuple) else (hx,), strict=False)
 
 
@@ -50,11 +50,11 @@ def streamed(
 def largest_difference(
     model: VideoClassifier, run: Callable[[Tensor, list[int]], Iterable[tuple[Tensor, Tensor]]]
 ) -> float:
-    """The largest |is - should be| / (1 + |should be|) of pairs that `run` gives for frames of noise; NaN if one is.
+    """The largest |actual - expected| / (1 + |expected|) of pairs that `run` gives for noise; NaN if one is.
 
     Args:
-        model: Whose frames it is about.
-        run: From uint8 frames (B, T, *frame) and the length of each clip to pairs of what is and what should be.
+        model: Has the frame size.
+        run: From uint8 frames (B, T, *frame) and the length of each clip to pairs (actual, expected).
     """
     config, generator, differences = model.config, torch.Generator().manual_seed(0), []
     for lengths in _LENGTHS:
@@ -75,7 +75,7 @@ def checked(what: str, difference: float) -> float:
 
 
 def metadata(model: VideoClassifier, form: str, difference: float) -> dict[str, str]:
-    """What a file says of itself: form (step or clip), what goes in and comes out, and how near it is to the model."""
+    """The metadata of a file: form (step or clip), inputs, outputs, and how near it is to the model."""
     config = model.config
     numbers = {name: str(getattr(config, name)) for name in ("width", "height", "channels")}
     texts = {"classes": json.dumps(config.classes), "sampling": json.dumps(config.sampling), "task": config.task}

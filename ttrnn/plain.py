@@ -1,21 +1,47 @@
 """The product and the recurrence in plain operators, for the transforms of torch.func and for export.
 
 Legend: B batch, F frames (packed B and T), H hidden size, M / N input / output size, M_k / N_k input / output mode k,
-R / S left / right rank, t what the cores so far have made of x.
+R / S left / right rank, t the product of x with the cores so far.
 
-Slower than product.py and cells.py, which neither vmap nor jvp can look into; autograd differentiates these.
+Slower than product.py and cells.py, but vmap, jvp and autograd can differentiate through them.
 """
 
-from collections.abc import Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["chain", "core_matrices", "is_transformed", "recurrence"]
+__all__ = ["advance", "chain", "core_matrices", "eager", "is_transformed", "recurrence", "without_autocast"]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def eager(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Keeps torch.compile out of a function: it would trace every block and every time step one by one, for minutes."""
+
+    @functools.wraps(function)
+    def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        # Only then: the decorator by itself would load the compiler, which takes a second.
+        if torch.compiler.is_dynamo_compiling():
+            return torch.compiler.disable(function)(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return called
+
+
+def without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
+    """torch.autocast switched off; nothing where it is off already, as the context costs what a small product does."""
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return contextlib.nullcontext()
 
 
 def is_transformed() -> bool:
-    """Whether a transform of torch.func (grad, vmap, jvp ...) is at work; torch has no public name for the question."""
+    """Whether a transform of torch.func (grad, vmap, jvp ...) is active; torch has no public function for this."""
     return bool(torch._C._are_functorch_transforms_active())
 
 
@@ -50,22 +76,27 @@ def recurrence(
     nonlinearity: str,
 ) -> tuple[Tensor, ...]:
     """One layer, step by step, see `scan`: (F, H) states and each clip's final state, (B, H) each."""
-    size, states, ended = weight_hh.shape[1], [], []
+    states, ended = [], []
     for gates, after in zip(gates_FG.split(sizes), [*sizes[1:], 0], strict=True):
         state = [part[: len(gates)] for part in state]
-        h = state[0]
-        u = (h if mask_BH is None else h * mask_BH[: len(h)]) @ weight_hh.t()
-        if cell == "rnn":
-            state = [torch.tanh(gates + u) if nonlinearity == "tanh" else torch.relu(gates + u)]
-        elif cell == "gru":
-            r, z = torch.sigmoid((gates + u)[:, : 2 * size]).chunk(2, dim=1)
-            v = u[:, 2 * size :] if bias_hn is None else u[:, 2 * size :] + bias_hn
-            n = torch.tanh(gates[:, 2 * size :] + r * v)
-            state = [n + z * (h - n)]
-        else:
-            i, f, g, o = (gates + u).chunk(4, dim=1)
-            c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
-            state = [torch.sigmoid(o) * torch.tanh(c), c]
+        h = state[0] if mask_BH is None else state[0] * mask_BH[: len(gates)]
+        state = advance(cell, gates, h @ weight_hh.t(), state, bias_hn, nonlinearity)
         states.append(state[0])
         ended.append([part[after:] for part in state])
     return torch.cat(states), *(torch.cat(parts[::-1]) for parts in zip(*ended, strict=True))
+
+
+def advance(
+    cell: str, gates: Tensor, u: Tensor, state: Sequence[Tensor], bias_hn: Tensor | None, nonlinearity: str = "tanh"
+) -> list[Tensor]:
+    """The state after one step, by the formulas of TTRNN, TTGRU and TTLSTM, from W x + b and U h."""
+    if cell == "rnn":
+        return [torch.tanh(gates + u) if nonlinearity == "tanh" else torch.relu(gates + u)]
+    if cell == "gru":
+        (x_r, x_z, x_n), (u_r, u_z, u_n) = gates.chunk(3, dim=1), u.chunk(3, dim=1)
+        r, z = torch.sigmoid(x_r + u_r), torch.sigmoid(x_z + u_z)
+        n = torch.tanh(x_n + r * (u_n if bias_hn is None else u_n + bias_hn))
+        return [n + z * (state[0] - n)]
+    i, f, g, o = (gates + u).chunk(4, dim=1)
+    c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+    return [torch.sigmoid(o) * torch.tanh(c), c]

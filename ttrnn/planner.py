@@ -5,7 +5,7 @@ Legend: M / N input / output size, M_k / N_k input / output mode k, R / S left /
 The paper contracts core by core, last core first (eq. 4): the least arithmetic, but thin matrix products and many
 passes over memory. Here neighbouring cores are first merged into groups, and a row goes through one matrix product per
 group, last group first. One group is the dense matrix itself, as many groups as cores the chain of the paper; two or
-three are what a frame of video usually wants. `contract` says what a group does to a row and does it.
+three are usually fastest for frames of video. product.py describes and runs the product of a group.
 """
 
 import functools
@@ -18,18 +18,19 @@ from ttrnn.shapes import TTShape, format_modes
 
 __all__ = ["Group", "Plan", "block_rows", "groupings", "keeps", "least_multiply_adds", "plan"]
 
-# Converted rows per block: on a processor they and what is made of them stay in cache; on a GPU, few launches.
-_BLOCK_BYTES = {"cpu": 6 << 20, "cuda": 256 << 20}
+# Bytes of converted rows in a block: few enough to stay in a processor's cache; enough for few launches on a GPU.
+_BLOCK_BYTES = {"cpu": 3 << 20, "cuda": 256 << 20}
 
-# What lies between the groups may always take this much.
+# The values between the groups may always take this much.
 _KEPT_BYTES = 64 << 20
 
-# The cost model, calibrated on two cores of a Xeon with AVX-512 and AMX, which move 64 bytes per ns in cache. By size
-# of a number: multiply-adds done while a byte is moved, and bytes moved for a number that a product reads or writes,
-# packing included. In bytes that could be moved meanwhile: a run of numbers in a permutation, starting a group's
-# products on a block, and merging one more core; a multiply-add of the merging, forward and backward.
-_MULTIPLY_ADDS_PER_BYTE, _VALUE_BYTES = {2: 7, 4: 2, 8: 1}, {2: 6, 4: 6, 8: 12}
-_RUN_BYTES, _GROUP_BYTES, _MERGE_BYTES, _MERGE_MULTIPLY_ADD_BYTES = 200, 1_600_000, 10_000_000, 20
+# The cost model, in ns of one core, between what a Xeon with AMX and an EPYC with AVX-512 take. By size of a number: a
+# multiply-add, and a number that a product reads or writes. Then a number that the backward pass reads or writes in a
+# full-precision product of fewer than so many columns; a run of numbers in a permutation; calling all that a group does
+# with a block, forward and backward; merging one more core, and each number of what that makes.
+_MULTIPLY_ADD_NS, _VALUE_NS = {2: 0.005, 4: 0.018, 8: 0.04}, {2: 0.06, 4: 0.12, 8: 0.24}
+_THIN_COLUMNS, _THIN_VALUE_NS = 16, 0.7
+_RUN_NS, _GROUP_NS, _MERGE_NS, _MERGE_VALUE_NS = 6.3, 45_000, 45_000, 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +84,9 @@ class Plan:
     groups: tuple[Group, ...]
     """In the order in which rows pass them: last cores first."""
     keep: bool
-    """Whether what lies between the groups is kept for the backward pass, or made there again."""
+    """Keep the values between the groups for the backward pass, instead of computing them again."""
     cost: int
-    """Of all rows, forward and backward: bytes that pass through cache, and what takes as long as a byte."""
+    """Of all rows, forward and backward, by the cost model: ns of one core."""
 
     @property
     def multiply_adds(self) -> int:
@@ -122,8 +123,8 @@ def plan(
 
 
 def keeps(shape: TTShape, groups: Sequence[Group], num_rows: int, itemsize: int, row_itemsize: int) -> bool:
-    """Whether what lies between the groups is kept for the backward pass: where it takes no more memory than the rows
-    themselves, or little in all. To make it again costs about a fifth of a training step."""
+    """Whether to keep the values between the groups for the backward pass: where they take no more memory than the rows
+    themselves, or little in all. Computing them again costs about a fifth of a training step."""
     between_bytes = sum(group.out_values for group in groups[:-1]) * itemsize
     return between_bytes <= shape.in_features * row_itemsize or between_bytes * num_rows <= _KEPT_BYTES
 
@@ -159,33 +160,40 @@ def _group(shape: TTShape, next_first: int, first: int, stop: int) -> Group:
 def _cost(
     shape: TTShape, groups: Sequence[Group], keep: bool, num_rows: int, itemsize: int, input_gradient: bool
 ) -> int:
-    """Bytes that pass through cache, and what takes as long as a byte, for all rows forward and backward."""
-    total = 0
-    num_blocks = -(-num_rows // block_rows(groups, itemsize))
+    """ns for all rows, forward and backward."""
+    total, num_blocks = 0.0, -(-num_rows // block_rows(groups, itemsize))
+    sizes = [m * n for m, n in zip(shape.in_modes, shape.out_modes, strict=True)]
     for group in groups:
         # The rows themselves come in to the first group of all, the result leaves the last.
         is_first, is_last = group is groups[0], group is groups[-1]
         again = not keep and not is_last
-        # Forward, the gradient of G, and that of what came in, save for the rows; once more what was not kept.
-        num_products = 2 + (not is_first or input_gradient) + again
-        multiply_adds = num_products * group.multiply_adds // _MULTIPLY_ADDS_PER_BYTE[itemsize]
-        moved = num_products * (group.in_values + group.out_values) * _VALUE_BYTES[itemsize]
-        num_runs = 0 if group.is_plain else (2 + again) * group.out_values // (group.behind if is_last else group.run)
-        total += num_rows * (multiply_adds + moved + num_runs * _RUN_BYTES) + num_blocks * _GROUP_BYTES
-        modes = [m * n for m, n in zip(shape.in_modes, shape.out_modes, strict=True)]
+        # The gradient of G, and that of what came in, save for the rows; forward once, once more what was not kept.
+        num_backward = 1 + (not is_first or input_gradient)
+        num_values = group.in_values + group.out_values
+        product = group.multiply_adds * _MULTIPLY_ADD_NS[itemsize] + num_values * _VALUE_NS[itemsize]
+        is_thin = group.right_rank * group.m < _THIN_COLUMNS and itemsize > 2
+        thin = num_values * _THIN_VALUE_NS if is_thin else 0.0
+        num_runs = 0 if group.is_plain else (2 + again) * group.out_values / (group.behind if is_last else group.run)
+        each_row = (1 + again + num_backward) * product + num_backward * thin + num_runs * _RUN_NS
+        total += num_rows * each_row + num_blocks * _GROUP_NS
         for core in group.cores[1:]:
-            merged = group.left_rank * math.prod(modes[group.cores.start : core + 1]) * shape.bonds[core + 1]
-            total += _MERGE_BYTES + _MERGE_MULTIPLY_ADD_BYTES * merged * shape.bonds[core]
-    return total
+            num_merged = group.left_rank * math.prod(sizes[group.cores.start : core + 1]) * shape.bonds[core + 1]
+            total += _MERGE_NS + _MERGE_VALUE_NS * num_merged
+    return round(total)
 
 
 def block_rows(groups: Sequence[Group], itemsize: int, device_type: str = "cpu") -> int:
     """Rows that are converted and multiplied at once.
 
-    What goes in and out of the widest group stays in cache; but a matrix that is larger than that is not read again for
-    a few rows.
+    The values that enter and leave the widest group stay in cache, but a larger matrix is not read for few rows.
     """
-    widest = max(max(group.in_values, group.out_values) for group in groups)
-    largest = max(group.n * group.left_rank * group.right_rank * group.m for group in groups)
+    widest, largest = _widest(tuple(groups))
     block_bytes = _BLOCK_BYTES.get(device_type, _BLOCK_BYTES["cuda"])
     return max(1, max(block_bytes, 2 * largest * itemsize) // (widest * itemsize))
+
+
+@functools.lru_cache(maxsize=4096)
+def _widest(groups: tuple[Group, ...]) -> tuple[int, int]:
+    """The most numbers of a row that go in or out of a group, and the numbers of the largest matrix."""
+    widest = max(max(group.in_values, group.out_values) for group in groups)
+    return widest, max(group.n * group.left_rank * group.right_rank * group.m for group in groups)

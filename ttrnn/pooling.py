@@ -49,7 +49,7 @@ class Pooling(nn.Module):
         self.query = nn.Parameter(torch.zeros(size)) if kind == "attention" else None
 
     def forward(self, states_FH: Tensor, batch_sizes: Sequence[int]) -> Tensor:
-        """(B, H) of packed states, not for `last`: which state that is, the recurrent layer knows."""
+        """(B, H) of packed states, not for `last`, which the recurrent layer returns."""
         num_clips = batch_sizes[0]
         clip_F = torch.cat([torch.arange(size) for size in batch_sizes]).to(states_FH.device)
         zeros_BH = states_FH.new_zeros(num_clips, self.size)
@@ -68,7 +68,7 @@ class Pooling(nn.Module):
         return zeros_BH.index_add(0, clip_F, states_FH * weights_F.unsqueeze(1)) / total_B.unsqueeze(1)
 
     def state(self, like_B: Tensor) -> dict[str, Tensor]:
-        """What streams carry from frame to frame, by name, before their first: (B, H) or (B, 1) each, all zero."""
+        """The initial state of streams, by name: (B, H) or (B, 1) each, all zero."""
         return {
             name: like_B.new_zeros(len(like_B), self.size if sized else 1) for name, sized in _PARTS[self.kind].items()
         }

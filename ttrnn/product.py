@@ -18,6 +18,7 @@ Rows are taken block by block (see rows.py); the backward pass converts them aga
 only when it is needed, and blocks whose gradient is zero are skipped.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,9 +28,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ttrnn.cells import is_zero
-from ttrnn.planner import Group, Plan, block_rows
-from ttrnn.rows import Rows
+from ttrnn.plain import without_autocast
+from ttrnn.planner import Group, block_rows
+from ttrnn.rows import Rows, scratch
+from ttrnn.spans import is_zero
 
 __all__ = ["Product", "Task", "join"]
 
@@ -38,20 +40,16 @@ __all__ = ["Product", "Task", "join"]
 class Task:
     """All of a product but its tensors."""
 
-    plan: Plan
+    groups: tuple[Group, ...]
+    """In the order in which rows pass them."""
     keep: bool
     """Keep what lies between the groups for the backward pass."""
     dtype: torch.dtype
     """Of the matrix products."""
     out_dtype: torch.dtype
-    scale: float
-    """Of the matrix."""
+    scales: Sequence[tuple[int, float]]
+    """Numbers of cores that are multiplied by a factor, and the factors."""
     num_cores: int
-
-    @property
-    def groups(self) -> tuple[Group, ...]:
-        """In the order in which rows pass them."""
-        return self.plan.groups
 
 
 def join(a: Tensor, b: Tensor) -> Tensor:
@@ -68,44 +66,42 @@ def _join_backward(d: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return (d_product @ b.reshape(s, -1).t()).view(a.shape), (a.reshape(-1, s).t() @ d_product).view(b.shape)
 
 
-class _Matrices:
-    """The cores of every group merged into its matrix G (n R, S m), and the way of a gradient back to the cores."""
+def _merged(cores: Sequence[Tensor], task: Task) -> list[Tensor]:
+    """The cores, scaled and in float32 where they have half precision; all merges of a group's first cores, group by
+    group; the matrix G (n R, S m) of every group, in the dtype of the products."""
+    dtype = torch.float32 if cores[0].dtype.itemsize == 2 else cores[0].dtype
+    scaled = [core.to(dtype) for core in cores]
+    for number, scale in task.scales:
+        scaled[number] = scaled[number] * scale
+    merges, factors = [], []
+    for group in task.groups:
+        merged = scaled[group.cores.start]
+        for core in scaled[group.cores.start + 1 : group.cores.stop]:
+            merged = join(merged, core)
+            merges.append(merged)
+        factor = merged.new_empty(group.n, group.left_rank, group.right_rank, group.m, dtype=task.dtype)
+        factors.append(factor.copy_(merged.permute(2, 0, 3, 1)).view(group.n * group.left_rank, -1))
+    return [*scaled, *merges, *factors]
 
-    def __init__(self, cores: Sequence[Tensor], task: Task, unit: float) -> None:
-        # In half precision nothing is merged or summed.
-        self.dtype = torch.float32 if cores[0].dtype.itemsize == 2 else cores[0].dtype
-        self.cores = [core.to(self.dtype) for core in cores]
-        # Blocks hold the rows times their unit.
-        self.scales = {0: task.scale, len(cores) - 1: 1 / unit} if len(cores) > 1 else {0: task.scale / unit}
-        for number, scale in self.scales.items():
-            if scale != 1:
-                self.cores[number] = self.cores[number] * scale
-        self.groups, self.merged, self.factors = task.groups, [], []
-        for group in self.groups:
-            merged = [self.cores[group.cores.start]]
-            for core in self.cores[group.cores.start + 1 : group.cores.stop]:
-                merged.append(join(merged[-1], core))
-            self.merged.append(merged)
-            size = group.n * group.left_rank, group.right_rank * group.m
-            factor = merged[-1].new_empty(size, dtype=task.dtype)
-            factor.view(group.n, group.left_rank, group.right_rank, group.m).copy_(merged[-1].permute(2, 0, 3, 1))
-            self.factors.append(factor)
 
-    def backward(self, sums: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
-        """Gradients of the cores from those of every G."""
-        gradients: list[Tensor | None] = [None] * len(self.cores)
-        for group, merged, total in zip(self.groups, self.merged, sums, strict=True):
-            if total is None:
-                continue
-            # (n R, S m) -> (R, m, n, S)
-            d = total.view(group.n, group.left_rank, group.right_rank, group.m).permute(1, 3, 0, 2)
-            for number in reversed(group.cores[1:]):
-                d, gradients[number] = _join_backward(d, merged[number - group.cores.start - 1], self.cores[number])
-            gradients[group.cores.start] = d
-        for number, scale in self.scales.items():
-            if scale != 1 and (gradient := gradients[number]) is not None:
-                gradients[number] = gradient * scale
-        return [None if gradient is None else gradient.to(dtype) for gradient in gradients]
+def _merged_backward(sums: Sequence[Tensor | None], merged: Sequence[Tensor], task: Task) -> list[Tensor | None]:
+    """Gradients of the cores from those of every G."""
+    gradients: list[Tensor | None] = [None] * task.num_cores
+    merges = iter(merged[task.num_cores :])
+    for group, total in zip(task.groups, sums, strict=True):
+        first, *others = group.cores
+        lefts = [merged[first], *itertools.islice(merges, len(others))]
+        if total is None:
+            continue
+        # (n R, S m) -> (R, m, n, S)
+        d = total.view(group.n, group.left_rank, group.right_rank, group.m).permute(1, 3, 0, 2)
+        for number, left in zip(reversed(others), reversed(lefts[:-1]), strict=True):
+            d, gradients[number] = _join_backward(d, left, merged[number])
+        gradients[first] = d
+    for number, scale in task.scales:
+        if (gradient := gradients[number]) is not None:
+            gradients[number] = gradient * scale
+    return gradients
 
 
 def _front(flat: Tensor, *sizes: int) -> Tensor:
@@ -136,121 +132,123 @@ class Product(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        task: Task,
-        order: Tensor | None,
-        mean: Tensor | None,
-        bias: Tensor | None,
-        *cores_and_parts: Tensor,
+        ctx: Any, task: Task, order: Tensor | None, mean: Tensor | None, bias: Tensor | None, *cores_and_parts: Tensor
     ) -> Tensor:
         cores, parts = cores_and_parts[: task.num_cores], cores_and_parts[task.num_cores :]
-        x = Rows(parts, order, task.dtype, mean)
-        matrices, groups = _Matrices(cores, task, x.unit), task.groups
+        x, merged, groups = Rows(parts, order, task.dtype), _merged(cores, task), task.groups
+        x.subtract(mean)
         block = x.block(block_rows(groups, task.dtype.itemsize, parts[0].device.type))
         num_padded = x.num_padded(block)
-        flat = parts[0].new_empty(block * max(group.out_values for group in groups), dtype=task.dtype)
-        kept = num_padded if task.keep else block
-        between = [flat.new_empty(kept, group.out_values) for group in groups[:-1]]
+        flat, between = _memory(task, block, x)
+        if task.keep:
+            between = [flat.new_empty(num_padded, group.out_values) for group in groups[:-1]]
         y = flat.new_empty(num_padded, groups[-1].out_values, dtype=task.out_dtype)
         for rows, z in x.blocks(block):
             part = rows if task.keep else slice(len(z))
-            outs = [*(values[part] for values in between), y[rows]]
-            for group, factor, out in zip(groups, matrices.factors, outs, strict=True):
+            for group, factor, out in zip(
+                groups, merged[-len(groups) :], [*(values[part] for values in between), y[rows]], strict=True
+            ):
                 _through(z, group, factor, flat, out)
                 z = out
         constant = [*y[x.num_rows : len(x)], *([] if bias is None else [bias])]
         if constant:
             y[: x.num_rows] += sum(constant[1:], constant[0])
-        ctx.save_for_backward(order, mean, *cores_and_parts, *(between if task.keep else []))
-        ctx.task, ctx.block = task, block
+        ctx.save_for_backward(order, x.tail, *cores_and_parts, *merged, *(between if task.keep else []))
+        ctx.task, ctx.block, ctx.num_merged = task, block, len(merged)
         # No view of what was made here: that may not be changed in place.
         return y.resize_(x.num_rows, y.shape[1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.autocast(grad.device.type, enabled=False):
-            _, _, _, needs_bias, *needs = ctx.needs_input_grad
-            order, mean, *rest = ctx.saved_tensors
-            task: Task = ctx.task
-            cores, rest = rest[: task.num_cores], rest[task.num_cores :]
-            num_parts = len(needs) - task.num_cores
-            x = Rows(rest[:num_parts], order, task.dtype, mean)
-            total = grad.sum(0, keepdim=True) if needs_bias or x.tail is not None else None
+        _, _, _, needs_bias, *needs = ctx.needs_input_grad
+        task: Task = ctx.task
+        order, tail, *rest = ctx.saved_tensors
+        cores, parts, rest = rest[: task.num_cores], rest[task.num_cores : len(needs)], rest[len(needs) :]
+        with without_autocast(grad.device.type):
+            x = Rows(parts, order, task.dtype)
+            x.tail = tail
+            total = grad.sum(0, keepdim=True) if needs_bias or tail is not None else None
             gradients: list[Tensor | None] = [None] * len(needs)
             if any(needs):
-                gradients = _Backward(task, cores, x, ctx.block, rest[num_parts:], needs).run(grad, total)
-            return None, None, None, total[0] if needs_bias and total is not None else None, *gradients
+                run = _Backward(task, x, ctx.block, rest[: ctx.num_merged], rest[ctx.num_merged :], needs)
+                sums, d_parts = run(grad, total)
+                d_cores = _merged_backward(sums, run.merged, task)
+                gradients = [*(d if d is None else d.to(cores[0].dtype) for d in d_cores), *d_parts]
+        return None, None, None, total[0] if needs_bias and total is not None else None, *gradients
+
+
+def _memory(task: Task, block: int, x: Rows) -> tuple[Tensor, list[Tensor]]:
+    """For one block, the products of the widest group and what lies between the groups."""
+    device, widths = x.parts[0].device, [group.out_values for group in task.groups]
+    flat = scratch("products", (block * max(widths),), task.dtype, device)
+    return flat, [scratch(f"group {at}", (block, width), task.dtype, device) for at, width in enumerate(widths[:-1])]
 
 
 class _Backward:
-    """Gradients of the cores and of the parts of the rows, block by block."""
+    """Gradients of every G and of the parts of the rows, block by block."""
 
     def __init__(
-        self, task: Task, cores: Sequence[Tensor], x: Rows, block: int, kept: Sequence[Tensor], needs: Sequence[bool]
+        self, task: Task, x: Rows, block: int, merged: Sequence[Tensor], kept: Sequence[Tensor], needs: Sequence[bool]
     ) -> None:
-        self.task, self.x, self.block, self.kept, self.groups = task, x, block, kept, task.groups
-        self.matrices, self.core_dtype = _Matrices(cores, task, x.unit), cores[0].dtype
+        self.task, self.x, self.block, self.merged, self.kept = task, x, block, merged, kept
+        self.groups, self.factors = task.groups, merged[-len(task.groups) :]
         needs_groups = [any(needs[number] for number in group.cores) for group in self.groups]
-        self.needs_parts = needs[task.num_cores :]
-        self.needs_x = any(self.needs_parts)
+        needs_parts = needs[task.num_cores :]
+        self.needs_x = any(needs_parts)
         # Groups that rows pass before the first that learns need no gradient.
         self.lowest = 0 if self.needs_x else needs_groups.index(True)
-        factors, widest = self.matrices.factors, max(group.out_values for group in self.groups)
-        self.flat = factors[0].new_empty(block * widest)
-        passing = self.groups[0 if self.needs_x else self.lowest + 1 :]
-        self.flat_dz = self.flat.new_empty(block * max((group.in_values for group in passing), default=0))
-        self.between = [] if kept else [self.flat.new_empty(block, group.out_values) for group in self.groups[:-1]]
+        self.flat, self.between = _memory(task, block, x)
+        widths = [group.in_values for group in self.groups[0 if self.needs_x else self.lowest + 1 :]]
+        self.flat_dz = scratch("gradients", (block * max(widths, default=0),), task.dtype, self.flat.device)
         self.sums = [
-            torch.zeros_like(factor, dtype=self.matrices.dtype) if need else None
-            for factor, need in zip(factors, needs_groups, strict=True)
+            torch.zeros_like(factor, dtype=merged[0].dtype) if need else None
+            for factor, need in zip(self.factors, needs_groups, strict=True)
         ]
         self.d_parts = [
-            torch.zeros_like(part) if need else None for part, need in zip(x.parts, self.needs_parts, strict=True)
+            torch.zeros_like(part) if need else None for part, need in zip(x.parts, needs_parts, strict=True)
         ]
 
-    def run(self, grad: Tensor, total: Tensor | None) -> list[Tensor | None]:
+    def __call__(self, grad: Tensor, total: Tensor | None) -> tuple[list[Tensor | None], list[Tensor | None]]:
         """From (F, N) the gradient of the results and (1, N) its sum, which is that of the tail."""
         # The range of float16 is too short for gradients as they come.
         largest = grad.abs().max().float().clamp_min(1e-30) if self.task.dtype == torch.float16 else None
-        on_cpu = grad.device.type == "cpu"
+        may_skip = grad.device.type == "cpu" and self.block < len(self.x)
         for rows, z in self.x.blocks(self.block):
             d = self._gradient(grad, total, rows)
-            if on_cpu and is_zero(d):
+            if may_skip and is_zero(d):
                 continue
-            if largest is not None:
-                d = d.float() / largest
-            d_rows = self._through(self._inputs(rows, z), d)
+            d_rows = self._through(self._inputs(rows, z), d if largest is None else d.float() / largest)
             if self.needs_x:
                 self._store(rows, d_rows if largest is None else d_rows.float() * largest)
-        sums = [part if part is None or largest is None else part * largest for part in self.sums]
-        return [*self.matrices.backward(sums, self.core_dtype), *self.d_parts]
+        if largest is not None:
+            self.sums = [part if part is None else part * largest for part in self.sums]
+        return self.sums, self.d_parts
 
     def _gradient(self, grad: Tensor, total: Tensor | None, rows: slice) -> Tensor:
         """(block, N) of the rows of a block: those of the tail too, and zeros for what fills it up."""
-        d, tiny = grad[rows], 0.0 if grad.dtype == torch.float16 else 1e8 * torch.finfo(grad.dtype).tiny
-        # What has vanished over a long clip is denormal: of no use, and hundreds of times slower to multiply.
-        d = torch.nn.functional.hardshrink(d, tiny)
+        # Gradients that have vanished over a long clip are denormal: useless, and hundreds of times slower to multiply.
+        tiny = 0.0 if grad.dtype == torch.float16 else 1e8 * torch.finfo(grad.dtype).tiny
+        d = torch.nn.functional.hardshrink(grad[rows], tiny)
         if (missing := rows.stop - rows.start - len(d)) == 0:
             return d
-        first = rows.start + len(d) - self.x.num_rows
-        num_tail = min(self.x.num_tail - first, missing)
-        tail = [] if total is None or num_tail <= 0 else [total.to(d.dtype).expand(num_tail, -1)]
-        return torch.cat([d, *tail, d.new_zeros(missing - max(num_tail, 0), d.shape[1])])
+        num_tail = max(0, min(len(self.x) - rows.start - len(d), missing))
+        tail = [] if total is None else [total.to(d.dtype).expand(num_tail, -1)]
+        return torch.cat([d, *tail, d.new_zeros(missing - num_tail, d.shape[1])])
 
     def _inputs(self, rows: slice, z: Tensor) -> list[Tensor]:
-        """What enters each group: as it was kept, or made again."""
+        """The values that enter each group: kept, or computed again."""
         if self.kept:
             return [z, *(values[rows] for values in self.kept)]
         inputs = [z, *(values[: len(z)] for values in self.between)]
-        for group, factor, source, out in zip(self.groups, self.matrices.factors, inputs, inputs[1:], strict=False):
+        for group, factor, source, out in zip(self.groups, self.factors, inputs, inputs[1:], strict=False):
             _through(source, group, factor, self.flat, out)
         return inputs
 
     def _through(self, inputs: Sequence[Tensor], d: Tensor) -> Tensor:
         """Adds to the sums, from the last group to the lowest; returns the gradient of what entered that."""
         for at in reversed(range(self.lowest, len(self.groups))):
-            group, factor = self.groups[at], self.matrices.factors[at]
+            group, factor, total = self.groups[at], self.factors[at], self.sums[at]
             z = inputs[at].view(-1, factor.shape[1])
             if group.is_plain:
                 d_products = d.reshape(len(z), -1).to(z.dtype).t()
@@ -258,7 +256,6 @@ class _Backward:
                 d_products = _front(self.flat, len(factor), len(z))
                 result = _as_read_next(d_products, group)
                 result.copy_(d.reshape(result.shape))
-            total = self.sums[at]
             if total is not None and total.dtype == z.dtype:
                 total.addmm_(d_products, z)
             elif total is not None:

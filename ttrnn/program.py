@@ -74,7 +74,7 @@ def _traced(model: VideoClassifier) -> Any:
     batch = torch.export.Dim("batch")
     axes = tuple({part.dim() - 2: batch} for part in state.values())
     program = torch.export.export(Step(model).eval(), (frame, *state.values()), dynamic_shapes=({0: batch}, axes))
-    # The exporter notes here which lines of which files on this machine every node comes from.
+    # The exporter notes here the file and line that every node comes from.
     for node in program.graph.nodes:
         for name in ("stack_trace", "nn_module_stack", "source_fn_stack"):
             node.meta.pop(name, None)

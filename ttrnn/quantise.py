@@ -20,7 +20,7 @@ _SCALE = ".scale"
 
 
 def pack(state: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
-    """What is stored of a state dict.
+    """Round the weights of a state dict for storage.
 
     Args:
         state: Names and weights. Those with at least two axes are rounded.
@@ -50,7 +50,7 @@ def unpack(packed: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
     """The state dict that was packed, in float32 where it was rounded.
 
     Raises:
-        ValueError: a tensor of a type that has no place there, an int8 tensor without its scale, or weights that are
+        ValueError: a tensor of an unexpected type, an int8 tensor without its scale, or weights that are
             not finite.
     """
     _check(dtype)
@@ -74,7 +74,7 @@ def unpack(packed: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
 
 
 def rounded(model: VideoClassifier, dtype: str) -> VideoClassifier:
-    """A copy whose weights are those that come back when it is saved in `dtype`: to measure what that costs."""
+    """A copy with the weights as they are after saving in `dtype` and loading, to measure the loss of accuracy."""
     result = copy.deepcopy(model)
     result.load_state_dict(unpack(pack(model.state_dict(), dtype), dtype))
     return result

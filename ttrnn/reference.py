@@ -1,4 +1,4 @@
-"""The slow, obvious truth: dense matrix from cores and recurrent cells by the book. For tests and readers.
+"""The slow, obvious reference: dense matrix from cores, and recurrent cells by their formulas. For tests and readers.
 
 Legend: B batch, T time, D input size, H hidden size, G gates, M_k / N_k input / output mode k, R ranks.
 Nothing here is fast, and nothing else in the package imports it.

@@ -1,4 +1,4 @@
-"""A trained model brought to other ranks: where the training of a smaller one may start.
+"""Round a trained model to other ranks, as a start for training a smaller one.
 
     small, errors = rounded(model, dataclasses.replace(model.config, ranks="2", recurrent_ranks="4"))
 
@@ -21,7 +21,7 @@ from ttrnn.shapes import format_modes
 
 __all__ = ["lower_ranks", "rounded"]
 
-# What has no nearest neighbour: names of weights and their meaning hang on it.
+# Settings that must be equal: the names and meanings of weights depend on them.
 _SAME = (
     "width",
     "height",
@@ -62,23 +62,23 @@ def rounded(model: VideoClassifier, config: ModelConfig) -> tuple[VideoClassifie
         (ih_l0 is the input matrix of the first layer, hh_l0 the recurrent one) ||W - W'|| / ||W||, Frobenius.
 
     Raises:
-        ValueError: what else differs, by name.
+        ValueError: other settings differ; the message names them.
 
     Cost: see tt_round and tt_svd.
     """
     _check(model.config, config)
     weight = model.head.weight
-    twin = VideoClassifier(config).to(weight.device, weight.dtype).train(model.training)
-    old, new = model.state_dict(), twin.state_dict()
-    twin.load_state_dict({name: old[name] for name in new.keys() & old.keys() if ".cores." not in name}, strict=False)
+    result = VideoClassifier(config).to(weight.device, weight.dtype).train(model.training)
+    old, new = model.state_dict(), result.state_dict()
+    result.load_state_dict({name: old[name] for name in new.keys() & old.keys() if ".cores." not in name}, strict=False)
     errors = {}
-    for name, layer in twin.rnn.named_children():
+    for name, layer in result.rnn.named_children():
         errors[name] = layer.approximate_(getattr(model.rnn, name, None) or getattr(model.rnn, f"weight_{name}"))
-    for name, parameter in twin.rnn.named_parameters(recurse=False):
+    for name, parameter in result.rnn.named_parameters(recurse=False):
         if name.startswith("weight_hh_"):
             parameter.copy_(model.rnn.weight_hh(name.removeprefix("weight_hh_")))
             errors[name.removeprefix("weight_")] = 0.0
-    return twin, errors
+    return result, errors
 
 
 def _check(old: ModelConfig, new: ModelConfig) -> None:
@@ -156,7 +156,7 @@ def _matrices(model: VideoClassifier) -> list[list[_Matrix]]:
 
 
 def _walk_down(model: VideoClassifier, matrices: Sequence[_Matrix], most: int) -> tuple[float, ModelConfig] | None:
-    """What it costs to get there, and the configuration that it leads to."""
+    """The total cost, and the configuration at the end."""
     ranks: dict[str, list[int]] = {}
     for matrix in matrices:
         ranks[matrix.ranks] = list(map(max, matrix.highest, ranks.get(matrix.ranks, matrix.highest)))

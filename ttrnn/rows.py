@@ -8,16 +8,50 @@ exists. Behind the last row comes a tail: rows in the dtype of the products, by 
 
 import bisect
 import itertools
+import math
+import threading
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["Rows"]
+__all__ = ["Rows", "scratch", "unit"]
 
 # For each number of rows that it has not met, oneDNN compiles kernels of half precision: some MB and ms each. Its tiles
 # have 16 rows, so that rows of zeros up to a multiple of them cost little.
 _HALF_ROWS = 16
+
+# Scratch memory of more bytes is given back at once.
+_MOST_SCRATCH_BYTES = 16 << 20
+
+
+class _Scratch(threading.local):
+    def __init__(self) -> None:
+        self.by_name: dict[str, Tensor] = {}
+
+
+_scratch = _Scratch()
+
+
+def scratch(name: str, sizes: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory without contents, valid until the same thread asks for the same name again.
+
+    On a processor each thread keeps it: touching fresh memory for the first time takes longer than the small products.
+    """
+    num_bytes = math.prod(sizes) * dtype.itemsize
+    if device.type != "cpu" or num_bytes > _MOST_SCRATCH_BYTES:
+        return torch.empty(sizes, dtype=dtype, device=device)
+    memory = _scratch.by_name.get(name)
+    if memory is None or len(memory) < num_bytes:
+        # Of use outside of inference mode too.
+        with torch.inference_mode(False):
+            memory = _scratch.by_name[name] = torch.empty(num_bytes, dtype=torch.uint8, device=device)
+    return memory[:num_bytes].view(dtype).view(sizes)
+
+
+def unit(stored: torch.dtype, dtype: torch.dtype) -> float:
+    """The factor between values of rows as they are stored and those of blocks."""
+    return 1 / 128 if stored == torch.uint8 and dtype == torch.float16 else 1.0
 
 
 class Rows:
@@ -27,43 +61,41 @@ class Rows:
     is made of them. In float16, whose range is short, (x - 128) / 128.
     """
 
-    def __init__(
-        self, parts: Sequence[Tensor], order: Tensor | None, dtype: torch.dtype, mean: Tensor | None = None
-    ) -> None:
+    def __init__(self, parts: Sequence[Tensor], order: Tensor | None, dtype: torch.dtype) -> None:
         self.parts, self.order, self.dtype = parts, order, dtype
         self.shifted = parts[0].dtype == torch.uint8 and dtype.itemsize == 2
-        self.unit = 1 / 128 if self.shifted and dtype == torch.float16 else 1.0
-        """Values of the blocks are those of the rows times this."""
+        self.unit = unit(parts[0].dtype, dtype)
         self.starts = [0, *itertools.accumulate(map(len, parts))]
         self.num_rows = self.starts[-1] if order is None else len(order)
         """F."""
-        self.tail = self._tail(mean) if self.num_rows else None
-        self.num_tail = 0 if self.tail is None else len(self.tail)
-        """K."""
+        self.tail: Tensor | None = None
+        """(K, M)."""
 
-    def _tail(self, mean: Tensor | None) -> Tensor | None:
-        """(K, M) whose products, added to those of the rows, make them products of rows minus mean."""
-        if mean is None and not self.shifted:
-            return None
-        shift = 128.0 if self.shifted else 0.0
-        if mean is None:
-            return self.parts[0].new_full((1, self.parts[0].shape[1]), shift * self.unit, dtype=self.dtype)
-        exact = (shift - mean).mul_(self.unit).unsqueeze(0)
-        if self.dtype.itemsize > 2:
-            return exact.to(self.dtype)
-        # Half precision twice: the number and what its rounding left.
-        rounded = exact.to(self.dtype)
-        return torch.cat([rounded, (exact - rounded.to(exact.dtype)).to(self.dtype)])
+    def subtract(self, mean: Tensor | None) -> None:
+        """Makes the tail whose products, added to those of the rows, make them products of the rows minus (M,) mean."""
+        if not self.num_rows or (mean is None and not self.shifted):
+            return
+        mean = self.parts[0].new_zeros(self.parts[0].shape[1], dtype=torch.float32) if mean is None else mean
+        exact = ((128 - mean) * self.unit if self.shifted else -mean).unsqueeze(0)
+        self.tail = exact.to(self.dtype)
+        if self.dtype.itemsize == 2:
+            # In half precision two numbers: the rounded one and what the rounding left.
+            self.tail = torch.cat([self.tail, (exact - self.tail.to(exact.dtype)).to(self.dtype)])
+
+    @property
+    def num_tail(self) -> int:
+        """K."""
+        return 0 if self.tail is None else len(self.tail)
 
     def __len__(self) -> int:
         """F + K."""
         return self.num_rows + self.num_tail
 
     def block(self, most: int) -> int:
-        """Rows of a block, where it should have no more than `most`: all blocks are about as large."""
-        if len(self) <= most:
-            return self._full(len(self))
-        return min(self._full(-(-len(self) // -(-len(self) // most))), most)
+        """Rows of a block, where it should have about `most` at most: all blocks are about as large."""
+        most = self._full(most)
+        num_blocks = max(1, -(-len(self) // most))
+        return min(self._full(-(-len(self) // num_blocks)), most)
 
     def num_padded(self, block: int) -> int:
         """Rows of all blocks; more than there are where the last block ends with zeros."""
@@ -87,9 +119,9 @@ class Rows:
                 yield rows, first[rows]
                 continue
             if buffer is None:
-                buffer = first.new_empty(block, first.shape[1], dtype=self.dtype)
+                buffer = scratch("rows", (block, first.shape[1]), self.dtype, first.device)
                 if self.shifted or (self.order is not None and first.dtype != self.dtype):
-                    stored = torch.empty_like(buffer, dtype=first.dtype)
+                    stored = scratch("stored rows", (block, first.shape[1]), first.dtype, first.device)
             self._fill(rows, buffer, stored)
             yield rows, buffer[: rows.stop - start]
 

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ttrnn.cells import GRU, LSTM, RNN, Schedule, preceding
-from ttrnn.plain import is_transformed, recurrence
+from ttrnn.cells import GRU, LSTM, RNN
+from ttrnn.plain import is_transformed, recurrence, without_autocast
 from ttrnn.shapes import NUM_GATES
+from ttrnn.spans import Schedule, preceding
 
-__all__ = ["NUM_GATES", "before", "masked", "scan"]
+__all__ = ["NUM_GATES", "masked", "moving", "scan"]
 
 
 def scan(
@@ -50,7 +51,7 @@ def scan(
         with in float32. Cost: G * H^2 multiply-adds a frame, three times that with the backward pass.
     """
     sizes = list(batch_sizes)
-    with torch.autocast(gates_FG.device.type, enabled=False):
+    with without_autocast(gates_FG.device.type):
         dtype = weight_hh.dtype
         # Under autocast the gates come in half precision; states are summed in full.
         full = torch.float32 if dtype.itemsize == 2 else dtype
@@ -64,7 +65,7 @@ def scan(
             gates_FG = gates_FG if order is None else gates_FG[order]
             states, *final = recurrence(cell, gates_FG, weight_hh, state, sizes, bias_hn, mask_BH, nonlinearity)
         else:
-            schedule = Schedule(sizes, order, None if order is None else order.argsort())
+            schedule = Schedule(sizes, order)
             if cell == "rnn":
                 states, *final = RNN.apply(gates_FG, weight_hh, *state, mask_BH, schedule, nonlinearity)
             elif cell == "gru":
@@ -75,9 +76,27 @@ def scan(
         return states.to(dtype), tuple(part.to(dtype) for part in final)
 
 
-def before(initial: Tensor, states: Tensor, sizes: Sequence[int]) -> Tensor:
-    """(F, H) of packed (F, H), the values one step earlier in the same clip; `initial` (B, H) at the first."""
-    return torch.cat([initial, preceding(states, sizes)])
+def moving(
+    products: Tensor, previous: Tensor | None, size: int, sizes: Sequence[int], bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Gates of a layer that sees differences of frames, from the packed products of the frames.
+
+    Args:
+        products: (F, size) for the differences; or (F, 2 size), those for the frames themselves first.
+        previous: (B, size) for the frames before the first; None if there were none: to those there is no difference.
+        size: Of the gates.
+        sizes: Clips still running at each time.
+        bias: (size,) of the gates.
+
+    Returns:
+        (F, size) gates, and `previous` for the next frames.
+    """
+    moved = products[:, -size:]
+    initial = moved[: sizes[0]] if previous is None else previous
+    gates = moved - torch.cat([initial, preceding(moved, sizes)])
+    if products.shape[1] > size:
+        gates = gates + products[:, :size]
+    return gates if bias is None else gates + bias, moved[-sizes[-1] :]
 
 
 def masked(packed_FH: Tensor, mask_BH: Tensor | None, sizes: Sequence[int]) -> Tensor:

@@ -11,15 +11,18 @@ import bisect
 import functools
 import logging
 import math
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 __all__ = [
     "DIFFERENCES",
     "NUM_GATES",
+    "Ranks",
     "TTShape",
     "auto_modes",
     "check_modes",
+    "even_modes",
     "factorisations",
     "format_modes",
     "frame_modes",
@@ -31,10 +34,13 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+# One rank for all bonds, the d-1 inner ranks, or the share of the dense matrix's parameters that is allowed (0.1).
+Ranks = int | float | Sequence[int]
+
 # Order of the gates, as in torch: rnn (h); gru (r, z, n); lstm (i, f, g, o).
 NUM_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
-# What the first layer sees of frames x: x; x and its difference to the frame before; that difference alone.
+# Input of the first layer: the frames; frames and their differences to the frame before; the differences alone.
 DIFFERENCES = ("none", "extra", "only")
 
 
@@ -77,7 +83,7 @@ def frame_modes(height: int, width: int, channels: int) -> tuple[int, int, int, 
     """Four modes that follow the axes of a frame stored as height x width x channels.
 
     Height and width are each cut into the two factors nearest to each other; the channels go with the last mode. No
-    mode then straddles the border between rows and columns, so a core speaks of one axis only.
+    mode then spans rows and columns, so each core belongs to one axis.
     """
     (y1, y2), (x1, x2) = _nearest_pair(height), _nearest_pair(width)
     return y1, y2, x1, x2 * channels
@@ -87,10 +93,10 @@ def auto_modes(height: int, width: int, channels: int, num_modes: int) -> tuple[
     """`num_modes` modes for a frame: along its axes where four are asked for, else the most even factorisation."""
     if num_modes == 4:
         return frame_modes(height, width, channels)
-    return _most_even(height * width * channels, num_modes)
+    return even_modes(height * width * channels, num_modes)
 
 
-def _most_even(size: int, num_modes: int) -> tuple[int, ...]:
+def even_modes(size: int, num_modes: int) -> tuple[int, ...]:
     """The factorisation, in ascending order, whose largest mode is the fewest times its smallest; of equals the first.
 
     Branches that can't win are cut off: numbers with many divisors have millions of factorisations.
@@ -136,18 +142,36 @@ def input_out_modes(hidden_modes: Sequence[int], num_gates: int, differences: st
 
 
 def max_ranks(in_modes: Sequence[int], out_modes: Sequence[int]) -> tuple[int, ...]:
-    """What each inner rank can be at most: the lesser of the products of M_l N_l on either side of the bond."""
+    """The highest useful inner ranks: the lesser of the products of M_l N_l on either side of each bond."""
     sizes = [m * n for m, n in zip(in_modes, out_modes, strict=True)]
     return tuple(min(math.prod(sizes[:k]), math.prod(sizes[k:])) for k in range(1, len(sizes)))
 
 
 def check_modes(modes: Sequence[int], size: int, name: str, what: str) -> None:
-    """Raises ValueError, with a factorisation that would do, unless the modes multiply to `size`."""
+    """Raises ValueError that suggests a factorisation, unless the modes multiply to `size`."""
     if math.prod(modes) != size:
         raise ValueError(
             f"prod({name})={math.prod(modes):,} ({format_modes(modes)}) but {what} {size:,} values; "
-            f"try {format_modes(_most_even(size, len(modes)))}"
+            f"try {format_modes(even_modes(size, len(modes)))}"
         )
+
+
+def _rank_of_share(in_modes: Sequence[int], out_modes: Sequence[int], share: float) -> tuple[int, ...]:
+    """The highest ranks, one number clipped to what the modes allow, that keep to a share of the dense parameters."""
+    sizes = [m * n for m, n in zip(in_modes, out_modes, strict=True)]
+    most, limits = share * math.prod(sizes), max_ranks(in_modes, out_modes)
+
+    def num_params(rank: int) -> int:
+        bonds = [1, *(min(rank, limit) for limit in limits), 1]
+        return sum(left * size * right for left, size, right in zip(bonds, sizes, bonds[1:], strict=False))
+
+    if not num_params(1) <= most <= math.prod(sizes):
+        raise ValueError(
+            f"ranks {share} must be a share of the {math.prod(sizes):,} dense parameters that leaves "
+            f"{num_params(1):,} at least, which rank 1 takes; or give ranks as whole numbers"
+        )
+    rank = bisect.bisect_right(range(1, max(limits, default=1) + 1), most, key=num_params)
+    return tuple(min(rank, limit) for limit in limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,16 +194,18 @@ class TTShape:
     out_modes: tuple[int, ...]
     """N_1..N_d; their product is the output size."""
     ranks: tuple[int, ...] = field(default=())
-    """R_1..R_{d-1}; given as one number or d-1 numbers, kept as d-1 numbers after clipping."""
+    """R_1..R_{d-1}; given as one number, d-1 numbers or a share (see Ranks), kept as d-1 numbers after clipping."""
 
-    def __init__(self, in_modes: Sequence[int], out_modes: Sequence[int], ranks: int | Sequence[int]) -> None:
-        in_modes, out_modes = tuple(in_modes), tuple(out_modes)
+    def __init__(self, in_modes: Sequence[int], out_modes: Sequence[int], ranks: Ranks) -> None:
+        in_modes, out_modes = tuple(map(operator.index, in_modes)), tuple(map(operator.index, out_modes))
         if len(in_modes) != len(out_modes) or not in_modes:
             raise ValueError(
-                f"in_modes and out_modes must be as many, and at least one each, got "
+                f"in_modes and out_modes must have equal length, at least one, got "
                 f"{format_modes(in_modes)} and {format_modes(out_modes)}"
             )
-        asked = (ranks,) * (len(in_modes) - 1) if isinstance(ranks, int) else tuple(ranks)
+        if isinstance(ranks, float):
+            ranks = _rank_of_share(in_modes, out_modes, ranks)
+        asked = tuple(map(operator.index, ranks if isinstance(ranks, Iterable) else [ranks]))
         if len(asked) == 1:
             asked *= len(in_modes) - 1
         if len(asked) != len(in_modes) - 1:

@@ -1,7 +1,7 @@
-"""One step of a classifier in plain operators, with all that does not change from frame to frame computed before.
+"""One step of a classifier in plain operators; everything that is the same for all frames is computed beforehand.
 
 Legend: B batch, M / N input / output size, M_k / N_k input / output mode k, R / S left / right rank, G gates, H hidden
-size, L layers, C classes, t what the cores so far have made of x.
+size, L layers, C classes.
 
 The cores are multiplied one by one, from the last to the first (Yang et al., ICML 2017, equation 4): the least
 arithmetic, and no tensor train is ever multiplied out.
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ttrnn.linear import TTLinear
+from ttrnn.plain import advance, chain, core_matrices
 
 __all__ = ["Step", "step_state"]
 
@@ -31,34 +32,23 @@ def step_state(model: Any, batch: int) -> dict[str, Tensor]:
 
 
 class _Product(nn.Module):
-    """x (B, M) -> W x (B, N), core by core, without a permutation between them."""
+    """x (B, M) -> W x (B, N), core by core."""
 
     def __init__(self, matrices: Iterable[Tensor], out_modes: Sequence[int]) -> None:
         super().__init__()
-        self.matrices = nn.ParameterList(matrices)
+        # Contiguous for the products, and copied, as torch.export needs its weights.
+        whole = torch.contiguous_format
+        self.matrices = nn.ParameterList(matrix.detach().clone(memory_format=whole) for matrix in matrices)
         self.out_modes = tuple(out_modes)
 
     @classmethod
     def of(cls, layer: TTLinear) -> "_Product":
-        """With the layer's scale folded in; each core as a matrix (R N_k, M_k S)."""
+        """With the layer's scale folded in."""
         first, *rest = layer.cores
-        # Laid out for the products, and of one piece, as torch.export wants its weights.
-        whole = torch.contiguous_format
-        cores = (first * layer.scale, *rest)
-        return cls(
-            (core.transpose(1, 2).flatten(2).flatten(0, 1).clone(memory_format=whole) for core in cores),
-            layer.shape.out_modes,
-        )
+        return cls(core_matrices((first * layer.scale, *rest)), layer.shape.out_modes)
 
     def forward(self, x_BM: Tensor) -> Tensor:
-        *others, last = self.matrices
-        t = nn.functional.linear(x_BM.reshape(-1, last.shape[1]), last)
-        num_done = self.out_modes[-1]
-        for matrix, out_mode in zip(reversed(others), reversed(self.out_modes[:-1]), strict=True):
-            # (B M_1..M_{k-1}, R N_k, N_{k+1}..N_d)
-            t = matrix @ t.reshape(-1, matrix.shape[1], num_done)
-            num_done *= out_mode
-        return t.reshape(-1, num_done)
+        return chain(x_BM, list(self.matrices), self.out_modes)
 
 
 class _Layer(nn.Module):
@@ -70,7 +60,7 @@ class _Layer(nn.Module):
         self.differences = model.config.differences if suffix == "l0" else "none"
         ih: TTLinear = getattr(model.rnn, f"ih_{suffix}")
         self.ih = _Product.of(ih)
-        # The product of zero frames, which includes the mean. A copy: torch.export warns about views of larger tensors.
+        # The product of a frame of zeros contains the mean. A copy: torch.export warns about views of larger tensors.
         self.of_zeros = nn.Parameter(ih(ih.cores[0].new_zeros(1, ih.in_features))[0].detach().clone())
         if self.differences != "none":
             self.bias: Tensor = getattr(model.rnn, f"bias_ih_{suffix}")
@@ -79,11 +69,10 @@ class _Layer(nn.Module):
             self.hh = _Product([weight], weight.shape[:1])
         else:
             self.hh = _Product.of(getattr(model.rnn, f"hh_{suffix}"))
-        if self.cell == "gru":
-            self.bias_hn: Tensor = getattr(model.rnn, f"bias_hn_{suffix}")
+        self.bias_hn: Tensor | None = getattr(model.rnn, f"bias_hn_{suffix}", None)
 
     def gates(self, x: Tensor, *before: Tensor) -> tuple[Tensor, ...]:
-        """What enters the gates; and, for the differences of the next frame, what `before` is to it."""
+        """The gates; and, for the differences of the next frame, its `before`."""
         products = self.ih(x) + self.of_zeros
         if self.differences == "none":
             return (products,)
@@ -94,19 +83,8 @@ class _Layer(nn.Module):
             gates = gates + products[:, : self.bias.shape[0]]
         return gates, moved, torch.ones_like(seen)
 
-    def forward(self, gates: Tensor, h: Tensor, *c: Tensor) -> tuple[Tensor, ...]:
-        recurrent = self.hh(h)
-        if self.cell == "rnn":
-            return (torch.tanh(gates + recurrent),)
-        if self.cell == "gru":
-            x_r, x_z, x_n = gates.chunk(3, dim=1)
-            u_r, u_z, u_n = recurrent.chunk(3, dim=1)
-            r, z = torch.sigmoid(x_r + u_r), torch.sigmoid(x_z + u_z)
-            n = torch.tanh(x_n + r * (u_n + self.bias_hn))
-            return (n + z * (h - n),)
-        i, f, g, o = (gates + recurrent).chunk(4, dim=1)
-        c_next = torch.sigmoid(f) * c[0] + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c_next), c_next
+    def forward(self, gates: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        return tuple(advance(self.cell, gates, self.hh(state[0]), state, self.bias_hn))
 
 
 class Step(nn.Module):

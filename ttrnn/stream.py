@@ -1,4 +1,4 @@
-"""Frames as cameras and decoders give them, checked; and a model that takes them one at a time.
+"""Check frames as cameras and decoders give them, and classify a stream frame by frame.
 
 Legend: B batch, T time, C classes.
 """
@@ -18,7 +18,7 @@ def as_frames(frames: Any, shape: Sequence[int], kinds: Sequence[str]) -> Tensor
     """Frames as a tensor, copied only where torch can't share them (read-only or mirrored numpy arrays).
 
     Args:
-        frames: uint8 (*leading, height, width, channels), a tensor or what torch makes one of, a numpy array say.
+        frames: uint8 (*leading, height, width, channels), a tensor or an array.
         shape: Height, width and channels.
         kinds: The leading axes that are allowed, one letter each: "", "T" or "BT".
 

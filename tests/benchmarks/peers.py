@@ -105,10 +105,10 @@ class _Dense(nn.Module):
         super().__init__()
         ours = problem.layer()
         self.kernels = contextlib.nullcontext if onednn else without_onednn
-        self.layer = ours.dense_twin(ours.input_size, ours.hidden_size, batch_first=True)
+        self.layer = ours.dense_class(ours.input_size, ours.hidden_size, batch_first=True)
         self.input_params = self.layer.weight_ih_l0.numel()
         with torch.no_grad():
-            self.layer.weight_ih_l0.copy_(ours.ih_l0.weight())
+            self.layer.weight_ih_l0.copy_(ours.ih_l0.weight)
             self.layer.weight_hh_l0.copy_(ours.weight_hh())
             self.layer.bias_ih_l0.copy_(ours.ih_l0.bias)
             self.layer.bias_hh_l0.copy_(_bias_hh(ours))

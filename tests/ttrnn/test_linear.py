@@ -55,7 +55,7 @@ def test_uint8_frames_are_normalised_by_the_layer():
     layer = make(mean=[90.0, 120.0, 100.0], scale=1 / 55)
     frames = torch.randint(0, 256, (7, 72), dtype=torch.uint8)
     by_hand = (frames.double().view(7, 24, 3) - torch.tensor([90.0, 120.0, 100.0])) / 55
-    torch.testing.assert_close(layer(frames), by_hand.view(7, 72) @ layer.weight().t() + layer.bias)
+    torch.testing.assert_close(layer(frames), by_hand.view(7, 72) @ layer.weight.t() + layer.bias)
 
 
 def test_outputs_start_with_unit_variance_for_the_data_s_mean_and_scale():
@@ -117,7 +117,7 @@ def test_from_dense_gives_the_dense_layer_s_outputs(dtype, bias):
 def test_from_dense_keeps_the_error_asked_for_with_fewer_weights():
     dense = make_dense()
     layer = TTLinear.from_dense(dense, (4, 3, 6), (2, 3, 2), relative_error=0.5)
-    assert torch.dist(layer.weight(), dense.weight) <= 0.5 * dense.weight.norm()
+    assert torch.dist(layer.weight, dense.weight) <= 0.5 * dense.weight.norm()
     assert layer.shape.num_params < dense.weight.numel()
     assert TTLinear.from_dense(dense, (4, 3, 6), (2, 3, 2), 2).shape.ranks == (2, 2)
 
@@ -144,10 +144,10 @@ def test_from_dense_refuses_modes_that_do_not_fit():
 
 def test_a_rounded_layer_is_the_rounded_matrix_in_outputs_and_gradients():
     layer = make(mean=100.0, scale=0.02)
-    before, bias = layer.weight().detach(), layer.bias
+    before, bias = layer.weight.detach(), layer.bias
     error = layer.round_(2)
     assert layer.shape.ranks == (2, 2)
-    assert torch.dist(layer.weight(), before).item() == pytest.approx(error * before.norm().item(), rel=1e-9)
+    assert torch.dist(layer.weight, before).item() == pytest.approx(error * before.norm().item(), rel=1e-9)
     assert layer.bias is bias
     assert layer.num_params == sum(p.numel() for p in layer.parameters()) < make().num_params
     x = torch.rand(5, 72, dtype=torch.float64) * 200
@@ -162,12 +162,12 @@ def test_a_rounded_layer_is_the_rounded_matrix_in_outputs_and_gradients():
 
 def test_rounding_keeps_the_error_asked_for_and_tells_it():
     layer = make()
-    before = layer.weight().detach()
+    before = layer.weight.detach()
     assert layer.round_(relative_error=0) < 1e-12
     assert layer.shape.ranks == (3, 3)
     error = layer.round_(relative_error=0.6)
     assert layer.shape.ranks < (3, 3)
-    assert torch.dist(layer.weight(), before).item() == pytest.approx(error * before.norm().item(), rel=1e-9)
+    assert torch.dist(layer.weight, before).item() == pytest.approx(error * before.norm().item(), rel=1e-9)
     assert 0 < error <= 0.6
 
 

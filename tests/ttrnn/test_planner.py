@@ -76,7 +76,7 @@ def test_what_lies_between_groups_is_kept_where_it_is_small(num_rows, row_itemsi
 
 BLOCKS = {
     # shape, rows of a block in float32
-    "frames of video: as many as stay in cache": (PAPER, 27),
+    "frames of video: as many as stay in cache": (PAPER, 13),
     "narrow rows of much output: by what comes out": (TTShape((2, 2), (512, 512), 4), 8),
     "a large matrix: enough rows to be worth reading it": (TTShape((57_600,), (256,), ()), 512),
 }

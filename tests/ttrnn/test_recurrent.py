@@ -1,5 +1,6 @@
 import copy
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -102,7 +103,7 @@ def test_to_dense_gives_torch_s_layer_with_equal_output_state_and_gradients(cell
         ours, theirs = layer._ih(suffix), f"weight_ih_{suffix}"
         # The gradient of a core is that of the dense weight, carried through the multiplying out.
         carried = torch.autograd.grad(
-            ours.weight() * ours.scale,
+            ours.weight * ours.scale,
             list(ours.cores),
             getattr(dense, theirs).grad
             - (torch.outer(getattr(dense, f"bias_ih_{suffix}").grad, ours.mean) if ours.centred else 0),
@@ -202,6 +203,7 @@ def test_frames_of_a_list_are_never_copied_together(form, monkeypatch):
     layer = make("gru", in_modes=(64, 64), hidden_modes=(2, 2), dtype=torch.float32)
     whole = [torch.randint(0, 256, (length, 4096), dtype=torch.uint8) for length in (300, 500, 200)]
     frames_bytes = 1000 * 4096
+    monkeypatch.setattr("ttrnn.rows._scratch", SimpleNamespace(by_name={}))
     with LargestNewTensor(whole) as watched:
         output, _ = layer(whole if form == "list" else pack_sequence(whole, enforce_sorted=False))
         output.data.sum().backward()
@@ -326,12 +328,12 @@ def torch_on_differences(layer, differences, x_BTD, lengths):
     seen = moved if differences == "only" else torch.cat([frames, moved], dim=2)
     dense = (
         type(layer)
-        .dense_twin(seen.shape[2], layer.hidden_size, batch_first=True, bidirectional=layer.bidirectional)
+        .dense_class(seen.shape[2], layer.hidden_size, batch_first=True, bidirectional=layer.bidirectional)
         .double()
     )
     weights = {}
     for suffix in ("l0", "l0_reverse")[: layer.num_directions]:
-        weight = getattr(layer, f"ih_{suffix}").weight()
+        weight = getattr(layer, f"ih_{suffix}").weight
         if differences == "extra":
             weight = torch.cat(weight.chunk(2), dim=1)
         weights[f"weight_ih_{suffix}"], weights[f"weight_hh_{suffix}"] = weight, layer.weight_hh(suffix)
@@ -358,7 +360,7 @@ def test_still_frames_differ_in_nothing():
     layer, x = make("gru", batch_first=True, differences="only"), clips()
     still = x[:, :1].expand_as(x)
     torch.testing.assert_close(layer(still)[0], layer(torch.zeros_like(x))[0])
-    with pytest.raises(ValueError, match="differences 'only' have no dense twin"):
+    with pytest.raises(ValueError, match="differences 'only' have no dense counterpart"):
         layer.to_dense()
     with pytest.raises(ValueError, match="none, extra, only, got 'all'"):
         make("gru", differences="all")

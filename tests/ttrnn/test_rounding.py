@@ -19,7 +19,7 @@ def changed(model, **values):
 def matrices(model):
     """The dense input and recurrent matrix of every layer and direction, by the names of `errors`."""
     suffixes = [name.removeprefix("ih_") for name, _ in model.rnn.named_children() if name.startswith("ih_")]
-    return {f"ih_{suffix}": getattr(model.rnn, f"ih_{suffix}").weight() for suffix in suffixes} | {
+    return {f"ih_{suffix}": getattr(model.rnn, f"ih_{suffix}").weight for suffix in suffixes} | {
         f"hh_{suffix}": model.rnn.weight_hh(suffix) for suffix in suffixes
     }
 
