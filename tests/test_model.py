@@ -198,7 +198,7 @@ def test_a_missing_field_is_named(name):
         ({"std": (0.0, 0.0, 0.0)}, "std must be positive"),
         ({"std": (-1.0,)}, "std must be positive"),
         ({"in_modes": "2x2x2x8"}, r"prod\(in_modes\)=64 \(2x2x2x8\) but the frame has 72 values; try 2x3x3x4"),
-        ({"in_modes": "8x9"}, "in_modes and out_modes must be as many"),
+        ({"in_modes": "8x9"}, "in_modes and out_modes must have equal length"),
         ({"in_modes": "8x3x3x-1"}, "positive whole numbers joined by x.*got '8x3x3x-1'"),
         ({"hidden_modes": ""}, "positive whole numbers joined by x"),
         ({"ranks": "4x4"}, "4 modes take one rank or 3 inner ranks, got 4x4"),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ttrnn.plain import chain, core_matrices, is_transformed, without_autocast
+from ttrnn.plain import autocasts, chain, core_matrices, is_transformed, without_autocast
 from ttrnn.planner import plan
 from ttrnn.product import Product, Task, join
 from ttrnn.rows import unit
@@ -81,7 +81,7 @@ def tt_product(
     parts = (x_FM,) if isinstance(x_FM, Tensor) else tuple(x_FM)
     _check(parts, cores, order)
     device_type, out_dtype = parts[0].device.type, cores[0].dtype
-    if torch.is_autocast_enabled(device_type):
+    if autocasts(device_type):
         out_dtype = torch.get_autocast_dtype(device_type)
         dtype = dtype or out_dtype
     dtype = dtype or out_dtype
