@@ -101,11 +101,9 @@ def tt_product(
         )
         learning = torch.is_grad_enabled() and any(part.requires_grad for part in (*parts, *cores))
         # Blocks hold rows times a unit, see rows.py.
-        scales = [(0, scale), (len(cores) - 1, 1 / unit(parts[0].dtype, dtype))]
-        scales = [(number, factor) for number, factor in scales if factor != 1]
+        scales = ((0, scale), (len(cores) - 1, 1 / unit(parts[0].dtype, dtype)))
         task = Task(chosen.groups, chosen.keep and learning, dtype, out_dtype, scales, len(cores))
-        y: Tensor = Product.apply(task, order, mean, bias, *cores, *parts)
-        return y
+        return Product.apply(task, order, mean, bias, *cores, *parts)
 
 
 def _plain(
