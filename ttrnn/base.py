@@ -2,8 +2,8 @@
 
 Legend: B batch, T time, F frames (packed B and T), D frame size, H hidden size, G gates, L layers times directions.
 
-The products of all frames with the input matrix happen at once, before the loop over time. Source: Yang et al., ICML
-2017, equations 5-13; the gates share one TT-matrix with the gate on its first output mode.
+All frames are multiplied with the input matrix at once, before the loop over time; the gates share one TT-matrix, with
+the gate on its first output mode. Source: Yang et al., ICML 2017, equations 5-13.
 """
 
 import itertools
@@ -142,18 +142,16 @@ class TTRecurrent(nn.Module):
 
     @compute_dtype.setter
     def compute_dtype(self, dtype: torch.dtype | None) -> None:
-        for layer, suffix in self._directions():
-            if layer == 0:
-                self._ih(suffix).compute_dtype = dtype
+        for suffix in ("l0", "l0_reverse")[: self.num_directions]:
+            self._ih(suffix).compute_dtype = dtype
 
     def flatten_parameters(self) -> None:
-        """Does nothing: torch's layers have it, and there is nothing to flatten."""
+        """Does nothing; torch's layers have it."""
 
     def weight_hh(self, suffix: str = "l0") -> Tensor:
         """The recurrent matrix (G*H, H) of one layer and direction, multiplied out if it is a tensor train."""
-        is_dense = self.recurrent_ranks is None
-        weight: Tensor = getattr(self, f"weight_hh_{suffix}") if is_dense else getattr(self, f"hh_{suffix}")()
-        return weight
+        own: Any = getattr(self, f"weight_hh_{suffix}" if self.recurrent_ranks is None else f"hh_{suffix}")
+        return own if self.recurrent_ranks is None else own()
 
     @property
     def input_params(self) -> int:
@@ -221,8 +219,7 @@ class TTRecurrent(nn.Module):
     def _run(
         self, frames: Frames, state: tuple[Tensor, ...], previous: Tensor | None, masks: _Masks
     ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
-        """(F, directions * H) the top layer's states, the final ones (L, B, H), `previous` for the next frames;
-        all in packed order."""
+        """(F, directions * H) the top layer's states, the final ones (L, B, H), `previous` for the next; packed."""
         x: Tensor | tuple[Tensor, ...] = frames.rows
         finals: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
@@ -289,8 +286,7 @@ class TTRecurrent(nn.Module):
             weight = self._ih("l0").cores[0]
             return (torch.zeros(shape, device=weight.device, dtype=weight.dtype),) * num_parts
         parts = (hx,) if isinstance(hx, Tensor) else tuple(hx)
-        if not frames.batched:
-            parts = tuple(part.unsqueeze(1) for part in parts)
+        parts = parts if frames.batched else tuple(part.unsqueeze(1) for part in parts)
         if len(parts) != num_parts or any(part.shape != shape for part in parts):
             raise ValueError(
                 f"hx must be {'a pair of tensors' if num_parts == 2 else 'a tensor'} of shape {shape}, "

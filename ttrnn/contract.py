@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ttrnn.plain import chain, core_matrices, is_transformed, without_autocast
+from ttrnn.plain import autocasts, chain, core_matrices, is_transformed, without_autocast
 from ttrnn.planner import plan
 from ttrnn.product import Product, Task, join
 from ttrnn.rows import unit
@@ -81,7 +81,7 @@ def tt_product(
     parts = (x_FM,) if isinstance(x_FM, Tensor) else tuple(x_FM)
     _check(parts, cores, order)
     device_type, out_dtype = parts[0].device.type, cores[0].dtype
-    if torch.is_autocast_enabled(device_type):
+    if autocasts(device_type):
         out_dtype = torch.get_autocast_dtype(device_type)
         dtype = dtype or out_dtype
     dtype = dtype or out_dtype
@@ -101,11 +101,9 @@ def tt_product(
         )
         learning = torch.is_grad_enabled() and any(part.requires_grad for part in (*parts, *cores))
         # Blocks hold rows times a unit, see rows.py.
-        scales = [(0, scale), (len(cores) - 1, 1 / unit(parts[0].dtype, dtype))]
-        scales = [(number, factor) for number, factor in scales if factor != 1]
+        scales = ((0, scale), (len(cores) - 1, 1 / unit(parts[0].dtype, dtype)))
         task = Task(chosen.groups, chosen.keep and learning, dtype, out_dtype, scales, len(cores))
-        y: Tensor = Product.apply(task, order, mean, bias, *cores, *parts)
-        return y
+        return Product.apply(task, order, mean, bias, *cores, *parts)
 
 
 def _plain(

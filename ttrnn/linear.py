@@ -3,7 +3,7 @@
 Legend: M / N input / output size, M_k / N_k input / output mode k, R ranks, G gates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -76,9 +76,8 @@ class TTLinear(nn.Module):
             torch.empty(shape, device=device, dtype=dtype) for shape in self.shape.core_shapes
         )
         self.bias = nn.Parameter(torch.empty(self.out_features, device=device, dtype=dtype)) if bias else None
-        self.channel_mean_values = tuple(
-            map(float, torch.as_tensor(mean, dtype=torch.float64, device="cpu").reshape(-1).tolist())
-        )
+        values = mean.flatten().tolist() if isinstance(mean, Tensor) else mean if isinstance(mean, Iterable) else [mean]
+        self.channel_mean_values = tuple(map(float, values))
         if self.in_features % len(self.channel_mean_values):
             raise ValueError(
                 f"mean has {len(self.channel_mean_values)} channels, which do not divide {self.in_features:,} inputs"

@@ -77,8 +77,7 @@ class Frames:
         counts = _counts(lengths, num_clips, num_times)
         between_times, between_clips = (1, num_times) if batch_first else (num_clips, 1)
         if min(counts) == num_times:
-            order = torch.arange(len(rows)).view(leading).t().reshape(-1) if batch_first else None
-            order = None if order is None else _to(rows, order)
+            order = torch.arange(len(rows), device=rows.device).view(leading).t().reshape(-1) if batch_first else None
             return cls(rows=rows, batch_sizes=[num_clips] * num_times, row_order=order, leading=leading)
         starts = [clip * between_clips for clip in range(num_clips)]
         taken, ragged = _longest_first(starts, counts, between_times, rows)
@@ -155,7 +154,7 @@ def _longest_first(
 ) -> tuple[Tensor, dict[str, Any]]:
     """Places of the rows that count, in packed order, and the other fields of `Frames` for clips of unequal length.
 
-    Made on the CPU from Python numbers, so that a GPU has nothing to wait for.
+    Made of Python numbers, so that a GPU has nothing to wait for.
 
     Args:
         starts: Row of each clip's first frame.
@@ -163,20 +162,22 @@ def _longest_first(
         step: From each frame of a clip to the next.
         like: On the device where the places are needed.
     """
-    lengths_B = torch.tensor(lengths)
-    sorted_lengths, sorted_indices = lengths_B.sort(descending=True, stable=True)
-    times_T1 = torch.arange(max(lengths)).unsqueeze(1)
-    running_TB = times_T1 < sorted_lengths
-    places_TB = torch.tensor(starts)[sorted_indices] + step * times_T1
-    return _to(like, places_TB[running_TB]), {
-        "batch_sizes": running_TB.sum(dim=1).tolist(),
-        "sorted_indices": _to(like, sorted_indices),
-        "unsorted_indices": _to(like, sorted_indices.argsort()),
+    order = sorted(range(len(lengths)), key=lambda clip: -lengths[clip])
+    firsts, batch_sizes, size = [starts[clip] for clip in order], [], len(order)
+    for time in range(max(lengths)):
+        while lengths[order[size - 1]] <= time:
+            size -= 1
+        batch_sizes.append(size)
+    places = [first + step * time for time, size in enumerate(batch_sizes) for first in firsts[:size]]
+    return _to(like, places), {
+        "batch_sizes": batch_sizes,
+        "sorted_indices": _to(like, order),
+        "unsorted_indices": _to(like, sorted(range(len(order)), key=order.__getitem__)),
     }
 
 
-def _to(like: Tensor, indices: Tensor) -> Tensor:
-    return indices.to(like.device, non_blocking=True)
+def _to(like: Tensor, indices: Sequence[int]) -> Tensor:
+    return torch.tensor(indices).to(like.device, non_blocking=True)
 
 
 def _as_rows(frames: Tensor, num_leading: int, size: int) -> Tensor:

@@ -14,7 +14,16 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["advance", "chain", "core_matrices", "eager", "is_transformed", "recurrence", "without_autocast"]
+__all__ = [
+    "advance",
+    "autocasts",
+    "chain",
+    "core_matrices",
+    "eager",
+    "is_transformed",
+    "recurrence",
+    "without_autocast",
+]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -33,9 +42,14 @@ def eager(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return called
 
 
+def autocasts(device_type: str) -> bool:
+    """Whether torch.autocast is on."""
+    return device_type != "meta" and torch.is_autocast_enabled(device_type)
+
+
 def without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
     """torch.autocast switched off; nothing where it is off already, as the context costs what a small product does."""
-    if torch.is_autocast_enabled(device_type):
+    if autocasts(device_type):
         return torch.autocast(device_type, enabled=False)
     return contextlib.nullcontext()
 

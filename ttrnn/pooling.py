@@ -51,14 +51,16 @@ class Pooling(nn.Module):
     def forward(self, states_FH: Tensor, batch_sizes: Sequence[int]) -> Tensor:
         """(B, H) of packed states, not for `last`, which the recurrent layer returns."""
         num_clips = batch_sizes[0]
-        clip_F = torch.cat([torch.arange(size) for size in batch_sizes]).to(states_FH.device)
+        clips = [clip for size in batch_sizes for clip in range(size)]
+        clip_F = torch.tensor(clips).to(states_FH.device, non_blocking=True)
         zeros_BH = states_FH.new_zeros(num_clips, self.size)
         if self.kind == "max":
             index_FH = clip_F.unsqueeze(1).expand_as(states_FH)
             return zeros_BH.scatter_reduce(0, index_FH, states_FH, "amax", include_self=False)
         if self.query is None:
-            counts_B = torch.bincount(clip_F, minlength=num_clips)
-            return zeros_BH.index_add(0, clip_F, states_FH) / counts_B.unsqueeze(1)
+            counts = [[sum(size > clip for size in batch_sizes)] for clip in range(num_clips)]
+            counts_B1 = torch.tensor(counts).to(states_FH.device, non_blocking=True)
+            return zeros_BH.index_add(0, clip_F, states_FH) / counts_B1
         # Under autocast the product comes in half precision; sums are in full.
         scores_F = (states_FH @ self.query).to(states_FH.dtype)
         zeros_B = scores_F.new_zeros(num_clips)

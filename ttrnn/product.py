@@ -72,7 +72,7 @@ def _merged(cores: Sequence[Tensor], task: Task) -> list[Tensor]:
     dtype = torch.float32 if cores[0].dtype.itemsize == 2 else cores[0].dtype
     scaled = [core.to(dtype) for core in cores]
     for number, scale in task.scales:
-        scaled[number] = scaled[number] * scale
+        scaled[number] = scaled[number] if scale == 1 else scaled[number] * scale
     merges, factors = [], []
     for group in task.groups:
         merged = scaled[group.cores.start]
@@ -99,7 +99,7 @@ def _merged_backward(sums: Sequence[Tensor | None], merged: Sequence[Tensor], ta
             d, gradients[number] = _join_backward(d, left, merged[number])
         gradients[first] = d
     for number, scale in task.scales:
-        if (gradient := gradients[number]) is not None:
+        if (gradient := gradients[number]) is not None and scale != 1:
             gradients[number] = gradient * scale
     return gradients
 

@@ -115,14 +115,18 @@ class _Convertible(TTRecurrent):
                 layer.weight_hh(suffix).copy_(recurrent)
             else:
                 getattr(layer, f"hh_{suffix}").approximate_(recurrent)
-            if (bias := layer._bias(suffix)) is not None:
-                bias_ih, bias_hh = (getattr(dense, f"bias_{kind}_{suffix}") for kind in ("ih", "hh"))
-                bias.copy_(bias_ih + bias_hh)
-                if layer.cell == "gru":
-                    # The one inside the reset gate can't be added to the other.
-                    bias[2 * layer.hidden_size :] -= bias_hh[2 * layer.hidden_size :]
-                    getattr(layer, f"bias_hn_{suffix}").copy_(bias_hh[2 * layer.hidden_size :])
+            layer._take_biases(suffix, dense)
         return layer
+
+    def _take_biases(self, suffix: str, dense: nn.RNNBase) -> None:
+        """Adds torch's two biases, but for the one inside a GRU's reset gate."""
+        if (bias := self._bias(suffix)) is None:
+            return
+        bias_ih, bias_hh = (getattr(dense, f"bias_{kind}_{suffix}") for kind in ("ih", "hh"))
+        bias.copy_(bias_ih + bias_hh)
+        if self.cell == "gru":
+            bias[2 * self.hidden_size :] -= bias_hh[2 * self.hidden_size :]
+            getattr(self, f"bias_hn_{suffix}").copy_(bias_hh[2 * self.hidden_size :])
 
 
 class TTRNN(_Convertible):

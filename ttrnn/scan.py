@@ -7,6 +7,7 @@ at time t. Padding is never computed.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ def scan(
         full = torch.float32 if dtype.itemsize == 2 else dtype
         gates_FG, weight_hh, *state = (part.to(full) for part in (gates_FG, weight_hh, *state))
         bias_hn, mask_BH = (None if part is None else part.to(full) for part in (bias_hn, mask_BH))
-        back = _reversed_in_time(sizes).to(gates_FG.device, non_blocking=True) if reverse else None
+        back = torch.tensor(_reversed_in_time(sizes)).to(gates_FG.device, non_blocking=True) if reverse else None
         if back is not None:
             order = back if order is None else order[back]
         states: Tensor
@@ -104,11 +105,9 @@ def masked(packed_FH: Tensor, mask_BH: Tensor | None, sizes: Sequence[int]) -> T
     return packed_FH if mask_BH is None else packed_FH * torch.cat([mask_BH[:size] for size in sizes])
 
 
-def _reversed_in_time(sizes: list[int]) -> Tensor:
-    """(F,) for each packed row, the row of the same clip as far from its other end; its own inverse. On the CPU."""
-    sizes_T = torch.tensor(sizes)
-    starts_T = sizes_T.cumsum(0) - sizes_T
-    time_F = torch.arange(len(sizes)).repeat_interleave(sizes_T, output_size=sum(sizes))
-    clip_F = torch.arange(len(time_F)) - starts_T[time_F]
-    lengths_B = (sizes_T.unsqueeze(1) > torch.arange(sizes[0])).sum(0)
-    return starts_T[lengths_B[clip_F] - 1 - time_F] + clip_F
+def _reversed_in_time(sizes: Sequence[int]) -> list[int]:
+    """For each packed row, the row of the same clip as far from its other end; its own inverse."""
+    starts, lengths = list(accumulate(sizes, initial=0)), [0] * sizes[0]
+    for time, size in enumerate(sizes):
+        lengths[:size] = [time + 1] * size
+    return [starts[lengths[clip] - 1 - time] + clip for time, size in enumerate(sizes) for clip in range(size)]

@@ -12,6 +12,7 @@ from torch import nn
 
 import ttrnn
 from ttrnn import TTGRU, TTLSTM, TTRNN, TTLinear, TTShape, tensorize
+from ttrnn.pooling import Pooling
 
 CELLS = {"rnn": TTRNN, "gru": TTGRU, "lstm": TTLSTM}
 MODES = ((3, 4), (2, 3))
@@ -307,3 +308,18 @@ def test_numbers_go_to_float64_on_the_cpu_alone():
         decompose.balanced([torch.empty(2, 3, device="cuda")])
     assert ("cuda", torch.float64, torch.float64) not in made
     assert any(dtype == torch.float64 for _, _, dtype in made)
+
+
+@pytest.mark.parametrize("form", ["padded", "ragged", "list"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_training_step_asks_its_device_for_no_value(cell, form):
+    """A GPU would have to finish for one. Tensors on the meta device have none: nonzero, item and tolist fail there."""
+    layer = make(cell, device="meta", recurrent_ranks=2, bidirectional=True, recurrent_dropout=0.2, num_layers=2)
+    frames = torch.zeros(3, 40, 12, dtype=torch.uint8, device="meta")
+    lengths = [40, 3, 20] if form == "ragged" else None
+    given = [frames[0], frames[1, :7], frames[2, :30]] if form == "list" else frames
+    output, h_n = layer(given, lengths=lengths)
+    if form == "list":
+        output = Pooling("mean", 12)(output.data, output.batch_sizes.tolist())
+    (output.square().sum() + sum(part.sum() for part in (h_n if isinstance(h_n, tuple) else (h_n,)))).backward()
+    assert {parameter.grad.shape == parameter.shape for parameter in layer.parameters()} == {True}
