@@ -175,7 +175,7 @@ def test_overwrite_deletes_no_other_directories(shards, tmp_path):
     ("kwargs", "words"),
     [
         ({"in_modes": "2x2x2x2"}, "the frame has 32 values; try"),
-        ({"in_modes": "2x16"}, "as many"),
+        ({"in_modes": "2x16"}, "must have equal length"),
         ({"ranks": "2x2"}, "4 modes take"),
         ({"cell": "cnn"}, "rnn, gru, lstm"),
         ({"input": "dense", "recurrent_ranks": "2"}, "recurrent_ranks"),
