@@ -9,7 +9,9 @@ A resumed command continues from the directories of the runs; the state of Tune 
 import logging
 import os
 import shutil
+import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -211,6 +213,9 @@ class _Searcher(Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if "problem" in result:
             self.problems[trial_id] = result["problem"]
+        if "traceback" in result:
+            # Where the lines of Ray go.
+            print(result["traceback"], file=sys.stderr)  # noqa: T201
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         training, problem = self.running.pop(trial_id), self.problems.pop(trial_id, None)
@@ -222,7 +227,7 @@ class _Searcher(Searcher):
                 log.warning("%s; %s continues on another node", problem, training.name)
                 self.to_repeat.append(training)
                 return
-        else:
+        elif result is None or not result.get("failed"):
             problem = None
         self.num_failed += problem is not None
         self.source.ended(training, problem)
@@ -259,8 +264,12 @@ def _train(config: dict[str, Any]) -> None:
         tune.report({"epoch": 0, "best_val_metric": 0.0, "problem": str(error), "unfit_node": error.node})
     except Exception as error:
         text = " ".join(str(error).split()) or type(error).__name__
-        tune.report({"epoch": 0, "best_val_metric": 0.0, "problem": f"{type(error).__name__}: {text}"})
-        raise
+        problem = {"epoch": 0, "best_val_metric": 0.0, "problem": f"{type(error).__name__}: {text}"}
+        if isinstance(error, (OSError, StepError)):
+            # A bucket that does not answer, say: Tune tries it again.
+            tune.report(problem)
+            raise
+        tune.report(problem | {"failed": True, "traceback": traceback.format_exc()})
 
 
 def _train_staged(training: Training, server: str | None) -> None:

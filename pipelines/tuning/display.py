@@ -214,6 +214,8 @@ def tune_callback(screen: Screen, *, joins: bool = True) -> "tune.Callback":
             ended = _read(trial)
             # A trial that is paused at the end of the time budget continues with --resume.
             ended = dataclasses.replace(ended, state="paused") if ended.state == "running" else ended
+            if trial.last_result.get("failed"):
+                ended = dataclasses.replace(ended, state="failed", error=trial.last_result["problem"])
             screen.ended(ended, joins=joins)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -1,6 +1,7 @@
 """Test training/queue.py and launcher.py: the order of trainings, and failures that do not affect others."""
 
 import dataclasses
+import errno
 import functools
 import json
 import logging
@@ -10,7 +11,6 @@ import pytest
 
 from pipelines.cluster.session import start_ray
 from pipelines.cluster.slots import Slots
-from pipelines.core.errors import UserError
 from pipelines.data.dataset import ShardDataset
 from pipelines.training import head_node, launcher
 from pipelines.training.head_node import serve_files
@@ -165,7 +165,21 @@ def test_the_report_of_a_failure_is_not_progress(shards, tmp_path, monkeypatch):
     broken = dataclasses.replace(
         training(shards, tmp_path / "run"), options=TrainOptions(shards="none", out=str(tmp_path / "run"))
     )
-    with pytest.raises(UserError, match="none is no directory"):
-        launcher._train({"training": broken, "server": None})
+    launcher._train({"training": broken, "server": None})
     assert [launcher.is_progress(report) for report in reports] == [False]
     assert reports[0]["problem"].startswith("UserError: none is no directory")
+    assert reports[0]["failed"]
+
+
+def test_an_error_that_may_pass_is_raised_so_that_tune_tries_again(shards, tmp_path, monkeypatch):
+    reports = []
+    monkeypatch.setattr(launcher.tune, "report", reports.append)
+
+    def fails(*args, **kwargs):
+        raise OSError(errno.ECONNRESET, "Connection reset by peer")
+
+    monkeypatch.setattr(launcher, "train_and_test", fails)
+    with pytest.raises(OSError, match="reset by peer"):
+        launcher._train({"training": training(shards, tmp_path / "run"), "server": None})
+    assert "reset by peer" in reports[0]["problem"]
+    assert "failed" not in reports[0]

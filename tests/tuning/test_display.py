@@ -223,11 +223,11 @@ def test_the_callback_of_tune_updates_the_screen(plain, tmp_path, caplog):
         return SimpleNamespace(config=config, last_result={}, get_error=lambda: "Traceback\nRuntimeError: no luck\n")
 
     summary = {"num_params": 900, "val_metric": 0.5, "epochs": 2, "config": SMALL}
-    first, second, third = (
+    first, second, third, fourth = (
         trial(name, summary | {"state": state})
-        for name, state in (("0000", "stopped"), ("0001", "running"), ("0002", "running"))
+        for name, state in (("0000", "stopped"), ("0001", "running"), ("0002", "running"), ("0003", "running"))
     )
-    for one in (first, second, third):
+    for one in (first, second, third, fourth):
         callback.on_trial_start(1, [], one)
     assert plain.state.running["0000"].num_params == 900
     callback.on_trial_result(1, [], first, {"epoch": 2, "train_loss": 1.0, "best_val_metric": 0.5})
@@ -241,6 +241,9 @@ def test_the_callback_of_tune_updates_the_screen(plain, tmp_path, caplog):
     callback.on_trial_complete(1, [], first)
     callback.on_trial_error(1, [], second)
     callback.on_trial_complete(1, [], third)
+    fourth.last_result = {"epoch": 0, "best_val_metric": 0.0, "problem": "ValueError: no luck either", "failed": True}
+    callback.on_trial_complete(1, [], fourth)
     # The third was paused at the end of the time budget.
-    assert (plain.state.ended, plain.state.running) == (Counter(stopped=1, failed=1, paused=1), {})
+    assert (plain.state.ended, plain.state.running) == (Counter(stopped=1, failed=2, paused=1), {})
+    assert "trial 0003 failed: ValueError: no luck either" in caplog.messages
     assert "trial 0001 failed: RuntimeError: no luck" in caplog.messages
