@@ -22,11 +22,11 @@ setup: .venv/installed
 sweep: setup
 	$(BIN)/python pipelines/sweep.py --resume --refine
 
-# Four at a time, also with fewer cores: the longest tests wait for Ray. A file stays with one process, which makes the
+# Three at a time, also with two cores: the longest tests wait for Ray. A file stays with one process, which makes the
 # fixtures of the file once.
 test: export OMP_NUM_THREADS := 1
 test: setup
-	$(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # ray up, submit and down on two nodes of this machine: root, rsync and OpenSSH.
 test-cluster: setup

@@ -180,7 +180,10 @@ def _run_of(name: str) -> str | None:
 def _known_trials(sweep: Path) -> Collection[str]:
     from pipelines.tuning.importance import read_study
 
-    return read_study(SweepDirectory(sweep).journal)
+    # A trial whose values the journal lacks counts as failed, and another one is trained in its place. Its files can be
+    # newer than the journal, which is read before them.
+    trials = read_study(SweepDirectory(sweep).journal)
+    return [name for name, trial in trials.items() if "values" in trial.user_attrs]
 
 
 SWEEP_LAYOUT = MirrorLayout(

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from pipelines.core.errors import UserError
+from pipelines.data.dataset import ShardDataset
 from pipelines.training.run_directory import RunDirectory
-from pipelines.tuning.sweep_directory import SweepDirectory
+from pipelines.tuning.optuna_study import open_study
+from pipelines.tuning.sweep_directory import SWEEP_LAYOUT, SweepDirectory
 from pipelines.tuning.trial import Trial, read_trial
+from tests.shards import make_shards
 from tests.sweeps import TRIALS, config, make_sweep
 from ttrnn.model import ModelConfig
 
@@ -112,3 +115,14 @@ def test_other_damaged_files_of_a_trial_only_lose_their_own_values(
     assert (trial.is_finished, trial.val_metric, trial.curve) == (True, 0.8, [[1, 0.5]])
     assert (trial.multiply_adds is None) == (name == "config.json")
     assert words in caplog.text
+
+
+def test_a_trial_without_values_in_the_study_is_unknown(tmp_path: Path) -> None:
+    """The files of its training may be newer than the journal; the resumed sweep trains another one in its place."""
+    study = open_study(SweepDirectory(tmp_path).journal, ShardDataset.open(make_shards(tmp_path / "shards")))
+    for values in ({"cell": "gru"}, None):
+        trial = study.ask()
+        if values is not None:
+            trial.set_user_attr("values", values)
+    assert SWEEP_LAYOUT.known_trials is not None
+    assert SWEEP_LAYOUT.known_trials(tmp_path) == ["0000"]
