@@ -24,6 +24,13 @@ def read(place, **kwargs):
     return reading_copy(place, markers=("sweep.json", "config.json"), wanted=lambda name: True, **kwargs)
 
 
+def ask(study):
+    """A new trial of a study that has its values, as the search records them."""
+    trial = study.ask()
+    trial.set_user_attr("values", {})
+    return trial
+
+
 def open_study(out):
     out.joinpath("sweep.json").touch()
     optuna.logging.set_verbosity(optuna.logging.WARNING)

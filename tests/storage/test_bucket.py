@@ -25,7 +25,7 @@ from tests.processes import Child
 from tests.runs import FAST, metrics
 from tests.s3 import Relay, upload
 from tests.shards import make_shards
-from tests.storage.sweeps import open_study, read, refuse, sweep_copy, wait_for, write_run
+from tests.storage.sweeps import ask, open_study, read, refuse, sweep_copy, wait_for, write_run
 from tests.sweeps import make_sweep
 from ttrnn.model import ModelConfig, VideoClassifier
 
@@ -51,7 +51,7 @@ def test_a_directory_of_another_program_is_refused_and_kept(place, use_machine):
 def test_overwrite_empties_the_bucket_and_the_copy(place, use_machine):
     use_machine("a")
     with sweep_copy(place) as out:
-        open_study(out).ask()
+        ask(open_study(out))
         write_run(out / "trials/0000", 4, "complete")
     with pytest.raises(UserError, match="--overwrite"), sweep_copy(place):
         pass
@@ -109,7 +109,7 @@ def test_the_default_of_out_lies_in_the_storage_of_the_cluster(monkeypatch, plac
 def test_a_copy_is_deleted_once_the_bucket_holds_everything(folder, use_machine, monkeypatch):
     use_machine("a")
     with sweep_copy(folder) as out:
-        open_study(out).ask()
+        ask(open_study(out))
         write_run(out / "trials/0000", 4, "complete")
     assert not out.parent.exists()
     with sweep_copy(folder, resume=True) as again:

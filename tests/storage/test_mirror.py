@@ -16,7 +16,7 @@ from pipelines.storage import mirror, transfer
 from pipelines.storage.filesystem import StorageError
 from pipelines.storage.location import Location
 from tests.s3 import Relay
-from tests.storage.sweeps import ENDED, epochs, open_study, read, refuse, sweep_copy, wait_for, work_on, write_run
+from tests.storage.sweeps import ENDED, ask, epochs, open_study, read, refuse, sweep_copy, wait_for, work_on, write_run
 
 
 @pytest.mark.parametrize("kind", ["place", "folder"], ids=["object store", "other file system"])
@@ -25,8 +25,8 @@ def test_another_machine_resumes_from_the_bucket_and_then_the_first_one_again(ki
     use_machine("a")
     with sweep_copy(place) as out:
         study = open_study(out)
-        study.tell(study.ask(), 1.0)
-        study.ask()
+        study.tell(ask(study), 1.0)
+        ask(study)
         write_run(out / "trials/0000", 4, "complete")
         write_run(out / "trials/0001", 2)
         for hidden in (".tune/x", "videos/a.avi", "trials/0000/.summary.json.x.tmp"):
@@ -92,7 +92,7 @@ def test_wherever_a_transfer_breaks_off_the_bucket_can_be_resumed_from(tmp_path,
         monkeypatch.setattr(Location, "remove", counted(remove))
         with sweep_copy(place) as out:
             study = open_study(out)
-            trials = [study.ask(), study.ask()]
+            trials = [ask(study), ask(study)]
             for number in range(2):
                 write_run(out / f"trials/000{number}", 1)
         with contextlib.suppress(StepError), sweep_copy(place, resume=True) as out:
@@ -100,7 +100,7 @@ def test_wherever_a_transfer_breaks_off_the_bucket_can_be_resumed_from(tmp_path,
             write_run(out / "trials/0000", 3, "complete")
             study.tell(trials[0].number, 1.0)
             write_run(out / "trials/0001", 2)
-            study.ask()
+            ask(study)
             write_run(out / "trials/0002", 1, "complete")
             study.tell(2, 1.0)
             left = num_writes
@@ -140,7 +140,7 @@ def test_a_run_that_changes_while_it_is_read_is_not_sent_as_a_mixture(folder, us
 
     monkeypatch.setattr(zipfile.ZipFile, "write", change)
     with sweep_copy(folder) as out:
-        open_study(out).ask()
+        ask(open_study(out))
         write_run(out / "trials/0000", 1)
         wait_for(lambda: "trials/0000/running.zip" in folder.files())
     with read(folder) as copy:
@@ -156,7 +156,7 @@ def test_an_outage_of_the_bucket_is_reported_once_and_loses_nothing(query, use_m
         study = open_study(out)
         wait_for(lambda: (place / "study.journal").exists())
         relay.down()
-        study.tell(study.ask(), 1.0)
+        study.tell(ask(study), 1.0)
         write_run(out / "trials/0000", 4, "complete")
         wait_for(lambda: "tried again" in caplog.text)
         time.sleep(0.5)
@@ -177,7 +177,7 @@ def test_growing_files_and_short_runs_take_few_requests(folder, use_machine, mon
 
     monkeypatch.setattr(Location, "_upload", noted)
     with sweep_copy(folder) as out:
-        open_study(out).ask()
+        ask(open_study(out))
         for number in range(10):
             (out / "events").write_text("x" * number)
             write_run(out / "trials/0000", number)
@@ -210,7 +210,7 @@ def test_the_end_of_a_command_waits_for_a_bucket_that_does_not_answer(folder, us
 def test_a_machine_stops_writing_once_another_one_has_taken_over(folder, use_machine, caplog):
     def work():
         with sweep_copy(folder) as out:
-            open_study(out).ask()
+            ask(open_study(out))
             write_run(out / "trials/0000", 1)
             wait_for(lambda: "trials/0000/running.zip" in folder.files())
             use_machine("b")
@@ -229,7 +229,7 @@ def test_a_machine_stops_writing_once_another_one_has_taken_over(folder, use_mac
 def test_trials_without_their_study_are_not_deleted(folder, use_machine):
     use_machine("a")
     with sweep_copy(folder) as out:
-        open_study(out).ask()
+        ask(open_study(out))
         write_run(out / "trials/0000", 4, "complete")
     (folder / "study.journal").remove()
     use_machine("b")

@@ -119,7 +119,7 @@ def test_a_training_that_fails_does_not_stop_the_others(shards, tmp_path):
             on_end=lambda one, result: results.update({one.name: result}),
             memory_bytes=slots.memory_bytes,
         )
-        assert run_trainings(queue, slots, state=tmp_path / ".tune", new_processes=True) == 1
+        assert run_trainings(queue, slots, state=tmp_path / ".tune") == 1
     assert (results["good"]["state"], results["broken"]["state"]) == ("complete", "failed")
     assert "nothing is no directory" in results["broken"]["error"]
     assert json.loads((tmp_path / "good" / "result.json").read_text())["state"] == "complete"
