@@ -150,7 +150,8 @@ def _read_rejected(place: Location) -> list[tuple[str, str]]:
     except FileNotFoundError:
         return []
     with user_errors(f"{file} is damaged; run preprocess --resume"):
-        return [(path, reason) for path, reason in list(csv.reader(io.StringIO(text, newline="")))[1:]]
+        # Further columns may follow.
+        return [(path, reason) for path, reason, *_ in list(csv.reader(io.StringIO(text, newline="")))[1:]]
 
 
 def inspection_summary(result: Mapping[str, Any]) -> Group:

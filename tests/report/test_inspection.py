@@ -171,6 +171,12 @@ def test_rejected_clips_are_counted_by_reason_and_the_first_are_named(tmp_path):
     assert "8 clips rejected (6 truncated, 1 unreadable, 1 x); the first" in text(inspection_summary(result))
 
 
+def test_further_columns_of_rejected_csv_are_ignored(tmp_path):
+    path = make_shards(tmp_path / "shards")
+    (path / "rejected.csv").write_text("path,reason,codec\na.avi,truncated,h264\n")
+    assert inspect_shards(path)["rejected"] == {"truncated": 1}
+
+
 def test_a_damaged_list_of_rejected_clips_is_named_in_the_error(tmp_path):
     path = make(tmp_path / "shards")
     (path / "rejected.csv").write_text("path,reason\nonly a path\n")
