@@ -172,7 +172,7 @@ def test_rejected_clips_are_counted_by_reason_and_the_first_are_named(tmp_path):
 
 
 def test_further_columns_of_rejected_csv_are_ignored(tmp_path):
-    path = make_shards(tmp_path / "shards")
+    path = make(tmp_path / "shards")
     (path / "rejected.csv").write_text("path,reason,codec\na.avi,truncated,h264\n")
     assert inspect_shards(path)["rejected"] == {"truncated": 1}
 
