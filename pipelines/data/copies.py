@@ -45,7 +45,7 @@ def local_copies(paths: Iterable[str], directory: str) -> Iterator[Path]:
 
 
 def count_frames(paths: Sequence[str]) -> list[int]:
-    """How many frames the header of each video announces, 0 if it does not; remote videos are copied in parallel."""
+    """The frames that the header of each video announces, 0 if it does not; remote videos are copied in parallel."""
     lock = threading.Lock()
     with IsolatedDecoder(_TIME_LIMIT_S) as decoder, ThreadPoolExecutor(_NUM_DOWNLOADS) as threads:
 

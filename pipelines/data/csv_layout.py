@@ -16,7 +16,7 @@ __all__ = ["CSV", "read_csv"]
 
 _COLUMNS = ("path", "label", "group", "split")
 CSV = f"a CSV file {','.join(_COLUMNS)}"
-"""What messages call it."""
+"""The name of a CSV catalogue in messages."""
 
 
 def read_csv(file: Location) -> list[ListedClip]:

@@ -30,7 +30,7 @@ LAYOUTS = {
     "hollywood2": "ClipSets/LABEL_train.txt, ClipSets/LABEL_test.txt and AVIClips/",
     "youtube-celebrities": "NUMBER_VIDEO_NUMBER_person.avi (0185_03_008_adam_sandler.avi)",
 }
-"""What each layout reads, by name."""
+"""The paths that each layout reads, by its name."""
 _SPLIT_FOLDERS = {
     name: split
     for split, names in {"train": "train training", "val": "val valid validation", "test": "test testing"}.items()

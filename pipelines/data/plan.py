@@ -180,7 +180,7 @@ def _read_shard(file: str, split: str, clips: list[list[Any]]) -> Shard:
 
 
 def clips_per_shard(num_clips: int, clip_bytes: float, shard_bytes: float) -> int:
-    """How many clips make a shard of about the target size, while there are enough shards for many workers.
+    """The number of clips that make a shard of about the target size, while there are enough shards for many workers.
 
     Args:
         num_clips: Of the data set.

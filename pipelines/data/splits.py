@@ -24,7 +24,7 @@ SPLITS = {"train": 0.70, "val": 0.15, "test": 0.15}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitOptions:
-    """How clips are split."""
+    """Options for splitting clips."""
 
     seed: int = 0
     """of the hash by which clips are split"""
@@ -108,7 +108,7 @@ def assign_splits(
 
 
 def _unit(clip: ListedClip, by_group: bool) -> Unit:
-    """What is kept in one split: a group, or a clip without one."""
+    """A unit that is kept in one split: a group, or a clip without one."""
     return ("group", clip.group) if by_group and clip.group else ("clip", clip.clip_id)
 
 

@@ -9,7 +9,7 @@ __all__ = ["MirrorLayout"]
 
 @dataclass(frozen=True, kw_only=True)
 class MirrorLayout:
-    """What a mirror must know of a directory of results: which files belong together, and when they are sent."""
+    """The files of a directory of results, for its mirror: which belong together, and when they are sent."""
 
     marker: str
     """the file that makes a directory one of this kind"""

@@ -16,7 +16,7 @@ __all__ = ["Progress", "load_checkpoint", "save_checkpoint"]
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Progress:
-    """What a checkpoint holds beside the states of model, EMA, optimizer and schedule.
+    """The progress of a training: it is saved beside the states of model, EMA, optimizer and schedule.
 
     It holds no random state: each step seeds the generators with the run's seed, the epoch, the step and the rank.
     """

@@ -200,7 +200,7 @@ class _Trainer:
         self.directory.append_metrics(record)
 
     def _results(self, record: dict[str, Any]) -> dict[str, Any]:
-        """What the model directory records about its training."""
+        """The results of the training that the model directory records."""
         options = self.options
         splits = {name: getattr(options, name) for name in ("folds", "fold", "split_by", "watch_test")}
         return {

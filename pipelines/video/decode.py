@@ -127,7 +127,7 @@ def open_images(path: str, sampling: Sampling) -> tuple[float, Iterator[tuple[fl
 
 
 def announced_frames(path: str) -> int:
-    """How many frames the header announces; 0 if it does not, or announces more than the file can hold."""
+    """The number of frames that the header announces; 0 if it does not, or announces more than the file can hold."""
     with _open_file(path) as file:
         return _open_video(file).num_announced
 
@@ -210,7 +210,7 @@ def _fill(video: _Video, num_total: int, sampling: Sampling, frames: np.ndarray)
 
 @dataclass(slots=True)
 class _Progress:
-    """How much of a video has been read to find the sampled images."""
+    """The part of a video that has been read to find the sampled images."""
 
     num_frames: int = 0
     seconds: float = 0.0

@@ -101,7 +101,7 @@ class IsolatedDecoder:
                 yield Decoded(as_clip(self._memories[slot].array, num_frames, frame), fps)
 
     def count_frames(self, path: str | Path, time_limit_s: float = 10) -> int:
-        """How many frames the header announces; 0 if it does not, or announces more than the file can hold."""
+        """The number of frames the header announces; 0 if it does not, or announces more than the file can hold."""
         (answer,) = self._answers([Job("count", _absolute(path))], time_limit_s)
         return 0 if isinstance(answer, RejectedError) else answer
 
