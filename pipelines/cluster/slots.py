@@ -41,6 +41,11 @@ class Slots(NamedTuple):
         memory_bytes = _largest_memory(device)
         return cls(max(num_slots, least), device, gpus_per_worker, memory_bytes, least, cpus_per_worker)
 
+    @property
+    def device_type(self) -> str:
+        """The device as torch names it: cuda or cpu."""
+        return "cuda" if self.device == "GPU" else "cpu"
+
     def count(self, num_workers: int) -> int:
         """The current number of slots, which changes when nodes join or leave."""
         try:

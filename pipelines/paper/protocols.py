@@ -85,6 +85,11 @@ class ReproduceOptions:
         """The protocols to run."""
         return PROTOCOLS if self.protocol == "both" else (self.protocol,)
 
+    @property
+    def time_limit_s(self) -> float | None:
+        """The time limit of a run, s; None without one."""
+        return None if self.time_limit_minutes is None else 60 * self.time_limit_minutes
+
     def settings(self) -> dict[str, Any]:
         """The options that all runs share; models, protocols and seeds may be added to a table later."""
         names = ("dataset", "folds", "epochs", "lr", "max_frames")

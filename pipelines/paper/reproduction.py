@@ -123,13 +123,12 @@ def _run_all(
     runs: Sequence[PaperRun], options: ReproduceOptions, data: ShardDataset, out: Path
 ) -> list[dict[str, Any]]:
     """Trains the runs without a result, and writes the table after each; returns all results, also earlier ones."""
-    limit_s = None if options.time_limit_minutes is None else 60 * options.time_limit_minutes
     others = [run for run in _runs_with_results(options, data, out) if run not in runs]
     configs = {run: model_config(run.train, data) for run in (*runs, *others)}
     results = {}
     for run, config in configs.items():
         # Runs that are not part of this command are not continued.
-        earlier = earlier_result(run.directory, limit_s if run in runs else 0.0) or {}
+        earlier = earlier_result(run.directory, options.time_limit_s if run in runs else 0.0) or {}
         # The path in an earlier result is wrong if OUT was moved.
         results[run] = _waiting_row(run, config, options.dataset) | earlier | {"out": run.train.out}
     remarks = _remarks(options, data, list(results.values()))
@@ -164,8 +163,10 @@ def _train(
 ) -> None:
     """Trains the runs on Ray, as many at a time as fit, each in a new process."""
     slots = Slots.of_cluster(1, 1.0, cpus_per_worker=options.cpus_per_run)
-    longest, device = int(data.clips().lengths.max()), "cuda" if slots.device == "GPU" else "cpu"
-    memory_bytes = {run: step_bytes(configs[run], run.train.batch_size, longest, device) for run in runs.values()}
+    longest = int(data.clips().lengths.max())
+    memory_bytes = {
+        run: step_bytes(configs[run], run.train.batch_size, longest, slots.device_type) for run in runs.values()
+    }
     if slots.device == "GPU":
         # Rounded up to twentieths, so that all runs on a GPU fit; a whole GPU if its memory is unknown.
         share = (
@@ -175,7 +176,6 @@ def _train(
         )
         gpus = options.gpus_per_run or min(1.0, share)
         slots = Slots.of_cluster(1, gpus, cpus_per_worker=options.cpus_per_run)
-    limit_s = None if options.time_limit_minutes is None else 60 * options.time_limit_minutes
     trainings = [
         Training(
             name=name,
@@ -183,7 +183,7 @@ def _train(
             model=configs[run],
             memory_bytes=memory_bytes[run],
             has_result=True,
-            time_limit_s=limit_s,
+            time_limit_s=options.time_limit_s,
         )
         for name, run in runs.items()
     ]

@@ -74,7 +74,8 @@ class Queue:
 
     def next(self, running: Collection[str]) -> Training | None:
         """The first training whose parent has ended."""
-        for training in self._ready(running):
+        # Anew each time: a training that is refused makes those that wait for it ready.
+        while (training := next(self._ready(running), None)) is not None:
             self._waiting.remove(training)
             if self._parents.get(training.name) in self._failed:
                 self._fail(training, "failed", "the model that it starts from has failed")
@@ -86,8 +87,8 @@ class Queue:
         return None
 
     def _ready(self, running: Collection[str]) -> Iterator[Training]:
-        for training in list(self._waiting):
-            pending = {*running, *(other.name for other in self._waiting)}
+        pending = {*running, *(other.name for other in self._waiting)}
+        for training in self._waiting:
             if self._parents.get(training.name) not in pending:
                 yield training
 

@@ -24,9 +24,12 @@ from pipelines.training.options import TrainOptions
 from ttrnn.files import atomic_write
 from ttrnn.model import ModelConfig
 
-__all__ = ["RUN_LAYOUT", "RunDirectory", "has_ended", "is_of_model", "is_record"]
+__all__ = ["ENDED", "RUN_LAYOUT", "RunDirectory", "has_ended", "is_of_model", "is_record"]
 
 log = logging.getLogger(__name__)
+
+ENDED = ("complete", "stopped", "failed")
+"""States of a run that is not trained any further."""
 
 # Values of options for runs of earlier versions, which did not have these options.
 _ABSENT = {
@@ -219,7 +222,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def has_ended(run: Path) -> bool:
     """Whether a training has finished, according to its summary.json."""
-    return RunDirectory(run).summary().get("state") in ("complete", "stopped", "failed")
+    return RunDirectory(run).summary().get("state") in ENDED
 
 
 _TRAINING_FILES = (RunDirectory.MARKER, "metrics.jsonl", *RunDirectory.LAST, "model", "checkpoint")

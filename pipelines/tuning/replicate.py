@@ -113,7 +113,7 @@ class _Planner:
 
     def __init__(self, sweep: SweepDirectory, data: ShardDataset, slots: Slots, tested: Collection[str]) -> None:
         self._sweep, self._data, self._tested = sweep, data, tested
-        self._device = "cuda" if slots.device == "GPU" else "cpu"
+        self._device = slots.device_type
         self._longest = int(data.clips().lengths.max())
         self.trainings: dict[Key, Training] = {}
         self.parents: dict[str, str] = {}

@@ -94,7 +94,7 @@ def _search(options: SweepOptions, sweep: SweepDirectory, data: ShardDataset, sl
         return {
             "max_params": model.num_params,
             "max_macs": model.multiply_adds,
-            "memory_bytes": step_bytes(model, train.batch_size, longest, "cuda" if slots.device == "GPU" else "cpu"),
+            "memory_bytes": step_bytes(model, train.batch_size, longest, slots.device_type),
         }
 
     return Search(

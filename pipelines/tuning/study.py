@@ -20,10 +20,11 @@ from pipelines.core.options import check_values
 from pipelines.data.dataset import ShardDataset
 from pipelines.training.options import TrainOptions, flat_config
 from pipelines.training.queue import Training
+from pipelines.training.run_directory import ENDED
 from pipelines.training.setup import model_config
 from pipelines.tuning.optuna_study import make_sampler, open_study
 from pipelines.tuning.sweep_directory import SweepDirectory
-from pipelines.tuning.trial import ENDED, read_trial, trial_name
+from pipelines.tuning.trial import read_trial, trial_name
 from ttrnn.model import ModelConfig
 
 __all__ = ["Search"]

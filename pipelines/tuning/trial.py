@@ -7,10 +7,7 @@ from typing import Any
 
 from pipelines.training.run_directory import RunDirectory
 
-__all__ = ["ENDED", "Replication", "Trial", "read_trial", "trial_name"]
-
-ENDED = ("complete", "stopped", "failed")
-"""States of a finished trial, which is not trained any more."""
+__all__ = ["Replication", "Trial", "read_trial", "trial_name"]
 
 _FROM_SUMMARY = ("num_params", "input_params", "val_metric", "val_interval", "epochs", "train_s", "error", "stopped_by")
 

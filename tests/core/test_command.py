@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,6 @@ class Options:
     """directory to write"""
     shuffle: bool = True
     """draw an order"""
-
-
-@pytest.fixture(autouse=True)
-def root_logger() -> Iterator[None]:
-    """`run` configures the root logger; this restores it after each test."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers, root.level = handlers, level
 
 
 def run(argv: list[str], step: Callable[[Options], dict[str, Any]] = dataclasses.asdict) -> int:

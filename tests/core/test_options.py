@@ -2,8 +2,7 @@
 
 import dataclasses
 import json
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,15 +60,6 @@ DEFAULTS = {
     "resume": False,
     "shuffle": True,
 }
-
-
-@pytest.fixture(autouse=True)
-def root_logger() -> Iterator[None]:
-    """`run` configures the root logger; this restores it after each test."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers, root.level = handlers, level
 
 
 def run(argv: list[str], step: Callable[[Options], dict[str, Any]] = dataclasses.asdict) -> int:

@@ -102,6 +102,18 @@ def test_a_training_that_no_node_can_hold_is_refused(shards, tmp_path):
     assert results["large"] == {"state": "refused", "error": "needs 2.0 GB, the largest node has 1.0 GB"}
 
 
+def test_a_child_of_a_refused_parent_fails_wherever_it_stands(shards, tmp_path):
+    results = {}
+    queue = Queue(
+        [training(shards, tmp_path / "child"), training(shards, tmp_path / "parent", memory_bytes=2 * 10**9)],
+        on_end=lambda one, result: results.update({one.name: result["state"]}),
+        memory_bytes=1e9,
+        parents={"child": "parent"},
+    )
+    assert drained(queue, {}) == []
+    assert results == {"parent": "refused", "child": "failed"}
+
+
 def test_a_training_that_fails_does_not_stop_the_others(shards, tmp_path):
     good, broken = training(shards, tmp_path / "good"), training(shards, tmp_path / "broken")
     broken = Training(
