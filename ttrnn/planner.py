@@ -29,9 +29,9 @@ _KEPT_BYTES = 64 << 20
 
 # The cost model, in ns of one core, between what a Xeon with AMX and an EPYC with AVX-512 take. By size of a number: a
 # multiply-add, and a number that a product reads or writes. Then a number that the backward pass reads or writes in a
-# full-precision product where neither side of G is a multiple of FULL_COLUMNS; a byte that is kept, in fresh memory; a run or
-# a piece of numbers that is moved; all that a group does with a block, forward and backward; merging one more core, and
-# each number of what that makes.
+# full-precision product where neither side of G is a multiple of FULL_COLUMNS; a byte that is kept, in fresh memory; a
+# run or a piece of numbers that is moved; all that a group does with a block, forward and backward; merging one more
+# core, and each number of what that makes.
 _MULTIPLY_ADD_NS, _VALUE_NS = {2: 0.005, 4: 0.018, 8: 0.04}, {2: 0.06, 4: 0.12, 8: 0.24}
 _ODD_VALUE_NS, _KEPT_BYTE_NS = 0.3, 0.25
 _RUN_NS, _PIECE_NS, _GROUP_NS, _MERGE_NS, _MERGE_VALUE_NS = 6.3, 0.7, 45_000, 45_000, 6.0

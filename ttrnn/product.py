@@ -79,7 +79,7 @@ def _merged(cores: Sequence[Tensor], task: Task) -> list[Tensor]:
         for core in scaled[group.cores.start + 1 : group.cores.stop]:
             merged = join(merged, core)
             merges.append(merged)
-        factors.append(merged.permute(2, 0, 1, 3).to(task.dtype).reshape(group.n * group.left_rank, -1))
+        factors.append(merged.permute(2, 0, 1, 3).reshape(group.n * group.left_rank, -1).to(task.dtype))
     return [*scaled, *merges, *factors]
 
 
@@ -204,7 +204,7 @@ def _between(task: Task, block: int, device: torch.device) -> list[Tensor]:
 def _zeros_like(factor: Tensor, dtype: torch.dtype) -> Tensor:
     """Zeros, stored in the order in which a product adds to them faster: with a multiple of 16 numbers side by side."""
     rows, columns = factor.shape
-    if columns % FULL_COLUMNS and rows % FULL_COLUMNS == 0:
+    if factor.dtype == dtype and columns % FULL_COLUMNS and rows % FULL_COLUMNS == 0:
         return factor.new_zeros(columns, rows, dtype=dtype).t()
     return factor.new_zeros(rows, columns, dtype=dtype)
 
