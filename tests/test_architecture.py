@@ -21,7 +21,7 @@ LIBRARY = (
     ("shapes",),
     ("planner",),
     ("plain", "spans"),
-    ("cells", "rows"),
+    ("cells", "fused", "rows"),
     ("product",),
     ("contract", "scan", "decompose", "init", "packing", "pooling", "stream"),
     ("linear",),
