@@ -12,7 +12,7 @@ import functools
 import logging
 import math
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "auto_modes",
     "check_modes",
     "even_modes",
-    "factorisations",
     "format_modes",
     "frame_modes",
     "gate_modes",
@@ -61,31 +60,13 @@ def format_modes(modes: Sequence[int]) -> str:
     return "x".join(str(mode) for mode in modes)
 
 
-def factorisations(size: int, num_modes: int, *, smallest: int = 1) -> Iterator[tuple[int, ...]]:
-    """All ordered factorisations of `size` into `num_modes` factors, none below `smallest`, in lexical order."""
-    if num_modes == 1:
-        if size >= smallest:
-            yield (size,)
-        return
-    for first in _divisors(size):
-        if smallest <= first <= size // smallest ** (num_modes - 1):
-            for rest in factorisations(size // first, num_modes - 1, smallest=smallest):
-                yield (first, *rest)
-
-
-@functools.cache
-def _divisors(size: int) -> tuple[int, ...]:
-    low = [factor for factor in range(1, math.isqrt(size) + 1) if size % factor == 0]
-    return tuple(sorted({*low, *(size // factor for factor in low)}))
-
-
 def frame_modes(height: int, width: int, channels: int) -> tuple[int, int, int, int]:
     """Four modes that follow the axes of a frame stored as height x width x channels.
 
     Height and width are each cut into the two factors nearest to each other; the channels go with the last mode. No
     mode then spans rows and columns, so each core belongs to one axis.
     """
-    (y1, y2), (x1, x2) = _nearest_pair(height), _nearest_pair(width)
+    (y1, y2), (x1, x2) = even_modes(height, 2), even_modes(width, 2)
     return y1, y2, x1, x2 * channels
 
 
@@ -123,9 +104,10 @@ def even_modes(size: int, num_modes: int) -> tuple[int, ...]:
     return best
 
 
-def _nearest_pair(size: int) -> tuple[int, int]:
-    low = next(factor for factor in range(math.isqrt(size), 0, -1) if size % factor == 0)
-    return low, size // low
+@functools.cache
+def _divisors(size: int) -> tuple[int, ...]:
+    low = [factor for factor in range(1, math.isqrt(size) + 1) if size % factor == 0]
+    return tuple(sorted({*low, *(size // factor for factor in low)}))
 
 
 def gate_modes(hidden_modes: Sequence[int], num_gates: int) -> tuple[int, ...]:
@@ -158,20 +140,18 @@ def check_modes(modes: Sequence[int], size: int, name: str, what: str) -> None:
 
 def _rank_of_share(in_modes: Sequence[int], out_modes: Sequence[int], share: float) -> tuple[int, ...]:
     """The highest ranks, one number clipped to what the modes allow, that keep to a share of the dense parameters."""
-    sizes = [m * n for m, n in zip(in_modes, out_modes, strict=True)]
-    most, limits = share * math.prod(sizes), max_ranks(in_modes, out_modes)
+    limits, dense = max_ranks(in_modes, out_modes), math.prod(in_modes) * math.prod(out_modes)
 
-    def num_params(rank: int) -> int:
-        bonds = [1, *(min(rank, limit) for limit in limits), 1]
-        return sum(left * size * right for left, size, right in zip(bonds, sizes, bonds[1:], strict=False))
+    def shape(rank: int) -> TTShape:
+        return TTShape(in_modes, out_modes, [min(rank, limit) for limit in limits])
 
-    if not num_params(1) <= most <= math.prod(sizes):
+    if not (least := shape(1).num_params) <= share * dense <= dense:
         raise ValueError(
-            f"ranks {share} must be a share of the {math.prod(sizes):,} dense parameters that leaves "
-            f"{num_params(1):,} at least, which rank 1 takes; or give ranks as whole numbers"
+            f"ranks {share} must be a share of the {dense:,} dense parameters that leaves "
+            f"{least:,} at least, which rank 1 takes; or give ranks as whole numbers"
         )
-    rank = bisect.bisect_right(range(1, max(limits, default=1) + 1), most, key=num_params)
-    return tuple(min(rank, limit) for limit in limits)
+    ranks = range(1, max(limits, default=1) + 1)
+    return shape(bisect.bisect_right(ranks, share * dense, key=lambda rank: shape(rank).num_params)).ranks
 
 
 @dataclass(frozen=True, slots=True)

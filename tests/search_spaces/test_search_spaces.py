@@ -14,8 +14,8 @@ import pytest
 import search_spaces
 from pipelines.training.options import TrainOptions
 from search_spaces import ranks, shapes
+from search_spaces.shapes import factorisations
 from ttrnn.model import ModelConfig
-from ttrnn.shapes import factorisations
 
 FRAMES = [(120, 160, 3), (60, 80, 1), (32, 64, 1), (59, 7, 3), (1, 1, 1)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +65,20 @@ def test_every_sample_of_a_space_is_a_model_that_fits_the_frame_without_clipping
             assert values[text] == getattr(config, text)
     assert len({config.num_params for config in configs}) > 20
     assert all(model(values, frame).num_params for values in space.baselines(frame))
+
+
+@pytest.mark.parametrize(("size", "num_modes"), [(12, 1), (12, 2), (60, 3), (64, 4), (13, 3), (1, 2)])
+def test_factorisations_are_all_of_them_once(size, num_modes):
+    found = list(factorisations(size, num_modes))
+    assert len(set(found)) == len(found)
+    assert all(math.prod(modes) == size for modes in found)
+
+    def count(size, num_modes):
+        return (
+            1 if num_modes == 1 else sum(count(size // f, num_modes - 1) for f in range(1, size + 1) if size % f == 0)
+        )
+
+    assert len(found) == count(size, num_modes)
 
 
 @pytest.mark.parametrize("frame", FRAMES, ids=str)
