@@ -1,4 +1,4 @@
-"""Replace the large dense layers of any model by tensor-train layers near to them."""
+"""Replace the large dense layers of any model by the nearest tensor-train layers."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -41,12 +41,12 @@ def tensorize(
         filter: Which layers to replace, by name and layer; None for those whose largest matrix has 65,536 weights.
 
     Returns:
-        The module, or what replaces it.
+        The module, or its replacement.
 
     Raises:
         ValueError: see TTLinear.from_dense and TTGRU.from_dense.
     """
-    chosen = _is_large if filter is None else filter
+    chosen = filter or (lambda _, layer: max(map(nn.Parameter.numel, layer.parameters())) >= _LEAST_WEIGHTS)
     uses = Counter(id(parameter) for _, parameter in module.named_parameters(remove_duplicate=False))
     for name, layer in list(module.named_modules()):
         if type(layer) not in _COUNTERPARTS or not chosen(name, layer):
@@ -62,7 +62,3 @@ def tensorize(
         parent, _, child = name.rpartition(".")
         setattr(module.get_submodule(parent), child, small)
     return module
-
-
-def _is_large(name: str, layer: nn.Module) -> bool:
-    return max(parameter.numel() for parameter in layer.parameters()) >= _LEAST_WEIGHTS

@@ -1,11 +1,7 @@
 """Round a trained model to other ranks, as a start for training a smaller one.
 
-    small, errors = rounded(model, dataclasses.replace(model.config, ranks="2", recurrent_ranks="4"))
-
 Every matrix becomes the nearest one that the new configuration can hold: a tensor train is rounded, a dense matrix is
 decomposed (decompose.py); biases, attention and classifier stay. Its cores come balanced, ready for an optimizer.
-
-Legend: M_k / N_k input / output mode k, R_{k-1} / R_k left / right rank of core k.
 """
 
 import torch
@@ -33,11 +29,11 @@ _SAME_TRAINS = ("in_modes", "hidden_modes")
 
 @torch.no_grad()
 def rounded(model: VideoClassifier, config: ModelConfig) -> tuple[VideoClassifier, dict[str, float]]:
-    """The model with the matrices that `config` asks for, as near to its own as they can be.
+    """A model of another configuration, with matrices as near to those of `model` as they can be.
 
-    Ranks may be lower or higher: what exceeds those of the model adds nothing at first, and can be learnt. A dense
-    matrix may become a tensor train, and the other way round. Dropout, normalisation (mean and std) and sampling are
-    those of `config`: for the same function, keep those of the model.
+    Higher ranks than those of the model add nothing at first, and can be learnt. A dense matrix may become a tensor
+    train, and the other way round. Dropout, normalisation (mean and std) and sampling are those of `config`: for the
+    same function, keep those of the model.
 
     Example:
         >>> model = VideoClassifier(ModelConfig(width=8, height=8, classes=("walking", "diving"), ranks="4"))
@@ -46,18 +42,15 @@ def rounded(model: VideoClassifier, config: ModelConfig) -> tuple[VideoClassifie
         (True, ['ih_l0', 'hh_l0'])
 
     Args:
-        model: Is left as it is.
-        config: Of the model that is wanted: the same classes, frame, cell, layers and hidden size, and between tensor
-            trains the same modes.
+        model: Not changed.
+        config: Has the same classes, frame, cell, layers and hidden size, and between tensor trains the same modes.
 
     Returns:
-        The new model, in the dtype, on the device and in the mode (train or eval) of the old one, and of each matrix
-        (ih_l0 is the input matrix of the first layer, hh_l0 the recurrent one) ||W - W'|| / ||W||, Frobenius.
+        The new model, with the dtype, device and mode (train or eval) of the old one, and for each matrix (ih_l0 is the
+        input matrix of the first layer, hh_l0 the recurrent one) ||W - W'|| / ||W||, Frobenius.
 
     Raises:
         ValueError: other settings differ; the message names them.
-
-    Cost: see tt_round and tt_svd.
     """
     _check(model.config, config)
     weight = model.head.weight
