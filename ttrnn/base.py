@@ -1,4 +1,4 @@
-"""The recurrent layer that TTRNN, TTGRU and TTLSTM share: parameters, packing, layers and directions, streams.
+"""The base of TTRNN, TTGRU and TTLSTM: parameters, packing, layers and directions, streams.
 
 Legend: B batch, T time, F frames (packed B and T), D frame size, H hidden size, G gates, L layers times directions.
 
@@ -6,7 +6,6 @@ All frames are multiplied with the input matrix at once, before the loop over ti
 the gate on its first output mode. Source: Yang et al., ICML 2017, equations 5-13.
 """
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
@@ -94,27 +93,27 @@ class TTRecurrent(nn.Module):
             if self.cell == "gru" and self.bias:
                 setattr(self, f"bias_hn_{suffix}", nn.Parameter(torch.empty((self.hidden_size,), **options)))
 
-    def _directions(self) -> Iterator[tuple[int, str]]:
-        """(layer, suffix of its names), in the order of torch's h_n."""
-        for layer, direction in itertools.product(range(self.num_layers), range(self.num_directions)):
-            yield layer, f"l{layer}" + ("_reverse" if direction else "")
+    def _suffixes(self, layer: int) -> list[str]:
+        """Of the names of a layer's parameters, for each direction."""
+        return [f"l{layer}", f"l{layer}_reverse"][: self.num_directions]
 
+    def _directions(self) -> Iterator[tuple[int, str]]:
+        """(layer, suffix), in the order of torch's h_n."""
+        return ((layer, suffix) for layer in range(self.num_layers) for suffix in self._suffixes(layer))
+
+    @torch.no_grad()
     def reset_parameters(self, input_gain: float = 1.0) -> None:
         """Tensor trains get rows of norm 1, biases 0 (an LSTM's forget gate 1), dense recurrent matrices as in torch.
 
-        Those come from U(-1/sqrt(H), 1/sqrt(H)): orthogonal ones lost 2 to 5 points of accuracy on lip reading.
-
-        Args:
-            input_gain: Standard deviation of the first layer's gates for normalised frames.
+        Orthogonal recurrent matrices lost 2 to 5 points of accuracy on lip reading. `input_gain` is the standard
+        deviation of the first layer's gates for normalised frames.
         """
         for layer, suffix in self._directions():
-            ih = self._ih(suffix)
-            ih.reset_parameters(input_gain if layer == 0 else 1.0)
+            self._ih(suffix).reset_parameters(input_gain if layer == 0 else 1.0)
             if (bias := self._bias(suffix)) is not None:
                 nn.init.zeros_(bias)
                 if self.cell == "lstm":
-                    with torch.no_grad():
-                        bias[self.hidden_size : 2 * self.hidden_size].fill_(1.0)
+                    bias[self.hidden_size : 2 * self.hidden_size].fill_(1.0)
             if self.recurrent_ranks is None:
                 bound = 1 / math.sqrt(self.hidden_size)
                 nn.init.uniform_(getattr(self, f"weight_hh_{suffix}"), -bound, bound)
@@ -139,7 +138,7 @@ class TTRecurrent(nn.Module):
 
     @compute_dtype.setter
     def compute_dtype(self, dtype: torch.dtype | None) -> None:
-        for suffix in ("l0", "l0_reverse")[: self.num_directions]:
+        for suffix in self._suffixes(0):
             self._ih(suffix).compute_dtype = dtype
 
     def flatten_parameters(self) -> None:
@@ -153,7 +152,7 @@ class TTRecurrent(nn.Module):
     @property
     def input_params(self) -> int:
         """Input-to-hidden weights of the first layer (both directions), as papers count: no bias."""
-        return sum(self._ih(suffix).shape.num_params for layer, suffix in self._directions() if layer == 0)
+        return sum(self._ih(suffix).shape.num_params for suffix in self._suffixes(0))
 
     @property
     def num_params(self) -> int:
@@ -216,7 +215,7 @@ class TTRecurrent(nn.Module):
         finals: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
             outputs = []
-            for suffix in [name for at, name in self._directions() if at == layer]:
+            for suffix in self._suffixes(layer):
                 input_mask, recurrent_mask = masks.get(suffix, (None, None))
                 if layer == 0:
                     gates, order, kept = self._first_gates(suffix, frames, previous, input_mask)
@@ -243,13 +242,11 @@ class TTRecurrent(nn.Module):
 
     def _masks(self, num_clips: int) -> _Masks:
         """Factors 0 or 1 / (1 - rate), one row for each clip, held for all of its frames; in training only."""
-        rates = {"input": self.input_dropout, "recurrent": self.recurrent_dropout}
-        if not self.training or not any(rates.values()):
+        if not self.training or not (self.input_dropout or self.recurrent_dropout):
             return {}
         ones = self._ih("l0").cores[0].new_ones(num_clips, self.hidden_size)
-        masks: _Masks = {}
+        wide, masks = ones.repeat(1, NUM_GATES[self.cell]), {}
         for layer, suffix in self._directions():
-            wide = ones.repeat(1, NUM_GATES[self.cell])
             of_input = nn.functional.dropout(wide, self.input_dropout) if layer == 0 and self.input_dropout else None
             of_state = nn.functional.dropout(ones, self.recurrent_dropout) if self.recurrent_dropout else None
             masks[suffix] = of_input, of_state

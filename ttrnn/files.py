@@ -25,9 +25,7 @@ def fsync_path(path: Path) -> None:
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Opens a temporary file that takes the name `path` when the block ends well, and is deleted when it doesn't.
 
-    Args:
-        path: The final name. Its directory must exist.
-        mode: "w" for UTF-8 text, "wb" for bytes.
+    The directory of `path` must exist. `mode` is "w" for UTF-8 text, "wb" for bytes.
     """
     path = Path(path)
     temporary = _beside(path, "tmp")
@@ -46,9 +44,9 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextlib.contextmanager
 def atomic_directory(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary directory that takes the place of `path` when the block ends well.
+    """Yields a temporary directory that takes the name `path` when the block ends well.
 
-    An older directory at `path` is replaced; it is moved aside first, so that a reader never sees a mixture.
+    An older directory is moved aside first, so that a reader never sees a mixture.
     """
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)

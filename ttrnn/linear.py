@@ -81,9 +81,9 @@ class TTLinear(nn.Module):
                 f"mean has {len(self.channel_mean_values)} channels, which do not divide {self.in_features:,} inputs"
             )
         # A setting of the layer, not a parameter: no entry of the state dict.
-        like = self.cores[0].detach()
-        self.register_buffer("channel_mean", like.new_empty(len(self.channel_mean_values)), persistent=False)
+        empty = torch.empty(len(self.channel_mean_values), **options)
         self.channel_mean: Tensor
+        self.register_buffer("channel_mean", empty, persistent=False)
         self.scale = float(scale)
         self.centred = any(self.channel_mean_values)
         self.reset_parameters()
@@ -113,14 +113,14 @@ class TTLinear(nn.Module):
 
     @property
     def mean(self) -> Tensor:
-        """(M,) the mean that is subtracted from the input."""
+        """(M,) subtracted from the input."""
         if len(self.channel_mean_values) == 1:
             return self.channel_mean.expand(self.in_features)
         return self.channel_mean.repeat(self.in_features // len(self.channel_mean_values))
 
     @property
     def num_params(self) -> int:
-        """Parameters of this layer, bias included."""
+        """Parameters, bias included."""
         return self.shape.num_params + (self.out_features if self.bias is not None else 0)
 
     @eager
