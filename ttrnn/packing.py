@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from ttrnn.shapes import format_modes
 
@@ -51,12 +51,7 @@ class Frames:
         if isinstance(frames, PackedSequence):
             if lengths is not None:
                 raise ValueError("a PackedSequence knows its lengths; lengths must be None")
-            return cls(
-                rows=_as_rows(frames.data, 1, size),
-                batch_sizes=frames.batch_sizes.tolist(),
-                sorted_indices=frames.sorted_indices,
-                unsorted_indices=frames.unsorted_indices,
-            )
+            return cls(rows=_as_rows(frames.data, 1, size), **_orders(frames))
         if not isinstance(frames, Tensor):
             return cls._of_clips(frames, lengths, size)
         shape = tuple(frames.shape)
@@ -76,10 +71,8 @@ class Frames:
         if min(counts) == num_times:
             order = torch.arange(len(rows), device=rows.device).view(leading).t().reshape(-1) if batch_first else None
             return cls(rows=rows, batch_sizes=[num_clips] * num_times, row_order=order, leading=leading)
-        between_times, between_clips = (1, num_times) if batch_first else (num_clips, 1)
-        starts = [clip * between_clips for clip in range(num_clips)]
-        taken, ragged = _longest_first(starts, counts, between_times, rows)
-        return cls(rows=rows, taken=taken, leading=leading, **ragged)
+        places = _packed(torch.arange(len(rows), device="cpu").view(leading), counts, batch_first, rows.device)
+        return cls(rows=rows, taken=places.data, leading=leading, **_orders(places))
 
     @classmethod
     def _of_clips(cls, clips: Sequence[Tensor], lengths: Tensor | Sequence[int] | None, size: int) -> "Frames":
@@ -94,9 +87,10 @@ class Frames:
             kinds = ", ".join(sorted({f"{clip.dtype} on {clip.device}" for clip in clips}))
             raise ValueError(f"the clips of a list must be of one dtype and on one device, got {kinds}")
         rows = tuple(_as_rows(clip, 1, size) for clip in clips)
-        counts = [len(clip) for clip in clips]
-        row_order, ragged = _longest_first(list(itertools.accumulate(counts, initial=0)), counts, 1, rows[0])
-        return cls(rows=rows, row_order=row_order, **ragged)
+        *starts, _ = itertools.accumulate(map(len, clips), initial=0)
+        places_BT = torch.tensor(starts, device="cpu").unsqueeze(1) + torch.arange(max(map(len, clips)), device="cpu")
+        places = _packed(places_BT, [len(clip) for clip in clips], True, rows[0].device)
+        return cls(rows=rows, row_order=places.data, **_orders(places))
 
     @property
     def num_clips(self) -> int:
@@ -139,42 +133,23 @@ def as_clips(frames_BT: Tensor, lengths: Tensor | Sequence[int] | None) -> list[
     return [clip[:count] for clip, count in zip(frames_BT, counts, strict=True)]
 
 
+def _packed(places: Tensor, counts: Sequence[int], batch_first: bool, device: torch.device) -> PackedSequence:
+    """Packs the places of frames on the CPU, so that a GPU has nothing to wait for, and copies them to a device."""
+    counts_B = torch.tensor(counts, device="cpu")
+    packed = pack_padded_sequence(places, counts_B, batch_first, enforce_sorted=False)
+    return packed.to(device, non_blocking=True)  # type: ignore[arg-type]  # torch declares less than it takes
+
+
+def _orders(packed: PackedSequence) -> dict[str, Any]:
+    indices = {name: getattr(packed, name) for name in ("sorted_indices", "unsorted_indices")}
+    return {"batch_sizes": packed.batch_sizes.tolist(), **indices}
+
+
 def _counts(lengths: Tensor | Sequence[int] | None, num_clips: int, num_times: int) -> list[int]:
     counts: list[int] = [num_times] * num_clips if lengths is None else torch.as_tensor(lengths).tolist()
     if len(counts) != num_clips or any(not 1 <= count <= num_times for count in counts):
         raise ValueError(f"lengths must be {num_clips} numbers from 1 to {num_times}, got {counts}")
     return counts
-
-
-def _longest_first(
-    starts: Sequence[int], lengths: Sequence[int], step: int, like: Tensor
-) -> tuple[Tensor, dict[str, Any]]:
-    """Places of the rows without padding, in packed order, and the other fields of `Frames`.
-
-    Made of Python numbers, so that a GPU has nothing to wait for.
-
-    Args:
-        starts: Row of each clip's first frame.
-        lengths: Frames of each clip.
-        step: Rows from each frame of a clip to the next.
-        like: Has the device of the results.
-    """
-    order = sorted(range(len(lengths)), key=lambda clip: -lengths[clip])
-    firsts, batch_sizes, size = [starts[clip] for clip in order], [], len(order)
-    for time in range(max(lengths)):
-        while lengths[order[size - 1]] <= time:
-            size -= 1
-        batch_sizes.append(size)
-    places = [first + step * time for time, size in enumerate(batch_sizes) for first in firsts[:size]]
-    return _to(like, places), {
-        "batch_sizes": batch_sizes,
-        "sorted_indices": _to(like, order),
-        "unsorted_indices": _to(like, sorted(range(len(order)), key=order.__getitem__)),
-    }
-
-
-def _to(like: Tensor, indices: Sequence[int]) -> Tensor:
-    return torch.tensor(indices).to(like.device, non_blocking=True)
 
 
 def _as_rows(frames: Tensor, num_leading: int, size: int) -> Tensor:
