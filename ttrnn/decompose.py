@@ -150,7 +150,7 @@ def balanced(cores: Sequence[Tensor]) -> list[Tensor]:
 def _asked(
     in_modes: Sequence[int], out_modes: Sequence[int], ranks: Ranks | None, relative_error: float | None
 ) -> TTShape:
-    """Modes, and the ranks if those are given; raises ValueError unless ranks or a valid relative_error are."""
+    """Modes, and the ranks if they are given; raises ValueError unless they or a valid relative_error are."""
     if (ranks is None) == (relative_error is None):
         raise ValueError(f"give either ranks or relative_error, got ranks={ranks} and relative_error={relative_error}")
     if relative_error is not None and not 0 <= relative_error < 1:
@@ -172,20 +172,19 @@ def _truncate(
 ) -> Truncated:
     """Sweeps from left to right over W = matrix * rest_1 * .. * rest_{d-1}.
 
-    Args:
-        matrix: The part left of the first bond, with its modes as rows.
-        rest: For each bond the core behind it, with orthonormal rows as (R_k, M_{k+1} N_{k+1} R_{k+1}); None where
-            those modes are among the columns of `matrix`.
-        asked: Modes, and the ranks where there is no relative_error.
-        relative_error: See tt_svd.
-        like: Has the dtype and device of the cores to return.
+    `matrix` is the part left of the first bond. `rest` has for each bond the core behind it, with orthonormal rows as
+    (R_k, M_{k+1} N_{k+1} R_{k+1}); None where those modes are among the columns of `matrix`. `like` has the dtype and
+    device of the cores to return.
     """
     norm = torch.linalg.vector_norm(matrix).item()
     budget = (max(relative_error or 0.0, _ROUNDING_ERROR) * norm) ** 2
     factors, bonds, errors, spectra = [], [1], [], []
     for k, behind in enumerate(rest):
         matrix = matrix.reshape(bonds[-1] * asked.in_modes[k] * asked.out_modes[k], -1)
-        basis, singular = _left_singular(matrix)
+        # The triangle of a wide matrix has the same left singular vectors, and fewer right ones, which are not needed.
+        is_wide = matrix.shape[0] < matrix.shape[1]
+        square = torch.linalg.qr(matrix.t(), mode="r").R.t() if is_wide else matrix
+        basis, singular, _ = torch.linalg.svd(square, full_matrices=False)
         # lost[r]: the norm of the singular values that rank r leaves out.
         lost = torch.cat([singular.square().flip(0).cumsum(0).flip(0).sqrt(), singular.new_zeros(1)])
         if relative_error is None:
@@ -207,12 +206,3 @@ def _truncate(
         for factor, size in zip([*factors, matrix], shape.core_shapes, strict=True)
     ]
     return Truncated(cores, norm, tuple(errors), tuple(spectra))
-
-
-def _left_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Left singular vectors (as columns) and singular values."""
-    if matrix.shape[0] < matrix.shape[1]:
-        # The triangle has the same ones, and the vectors of the long side are not needed.
-        matrix = torch.linalg.qr(matrix.t(), mode="r").R.t()
-    basis, singular, _ = torch.linalg.svd(matrix, full_matrices=False)
-    return basis, singular

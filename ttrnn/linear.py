@@ -246,8 +246,7 @@ class TTLinear(nn.Module):
         with torch.no_grad():
             dense.weight.copy_(self.weight * self.scale)
             if centred:
-                bias = torch.zeros_like(dense.bias) if self.bias is None else self.bias
-                dense.bias.copy_(bias - dense.weight @ self.mean)
+                dense.bias.copy_((0 if self.bias is None else self.bias) - dense.weight @ self.mean)
         return dense
 
     def extra_repr(self) -> str:
