@@ -66,7 +66,7 @@ def differences(
 ) -> tuple[str, str]:
     """The gates of a first layer that sees differences, and `previous` for the next frame.
 
-    Products are (B, N) of a frame, with `previous` (B, G H) of the frame before and `seen` (B, 1), zero before the first
+    Products are (B, N) of a frame, with `previous` (B, G H) of the frame before and `seen` (B, 1), 0 before the first
     frame of a stream; or (T, B, N) of clips, with None for both.
     """
     bias = getattr(model.rnn, f"bias_ih_{suffix}")
