@@ -13,13 +13,8 @@ from torch import Tensor, nn
 __all__ = ["POOLINGS", "Pooling"]
 
 
-# The parts of a stream's state: True for the size of a state, False for one number.
-_PARTS: dict[str, dict[str, bool]] = {
-    "last": {},
-    "mean": {"sum": True, "count": False},
-    "max": {"max": True, "count": False},
-    "attention": {"sum": True, "weight": False, "peak": False},
-}
+# The parts of a stream's state: sum and max have the size of a state, the others are one number.
+_PARTS = {"last": (), "mean": ("sum", "count"), "max": ("max", "count"), "attention": ("sum", "weight", "peak")}
 POOLINGS = tuple(_PARTS)
 
 
@@ -60,9 +55,8 @@ class Pooling(nn.Module):
 
     def state(self, like_B: Tensor) -> dict[str, Tensor]:
         """The initial state of streams, by name: (B, H) or (B, 1) each, all zero."""
-        return {
-            name: like_B.new_zeros(len(like_B), self.size if sized else 1) for name, sized in _PARTS[self.kind].items()
-        }
+        sizes = {name: self.size if name in ("sum", "max") else 1 for name in _PARTS[self.kind]}
+        return {name: like_B.new_zeros(len(like_B), size) for name, size in sizes.items()}
 
     def step(self, h_BH: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """(B, H) pooled over the frames so far, and the parts of `state` after this one."""
