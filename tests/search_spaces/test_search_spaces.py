@@ -14,7 +14,6 @@ import pytest
 import search_spaces
 from pipelines.training.options import TrainOptions
 from search_spaces import ranks, shapes
-from search_spaces.shapes import factorisations
 from ttrnn.model import ModelConfig
 
 FRAMES = [(120, 160, 3), (60, 80, 1), (32, 64, 1), (59, 7, 3), (1, 1, 1)]
@@ -69,7 +68,7 @@ def test_every_sample_of_a_space_is_a_model_that_fits_the_frame_without_clipping
 
 @pytest.mark.parametrize(("size", "num_modes"), [(12, 1), (12, 2), (60, 3), (64, 4), (13, 3), (1, 2)])
 def test_factorisations_are_all_of_them_once(size, num_modes):
-    found = list(factorisations(size, num_modes))
+    found = list(shapes.factorisations(size, num_modes))
     assert len(set(found)) == len(found)
     assert all(math.prod(modes) == size for modes in found)
 
@@ -89,8 +88,8 @@ def test_input_modes_are_few_different_and_even_factors_of_the_axes(frame, num_m
     ways = [
         (rows, columns)
         for num_rows in range(1, num_modes)
-        for rows in factorisations(height, num_rows)
-        for columns in factorisations(width * channels, num_modes - num_rows)
+        for rows in shapes.factorisations(height, num_rows)
+        for columns in shapes.factorisations(width * channels, num_modes - num_rows)
         if columns[-1] % channels == 0
     ]
     fewest = min((rows + columns).count(1) for rows, columns in ways)
