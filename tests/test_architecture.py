@@ -24,7 +24,7 @@ LIBRARY = (
     ("cells", "rows"),
     ("product",),
     ("contract", "scan", "decompose", "init", "packing", "pooling", "stream"),
-    ("linear",),
+    ("linear", "stem"),
     ("base", "step"),
     ("recurrent",),
     ("config", "convert"),

@@ -21,16 +21,19 @@ from ttrnn.shapes import (
     input_out_modes,
     parse_modes,
 )
+from ttrnn.stem import StemShape
 
 __all__ = ["ModelConfig", "ModelOptions"]
 
 # More than a frame can use, and few enough to look through.
 _MOST_MODES = 32
+_MOST_CONVOLUTIONS = 3
 _LARGEST = {"width": 1 << 16, "height": 1 << 16, "channels": 1 << 10}
 _CHOICES = {
     "cell": tuple(NUM_GATES),
     "input": ("tt", "dense"),
     "differences": DIFFERENCES,
+    "stem": ("none", "conv"),
     "pooling": POOLINGS,
     "task": ("single_label", "multi_label"),
 }
@@ -58,6 +61,12 @@ class ModelOptions:
     """read clips backwards too"""
     differences: str = "none"
     """use the difference of each frame to the one before as input: none, extra (beside the frame) or only"""
+    stem: str = "none"
+    """layers in front of the input matrix: none, or conv for convolutions, whose weights are shared over the picture"""
+    stem_channels: str = "6x8"
+    """output channels of each convolution of the stem, 1 to 3 of them"""
+    stem_strides: str = "2"
+    """one stride for all convolutions of the stem, or one for each, such as 4x2"""
     pooling: str = "last"
     """how the states over time become one vector: last, mean, max, or attention with learnt weights"""
     dropout: float = 0.0
@@ -125,6 +134,7 @@ class ModelConfig(ModelOptions):
         hidden = parse_modes(self.hidden_modes)
         if len(hidden) > _MOST_MODES:
             raise ValueError(f"hidden_modes must be at most {_MOST_MODES} modes, got {len(hidden):,}")
+        self._settle_stem()
         if self.input == "dense":
             if self.recurrent_ranks != "none":
                 raise ValueError(f"recurrent_ranks {self.recurrent_ranks} needs input tt; a dense input takes none")
@@ -133,13 +143,45 @@ class ModelConfig(ModelOptions):
             self._set("ranks", "none")
             return
         self._set("hidden_modes", format_modes(hidden))
+        stem = self.stem_shape
+        axes = (self.height, self.width, self.channels) if stem is None else stem.maps[-1]
         if self.in_modes == "auto":
-            self._set("in_modes", format_modes(auto_modes(self.height, self.width, self.channels, len(hidden))))
+            self._set("in_modes", format_modes(auto_modes(*axes, len(hidden))))
         self._set("in_modes", format_modes(parse_modes(self.in_modes)))
-        check_modes(parse_modes(self.in_modes), self.frame_size, "in_modes", "the frame has")
+        what = "the frame has" if stem is None else f"the stem's output, {format_modes(axes)}, has"
+        check_modes(parse_modes(self.in_modes), math.prod(axes), "in_modes", what)
         for name, shape in (("ranks", self.input_shape), ("recurrent_ranks", self.recurrent_shape)):
             if shape is not None:
                 self._set(name, format_modes(shape.ranks) or "none")
+
+    def _settle_stem(self) -> None:
+        if self.stem == "none":
+            for option in ("stem_channels", "stem_strides"):
+                default = ModelOptions.__dataclass_fields__[option].default
+                if getattr(self, option) != default:
+                    raise ValueError(f"{option} {getattr(self, option)} needs stem conv, got stem none")
+            return
+        if self.input == "dense":
+            raise ValueError("stem conv needs input tt, got input dense; give stem none")
+        channels, strides = (_parse(name, getattr(self, name)) for name in ("stem_channels", "stem_strides"))
+        strides = strides * len(channels) if len(strides) == 1 else strides
+        if len(channels) > _MOST_CONVOLUTIONS or max(channels) > _LARGEST["channels"]:
+            raise ValueError(
+                f"stem_channels must be 1 to {_MOST_CONVOLUTIONS} numbers up to {_LARGEST['channels']:,}, "
+                f"got {self.stem_channels}"
+            )
+        if len(strides) != len(channels):
+            raise ValueError(
+                f"stem_strides must be one number, or one for each of stem_channels {self.stem_channels}, "
+                f"got {self.stem_strides}"
+            )
+        if math.prod(strides) > min(self.width, self.height):
+            raise ValueError(
+                f"stem_strides {self.stem_strides} are too large for frames of {self.width}x{self.height} pixels: their "
+                f"product must be at most {min(self.width, self.height)}"
+            )
+        self._set("stem_channels", format_modes(channels))
+        self._set("stem_strides", format_modes(strides))
 
     def _set(self, name: str, value: str) -> None:
         object.__setattr__(self, name, value)
@@ -155,9 +197,22 @@ class ModelConfig(ModelOptions):
         return math.prod(parse_modes(self.hidden_modes))
 
     @property
+    def stem_shape(self) -> StemShape | None:
+        """Sizes of the stem; None where there is none."""
+        if self.stem == "none":
+            return None
+        channels, strides = parse_modes(self.stem_channels), parse_modes(self.stem_strides)
+        return StemShape(self.height, self.width, self.channels, channels, strides, self.differences)
+
+    @property
+    def input_differences(self) -> str:
+        """Differences that the input matrix takes: none behind a stem, which takes them itself."""
+        return self.differences if self.stem == "none" else "none"
+
+    @property
     def input_shape(self) -> TTShape:
-        """The TT-matrix from the frame to all gates."""
-        out_modes = input_out_modes(parse_modes(self.hidden_modes), NUM_GATES[self.cell], self.differences)
+        """The TT-matrix from the frame, or from the output of the stem, to all gates."""
+        out_modes = input_out_modes(parse_modes(self.hidden_modes), NUM_GATES[self.cell], self.input_differences)
         return TTShape(parse_modes(self.in_modes), out_modes, _parse_ranks(self.ranks))
 
     @property
@@ -184,11 +239,12 @@ class ModelConfig(ModelOptions):
         if self.num_layers > 1:
             total += (self.num_layers - 1) * directions * (self._upper_shape.num_params + recurrent + bias)
         attention = directions * size if self.pooling == "attention" else 0
-        return total + attention + (directions * size + 1) * len(self.classes)
+        stem = 0 if self.stem_shape is None else self.stem_shape.num_params
+        return stem + total + attention + (directions * size + 1) * len(self.classes)
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds for one frame in all recurrent layers, both directions, without building the model.
+        """Multiply-adds for one frame in stem and recurrent layers, both directions, without building the model.
 
         Counted are the products with frames and states, each in the cheapest order of its cores, merged where that
         saves some; the layers may take a faster way that has more. Left out: what is done element by element (gates,
@@ -200,7 +256,8 @@ class ModelConfig(ModelOptions):
         if self.num_layers > 1:
             total += (self.num_layers - 1) * least_multiply_adds(self._upper_shape)
         each = gates * self.hidden_size**2 if recurrent is None else least_multiply_adds(recurrent)
-        return directions * (total + self.num_layers * each)
+        stem = 0 if self.stem_shape is None else self.stem_shape.multiply_adds
+        return stem + directions * (total + self.num_layers * each)
 
     @property
     def _upper_shape(self) -> TTShape:
@@ -240,6 +297,13 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{name} must be {kind.__name__}, got {value!r}")
     return value
+
+
+def _parse(name: str, text: str) -> tuple[int, ...]:
+    try:
+        return parse_modes(text)
+    except ValueError:
+        raise ValueError(f"{name} must be positive whole numbers joined by x, such as 6x8, got {text!r}") from None
 
 
 def _parse_ranks(text: str) -> tuple[int, ...]:
