@@ -177,8 +177,8 @@ class ModelConfig(ModelOptions):
             )
         if math.prod(strides) > min(self.width, self.height):
             raise ValueError(
-                f"stem_strides {self.stem_strides} are too large for frames of {self.width}x{self.height} pixels: their "
-                f"product must be at most {min(self.width, self.height)}"
+                f"stem_strides {format_modes(strides)} are too large for frames of {self.width}x{self.height} pixels; "
+                f"their product must be at most {min(self.width, self.height)}"
             )
         self._set("stem_channels", format_modes(channels))
         self._set("stem_strides", format_modes(strides))

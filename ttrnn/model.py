@@ -106,11 +106,13 @@ class VideoClassifier(nn.Module):
         Raises:
             ValueError: the model is bidirectional.
         """
-        carried, pooling, *before = (None, None) if state is None else state
+        carried, pooling, *kept = (None, None) if state is None else state
         row = frame.unsqueeze(0)
-        h, carried = self.rnn.step(row if self.stem is None else self.stem.plain(row, *before or [row]), carried)
+        if self.stem is not None:
+            row, *kept = self.stem.step(row, *(self.stem.state(1).values() if state is None else kept))
+        h, carried = self.rnn.step(row, carried)
         pooled, *pooling = self.pooling.step(h, *(self.pooling.state(h).values() if pooling is None else pooling))
-        return self.head(self.dropout(pooled[0])), (carried, pooling, *([] if self.stem is None else [row]))
+        return self.head(self.dropout(pooled[0])), (carried, pooling, *kept)
 
     @torch.inference_mode()
     def predict(self, frames: Any, lengths: Tensor | Sequence[int] | None = None) -> Tensor:

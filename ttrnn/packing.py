@@ -139,8 +139,8 @@ class Frames:
 def as_clips(
     frames: Tensor | PackedSequence | Sequence[Tensor], lengths: Tensor | Sequence[int] | None
 ) -> Sequence[Tensor]:
-    """The clips of a padded batch (B, T, *frame) without the padding, as views, or of a PackedSequence, as copies; a list
-    as it is; `lengths` as in `Frames.of`."""
+    """The clips of a padded batch (B, T, *frame) without the padding, as views; those of a PackedSequence, as copies; a
+    list as it is. `lengths` as in `Frames.of`."""
     if isinstance(frames, Tensor):
         counts = _counts(lengths, *frames.shape[:2])
         return [clip[:count] for clip, count in zip(frames, counts, strict=True)]

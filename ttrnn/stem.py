@@ -27,17 +27,17 @@ from ttrnn.packing import Frames
 from ttrnn.plain import autocasts, eager, is_transformed, without_autocast
 from ttrnn.spans import is_zero
 
-__all__ = ["Stem", "StemShape"]
+__all__ = ["DIFFERENCE_GAIN", "EPS", "KEPT_BYTES", "Stem", "StemShape"]
 
-# Kernels of the first layer and of those that follow. Odd: with a padding of half of it, only strides make maps smaller.
+# Kernels of the first layer and of those that follow. Odd: padded by half of it, a map keeps its size but for strides.
 _FIRST_KERNEL, _KERNEL = 5, 3
 # Consecutive frames differ by less than frames do from their mean.
-_DIFFERENCE_GAIN = 2.0
-_EPS = 1e-5
+DIFFERENCE_GAIN = 2.0
+EPS = 1e-5
 # Of the float maps of a block: about what stays in cache; on a GPU enough to fill it.
 _BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
 # Outputs of the layers are kept for the backward pass up to this size, and computed again beyond.
-_KEPT_BYTES = 64 << 20
+KEPT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +90,15 @@ class StemShape:
 
 
 class Stem(nn.Module):
-    """uint8 frames (H, W, C) -> rows (D,) of the last layer's output: height x width x channels, of mean 0 and variance 1.
+    """Frames -> (F, D) the last layer's output as height x width x channels, with mean 0 and variance 1 of each frame.
 
     Args:
         shape: Sizes.
         mean: Subtracted from the pixels; one number, or one for each channel.
         scale: Multiplied with the pixels after that.
     """
+
+    convs: Any
 
     def __init__(self, shape: StemShape, mean: Sequence[float], scale: float) -> None:
         super().__init__()
@@ -127,7 +129,7 @@ class Stem(nn.Module):
                 return replace(frames, rows=self.plain(torch.cat(rows), before))
             num_bytes = sum(map(len, rows)) * sum(map(math.prod, self.shape.maps)) * dtype.itemsize
             learning = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
-            task = _Task(self.shape, self.mean, dtype, learning and num_bytes <= _KEPT_BYTES)
+            task = _Task(self.shape, self.mean, dtype, learning and num_bytes <= KEPT_BYTES)
             return replace(frames, rows=_Features.apply(task, *weights, *rows))
 
     @property
@@ -141,21 +143,38 @@ class Stem(nn.Module):
         if self.shape.differences == "none":
             return [first, bias, *others]
         *still, moving = first.split(self.shape.channels, dim=1)
-        moving = moving * _DIFFERENCE_GAIN
+        moving = moving * DIFFERENCE_GAIN
         return [torch.cat([sum(still, moving), -moving]), torch.cat([bias, torch.zeros_like(bias)]), *others]
 
     def plain(self, frames: Tensor, before: Tensor) -> Tensor:
         """(F, D) of frames (F, *frame) and those before them, the first ones before themselves; in plain operators."""
         like = self.convs[0].weight
         x, before = (part.reshape(-1, *self._frame).to(like.dtype) for part in (frames, before))
-        moved = (x - before) * (self.scale * _DIFFERENCE_GAIN)
+        moved = (x - before) * (self.scale * DIFFERENCE_GAIN)
         x = (x - torch.tensor(self.mean, dtype=like.dtype, device=like.device)) * self.scale
         seen = {"none": [x], "extra": [x, moved], "only": [moved]}[self.shape.differences]
         x = torch.cat(seen, dim=3).permute(0, 3, 1, 2)
         for conv in self.convs:
             x = functional.relu(conv(x))
         x = x.permute(0, 2, 3, 1).flatten(1)
-        return functional.layer_norm(x, x.shape[1:], eps=_EPS)
+        return functional.layer_norm(x, x.shape[1:], eps=EPS)
+
+    def state(self, batch: int) -> dict[str, Tensor]:
+        """The state of streams before their first frame, by name: with differences, the frame before and whether there
+        was one."""
+        if self.shape.differences == "none":
+            return {}
+        zeros = self.convs[0].weight.new_zeros
+        return {"previous": zeros(batch, *self._frame, dtype=torch.uint8), "seen": zeros(batch, 1)}
+
+    def step(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """(B, D) of one more frame (B, *frame) of streams, and the parts of `state` after it."""
+        if not state:
+            return (self.plain(frame, frame),)
+        previous, seen = state
+        before = torch.where(seen.view(-1, 1, 1, 1) > 0, previous, frame)
+        # A copy: the caller may read the next frame into the same memory.
+        return self.plain(frame, before), frame.clone(), torch.ones_like(seen)
 
     def extra_repr(self) -> str:
         """Sizes of the maps, differences, and parameters."""
@@ -178,7 +197,7 @@ class _Task:
         shape = self.shape
         num_bytes = 4 * (shape.height * shape.width * shape.channels + 2 * math.prod(shape.maps[0]))
         most = max(4, _BLOCK_BYTES.get(clips[0].device.type, _BLOCK_BYTES["cuda"]) // num_bytes)
-        pieces, begin, at = [], 0, 0
+        pieces, begin, at = list[tuple[Tensor, int, int]](), 0, 0
         for clip in clips:
             start = 0
             while start < len(clip):
@@ -203,8 +222,10 @@ class _Block:
     """A clip, and from which to which of its frames."""
 
     def converted(self, like: Tensor) -> Tensor:
-        """(P, C, height, width) frames minus the mean, channels last; where differences are used, each piece begins with
-        the frame before it, or with its first one twice."""
+        """(P, C, height, width) frames minus the mean, channels last.
+
+        With differences, each piece begins with the frame before it, or with the first one of the clip twice.
+        """
         shape, parts = self.task.shape, []
         for clip, start, stop in self.pieces:
             if shape.differences != "none":
@@ -243,7 +264,7 @@ class _Block:
 
     def gradients(self, d: Tensor, x: Tensor, outputs: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
         """Of the weights, from that of the last output."""
-        shape, gradients = self.task.shape, []
+        shape, gradients = self.task.shape, list[Tensor]()
         for layer in reversed(range(len(outputs))):
             d = torch.ops.aten.threshold_backward(d, outputs[layer], 0)
             source = x if layer == 0 else outputs[layer - 1]
@@ -257,7 +278,7 @@ class _Block:
         return gradients
 
     def _spread(self, d: Tensor) -> Tensor:
-        """(P, 2 K, height, width) the gradient of what the first layer adds up, from (F, K, height, width) its sum's."""
+        """(P, 2 K, height, width) gradient of the terms that the first layer adds up, from that of their sums."""
         size = d.shape[1]
         spread = _empty(d, len(d) + len(self.pieces), 2 * size).zero_()
         for here, now, before in self._places():
@@ -323,4 +344,4 @@ def _cast(task: _Task, weights: Sequence[Tensor]) -> list[Tensor]:
 def _normalised(output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(F, D) with mean 0 and variance 1 of every frame, and what was subtracted and multiplied."""
     rows = output.permute(0, 2, 3, 1).flatten(1)
-    return torch.native_layer_norm(rows, rows.shape[1:], None, None, _EPS)
+    return torch.native_layer_norm(rows, rows.shape[1:], None, None, EPS)

@@ -31,6 +31,9 @@ _SHAPE = (
     "num_layers",
     "bidirectional",
     "differences",
+    "stem",
+    "stem_channels",
+    "stem_strides",
     "pooling",
 )
 _SET_BY_THE_SWEEP = ("shards", "seed")
