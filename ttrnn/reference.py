@@ -1,4 +1,5 @@
-"""The slow, obvious reference: dense matrix from cores, and recurrent cells by their formulas. For tests and readers.
+"""The slow, obvious reference: dense matrix from cores, recurrent cells and the stem by their formulas. For tests and
+readers.
 
 Legend: B batch, T time, D input size, H hidden size, G gates, M_k / N_k input / output mode k, R ranks.
 Nothing here is fast, and nothing else in the package imports it.
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["dense_matrix", "gru", "lstm", "rnn"]
+__all__ = ["dense_matrix", "gru", "lstm", "rnn", "stem"]
 
 
 def dense_matrix(cores: Sequence[Tensor]) -> Tensor:
@@ -81,3 +82,40 @@ def lstm(
         h = o * torch.tanh(c)
         states.append(h)
     return torch.stack(states), h, c
+
+
+def stem(
+    frames: Tensor,
+    weights: Sequence[tuple[Tensor, Tensor]],
+    strides: Sequence[int],
+    differences: str,
+    mean: Tensor,
+    scale: float,
+) -> Tensor:
+    """One clip (T, height, width, C) through the stem, number by number: (T, height' * width' * channels').
+
+    Args:
+        frames: As stored.
+        weights: Of every convolution: (K, C, k, k) and bias (K,); those of the first take frames, then differences.
+        strides: Of every convolution.
+        differences: none, extra or only; a difference counts twice, and is 0 for the first frame.
+        mean: (C,).
+        scale: Of pixels minus mean.
+    """
+    x = (frames.to(mean.dtype) - mean) * scale
+    moved = 2 * torch.stack([x[t] - x[max(t - 1, 0)] for t in range(len(x))])
+    x = {"none": x, "extra": torch.cat([x, moved], dim=3), "only": moved}[differences]
+    for (weight, bias), stride in zip(weights, strides, strict=True):
+        size = weight.shape[2]
+        margin = size // 2
+        _, height, width, _ = x.shape
+        padded = torch.nn.functional.pad(x, (0, 0, margin, margin, margin, margin))
+        rows = []
+        for i in range(0, height, stride):
+            patches = (padded[:, i : i + size, j : j + size] for j in range(0, width, stride))
+            rows.append(
+                torch.stack([(patch.unsqueeze(1) * weight.permute(0, 2, 3, 1)).sum((2, 3, 4)) for patch in patches], 1)
+            )
+        x = torch.relu(torch.stack(rows, dim=1) + bias)
+    x = x.flatten(1)
+    return (x - x.mean(1, keepdim=True)) / torch.sqrt(x.var(1, keepdim=True, correction=0) + 1e-5)
