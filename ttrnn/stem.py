@@ -303,7 +303,7 @@ class _Features(torch.autograd.Function):
         kept = []
         for block in task.blocks(clips):
             outputs = block.outputs(block.converted(weights[0]), weights)
-            features[block.rows], mean, rstd = _normalised(outputs[-1])
+            features[block.rows], mean, rstd = _normalised(_rows(outputs[-1], weights[0]))
             if task.keep:
                 kept += [*outputs, mean, rstd]
         ctx.task = task
@@ -325,12 +325,12 @@ class _Features(torch.autograd.Function):
                 continue
             x = block.converted(weights[0])
             outputs = saved[:num_layers] or block.outputs(x, weights)
-            mean, rstd = saved[num_layers:] or _normalised(outputs[-1])[1:]
-            rows = outputs[-1].permute(0, 2, 3, 1).flatten(1)
+            rows = _rows(outputs[-1], weights[0])
+            mean, rstd = saved[num_layers:] or _normalised(rows)[1:]
             d = torch.ops.aten.native_layer_norm_backward(
-                d, rows, rows.shape[1:], mean, rstd, None, None, [True, False, False])[0]  # fmt: skip
+                d.to(rows.dtype), rows, rows.shape[1:], mean, rstd, None, None, [True, False, False])[0]  # fmt: skip
             height, width, channels = task.shape.maps[-1]
-            d = d.view(-1, height, width, channels).permute(0, 3, 1, 2)
+            d = d.view(-1, height, width, channels).permute(0, 3, 1, 2).to(task.dtype)
             for total, gradient in zip(sums, block.gradients(d, x, outputs, weights), strict=True):
                 total += gradient
         return None, *sums, *[None] * len(clips)
@@ -341,7 +341,11 @@ def _cast(task: _Task, weights: Sequence[Tensor]) -> list[Tensor]:
     return [weight if number < 2 else weight.to(task.dtype) for number, weight in enumerate(weights)]
 
 
-def _normalised(output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _rows(output: Tensor, like: Tensor) -> Tensor:
+    """(F, D) in the dtype of the weights: in bfloat16 mean and variance would be rounded."""
+    return output.permute(0, 2, 3, 1).flatten(1).to(like.dtype)
+
+
+def _normalised(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(F, D) with mean 0 and variance 1 of every frame, and what was subtracted and multiplied."""
-    rows = output.permute(0, 2, 3, 1).flatten(1)
     return torch.native_layer_norm(rows, rows.shape[1:], None, None, EPS)

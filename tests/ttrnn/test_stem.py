@@ -20,7 +20,8 @@ STEMS = {
     "no mean": {"mean": (0.0,)},
     "one channel each": {"out_channels": (1, 1)},
 }
-DTYPES = {torch.float64: 1e-10, torch.float32: 2e-4, torch.bfloat16: 0.1}
+# In bfloat16 a few values near zero pass their ReLU that should not, or the other way: of sums of so few, some percent.
+DTYPES = {torch.float64: 1e-10, torch.float32: 2e-4, torch.bfloat16: 0.15}
 
 
 def make(differences="extra", mean=(90.0, 110.0, 130.0), dtype=torch.float64, **sizes):
