@@ -6,8 +6,8 @@ A search space is a module with two functions:
     baselines(frame) -> list    options of the models to train first, for frames of (height, width, channels)
 
 The frame of the data set is in `trial.study.user_attrs["frame"]`, as [height, width, channels]. `shapes` is the default
-space, `ranks` a smaller one. The module `paper` is not a search space: it has the paper's experiments, for
-pipelines.reproduce.
+space, `ranks` a smaller one, `stem` one with and without convolutions in front. The module `paper` is not a search
+space: it has the paper's experiments, for pipelines.reproduce.
 
 Your own space is a function in a module, given as `--space package.module:function`, which is searched in the current
 directory first. A function `baselines` in the same module returns the models to train first. Options that the space
@@ -35,7 +35,7 @@ from typing import Any
 
 __all__ = ["NAMES", "Space", "load"]
 
-NAMES = ("shapes", "ranks")
+NAMES = ("shapes", "ranks", "stem")
 
 
 def _no_baselines(frame: Sequence[int]) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from ttrnn.packing import Frames
 from ttrnn.plain import autocasts, eager, is_transformed, without_autocast
+from ttrnn.rows import scratch
 from ttrnn.spans import is_zero
 
 __all__ = ["DIFFERENCE_GAIN", "EPS", "KEPT_BYTES", "Stem", "StemShape"]
@@ -35,7 +36,7 @@ _FIRST_KERNEL, _KERNEL = 5, 3
 DIFFERENCE_GAIN = 2.0
 EPS = 1e-5
 # Of the float maps of a block: about what stays in cache; on a GPU enough to fill it.
-_BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
+_BLOCK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
 # Outputs of the layers are kept for the backward pass up to this size, and computed again beyond.
 KEPT_BYTES = 64 << 20
 
@@ -197,6 +198,9 @@ class _Task:
         shape = self.shape
         num_bytes = 4 * (shape.height * shape.width * shape.channels + 2 * math.prod(shape.maps[0]))
         most = max(4, _BLOCK_BYTES.get(clips[0].device.type, _BLOCK_BYTES["cuda"]) // num_bytes)
+        num_frames = sum(map(len, clips))
+        # All about as large.
+        most = -(-num_frames // -(-num_frames // most))
         pieces, begin, at = list[tuple[Tensor, int, int]](), 0, 0
         for clip in clips:
             start = 0
@@ -266,30 +270,35 @@ class _Block:
         """Of the weights, from that of the last output."""
         shape, gradients = self.task.shape, list[Tensor]()
         for layer in reversed(range(len(outputs))):
-            d = torch.ops.aten.threshold_backward(d, outputs[layer], 0)
-            source = x if layer == 0 else outputs[layer - 1]
-            if layer == 0:
-                d = self._spread(d.to(x.dtype)) if shape.differences != "none" else d.to(x.dtype)
             weight, stride, padding = weights[2 * layer], shape.strides[layer], shape.kernels[layer] // 2
+            # In place: fresh memory would cost more than the ReLU.
+            d = torch.ops.aten.threshold_backward.grad_input(d, outputs[layer], 0, grad_input=d)
+            d = d if layer else self._of_first(d.to(x.dtype), len(weight))
             d, *found = torch.ops.aten.convolution_backward(
-                d, source, weight, [len(weight)], [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1,
-                [layer > 0, True, True])  # fmt: skip
+                d, outputs[layer - 1] if layer else x, weight, [len(weight)], [stride] * 2, [padding] * 2, [1, 1],
+                False, [0, 0], 1, [layer > 0, True, True])  # fmt: skip
             gradients = [*found, *gradients]
         return gradients
 
-    def _spread(self, d: Tensor) -> Tensor:
+    def _of_first(self, d: Tensor, num_channels: int) -> Tensor:
         """(P, 2 K, height, width) gradient of the terms that the first layer adds up, from that of their sums."""
         size = d.shape[1]
-        spread = _empty(d, len(d) + len(self.pieces), 2 * size).zero_()
+        if size == num_channels:
+            return d
+        shape = len(d) + len(self.pieces), *d.shape[2:], num_channels
+        terms = scratch("stem", shape, d.dtype, d.device).permute(0, 3, 1, 2)
         for here, now, before in self._places():
-            spread[now, :size] = d[here]
-            spread[before, size:] = d[here]
-        return spread
+            terms[now, :size] = d[here]
+            terms[before, size:] = d[here]
+            terms[before.start, :size] = 0
+            terms[before.stop, size:] = 0
+        return terms
 
 
 def _empty(like: Tensor, *sizes: int) -> Tensor:
     """(*sizes, height, width) channels last."""
-    return like.new_empty(*sizes, *like.shape[2:]).to(memory_format=torch.channels_last)
+    shape = (*sizes, *like.shape[2:])
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
 class _Features(torch.autograd.Function):

@@ -13,7 +13,7 @@ import pytest
 
 import search_spaces
 from pipelines.training.options import TrainOptions
-from search_spaces import ranks, shapes
+from search_spaces import ranks, shapes, stem
 from ttrnn.model import ModelConfig
 from ttrnn.shapes import factorisations
 
@@ -131,7 +131,7 @@ def test_random_samples_spread_over_orders_of_magnitude(frame):
     assert all(1.2 < high / low < 10 for low, high in itertools.pairwise(tenths))
 
 
-@pytest.mark.parametrize("space", [shapes.space, ranks.space], ids=["shapes", "ranks"])
+@pytest.mark.parametrize("space", [shapes.space, ranks.space, stem.space], ids=["shapes", "ranks", "stem"])
 def test_the_tpe_sampler_accepts_the_space_without_warnings(space):
     # Warnings are errors in this suite.
     with warnings.catch_warnings():
@@ -145,8 +145,18 @@ def test_the_tpe_sampler_accepts_the_space_without_warnings(space):
     assert len({trial.values[1] for trial in study.trials}) > 6
 
 
+def test_the_space_of_stems_has_models_with_and_without_one_and_no_stride_larger_than_the_frame():
+    study = make_study((32, 64, 1))
+    configs = [model(stem.space(study.ask()), (32, 64, 1)) for _ in range(60)]
+    assert {config.stem for config in configs} == {"none", "conv"}
+    assert {config.stem_channels for config in configs if config.stem == "conv"} == {"4x6", "6x8", "8x12", "8"}
+    assert sorted(config.num_params for config in configs)[30] < 10_000
+    assert [values["stem"] for values in stem.baselines((32, 64, 1)) if "stem" in values] == ["conv"]
+    assert all("stem" not in values for values in stem.baselines((1, 1, 1)))
+
+
 def test_an_unknown_space_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match=r"'no'.*shapes, ranks, or your own as package\.module:function"):
+    with pytest.raises(ValueError, match=r"'no'.*shapes, ranks, stem, or your own as package\.module:function"):
         search_spaces.load("no")
 
 
