@@ -11,7 +11,7 @@ import optuna
 
 from search_spaces import shapes
 from ttrnn.shapes import NUM_GATES, format_modes, frame_modes, gate_modes, max_ranks, parse_modes
-from ttrnn.stem import StemShape
+from ttrnn.stem_shape import StemShape
 
 __all__ = ["baselines", "space"]
 

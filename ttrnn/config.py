@@ -21,13 +21,12 @@ from ttrnn.shapes import (
     input_out_modes,
     parse_modes,
 )
-from ttrnn.stem import StemShape
+from ttrnn.stem_shape import StemShape
 
 __all__ = ["ModelConfig", "ModelOptions"]
 
 # More than a frame can use, and few enough to look through.
 _MOST_MODES = 32
-_MOST_CONVOLUTIONS = 3
 _LARGEST = {"width": 1 << 16, "height": 1 << 16, "channels": 1 << 10}
 _CHOICES = {
     "cell": tuple(NUM_GATES),
@@ -155,33 +154,15 @@ class ModelConfig(ModelOptions):
                 self._set(name, format_modes(shape.ranks) or "none")
 
     def _settle_stem(self) -> None:
-        if self.stem == "none":
-            for option in ("stem_channels", "stem_strides"):
-                default = ModelOptions.__dataclass_fields__[option].default
-                if getattr(self, option) != default:
-                    raise ValueError(f"{option} {getattr(self, option)} needs stem conv, got stem none")
-            return
-        if self.input == "dense":
-            raise ValueError("stem conv needs input tt, got input dense; give stem none")
-        channels, strides = (_parse(name, getattr(self, name)) for name in ("stem_channels", "stem_strides"))
-        strides = strides * len(channels) if len(strides) == 1 else strides
-        if len(channels) > _MOST_CONVOLUTIONS or max(channels) > _LARGEST["channels"]:
-            raise ValueError(
-                f"stem_channels must be 1 to {_MOST_CONVOLUTIONS} numbers up to {_LARGEST['channels']:,}, "
-                f"got {self.stem_channels}"
-            )
-        if len(strides) != len(channels):
-            raise ValueError(
-                f"stem_strides must be one number, or one for each of stem_channels {self.stem_channels}, "
-                f"got {self.stem_strides}"
-            )
-        if math.prod(strides) > min(self.width, self.height):
-            raise ValueError(
-                f"stem_strides {format_modes(strides)} are too large for frames of {self.width}x{self.height} pixels; "
-                f"their product must be at most {min(self.width, self.height)}"
-            )
-        self._set("stem_channels", format_modes(channels))
-        self._set("stem_strides", format_modes(strides))
+        defaults = {field.name: field.default for field in dataclasses.fields(ModelOptions)}
+        for option in ("stem_channels", "stem_strides") if self.stem == "none" else ():
+            if getattr(self, option) != defaults[option]:
+                raise ValueError(f"{option} {getattr(self, option)} needs stem conv, got stem none")
+        if (shape := self.stem_shape) is not None:
+            if self.input == "dense":
+                raise ValueError("stem conv needs input tt, got input dense; give stem none")
+            self._set("stem_channels", format_modes(shape.out_channels))
+            self._set("stem_strides", format_modes(shape.strides))
 
     def _set(self, name: str, value: str) -> None:
         object.__setattr__(self, name, value)
@@ -201,8 +182,8 @@ class ModelConfig(ModelOptions):
         """Sizes of the stem; None where there is none."""
         if self.stem == "none":
             return None
-        channels, strides = parse_modes(self.stem_channels), parse_modes(self.stem_strides)
-        return StemShape(self.height, self.width, self.channels, channels, strides, self.differences)
+        frame = self.height, self.width, self.channels
+        return StemShape.of(*frame, self.stem_channels, self.stem_strides, self.differences)
 
     @property
     def input_differences(self) -> str:
@@ -297,13 +278,6 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{name} must be {kind.__name__}, got {value!r}")
     return value
-
-
-def _parse(name: str, text: str) -> tuple[int, ...]:
-    try:
-        return parse_modes(text)
-    except ValueError:
-        raise ValueError(f"{name} must be positive whole numbers joined by x, such as 6x8, got {text!r}") from None
 
 
 def _parse_ranks(text: str) -> tuple[int, ...]:

@@ -7,10 +7,11 @@ import math
 
 import torch
 
+from ttrnn.convolve import EPS
 from ttrnn.linear import TTLinear
 from ttrnn.model import VideoClassifier
 from ttrnn.onnx_graph import Graph
-from ttrnn.stem import DIFFERENCE_GAIN, EPS
+from ttrnn.stem import DIFFERENCE_GAIN
 
 __all__ = [
     "classified",

@@ -85,37 +85,26 @@ def lstm(
 
 
 def stem(
-    frames: Tensor,
-    weights: Sequence[tuple[Tensor, Tensor]],
-    strides: Sequence[int],
-    differences: str,
-    mean: Tensor,
-    scale: float,
+    frames: Tensor, weights: Sequence[tuple[Tensor, Tensor, int]], differences: str, mean: Tensor, scale: float
 ) -> Tensor:
-    """One clip (T, height, width, C) through the stem, number by number: (T, height' * width' * channels').
+    """One clip (T, height, width, C) through a stem, place by place: (T, height' * width' * channels').
 
     Args:
         frames: As stored.
-        weights: Of every convolution: (K, C, k, k) and bias (K,); those of the first take frames, then differences.
-        strides: Of every convolution.
+        weights: Weight (K, C, k, k), bias (K,) and stride of every convolution; the first takes frames, then differences.
         differences: none, extra or only; a difference counts twice, and is 0 for the first frame.
         mean: (C,).
         scale: Of pixels minus mean.
     """
-    x = (frames.to(mean.dtype) - mean) * scale
+    x = (frames - mean) * scale
     moved = 2 * torch.stack([x[t] - x[max(t - 1, 0)] for t in range(len(x))])
     x = {"none": x, "extra": torch.cat([x, moved], dim=3), "only": moved}[differences]
-    for (weight, bias), stride in zip(weights, strides, strict=True):
-        size = weight.shape[2]
-        margin = size // 2
-        _, height, width, _ = x.shape
-        padded = torch.nn.functional.pad(x, (0, 0, margin, margin, margin, margin))
-        rows = []
-        for i in range(0, height, stride):
-            patches = (padded[:, i : i + size, j : j + size] for j in range(0, width, stride))
-            rows.append(
-                torch.stack([(patch.unsqueeze(1) * weight.permute(0, 2, 3, 1)).sum((2, 3, 4)) for patch in patches], 1)
-            )
-        x = torch.relu(torch.stack(rows, dim=1) + bias)
+    for weight, bias, stride in weights:
+        size, (_, height, width, _) = weight.shape[2], x.shape
+        places = list(itertools.product(range(0, height, stride), range(0, width, stride)))
+        x = torch.nn.functional.pad(x, (0, 0, *[size // 2] * 4))
+        patches = [x[:, i : i + size, j : j + size].permute(0, 3, 1, 2) for i, j in places]
+        sums = [(patch.unsqueeze(1) * weight).sum((2, 3, 4)) + bias for patch in patches]
+        x = torch.relu(torch.stack(sums, dim=1)).unflatten(1, (-(-height // stride), -1))
     x = x.flatten(1)
     return (x - x.mean(1, keepdim=True)) / torch.sqrt(x.var(1, keepdim=True, correction=0) + 1e-5)

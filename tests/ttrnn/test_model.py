@@ -226,8 +226,14 @@ def test_a_missing_field_is_named(name):
         ({"stem": "conv", "input": "dense"}, "stem conv needs input tt, got input dense"),
         ({"stem_channels": "8x8"}, "stem_channels 8x8 needs stem conv, got stem none"),
         ({"stem_strides": "1"}, "stem_strides 1 needs stem conv, got stem none"),
-        ({"stem": "conv", "stem_channels": "6,8"}, "stem_channels must be positive whole numbers.*, got '6,8'"),
-        ({"stem": "conv", "stem_channels": "6x0"}, "stem_channels must be positive whole numbers.*, got '6x0'"),
+        (
+            {"stem": "conv", "stem_channels": "6,8"},
+            "and stem_strides must be positive.*, got '6,8'",
+        ),
+        (
+            {"stem": "conv", "stem_channels": "6x0"},
+            "and stem_strides must be positive.*, got '6x0'",
+        ),
         ({"stem": "conv", "stem_channels": "2x2x2x2"}, "stem_channels must be 1 to 3 numbers up to 1,024, got 2x2x2x2"),
         ({"stem": "conv", "stem_channels": "2x9999"}, "stem_channels must be 1 to 3 numbers up to 1,024, got 2x9999"),
         ({"stem": "conv", "stem_strides": "2x2x2"}, "one for each of stem_channels 6x8, got 2x2x2"),

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
+import ttrnn.convolve
 import ttrnn.stem
 from ttrnn import reference
 from ttrnn.model import ModelConfig, VideoClassifier
-from ttrnn.stem import Stem, StemShape
+from ttrnn.stem import Stem
+from ttrnn.stem_shape import StemShape
 
 LENGTHS = (5, 1, 7, 2)
 STEMS = {
@@ -37,16 +39,15 @@ def clips(channels=3, lengths=LENGTHS):
 
 def expected(stem, frames):
     """By the formulas, in float64, for the weights of a stem, which get the gradients."""
-    weights = [(conv.weight.double(), conv.bias.double()) for conv in stem.convs]
+    weights = [(conv.weight.double(), conv.bias.double(), conv.stride[0]) for conv in stem.convs]
     mean = torch.tensor(stem.mean, dtype=torch.float64).expand(stem.shape.channels)
-    how = weights, stem.shape.strides, stem.shape.differences, mean, stem.scale
-    return torch.cat([reference.stem(clip, *how) for clip in frames])
+    return torch.cat([reference.stem(clip, weights, stem.shape.differences, mean, stem.scale) for clip in frames])
 
 
 @pytest.fixture(params=["kept", "computed again"])
 def small_blocks(request, monkeypatch):
     """Blocks of 4 frames, which end within clips and reach over several."""
-    monkeypatch.setattr(ttrnn.stem, "_BLOCK_BYTES", {"cpu": 1, "cuda": 1})
+    monkeypatch.setattr(ttrnn.convolve, "_BLOCK_BYTES", {"cpu": 1, "cuda": 1})
     if request.param == "computed again":
         monkeypatch.setattr(ttrnn.stem, "KEPT_BYTES", 0)
 
@@ -137,8 +138,8 @@ def classifier(**values):
 
 def test_padding_is_never_computed(monkeypatch):
     sizes = []
-    original = ttrnn.stem._Block.converted
-    monkeypatch.setattr(ttrnn.stem._Block, "converted", lambda block, like: count(original(block, like)))
+    original = ttrnn.convolve._Layers.converted
+    monkeypatch.setattr(ttrnn.convolve._Layers, "converted", lambda layers, block: count(original(layers, block)))
 
     def count(x):
         sizes.append(len(x))
@@ -200,7 +201,7 @@ def test_a_frozen_stem_gets_no_gradient_and_a_copy_is_a_model_of_its_own():
 
 def test_of_frames_no_float_copy_is_held_and_large_batches_keep_nothing_but_the_output(monkeypatch):
     monkeypatch.setattr(ttrnn.stem, "KEPT_BYTES", 0)
-    monkeypatch.setattr(ttrnn.stem, "_BLOCK_BYTES", {"cpu": 1 << 14, "cuda": 1})
+    monkeypatch.setattr(ttrnn.convolve, "_BLOCK_BYTES", {"cpu": 1 << 14, "cuda": 1})
     stem, frames = make(dtype=torch.float32), clips(lengths=(400, 200))
     largest = 0
 
