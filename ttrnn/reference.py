@@ -91,7 +91,7 @@ def stem(
 
     Args:
         frames: As stored.
-        weights: Weight (K, C, k, k), bias (K,) and stride of every convolution; the first takes frames, then differences.
+        weights: Weight (K, C, k, k), bias (K,) and stride of every layer; the first takes frames, then differences.
         differences: none, extra or only; a difference counts twice, and is 0 for the first frame.
         mean: (C,).
         scale: Of pixels minus mean.
