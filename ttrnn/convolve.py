@@ -117,7 +117,7 @@ class _Layers:
     def _firsts(self, block: slice) -> Tensor:
         """Places of the first frames of clips in a block. They are the ones before themselves."""
         firsts = [start - block.start for start in self.rows.starts[:-1] if block.start <= start < block.stop]
-        return torch.tensor(firsts, dtype=torch.int64, device="cpu").to(self.mean.device)
+        return torch.tensor(firsts, dtype=torch.int64, device="cpu").to(self.mean.device, non_blocking=True)
 
     def outputs(self, block: slice, x: Tensor, with_moments: bool = False) -> list[Tensor]:
         """Of every layer, channels last; and the moments of `normalised` where wanted."""

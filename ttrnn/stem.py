@@ -49,7 +49,7 @@ class Stem(nn.Module):
         """The last layer's output for all frames, as recurrent layers take it; frames are converted block by block.
 
         Args:
-            clips: (T_b, *frame) each, uint8 or floating point; they get no gradients.
+            clips: (T_b, *frame) each, uint8 or floating point.
             dtype: bfloat16 for the layers above the first and for the result; others change nothing. None: autocast's,
                 where that is on.
         """
@@ -60,7 +60,7 @@ class Stem(nn.Module):
             dtype = torch.get_autocast_dtype(device_type)
         dtype = torch.bfloat16 if dtype == torch.bfloat16 else weights[0].dtype
         with without_autocast(device_type):
-            if is_transformed():
+            if is_transformed() or any(part.requires_grad for part in rows):
                 before = torch.cat([torch.cat([part[:1], part[:-1]]) for part in rows])
                 return replace(frames, rows=self.plain(torch.cat(rows), before))
             num_bytes = sum(map(len, rows)) * sum(map(math.prod, self.shape.maps)) * dtype.itemsize

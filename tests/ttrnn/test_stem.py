@@ -170,6 +170,14 @@ def test_gradients_of_single_clips_by_vmap_are_those_of_each_clip_alone():
             torch.testing.assert_close(found[name][number], parameter.grad, msg=name)
 
 
+def test_frames_in_floating_point_get_their_gradient():
+    stem, frames = make(), [clip.double().requires_grad_() for clip in clips()]
+    grad = torch.randn(15, 36, dtype=torch.float64)
+    found = torch.autograd.grad(stem(frames).rows, frames, grad)
+    wanted = torch.autograd.grad(expected(stem, frames), frames, grad)
+    torch.testing.assert_close(found, wanted)
+
+
 # Of torch's own: where a graph breaks, its compiler looks at the gradients of what is no leaf.
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
 def test_compiled_the_model_gives_what_it_gives():
