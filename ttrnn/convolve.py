@@ -75,7 +75,8 @@ class Features(torch.autograd.Function):
             if grad.device.type == "cpu" and is_zero(d):
                 continue
             x = layers.converted(block)
-            *outputs, mean, rstd = saved or layers.outputs(block, x, with_moments=True)
+            outputs = saved[:-2] or layers.outputs(block, x)
+            mean, rstd = saved[-2:] or layers.normalised(outputs[-1])[1:]
             rows = layers.as_rows(outputs[-1])
             (d, *_) = torch.ops.aten.native_layer_norm_backward(
                 d.to(rows.dtype), rows, rows.shape[1:], mean, rstd, None, None, [True, False, False])  # fmt: skip
@@ -93,10 +94,8 @@ class _Layers:
         self.weights = [*weights[:2], *(weight.to(task.dtype) for weight in weights[2:])]
         self.dtype, self.rows = task.dtype, Rows(clips, None, weights[0].dtype)
         self.has_before = self.shape.differences != "none"
-        self.mean = torch.tensor(task.mean, dtype=weights[0].dtype, device="cpu").repeat(
-            clips[0].shape[1] // len(task.mean)
-        )
-        self.mean = self.mean.to(weights[0].device)
+        mean = torch.tensor(task.mean, dtype=weights[0].dtype, device="cpu")
+        self.mean = mean.repeat(clips[0].shape[1] // len(mean)).to(weights[0].device, non_blocking=True)
 
     def blocks(self) -> list[slice]:
         """The rows of each block."""
@@ -119,8 +118,8 @@ class _Layers:
         firsts = [start - block.start for start in self.rows.starts[:-1] if block.start <= start < block.stop]
         return torch.tensor(firsts, dtype=torch.int64, device="cpu").to(self.mean.device, non_blocking=True)
 
-    def outputs(self, block: slice, x: Tensor, with_moments: bool = False) -> list[Tensor]:
-        """Of every layer, channels last; and the moments of `normalised` where wanted."""
+    def outputs(self, block: slice, x: Tensor) -> list[Tensor]:
+        """Of every layer, channels last."""
         y = self._convolved(0, x)
         if self.has_before:
             terms, size, firsts = y, y.shape[1] // 2, self._firsts(block)
@@ -129,7 +128,7 @@ class _Layers:
         outputs = [y.relu_().to(self.dtype)]
         for layer in range(1, self.num_layers):
             outputs.append(self._convolved(layer, outputs[-1]).relu_())
-        return [*outputs, *self.normalised(outputs[-1])[1:]] if with_moments else outputs
+        return outputs
 
     def _convolved(self, layer: int, x: Tensor) -> Tensor:
         weight, bias = self.weights[2 * layer : 2 * layer + 2]
