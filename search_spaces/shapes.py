@@ -20,14 +20,14 @@ which equals untrained attention.
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import optuna
 
-from ttrnn.shapes import NUM_GATES, factorisations, format_modes, frame_modes, gate_modes, max_ranks, parse_modes
+from ttrnn.shapes import NUM_GATES, format_modes, frame_modes, gate_modes, max_ranks, parse_modes
 
-__all__ = ["baselines", "hidden_modes", "input_modes", "space", "suggest_ranks"]
+__all__ = ["baselines", "factorisations", "hidden_modes", "input_modes", "space", "suggest_ranks"]
 
 _NUM_MODES = (2, 6)
 _LOG2_HIDDEN_SIZE = (4, 8)
@@ -86,6 +86,21 @@ def input_modes(height: int, width: int, channels: int, num_modes: int) -> tuple
 def hidden_modes(size: int, num_modes: int) -> tuple[tuple[int, ...], ...]:
     """The factorisations of a hidden size in lexical order: ascending modes before descending ones."""
     return _even(_monotone(size, num_modes))
+
+
+def factorisations(size: int, num_modes: int) -> Iterator[tuple[int, ...]]:
+    """All ordered factorisations of `size` into `num_modes` factors, in lexical order."""
+    if num_modes == 1:
+        yield (size,)
+        return
+    for first in _divisors(size):
+        for rest in factorisations(size // first, num_modes - 1):
+            yield (first, *rest)
+
+
+@functools.cache
+def _divisors(size: int) -> tuple[int, ...]:
+    return tuple(factor for factor in range(1, size + 1) if size % factor == 0)
 
 
 def _monotone(size: int, num_modes: int) -> set[tuple[int, ...]]:

@@ -21,7 +21,7 @@ LIBRARY = (
     ("shapes",),
     ("planner", "stem_shape"),
     ("plain", "spans"),
-    ("cells", "rows"),
+    ("cells", "fused", "rows"),
     ("product", "convolve"),
     ("contract", "scan", "decompose", "init", "packing", "pooling", "stream"),
     ("linear", "stem"),

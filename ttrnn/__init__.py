@@ -22,23 +22,19 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = {
-    "ModelConfig": "config",
-    "TTGRU": "recurrent",
-    "TTLSTM": "recurrent",
-    "TTLinear": "linear",
-    "TTRNN": "recurrent",
-    "TTShape": "shapes",
-    "VideoClassifier": "model",
-    "export_onnx_clip": "export",
-    "export_onnx_step": "export",
-    "export_program": "program",
-    "load": "checkpoint",
-    "save": "checkpoint",
-    "tensorize": "convert",
-    "tt_round": "decompose",
-    "tt_svd": "decompose",
+_OFFERED = {
+    "checkpoint": ("load", "save"),
+    "config": ("ModelConfig",),
+    "convert": ("tensorize",),
+    "decompose": ("tt_round", "tt_svd"),
+    "export": ("export_onnx_clip", "export_onnx_step"),
+    "linear": ("TTLinear",),
+    "model": ("VideoClassifier",),
+    "program": ("export_program",),
+    "recurrent": ("TTGRU", "TTLSTM", "TTRNN"),
+    "shapes": ("TTShape",),
 }
+_MODULES = {name: module for module, names in _OFFERED.items() for name in names}
 __all__ = list(_MODULES)
 
 

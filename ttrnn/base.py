@@ -1,4 +1,4 @@
-"""The recurrent layer that TTRNN, TTGRU and TTLSTM share: parameters, packing, layers and directions, streams.
+"""The base of TTRNN, TTGRU and TTLSTM: parameters, packing, layers and directions, streams.
 
 Legend: B batch, T time, F frames (packed B and T), D frame size, H hidden size, G gates, L layers times directions.
 
@@ -6,7 +6,6 @@ All frames are multiplied with the input matrix at once, before the loop over ti
 the gate on its first output mode. Source: Yang et al., ICML 2017, equations 5-13.
 """
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
@@ -28,7 +27,7 @@ _Masks = dict[str, tuple[Tensor | None, Tensor | None]]
 
 
 class TTRecurrent(nn.Module):
-    """The parts that the three cells share; see TTGRU for the arguments and shapes."""
+    """The base of the three cells; see TTGRU for the arguments and shapes."""
 
     cell: ClassVar[str]
     dense_class: ClassVar[Any]
@@ -69,14 +68,12 @@ class TTRecurrent(nn.Module):
         self.dropout, self.recurrent_dropout, self.bidirectional = dropout, recurrent_dropout, bidirectional
         self.recurrent_ranks, self.differences, self.input_dropout = recurrent_ranks, differences, input_dropout
         self.num_directions = 2 if bidirectional else 1
-        self._build(in_modes, ranks, {"mean": mean, "scale": scale}, {"device": device, "dtype": dtype})
-        self.compute_dtype = compute_dtype
+        first = {"mean": mean, "scale": scale, "compute_dtype": compute_dtype}
+        self._build(in_modes, ranks, first, {"device": device, "dtype": dtype})
         self.reset_parameters()
 
-    def _build(
-        self, in_modes: Sequence[int], ranks: Ranks, normalisation: dict[str, Any], options: dict[str, Any]
-    ) -> None:
-        """Registers the parameters of all layers and directions, without values."""
+    def _build(self, in_modes: Sequence[int], ranks: Ranks, first: dict[str, Any], options: dict[str, Any]) -> None:
+        """Registers the parameters of all layers and directions, without values; `first` are options of the first."""
         hidden_modes, num_gates = self.hidden_modes, NUM_GATES[self.cell]
         out_modes, num_rows = gate_modes(hidden_modes, num_gates), num_gates * self.hidden_size
         for layer, suffix in self._directions():
@@ -84,8 +81,8 @@ class TTRecurrent(nn.Module):
             # The bias comes after differences are taken, or it would cancel.
             apart = layer == 0 and self.differences != "none"
             modes = input_out_modes(hidden_modes, num_gates, self.differences if apart else "none")
-            first = normalisation if layer == 0 else {}
-            self.add_module(f"ih_{suffix}", TTLinear(below, modes, ranks, self.bias and not apart, **first, **options))
+            own = options if layer else options | first
+            self.add_module(f"ih_{suffix}", TTLinear(below, modes, ranks, self.bias and not apart, **own))
             if apart and self.bias:
                 setattr(self, f"bias_ih_{suffix}", nn.Parameter(torch.empty((num_rows,), **options)))
             if self.recurrent_ranks is None:
@@ -96,28 +93,27 @@ class TTRecurrent(nn.Module):
             if self.cell == "gru" and self.bias:
                 setattr(self, f"bias_hn_{suffix}", nn.Parameter(torch.empty((self.hidden_size,), **options)))
 
+    def _suffixes(self, layer: int) -> list[str]:
+        """Of the names of a layer's parameters, for each direction."""
+        return [f"l{layer}", f"l{layer}_reverse"][: self.num_directions]
+
     def _directions(self) -> Iterator[tuple[int, str]]:
-        """(layer, suffix of its names), in the order of torch's h_n."""
-        for layer, direction in itertools.product(range(self.num_layers), range(self.num_directions)):
-            yield layer, f"l{layer}" + ("_reverse" if direction else "")
+        """(layer, suffix), in the order of torch's h_n."""
+        return ((layer, suffix) for layer in range(self.num_layers) for suffix in self._suffixes(layer))
 
+    @torch.no_grad()
     def reset_parameters(self, input_gain: float = 1.0) -> None:
-        """Input matrices with rows of norm 1, biases 0 (an LSTM's forget gate 1), dense recurrent ones as torch has.
+        """Tensor trains get rows of norm 1, biases 0 (an LSTM's forget gate 1), dense recurrent matrices as in torch.
 
-        torch draws those from U(-1/sqrt(H), 1/sqrt(H)): orthogonal ones, tried in their place, lost 2 to 5 points of
-        accuracy on lip reading. A recurrent tensor train gets rows of norm 1.
-
-        Args:
-            input_gain: Standard deviation at start of the first layer's gates, for frames normalised by mean and scale.
+        Orthogonal recurrent matrices lost 2 to 5 points of accuracy on lip reading. `input_gain` is the standard
+        deviation of the first layer's gates for normalised frames.
         """
         for layer, suffix in self._directions():
-            ih = self._ih(suffix)
-            ih.reset_parameters(input_gain if layer == 0 else 1.0)
+            self._ih(suffix).reset_parameters(input_gain if layer == 0 else 1.0)
             if (bias := self._bias(suffix)) is not None:
                 nn.init.zeros_(bias)
                 if self.cell == "lstm":
-                    with torch.no_grad():
-                        bias[self.hidden_size : 2 * self.hidden_size].fill_(1.0)
+                    bias[self.hidden_size : 2 * self.hidden_size].fill_(1.0)
             if self.recurrent_ranks is None:
                 bound = 1 / math.sqrt(self.hidden_size)
                 nn.init.uniform_(getattr(self, f"weight_hh_{suffix}"), -bound, bound)
@@ -131,18 +127,18 @@ class TTRecurrent(nn.Module):
         return layer
 
     def _bias(self, suffix: str) -> Tensor | None:
-        """(G*H,) of the gates, wherever it lies."""
+        """(G*H,) of the gates."""
         bias: Tensor | None = getattr(self, f"bias_ih_{suffix}", self._ih(suffix).bias)
         return bias
 
     @property
     def compute_dtype(self) -> torch.dtype | None:
-        """Of the products with the input of the first layer, as in TTLinear; may be set at any time."""
+        """Dtype of the first layer's products with the input, as in TTLinear; may be set at any time."""
         return self._ih("l0").compute_dtype
 
     @compute_dtype.setter
     def compute_dtype(self, dtype: torch.dtype | None) -> None:
-        for suffix in ("l0", "l0_reverse")[: self.num_directions]:
+        for suffix in self._suffixes(0):
             self._ih(suffix).compute_dtype = dtype
 
     def flatten_parameters(self) -> None:
@@ -156,7 +152,7 @@ class TTRecurrent(nn.Module):
     @property
     def input_params(self) -> int:
         """Input-to-hidden weights of the first layer (both directions), as papers count: no bias."""
-        return sum(self._ih(suffix).shape.num_params for layer, suffix in self._directions() if layer == 0)
+        return sum(self._ih(suffix).shape.num_params for suffix in self._suffixes(0))
 
     @property
     def num_params(self) -> int:
@@ -175,14 +171,12 @@ class TTRecurrent(nn.Module):
         Args:
             input: (T, B, *frame), or (B, T, *frame) if batch_first, or (T, D) without a batch, where the axes of a
                 frame multiply to D; floating point, or uint8 as stored. Or a PackedSequence of (F, *frame). Or a list
-                of clips (T_b, *frame), in any order, as `torch.nn.utils.rnn.pack_sequence` takes: read where they lie,
-                in a memory-mapped file say, and never copied together.
+                of clips (T_b, *frame) in any order: they are read where they lie, such as in a memory-mapped file.
             hx: Initial state (L, B, H), zero if None; a pair (h, c) for an LSTM. Without the axis B for (T, D).
-            lengths: (B,) number of frames of each clip, at least 1; frames after these are padding: never computed,
-                zero in the output.
+            lengths: (B,) frames of each clip, at least 1; later ones are padding: never computed, zero in the output.
 
         Returns:
-            output, the top layer's states, shaped as the input with the frame's axes replaced by directions times H, a
+            The top layer's states, shaped as the input with the frame's axes replaced by directions times H, a
             PackedSequence for a list; and the final state h_n (L, B, H), or (h_n, c_n), clips in the caller's order.
 
         Raises:
@@ -194,7 +188,7 @@ class TTRecurrent(nn.Module):
         return frames.unpack(output), h_n if len(h_n) > 1 else h_n[0]  # type: ignore[return-value]
 
     def step(self, input: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """One more frame of each of B streams; not for bidirectional layers.
+        """Takes one more frame (B, *frame) of each of B streams; raises ValueError for a bidirectional layer.
 
         Args:
             input: (B, *frame).
@@ -203,9 +197,6 @@ class TTRecurrent(nn.Module):
         Returns:
             (B, H) the top layer's states, and the state: (hx, the products for differences to the next frame, or None),
             and in training also the masks of dropout, which a stream keeps.
-
-        Raises:
-            ValueError: the layer is bidirectional.
         """
         if self.bidirectional:
             raise ValueError("a bidirectional layer starts at the last frame and can't take one at a time: use forward")
@@ -219,12 +210,12 @@ class TTRecurrent(nn.Module):
     def _run(
         self, frames: Frames, state: tuple[Tensor, ...], previous: Tensor | None, masks: _Masks
     ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
-        """(F, directions * H) the top layer's states, the final ones (L, B, H), `previous` for the next; packed."""
+        """The top layer's states (F, directions * H), the final ones (L, B, H) and `previous` for the next; packed."""
         x: Tensor | tuple[Tensor, ...] = frames.rows
         finals: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
             outputs = []
-            for suffix in [name for at, name in self._directions() if at == layer]:
+            for suffix in self._suffixes(layer):
                 input_mask, recurrent_mask = masks.get(suffix, (None, None))
                 if layer == 0:
                     gates, order, kept = self._first_gates(suffix, frames, previous, input_mask)
@@ -251,13 +242,11 @@ class TTRecurrent(nn.Module):
 
     def _masks(self, num_clips: int) -> _Masks:
         """Factors 0 or 1 / (1 - rate), one row for each clip, held for all of its frames; in training only."""
-        rates = {"input": self.input_dropout, "recurrent": self.recurrent_dropout}
-        if not self.training or not any(rates.values()):
+        if not self.training or not (self.input_dropout or self.recurrent_dropout):
             return {}
         ones = self._ih("l0").cores[0].new_ones(num_clips, self.hidden_size)
-        masks: _Masks = {}
+        wide, masks = ones.repeat(1, NUM_GATES[self.cell]), {}
         for layer, suffix in self._directions():
-            wide = ones.repeat(1, NUM_GATES[self.cell])
             of_input = nn.functional.dropout(wide, self.input_dropout) if layer == 0 and self.input_dropout else None
             of_state = nn.functional.dropout(ones, self.recurrent_dropout) if self.recurrent_dropout else None
             masks[suffix] = of_input, of_state
@@ -266,22 +255,21 @@ class TTRecurrent(nn.Module):
     def _first_gates(
         self, suffix: str, frames: Frames, previous: Tensor | None, mask_BG: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """(F, G*H) gates of the first layer, the order that packs them, and the products of the last frame if the next
-        one's difference needs them; `previous` are those of the frame before the first, if there was one."""
+        """(F, G*H) gates of the first layer, the order that packs them, and for differences the last frame's products,
+        as `previous` are those of the frame before the first."""
         gates, sizes = self._ih(suffix)(frames.rows, frames.taken), frames.batch_sizes
         if self.differences == "none" and mask_BG is None:
             return gates, frames.row_order, None
         gates = frames.pack(gates)
         if self.differences != "none":
-            gates, previous = moving(
-                gates, previous, NUM_GATES[self.cell] * self.hidden_size, sizes, self._bias(suffix)
-            )
+            size = NUM_GATES[self.cell] * self.hidden_size
+            gates, previous = moving(gates, previous, size, sizes, self._bias(suffix))
         return masked(gates, mask_BG, sizes), None, previous
 
     def _initial_state(self, hx: Tensor | tuple[Tensor, Tensor] | None, frames: Frames) -> tuple[Tensor, ...]:
         """(L, B, H) parts of the state, clips in packed order."""
-        num_parts, count = (2 if self.cell == "lstm" else 1), self.num_layers * self.num_directions
-        shape = (count, frames.num_clips, self.hidden_size)
+        num_parts = 2 if self.cell == "lstm" else 1
+        shape = (self.num_layers * self.num_directions, frames.num_clips, self.hidden_size)
         if hx is None:
             weight = self._ih("l0").cores[0]
             return (torch.zeros(shape, device=weight.device, dtype=weight.dtype),) * num_parts

@@ -1,7 +1,6 @@
-"""A model directory: model.safetensors + config.json + README.md (the model card). Save, verify, load.
+"""Save, verify and load a model directory: model.safetensors, config.json and README.md (the model card).
 
-Nothing in it is code and loading runs none: weights are safetensors, everything else is JSON. Both files carry a sha256
-in config.json, so that a changed byte is seen.
+Loading runs no code: weights are safetensors, everything else is JSON. config.json has the sha256 of both.
 """
 
 import hashlib
@@ -36,9 +35,12 @@ def save(
     Args:
         model: The model.
         path: The directory; an older model directory there is replaced.
-        results: JSON values about how the model was made and how well it does; kept in config.json and in the card.
-        dtype: float32: weights are written in the dtype they have. bfloat16 or int8: rounded, see quantise.py; `load`
-            gives them back in float32, and config.json and the card say how far that moves the logits.
+        results: JSON values about training and metrics, for config.json and the card.
+        dtype: float32: weights keep their dtype. bfloat16 or int8: rounded, see quantise.py; `load` gives float32, and
+            config.json and the card say how far that moves the logits.
+
+    Raises:
+        ValueError: the directory is no model directory, or layers of the model are no longer what its config says.
     """
     path = Path(path)
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / "config.json").exists()):
@@ -50,11 +52,7 @@ def save(
 def write(
     model: VideoClassifier, directory: Path, results: dict[str, Any] | None = None, dtype: str = "float32"
 ) -> None:
-    """As `save`, straight into a directory that the caller takes care of.
-
-    Raises:
-        ValueError: layers of the model are no longer what its config says, after `round_`, say.
-    """
+    """Like `save`, but into a directory that exists, file by file."""
     if model.num_params != model.config.num_params:
         raise ValueError(
             f"the model has {model.num_params:,} parameters, its config stands for {model.config.num_params:,}: load "
@@ -83,11 +81,7 @@ def write(
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """The verified contents of a model directory's config.json; its "model" makes a ModelConfig.
-
-    Raises:
-        ValueError: not a model directory, a newer version, or a byte has changed in a file.
-    """
+    """The contents of config.json; raises ValueError for another directory, a newer version or a changed byte."""
     path = Path(path)
     config, place = _read_json(path), path / "config.json"
     if not isinstance(config, dict) or config.get("format") != _FORMAT:
@@ -101,15 +95,14 @@ def read_config(path: str | Path) -> dict[str, Any]:
     if not isinstance(hashes, dict) or hashes.get("config.json") != _config_hash(config):
         raise ValueError(f"{place} does not match its sha256: it was changed or damaged; export the model again")
     if not isinstance(config.get("results"), dict) or config.get("dtype", DTYPES[0]) not in DTYPES:
-        raise ValueError(
-            f"{place} does not hold results and a dtype, one of {', '.join(DTYPES)}; export the model again"
-        )
+        dtypes = ", ".join(DTYPES)
+        raise ValueError(f"{place} does not hold results and a dtype, one of {dtypes}; export the model again")
     _check_weights(path / "model.safetensors", hashes.get("model.safetensors"), config.get("num_params"))
     return config
 
 
 def _check_weights(weights: Path, expected: Any, num_params: Any) -> None:
-    """Raises ValueError unless the file has that hash; without reading one that is too large for its model."""
+    """Raises ValueError unless the file has that hash; reads none that is too large for its model."""
     if not weights.is_file():
         raise ValueError(f"{weights} is missing; export the model again")
     try:
@@ -125,7 +118,7 @@ def _check_weights(weights: Path, expected: Any, num_params: Any) -> None:
 
 
 def _read_json(path: Path) -> Any:
-    """The contents of config.json. Raises ValueError for anything but a regular file with JSON."""
+    """The contents of config.json; raises ValueError unless it is a regular file with JSON."""
     place = path / "config.json"
     try:
         # Reading a pipe or a device may never end.
@@ -139,11 +132,7 @@ def _read_json(path: Path) -> Any:
 
 
 def load(path: str | Path) -> VideoClassifier:
-    """The model of a model directory, in eval mode on the CPU, in float32.
-
-    Raises:
-        ValueError: see read_config; or weights that do not fit the configuration.
-    """
+    """The model of a model directory, in eval mode on the CPU; raises ValueError if its files do not fit each other."""
     path = Path(path)
     found = read_config(path)
     try:
@@ -169,12 +158,12 @@ def load(path: str | Path) -> VideoClassifier:
 
 
 def _shown(value: Any) -> str:
-    """In one line that is not too long."""
+    """A value or an error in one line."""
     return textwrap.shorten(str(value) if isinstance(value, Exception) else repr(value), 500)
 
 
 def _config_hash(config: dict[str, Any]) -> str:
-    """sha256 of config.json's contents without the hash itself, in one canonical spelling."""
+    """sha256 of config.json without this hash, in one canonical spelling."""
     sha256 = {name: value for name, value in config["sha256"].items() if name != "config.json"}
     text = json.dumps({**config, "sha256": sha256}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -182,6 +171,7 @@ def _config_hash(config: dict[str, Any]) -> str:
 
 def _card(config: dict[str, Any]) -> str:
     model = ModelConfig.from_dict(config["model"])
+    moved = f"{config.get('logits_moved_by', 0):.1e} (1 + |logit|) at most, for clips of noise"
     facts = {
         "classes": ", ".join(model.classes),
         "input": f"{model.width} x {model.height} pixels, {model.channels} channels, uint8",
@@ -192,11 +182,7 @@ def _card(config: dict[str, Any]) -> str:
         "recurrent matrix": f"ranks {model.recurrent_ranks}" if model.recurrent_shape else "dense",
         "weights": config["dtype"],
         "parameters": f"{config['num_params']:,} in all, {config['input_params']:,} input-to-hidden",
-        **(
-            {"logits moved by rounding": f"{config['logits_moved_by']:.1e} (1 + |logit|) at most, for clips of noise"}
-            if "logits_moved_by" in config
-            else {}
-        ),
+        **({"logits moved by rounding": moved} if "logits_moved_by" in config else {}),
         "multiply-adds": f"{model.multiply_adds:,} for a frame, in the {'stem and the ' if model.stem_shape else ''}"
         "recurrent layers",
         **{
@@ -215,7 +201,7 @@ def _card(config: dict[str, Any]) -> str:
 
 
 def _with_interval(name: str, value: Any, results: dict[str, Any]) -> str:
-    """A metric with its 95% interval and number of clips, where they are known; other values as they are."""
+    """A metric with its 95% interval and number of clips, where they are known; other values unchanged."""
     split = name.removesuffix("_metric")
     interval, num_clips = results.get(f"{split}_interval"), results.get(f"num_{split}_clips")
     if split == name or not isinstance(value, float):

@@ -28,10 +28,7 @@ def dense_weight(cores: Sequence[Tensor]) -> Tensor:
 
 
 def supports_bfloat16(device_type: str) -> bool:
-    """Whether the processor, or the GPU, multiplies matrices of bfloat16 in hardware, several times as fast as float32.
-
-    False where it is not known (a torch without `torch.cpu.get_capabilities`).
-    """
+    """Whether the device multiplies matrices of bfloat16 in hardware; False where torch doesn't know."""
     if device_type == "cuda":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
@@ -58,25 +55,22 @@ def tt_product(
     """y = (x - mean) (scale W)^T + bias for the matrix W that the cores stand for.
 
     Args:
-        x_FM: (F, M) rows, or more of them than `order` takes; uint8 or floating point. Rows need not be contiguous with
-            each other: they may also come in several tensors (F_b, M), one after the other.
+        x_FM: (F, M) rows, or more of them than `order` takes, uint8 or floating point; or several tensors (F_b, M).
         cores: Gk of shape (R_{k-1}, M_k, N_k, R_k), one dtype and device.
         shape: Modes and ranks of the cores.
         bias: (N,) added to every row.
         mean: (M,) subtracted from every row, at the cost of one row.
         scale: Of the matrix.
-        order: (F,) which rows of a single tensor to take, none twice; None for all as they come. They are gathered
-            block by block.
+        order: (F,) which rows of a single tensor to take, none twice; None for all as they come.
         dtype: Of the matrix products; None for autocast's where that is on, else the cores'. bfloat16 holds uint8
-            exactly; merged cores, what lies between groups, results and gradients are then rounded to its 8 bits, while
-            the sums in a product, and those of gradients over the blocks, are not.
+            exactly; merged cores, values between groups, results and gradients are rounded to its 8 bits, sums are not.
 
     Returns:
         (F, N) in autocast's dtype where that is on, else in the cores'. Double backward is refused.
 
     Raises:
-        ValueError: no tensor, an order for several, or rows that are neither uint8 nor floating point, or that are
-            float64 where the cores are not.
+        ValueError: no tensor, an order for several, rows that are neither uint8 nor floating point, or float64 rows
+            where the cores are not.
     """
     parts = (x_FM,) if isinstance(x_FM, Tensor) else tuple(x_FM)
     _check(parts, cores, order)
@@ -89,7 +83,10 @@ def tt_product(
         _warn_of_emulation(device_type)
     with without_autocast(device_type):
         if is_transformed():
-            return _plain(parts, cores, shape, bias, mean, scale, order).to(out_dtype)
+            x = torch.cat([part.to(cores[0].dtype) for part in parts])
+            x = x if order is None else x[order]
+            y = chain(x if mean is None else x - mean.to(x.dtype), core_matrices(cores), shape.out_modes) * scale
+            return (y if bias is None else y + bias).to(out_dtype)
         num_rows = sum(map(len, parts)) if order is None else len(order)
         chosen = plan(
             shape,
@@ -104,22 +101,6 @@ def tt_product(
         scales = ((0, scale), (len(cores) - 1, 1 / unit(parts[0].dtype, dtype)))
         task = Task(chosen.groups, chosen.keep and learning, dtype, out_dtype, scales, len(cores))
         return Product.apply(task, order, mean, bias, *cores, *parts)
-
-
-def _plain(
-    parts: Sequence[Tensor],
-    cores: Sequence[Tensor],
-    shape: TTShape,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    scale: float,
-    order: Tensor | None,
-) -> Tensor:
-    """The product in the cores' own dtype, for torch.func."""
-    x = torch.cat([part.to(cores[0].dtype) for part in parts])
-    x = x if order is None else x[order]
-    y = chain(x if mean is None else x - mean.to(x.dtype), core_matrices(cores), shape.out_modes) * scale
-    return y if bias is None else y + bias
 
 
 def _check(parts: Sequence[Tensor], cores: Sequence[Tensor], order: Tensor | None) -> None:

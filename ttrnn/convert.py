@@ -1,4 +1,4 @@
-"""Replace the large dense layers of any model by tensor-train layers near to them."""
+"""Replace the large dense layers of any model by the nearest tensor-train layers."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from ttrnn.shapes import Ranks
 
 __all__ = ["tensorize"]
 
-_RECURRENT: dict[type[nn.Module], Any] = {nn.RNN: TTRNN, nn.GRU: TTGRU, nn.LSTM: TTLSTM}
+_COUNTERPARTS: dict[type[nn.Module], Any] = {nn.Linear: TTLinear, nn.RNN: TTRNN, nn.GRU: TTGRU, nn.LSTM: TTLSTM}
 # Smaller layers have little to save.
 _LEAST_WEIGHTS = 1 << 16
 
@@ -26,8 +26,8 @@ def tensorize(
 ) -> nn.Module:
     """Replaces nn.Linear, nn.RNN, nn.GRU and nn.LSTM within a model by the nearest tensor trains (TT-SVD).
 
-    Subclasses of them stay, as do layers that share a parameter with others, LSTMs with projections, and layers that
-    would get more parameters than they have. New parameters need a new optimizer.
+    Subclasses of them stay, as do layers that share a parameter, LSTMs with projections, and layers that would get more
+    parameters than they have. New parameters need a new optimizer.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4096, 1024), nn.ReLU(), nn.Linear(1024, 10))
@@ -41,35 +41,24 @@ def tensorize(
         filter: Which layers to replace, by name and layer; None for those whose largest matrix has 65,536 weights.
 
     Returns:
-        The module, or what replaces it.
+        The module, or its replacement.
 
     Raises:
         ValueError: see TTLinear.from_dense and TTGRU.from_dense.
     """
-    chosen = _is_large if filter is None else filter
+    chosen = filter or (lambda _, layer: max(map(nn.Parameter.numel, layer.parameters())) >= _LEAST_WEIGHTS)
     uses = Counter(id(parameter) for _, parameter in module.named_parameters(remove_duplicate=False))
     for name, layer in list(module.named_modules()):
-        if type(layer) not in (nn.Linear, *_RECURRENT) or not chosen(name, layer):
+        if type(layer) not in _COUNTERPARTS or not chosen(name, layer):
             continue
         parameters = list(layer.parameters())
         if any(uses[id(parameter)] > 1 for parameter in parameters) or getattr(layer, "proj_size", False):
             continue
-        small = _converted(layer, ranks, num_modes).train(layer.training)
-        if sum(parameter.numel() for parameter in small.parameters()) >= sum(map(nn.Parameter.numel, parameters)):
+        small = _COUNTERPARTS[type(layer)].from_dense(layer, ranks=ranks, num_modes=num_modes).train(layer.training)
+        if small.num_params >= sum(parameter.numel() for parameter in parameters):
             continue
         if not name:
             return small
         parent, _, child = name.rpartition(".")
         setattr(module.get_submodule(parent), child, small)
     return module
-
-
-def _is_large(name: str, layer: nn.Module) -> bool:
-    return max(parameter.numel() for parameter in layer.parameters()) >= _LEAST_WEIGHTS
-
-
-def _converted(layer: nn.Module, ranks: Ranks, num_modes: int) -> nn.Module:
-    if isinstance(layer, nn.Linear):
-        return TTLinear.from_dense(layer, ranks=ranks, num_modes=num_modes)
-    converted: nn.Module = _RECURRENT[type(layer)].from_dense(layer, ranks=ranks, num_modes=num_modes)
-    return converted

@@ -1,15 +1,15 @@
-"""TT-SVD of a dense matrix and rounding of a tensor train to lower ranks, with the error that either makes.
+"""TT-SVD of a dense matrix and rounding of a tensor train to lower ranks, with their errors.
 
 Legend: M_k / N_k input / output mode k, R_{k-1} / R_k left / right rank of core k, d number of cores, ||.|| Frobenius.
 
 Both go through the bonds from left to right. At bond k the rest of W is unfolded, with the modes left of the bond as
 rows: its R_k leading left singular vectors are core k, and its projection onto them is the rest for bond k + 1. The
-errors of the projections are orthogonal, so that with eps_k, the norm of the singular values left out,
+projections' errors are orthogonal: with eps_k, the norm of the singular values left out at bond k,
 
     ||W - W_TT||^2 = eps_1^2 + ... + eps_{d-1}^2
 
 and no eps_k exceeds the distance from W, unfolded at bond k, to the nearest matrix of rank R_k: the result is within
-sqrt(d - 1) of the best tensor train of its ranks. All of it runs on the CPU in float64, which every machine has.
+sqrt(d - 1) of the best tensor train of its ranks. All of it runs on the CPU in float64.
 
 Source: Oseledets, "Tensor-Train Decomposition", SIAM J. Sci. Comput. 33 (2011): Theorem 2.2, Algorithms 1 and 2.
 """
@@ -25,13 +25,13 @@ from ttrnn.shapes import Ranks, TTShape, check_modes
 
 __all__ = ["Truncated", "balanced", "tt_round", "tt_svd"]
 
-# Relative to ||W||; singular values below are what float64 itself has rounded.
+# Relative to ||W||; smaller singular values come from rounding errors of float64.
 _ROUNDING_ERROR = 1e-13
 
 
 @dataclass(frozen=True, slots=True)
 class Truncated:
-    """A tensor train W_TT near a matrix W, and how near."""
+    """A tensor train W_TT near a matrix W, with its error."""
 
     cores: list[Tensor]
     """Gk of shape (R_{k-1}, M_k, N_k, R_k); all but the last have orthonormal columns as (R_{k-1} M_k N_k, R_k)."""
@@ -40,7 +40,7 @@ class Truncated:
     bond_errors: tuple[float, ...]
     """eps_1..eps_{d-1}: the error that each bond's rank adds."""
     singular_values: tuple[Tensor, ...]
-    """Of each bond, falling, with those that were left out; at relative_error 0 they are those of W unfolded there."""
+    """Of each bond, falling, with those left out; at relative_error 0 those of W unfolded there."""
 
     @property
     def shape(self) -> TTShape:
@@ -50,7 +50,7 @@ class Truncated:
 
     @property
     def relative_error(self) -> float:
-        """||W - W_TT|| / ||W||, 0 for W = 0; rounding the cores to their dtype, where it isn't float64, adds to it."""
+        """||W - W_TT|| / ||W||, 0 for W = 0, without the rounding of cores to another dtype than float64."""
         return math.hypot(*self.bond_errors) / self.norm if self.norm else 0.0
 
 
@@ -63,7 +63,7 @@ def tt_svd(
     *,
     relative_error: float | None = None,
 ) -> Truncated:
-    """The dense matrix as a tensor train, of given ranks or of the lowest, bond by bond, that keep an error.
+    """Decomposes a dense matrix, to given ranks or to the lowest, bond by bond, that keep an error.
 
     Example:
         >>> tt_svd(torch.ones(256, 57600), (8, 20, 20, 18), (4, 4, 4, 4), relative_error=0.01).shape.ranks
@@ -74,8 +74,8 @@ def tt_svd(
         in_modes: M_1..M_d; their product is M.
         out_modes: N_1..N_d; their product is N.
         ranks: One number, or the d-1 inner ranks; clipped to what the modes allow.
-        relative_error: In place of ranks: what ||W - W_TT|| / ||W|| may be at most, in [0, 1). 0 keeps all that
-            float64 can tell from rounding errors (1e-13).
+        relative_error: In place of ranks: the most that ||W - W_TT|| / ||W|| may be, in [0, 1). 0 keeps all but
+            rounding errors of float64 (1e-13).
 
     Returns:
         Cores in the weight's dtype and on its device, and the error.
@@ -100,12 +100,12 @@ def tt_svd(
 
 @torch.no_grad()
 def tt_round(cores: Sequence[Tensor], ranks: Ranks | None = None, *, relative_error: float | None = None) -> Truncated:
-    """A tensor train brought to lower ranks, without multiplying it out.
+    """Rounds a tensor train to lower ranks, without multiplying it out.
 
     Args:
         cores: Gk of shape (R_{k-1}, M_k, N_k, R_k).
         ranks: One number, or the d-1 inner ranks; a rank that is lower already stays.
-        relative_error: In place of ranks, as in `tt_svd`; 0 drops only what carries nothing.
+        relative_error: In place of ranks, as in `tt_svd`; 0 drops only singular values of zero.
 
     Returns:
         Cores in the dtype and on the device of the first, and the error.
@@ -122,7 +122,7 @@ def tt_round(cores: Sequence[Tensor], ranks: Ranks | None = None, *, relative_er
         )
     asked = _asked([size[1] for size in sizes], [size[2] for size in sizes], ranks, relative_error)
     first, *others = (_float64(core, f"core {k}") for k, core in enumerate(cores))
-    # From the right: each core but the first to orthonormal rows, what that takes goes on to the core on its left.
+    # From the right, each core but the first gets orthonormal rows; its triangular factor goes to the core on its left.
     rest: list[Tensor | None] = []
     carry = torch.ones(1, 1, dtype=torch.float64)
     for core in reversed(others):
@@ -135,13 +135,10 @@ def tt_round(cores: Sequence[Tensor], ranks: Ranks | None = None, *, relative_er
 
 @torch.no_grad()
 def balanced(cores: Sequence[Tensor]) -> list[Tensor]:
-    """The same matrix, its cores scaled to one root mean square.
+    """Cores (R_{k-1}, M_k, N_k, R_k) of the same matrix, scaled to one root mean square.
 
     TT-SVD leaves all of the norm in the last core. Adam moves each weight by about the learning rate, whatever its
     size: it would rewrite the small cores before it has moved that one.
-
-    Args:
-        cores: Gk of shape (R_{k-1}, M_k, N_k, R_k).
     """
     sizes = [core.cpu().to(torch.float64).square().mean().sqrt().item() for core in cores]
     if min(sizes) == 0:
@@ -153,7 +150,7 @@ def balanced(cores: Sequence[Tensor]) -> list[Tensor]:
 def _asked(
     in_modes: Sequence[int], out_modes: Sequence[int], ranks: Ranks | None, relative_error: float | None
 ) -> TTShape:
-    """Modes, and the ranks where those are what is asked for."""
+    """Modes, and the ranks if they are given; raises ValueError unless they or a valid relative_error are."""
     if (ranks is None) == (relative_error is None):
         raise ValueError(f"give either ranks or relative_error, got ranks={ranks} and relative_error={relative_error}")
     if relative_error is not None and not 0 <= relative_error < 1:
@@ -173,28 +170,27 @@ def _float64(values: Tensor, name: str) -> Tensor:
 def _truncate(
     matrix: Tensor, rest: Sequence[Tensor | None], asked: TTShape, relative_error: float | None, like: Tensor
 ) -> Truncated:
-    """The sweep from left to right over W = matrix * rest_1 * .. * rest_{d-1}.
+    """Sweeps from left to right over W = matrix * rest_1 * .. * rest_{d-1}.
 
-    Args:
-        matrix: What lies left of the first bond, and its modes as rows.
-        rest: For each bond the core behind it, with orthonormal rows as (R_k, M_{k+1} N_{k+1} R_{k+1}). None is the
-            identity: those modes are among the columns of `matrix` still.
-        asked: Modes, and the ranks where there is no relative_error.
-        relative_error: See tt_svd.
-        like: Has the dtype and device of the cores that are wanted.
+    `matrix` is the part left of the first bond. `rest` has for each bond the core behind it, with orthonormal rows as
+    (R_k, M_{k+1} N_{k+1} R_{k+1}); None where those modes are among the columns of `matrix`. `like` has the dtype and
+    device of the cores to return.
     """
     norm = torch.linalg.vector_norm(matrix).item()
     budget = (max(relative_error or 0.0, _ROUNDING_ERROR) * norm) ** 2
     factors, bonds, errors, spectra = [], [1], [], []
     for k, behind in enumerate(rest):
         matrix = matrix.reshape(bonds[-1] * asked.in_modes[k] * asked.out_modes[k], -1)
-        basis, singular = _left_singular(matrix)
+        # The triangle of a wide matrix has the same left singular vectors, and fewer right ones, which are not needed.
+        is_wide = matrix.shape[0] < matrix.shape[1]
+        square = torch.linalg.qr(matrix.t(), mode="r").R.t() if is_wide else matrix
+        basis, singular, _ = torch.linalg.svd(square, full_matrices=False)
         # lost[r]: the norm of the singular values that rank r leaves out.
         lost = torch.cat([singular.square().flip(0).cumsum(0).flip(0).sqrt(), singular.new_zeros(1)])
         if relative_error is None:
             rank = min(asked.ranks[k], len(singular))
         else:
-            # What earlier bonds did not use up goes to those that are left.
+            # Later bonds get the part of the budget that earlier ones did not use.
             rank = max(1, int((lost > math.sqrt(budget / (len(rest) - k))).sum()))
         spectra.append(singular)
         errors.append(lost[rank].item())
@@ -202,21 +198,11 @@ def _truncate(
         factors.append(basis[:, :rank])
         bonds.append(rank)
         matrix = factors[-1].t() @ matrix
-        if behind is not None:
-            matrix = matrix @ behind
+        matrix = matrix if behind is None else matrix @ behind
     shape = TTShape(asked.in_modes, asked.out_modes, bonds[1:])
     cores = [
-        # A copy: it must share no memory with W, nor hold on to the singular vectors that were left out.
+        # A copy: it must not share memory with W, nor keep the singular vectors that were left out.
         torch.empty(size, dtype=like.dtype, device=like.device).copy_(factor.reshape(size).to(like.dtype))
         for factor, size in zip([*factors, matrix], shape.core_shapes, strict=True)
     ]
     return Truncated(cores, norm, tuple(errors), tuple(spectra))
-
-
-def _left_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Left singular vectors (as columns) and singular values."""
-    if matrix.shape[0] < matrix.shape[1]:
-        # The triangle has them too; the vectors of the long side, which are not needed, are then computed only once.
-        matrix = torch.linalg.qr(matrix.t(), mode="r").R.t()
-    basis, singular, _ = torch.linalg.svd(matrix, full_matrices=False)
-    return basis, singular

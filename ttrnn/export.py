@@ -1,4 +1,4 @@
-"""A model as an ONNX file, of a step of a stream or of whole clips; kept only if its outputs match the model's.
+"""Write a model as an ONNX file, for a step of a stream or for whole clips, if its outputs match the model's.
 
 Legend: B batch, T time, H hidden size, G gates, L layers, C classes.
 
@@ -55,13 +55,13 @@ def export_onnx_step(model: VideoClassifier, path: str | Path) -> float:
         path: The file, written whole or not at all. It takes 4 bytes a parameter and about 10 kB for the graph.
 
     Returns:
-        How far its outputs are from the model's: the largest |file - model| / (1 + |model|) that was seen, in
-        onnxruntime, in streams of 1 to 4 frames, one or three at a time.
+        The largest |file - model| / (1 + |model|) of the outputs in onnxruntime, for one or three streams of 1 to 4
+        frames.
 
     Raises:
         ValueError: the model is bidirectional.
         ImportError: onnx or onnxruntime is not installed; its `name` says which.
-        RuntimeError: they differ by more than 1e-4.
+        RuntimeError: the outputs differ by more than 1e-4.
     """
     if model.config.bidirectional:
         raise ValueError(
@@ -75,19 +75,10 @@ def export_onnx_clip(model: VideoClassifier, path: str | Path) -> float:
 
     Inputs: frames, uint8 (B, T, height, width, channels), and lengths, int32 (B,), the frames that count of each clip,
     from 1 to T. Outputs: logits and scores (probabilities), float32 (B, C). The metadata is that of export_onnx_step.
-    Frames are multiplied block by block: beside the frames, memory grows by 4 G H bytes for a frame, or so.
+    Frames are multiplied block by block: beside the frames, memory grows by about 4 G H bytes a frame.
 
-    Args:
-        model: Taken in eval mode and float32; not changed.
-        path: The file, written whole or not at all. It takes 4 bytes a parameter and about 10 kB for the graph.
-
-    Returns:
-        How far its outputs are from the model's: the largest |file - model| / (1 + |model|) that was seen, in
-        onnxruntime, for clips of 1 to 4 frames, one or three at a time.
-
-    Raises:
-        ImportError: onnx or onnxruntime is not installed; its `name` says which.
-        RuntimeError: they differ by more than 1e-4.
+    Arguments, returned difference and errors are those of export_onnx_step, for clips of 1 to 4 frames; a bidirectional
+    model is taken too.
     """
     return _export(model, path, "clip", _clip_graph, _run_clip)
 
@@ -113,8 +104,6 @@ def _export(
 
 
 def _run_step(model: VideoClassifier, session: Any, frames: Tensor, _: list[int]) -> Iterable[tuple[Tensor, Tensor]]:
-    """Outputs of the step file for streams, and what they should be."""
-
     def step(frame: Tensor, state: dict[str, Tensor]) -> list[Tensor]:
         feeds = {"frame": frame.numpy(), **{name: part.numpy() for name, part in state.items()}}
         return [torch.from_numpy(part) for part in session.run(["logits", "scores", *after(state)], feeds)]
@@ -125,7 +114,6 @@ def _run_step(model: VideoClassifier, session: Any, frames: Tensor, _: list[int]
 def _run_clip(
     model: VideoClassifier, session: Any, frames: Tensor, lengths: list[int]
 ) -> Iterable[tuple[Tensor, Tensor]]:
-    """Outputs of the clip file, and what they should be."""
     feeds = {"frames": frames.numpy(), "lengths": torch.tensor(lengths, dtype=torch.int32).numpy()}
     logits = model(frames, lengths=lengths)
     return zip(map(torch.from_numpy, session.run(None, feeds)), (logits, model.probabilities(logits)), strict=True)

@@ -3,8 +3,8 @@
 import contextlib
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -23,47 +23,42 @@ def fsync_path(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Opens a temporary file that takes the name `path` when the block ends well, and vanishes when it doesn't.
+    """Opens a temporary file that takes the name `path` when the block ends well, and is deleted when it doesn't.
 
-    Args:
-        path: The final name. Its directory must exist.
-        mode: "w" for UTF-8 text, "wb" for bytes.
+    The directory of `path` must exist. `mode` is "w" for UTF-8 text, "wb" for bytes.
     """
     path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = _beside(path, "tmp")
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
-        with os.fdopen(
-            descriptor, mode, encoding=None if "b" in mode else "utf-8", newline="" if mode == "w" else None
-        ) as file:
+        with open(temporary, mode.replace("w", "x"), **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files private; these are results that others may read.
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
     fsync_path(path.parent)
 
 
 @contextlib.contextmanager
 def atomic_directory(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary directory that takes the place of `path` when the block ends well.
+    """Yields a temporary directory that takes the name `path` when the block ends well.
 
-    An older directory at `path` is replaced; it is moved aside first, so that a reader never sees a mixture.
+    An older directory is moved aside first, so that a reader never sees a mixture.
     """
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    temporary = _beside(path, "tmp")
+    temporary.mkdir()
     try:
         yield temporary
         for file in temporary.rglob("*"):
             fsync_path(file)
-        os.chmod(temporary, 0o777 & ~_umask())
         if path.exists():
-            aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+            aside = _beside(path, "old")
+            aside.mkdir()
             os.replace(path, aside / path.name)
             try:
                 os.replace(temporary, path)
@@ -81,7 +76,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Deletes what writers that were killed in the middle have left in a directory. Nobody may be writing there."""
+    """Deletes the temporary files of killed writers from a directory, in which nobody may be writing."""
     for leftover in (*directory.glob(".*.tmp"), *directory.glob(".*.old")):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -90,13 +85,10 @@ def remove_leftovers(directory: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content, in hexadecimal."""
+    """The hash of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _umask() -> int:
-    # The only way to read the umask is to set it; 0o022 restores the common case between the two calls.
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{ending}")

@@ -13,13 +13,13 @@ __all__ = ["orthogonal_cores_"]
 
 @torch.no_grad()
 def orthogonal_cores_(cores: Sequence[Tensor], gain: float = 1.0) -> None:
-    """Fills cores so that every row of the matrix they stand for has the norm `gain` exactly (up to the limit below).
+    """Fills cores so that every row of the matrix W they stand for has the norm `gain` (up to the limit below).
 
     For each output index j the slice G_k[:, :, j, :], read as an R_{k-1} x (M_k R_k) matrix, gets orthonormal rows. A
     row of W is a product of such slices, and multiplying from the last core to the first keeps the norm: with gain 1
-    every output then has unit variance for uncorrelated inputs of unit variance, and for correlated ones in expectation
-    over the draw. Where R_{k-1} > M_k R_k the rows can't be orthonormal; the slice then has orthonormal columns times
-    sqrt(R_{k-1} / (M_k R_k)), which keeps the mean square of the norms.
+    every output has unit variance for uncorrelated inputs of unit variance, and for correlated ones in expectation over
+    the draw. Where R_{k-1} > M_k R_k, the slice has orthonormal columns times sqrt(R_{k-1} / (M_k R_k)) instead, which
+    keeps the mean square of the norms.
 
     Independent draws for all cores from one Glorot bound, as the paper's code has them, saturate the gates at start.
 
@@ -31,13 +31,11 @@ def orthogonal_cores_(cores: Sequence[Tensor], gain: float = 1.0) -> None:
         return
     for core in cores:
         r, m, n, s = core.shape
-        # Decompositions are not there for half precision, and drawing in one dtype makes a seed mean one thing.
+        # torch decomposes no half precision, and one dtype makes a seed mean one thing.
         normal = torch.randn(n, max(r, m * s), min(r, m * s), dtype=torch.float64, device="cpu")
         q, upper = torch.linalg.qr(normal)
         # Without these signs QR's own convention would bias the draw.
         q = q * torch.diagonal(upper, dim1=-2, dim2=-1).sign().unsqueeze(-2)
-        slices = q if r > m * s else q.transpose(1, 2)
-        if r > m * s:
-            slices = slices * (r / (m * s)) ** 0.5
+        slices = q * (r / (m * s)) ** 0.5 if r > m * s else q.transpose(1, 2)
         core.copy_(slices.reshape(n, r, m, s).permute(1, 2, 0, 3).to(core.dtype))
     cores[0].mul_(gain)

@@ -22,8 +22,7 @@ __all__ = ["TTLinear", "TTMatrix"]
 class TTLinear(nn.Module):
     """y = W ((x - mean) * scale) + b, with W kept as a tensor train.
 
-    Normalisation is part of the layer so that frames can come in as they are stored (uint8): the scale is folded into
-    a core and the mean into one constant vector, at no cost per frame.
+    Normalisation costs nothing per frame (uint8, as stored): scale goes into a core, the mean into a constant vector.
 
     Example:
         >>> layer = TTLinear((8, 20, 20, 18), (4, 4, 4, 4), ranks=4)
@@ -38,9 +37,9 @@ class TTLinear(nn.Module):
         bias: Learn an additive bias, as nn.Linear does.
         mean: Subtracted from the input: one number, or one for each channel of frames stored channels-last.
         scale: Multiplied with the input after that.
-        compute_dtype: Of the products with the input, see tt_product. torch.bfloat16 is about twice as fast where
-            `supports_bfloat16`; parameters, gradients and results keep `dtype`, rounded to 8 bits on the way. None:
-            `dtype`, or autocast's where that is on. May be set at any time.
+        compute_dtype: Of the products with the input, see tt_product; may be set at any time. torch.bfloat16 is about
+            twice as fast where `supports_bfloat16`; parameters, gradients and results keep `dtype`. None: `dtype`, or
+            autocast's where that is on.
         device: Of the parameters.
         dtype: Of the parameters.
 
@@ -72,10 +71,9 @@ class TTLinear(nn.Module):
         self.compute_dtype = compute_dtype
         self.shape = TTShape(in_modes, out_modes, ranks)
         self.in_features, self.out_features = self.shape.in_features, self.shape.out_features
-        self.cores = nn.ParameterList(
-            torch.empty(shape, device=device, dtype=dtype) for shape in self.shape.core_shapes
-        )
-        self.bias = nn.Parameter(torch.empty(self.out_features, device=device, dtype=dtype)) if bias else None
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.cores = nn.ParameterList(torch.empty(shape, **options) for shape in self.shape.core_shapes)
+        self.bias = nn.Parameter(torch.empty(self.out_features, **options)) if bias else None
         values = mean.flatten().tolist() if isinstance(mean, Tensor) else mean if isinstance(mean, Iterable) else [mean]
         self.channel_mean_values = tuple(map(float, values))
         if self.in_features % len(self.channel_mean_values):
@@ -83,65 +81,54 @@ class TTLinear(nn.Module):
                 f"mean has {len(self.channel_mean_values)} channels, which do not divide {self.in_features:,} inputs"
             )
         # A setting of the layer, not a parameter: no entry of the state dict.
-        like = self.cores[0].detach()
-        self.register_buffer("channel_mean", like.new_empty(len(self.channel_mean_values)), persistent=False)
+        empty = torch.empty(len(self.channel_mean_values), **options)
         self.channel_mean: Tensor
+        self.register_buffer("channel_mean", empty, persistent=False)
         self.scale = float(scale)
         self.centred = any(self.channel_mean_values)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self, gain: float = 1.0) -> None:
-        """Rows of W get norm `gain`: the standard deviation of the output for normalised input (init.py); bias 0."""
+        """Rows of W get norm `gain`, the standard deviation of the output for normalised input; the bias 0."""
         orthogonal_cores_(list(self.cores), gain)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
         self.channel_mean.copy_(torch.tensor(self.channel_mean_values, dtype=self.channel_mean.dtype, device="cpu"))
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """Adds the normalisation to the metadata, beside the version: without it the weights are others."""
+        """Adds the normalisation, which the meaning of the weights depends on, to the metadata."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if hasattr(destination, "_metadata"):
             destination._metadata[prefix[:-1]]["normalisation"] = (self.channel_mean_values, self.scale)
 
-    def _load_from_state_dict(
-        self,
-        state_dict: Any,
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *others: Any) -> None:
         own = (self.channel_mean_values, self.scale)
         if (saved := local_metadata.get("normalisation", own)) != own:
-            error_msgs.append(
+            others[-1].append(
                 f"{prefix or 'the layer '}was saved with mean {list(saved[0])} and scale {saved[1]:g}, and has mean "
                 f"{list(own[0])} and scale {own[1]:g}: its outputs would be others; dict(state) gives the weights alone"
             )
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
 
     @property
     def mean(self) -> Tensor:
-        """(M,) the mean that is subtracted from the input."""
+        """(M,) subtracted from the input."""
         if len(self.channel_mean_values) == 1:
             return self.channel_mean.expand(self.in_features)
         return self.channel_mean.repeat(self.in_features // len(self.channel_mean_values))
 
     @property
     def num_params(self) -> int:
-        """Parameters of this layer, bias included."""
+        """Parameters, bias included."""
         return self.shape.num_params + (self.out_features if self.bias is not None else 0)
 
     @eager
     def forward(self, input: Tensor | Sequence[Tensor], order: Tensor | None = None) -> Tensor:
-        """The product, for any number of leading axes; streams uint8 frames without a float copy of them all.
+        """The product; uint8 frames stream without a float copy of them all.
 
         Args:
-            input: (*, M). Or several of these: the output is then that of all their rows, one after the other, (F, N).
+            input: (*, M) for an output (*, N); or several of these, for the output of all their rows, (F, N).
             order: (F,) which rows of an input (rows, M) to take, none twice, for an output (F, N); None for all.
         """
         tensors = (input,) if isinstance(input, Tensor) else tuple(input)
@@ -166,13 +153,13 @@ class TTLinear(nn.Module):
         return y.view(*input.shape[:-1], self.out_features) if isinstance(input, Tensor) and order is None else y
 
     def plan(self, num_rows: int = 256, dtype: torch.dtype = torch.uint8, *, input_gradient: bool = False) -> Plan:
-        """How `num_rows` rows of `dtype` are multiplied: which cores are merged first, and the multiply-adds."""
+        """Which cores are merged for a product with `num_rows` rows of `dtype`, and the multiply-adds."""
         itemsize = (self.compute_dtype or self.cores[0].dtype).itemsize
         return plan(self.shape, num_rows, itemsize=itemsize, row_itemsize=dtype.itemsize, input_gradient=input_gradient)
 
     @property
     def weight(self) -> Tensor:
-        """W multiplied out, (N, M), differentiable, normalisation not included. Meant for small layers."""
+        """W (N, M) multiplied out, differentiable, without normalisation. Meant for small layers."""
         return dense_weight(list(self.cores))
 
     @classmethod
@@ -187,9 +174,7 @@ class TTLinear(nn.Module):
         relative_error: float | None = None,
         **options: Any,
     ) -> "TTLinear":
-        """The layer nearest to a dense one, by TT-SVD: `from_dense(linear, ...)(x)` is about `linear(x)`.
-
-        The error is `torch.dist(layer.weight, linear.weight)`; see decompose.py for its bound.
+        """The layer nearest to a dense one, by TT-SVD; see decompose.py for the error.
 
         Args:
             linear: Its weight is decomposed; its bias, dtype and device are kept.
@@ -198,8 +183,7 @@ class TTLinear(nn.Module):
             ranks: As of TTLinear.
             num_modes: d, where modes are not given.
             relative_error: In place of ranks: the lowest ranks that keep ||W - W_TT|| / ||W|| within it.
-            options: mean, scale and compute_dtype, as of TTLinear, for a `linear` that was trained on normalised
-                frames: `from_dense(linear, ..., mean=m, scale=s)(x)` is about `linear((x - m) * s)`.
+            options: mean, scale and compute_dtype of TTLinear: the layer is then near to `linear((x - mean) * scale)`.
 
         Raises:
             ValueError: see tt_svd.
@@ -219,21 +203,10 @@ class TTLinear(nn.Module):
         return layer
 
     def round_(self, ranks: Ranks | None = None, *, relative_error: float | None = None) -> float:
-        """Brings the cores to lower ranks, in place and without multiplying them out.
+        """Rounds the cores to lower ranks, in place; returns the error ||W - W'|| / ||W||, Frobenius.
 
-        The cores become new Parameters of new sizes, so an optimizer must be built anew. All else stays: bias,
-        normalisation, requires_grad.
-
-        Args:
-            ranks: One number, or the d-1 inner ranks; a rank that is lower already stays.
-            relative_error: In place of ranks: the lowest ranks that keep ||W - W'|| / ||W|| within it; 0 drops only
-                singular values of zero.
-
-        Returns:
-            ||W - W'|| / ||W||, Frobenius.
-
-        Raises:
-            ValueError: see tt_round.
+        The cores become new Parameters, so an optimizer must be built anew. All else stays: bias, normalisation,
+        requires_grad. Arguments and errors: see tt_round.
         """
         near = tt_round(list(self.cores), ranks, relative_error=relative_error)
         self.shape = near.shape
@@ -243,16 +216,13 @@ class TTLinear(nn.Module):
 
     @torch.no_grad()
     def approximate_(self, other: "TTLinear | Tensor") -> float:
-        """Takes over the matrix of another layer, or a dense one, as near as the ranks of this layer allow.
+        """Approximates a dense matrix (N, M), or the weight of another layer, at the ranks of this layer.
 
-        Shape, bias and normalisation stay. The cores come balanced. Ranks that exceed what the matrix needs lead from
-        the start values of one core to zeros of the next: they add nothing, and can be learnt.
-
-        Args:
-            other: Its weight, or a dense matrix (N, M).
+        Bias and normalisation stay. The cores come balanced. Ranks that exceed what the matrix needs lead from the
+        start values of one core to zeros of the next: they add nothing, and can be learnt.
 
         Returns:
-            ||W - W'|| / ||W||, Frobenius, normalisation left out.
+            ||W - W'|| / ||W||, Frobenius, without normalisation.
 
         Raises:
             ValueError: see tt_svd.
@@ -276,12 +246,11 @@ class TTLinear(nn.Module):
         with torch.no_grad():
             dense.weight.copy_(self.weight * self.scale)
             if centred:
-                bias = torch.zeros_like(dense.bias) if self.bias is None else self.bias
-                dense.bias.copy_(bias - dense.weight @ self.mean)
+                dense.bias.copy_((0 if self.bias is None else self.bias) - dense.weight @ self.mean)
         return dense
 
     def extra_repr(self) -> str:
-        """Shape, parameters, compression, and the plan for a batch of frames."""
+        """Shape, parameters, compression, and the plan for 256 frames."""
         ratio = self.shape.num_dense_params / self.shape.num_params
         return (
             f"{self.shape}, bias={self.bias is not None}, {self.shape.num_params:,} weights for "
@@ -290,7 +259,7 @@ class TTLinear(nn.Module):
 
 
 class TTMatrix(TTLinear):
-    """A tensor train that gives its matrix when it is called, so that the hooks of a module (FSDP's, say) see it."""
+    """A tensor train whose call returns its matrix, so that the hooks of a module (FSDP's, say) see it."""
 
     def forward(self, *_: Any) -> Tensor:
         return self.weight

@@ -116,15 +116,12 @@ class VideoClassifier(nn.Module):
 
     @torch.inference_mode()
     def predict(self, frames: Any, lengths: Tensor | Sequence[int] | None = None) -> Tensor:
-        """Probabilities of a clip, or of several.
+        """Probabilities (C,) of a clip, or (B, C) of several, in the order of config.classes, on the CPU.
 
         Args:
             frames: uint8 (T, height, width, channels) or (B, T, height, width, channels), RGB, of the model's size: a
                 tensor on any device, or a numpy array.
-            lengths: (B,) frames that count of each clip, from 1 to T; None for all.
-
-        Returns:
-            (C,) or (B, C) in the order of config.classes, from 0 to 1, on the CPU.
+            lengths: (B,) frames of each clip without padding, from 1 to T; None for all.
 
         Raises:
             ValueError: not uint8, another shape, lengths outside 1..T, or a model in training mode.

@@ -3,8 +3,8 @@
 Legend: M / N input / output size, M_k / N_k input / output mode k, R / S left / right rank of a group of cores, m / n
 product of its input / output modes.
 
-A file holds the cores themselves. Which neighbours are merged is written into the graph, and the runtime merges them
-once, when it folds constants: the file is as small as the model, and a frame takes few, well-filled matrix products.
+A file holds the cores themselves; the runtime merges neighbours once, when it folds constants: the file is as small as
+the model, and a frame takes few, well-filled matrix products.
 """
 
 import functools
@@ -135,17 +135,14 @@ class Graph:
         *,
         reverse: bool = False,
     ) -> tuple[list[str], list[str]]:
-        """A loop over the first axis of `sequences`.
+        """A loop over the first axis of `sequences`; returns the states after it and the stacked values.
 
         Args:
-            body: Writes one turn into the graph it is given: from states and parts of the sequences to the states after
-                it and what is to be stacked.
+            body: Writes one turn into the graph it is given: from states and parts of the sequences to the next states
+                and the values to stack.
             states: float32 values before the first turn.
             sequences: Pairs of a value and its type, FLOAT, UINT8 or BOOL.
             reverse: From the last to the first.
-
-        Returns:
-            The states after the last turn, and what was stacked, in the order of the sequences.
         """
         inner = Graph(self)
         ins = [(inner.name(), FLOAT) for _ in states], [(inner.name(), kind) for _, kind in sequences]

@@ -1,4 +1,4 @@
-"""Layers, cells and pooling of a model as ONNX, for one frame of a stream and for clips.
+"""Write layers, cells and pooling of a model as ONNX, for one frame of a stream and for clips.
 
 Legend: B batch, T time, D frame size, N output size, H hidden size, G gates, C classes.
 """
@@ -103,13 +103,8 @@ def differences(
 ) -> tuple[str, str]:
     """The gates of a first layer that sees differences, and `previous` for the next frame.
 
-    Args:
-        graph: To write into.
-        model: The model.
-        suffix: Of the layer.
-        products: (B, N) of a frame, or (T, B, N) of clips.
-        previous: (B, G H) of the frame before; None for clips.
-        seen: (B, 1) zero for streams that had no frame yet; None for clips.
+    Products are (B, N) of a frame, with `previous` (B, G H) of the frame before and `seen` (B, 1), 0 before the first
+    frame of a stream; or (T, B, N) of clips, with None for both.
     """
     bias = getattr(model.rnn, f"bias_ih_{suffix}")
     moved, plain = products, []
@@ -130,12 +125,11 @@ def differences(
 
 
 def turn(graph: Graph, model: VideoClassifier, suffix: str, gates: str, h: str, *c: str) -> list[str]:
-    """The state (B, H), and (B, H) of an LSTM's cell, after one more frame; by the formulas of TTRNN, TTGRU, TTLSTM."""
+    """The state (B, H), and (B, H) of an LSTM's cell, after one more frame, as plain.advance has them."""
     size, is_gru = model.config.hidden_size, model.config.cell == "gru"
     added: torch.Tensor | str = gates
     if is_gru:
-        bias_hn = getattr(model.rnn, f"bias_hn_{suffix}")
-        added = torch.cat([torch.zeros(2 * size), bias_hn])
+        added = torch.cat([torch.zeros(2 * size), getattr(model.rnn, f"bias_hn_{suffix}")])
     hh = getattr(model.rnn, f"hh_{suffix}", None)
     if hh is not None:
         recurrent = graph.product(h, list(hh.cores), hh.shape, added)

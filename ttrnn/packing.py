@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, unpack_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, unpack_sequence
 
 from ttrnn.shapes import format_modes
 
@@ -25,18 +25,17 @@ class Frames:
     """All frames of a batch as rows, and the indices that give results the caller's layout."""
 
     rows: Tensor | tuple[Tensor, ...]
-    """(rows, D) the frames as they are stored, padding and all, or (T_b, D) for each clip b of a list; views of the
-    input wherever there are any."""
+    """(rows, D) frames with their padding, or (T_b, D) for each clip b of a list; views of the input where possible."""
     batch_sizes: list[int]
     """Clips still running at each time; sums to F."""
     taken: Tensor | None = None
-    """(F,) those of `rows` that count, in packed order; None where all do."""
+    """(F,) rows without padding, in packed order; None for all."""
     row_order: Tensor | None = None
     """Gathers the results of all `rows` into packed order; None where they are in it."""
     sorted_indices: Tensor | None = None
-    """Clips from longest to shortest; None where they come so."""
+    """Clips from longest to shortest; None where they are in this order."""
     unsorted_indices: Tensor | None = None
-    """The way back."""
+    """The inverse of sorted_indices."""
     leading: tuple[int, ...] | None = None
     """Leading axes of a padded input; None for a PackedSequence or a list of clips."""
 
@@ -48,40 +47,32 @@ class Frames:
         batch_first: bool,
         size: int,
     ) -> "Frames":
-        """Reads any input that the layers take; `size` is D. Raises ValueError with the shapes that do not fit."""
+        """From any input that the layers take; `size` is D. Raises ValueError that gives the shapes that do not fit."""
         if isinstance(frames, PackedSequence):
             if lengths is not None:
                 raise ValueError("a PackedSequence knows its lengths; lengths must be None")
-            return cls(
-                rows=_as_rows(frames.data, 1, size),
-                batch_sizes=frames.batch_sizes.tolist(),
-                sorted_indices=frames.sorted_indices,
-                unsorted_indices=frames.unsorted_indices,
-            )
+            return cls(rows=_as_rows(frames.data, 1, size), **_orders(frames))
         if not isinstance(frames, Tensor):
             return cls._of_clips(frames, lengths, size)
+        shape = tuple(frames.shape)
         if frames.dim() == 2:
             if len(frames) == 0:
-                raise ValueError(f"there must be at least one frame, got input of shape {tuple(frames.shape)}")
+                raise ValueError(f"there must be at least one frame, got input of shape {shape}")
             if lengths is not None:
-                raise ValueError(f"lengths go with a batch, but the input of shape {tuple(frames.shape)} has none")
+                raise ValueError(f"lengths go with a batch, but the input of shape {shape} has none")
             return cls(rows=_as_rows(frames, 1, size), batch_sizes=[1] * len(frames), leading=(len(frames),))
         if frames.dim() < 2:
-            raise ValueError(
-                f"the input must be (T, B, *frame), (B, T, *frame) or (T, D), got shape {tuple(frames.shape)}"
-            )
-        rows, leading = _as_rows(frames, 2, size), (frames.shape[0], frames.shape[1])
+            raise ValueError(f"the input must be (T, B, *frame), (B, T, *frame) or (T, D), got shape {shape}")
+        rows, leading = _as_rows(frames, 2, size), shape[:2]
         num_clips, num_times = leading if batch_first else leading[::-1]
         if num_times == 0 or num_clips == 0:
-            raise ValueError(f"there must be at least one frame and one clip, got input of shape {tuple(frames.shape)}")
+            raise ValueError(f"there must be at least one frame and one clip, got input of shape {shape}")
         counts = _counts(lengths, num_clips, num_times)
-        between_times, between_clips = (1, num_times) if batch_first else (num_clips, 1)
         if min(counts) == num_times:
             order = torch.arange(len(rows), device=rows.device).view(leading).t().reshape(-1) if batch_first else None
             return cls(rows=rows, batch_sizes=[num_clips] * num_times, row_order=order, leading=leading)
-        starts = [clip * between_clips for clip in range(num_clips)]
-        taken, ragged = _longest_first(starts, counts, between_times, rows)
-        return cls(rows=rows, taken=taken, leading=leading, **ragged)
+        places = _packed(torch.arange(len(rows), device="cpu").view(leading), counts, batch_first, rows.device)
+        return cls(rows=rows, taken=places.data, leading=leading, **_orders(places))
 
     @classmethod
     def _of_clips(cls, clips: Sequence[Tensor], lengths: Tensor | Sequence[int] | None, size: int) -> "Frames":
@@ -96,10 +87,10 @@ class Frames:
             kinds = ", ".join(sorted({f"{clip.dtype} on {clip.device}" for clip in clips}))
             raise ValueError(f"the clips of a list must be of one dtype and on one device, got {kinds}")
         rows = tuple(_as_rows(clip, 1, size) for clip in clips)
-        lengths_B = [len(clip) for clip in clips]
-        starts = list(itertools.accumulate(lengths_B, initial=0))[:-1]
-        row_order, ragged = _longest_first(starts, lengths_B, 1, rows[0])
-        return cls(rows=rows, row_order=row_order, **ragged)
+        *starts, _ = itertools.accumulate(map(len, clips), initial=0)
+        places_BT = torch.tensor(starts, device="cpu").unsqueeze(1) + torch.arange(max(map(len, clips)), device="cpu")
+        places = _packed(places_BT, [len(clip) for clip in clips], True, rows[0].device)
+        return cls(rows=rows, row_order=places.data, **_orders(places))
 
     @property
     def num_clips(self) -> int:
@@ -112,7 +103,7 @@ class Frames:
         return self.leading is None or len(self.leading) == 2
 
     def pack(self, results: Tensor) -> Tensor:
-        """Results of the rows that were taken, (F, *), in packed order."""
+        """Results (F, *) in packed order."""
         return results if self.row_order is None else results.index_select(0, self.row_order)
 
     def sort(self, clips: Tensor) -> Tensor:
@@ -149,6 +140,18 @@ def as_clips(
     return unpack_sequence(frames) if isinstance(frames, PackedSequence) else frames
 
 
+def _packed(places: Tensor, counts: Sequence[int], batch_first: bool, device: torch.device) -> PackedSequence:
+    """Packs the places of frames on the CPU, so that a GPU has nothing to wait for, and copies them to a device."""
+    counts_B = torch.tensor(counts, device="cpu")
+    packed = pack_padded_sequence(places, counts_B, batch_first, enforce_sorted=False)
+    return packed.to(device, non_blocking=True)  # type: ignore[arg-type]  # torch declares less than it takes
+
+
+def _orders(packed: PackedSequence) -> dict[str, Any]:
+    indices = {name: getattr(packed, name) for name in ("sorted_indices", "unsorted_indices")}
+    return {"batch_sizes": packed.batch_sizes.tolist(), **indices}
+
+
 def _counts(lengths: Tensor | Sequence[int] | None, num_clips: int, num_times: int) -> list[int]:
     counts: list[int] = [num_times] * num_clips if lengths is None else torch.as_tensor(lengths).tolist()
     if len(counts) != num_clips or any(not 1 <= count <= num_times for count in counts):
@@ -156,40 +159,7 @@ def _counts(lengths: Tensor | Sequence[int] | None, num_clips: int, num_times: i
     return counts
 
 
-def _longest_first(
-    starts: Sequence[int], lengths: Sequence[int], step: int, like: Tensor
-) -> tuple[Tensor, dict[str, Any]]:
-    """Places of the rows that count, in packed order, and the other fields of `Frames` for clips of unequal length.
-
-    Made of Python numbers, so that a GPU has nothing to wait for.
-
-    Args:
-        starts: Row of each clip's first frame.
-        lengths: Frames of each clip.
-        step: From each frame of a clip to the next.
-        like: On the device where the places are needed.
-    """
-    order = sorted(range(len(lengths)), key=lambda clip: -lengths[clip])
-    firsts, batch_sizes, size = [starts[clip] for clip in order], [], len(order)
-    for time in range(max(lengths)):
-        while lengths[order[size - 1]] <= time:
-            size -= 1
-        batch_sizes.append(size)
-    places = [first + step * time for time, size in enumerate(batch_sizes) for first in firsts[:size]]
-    return _to(like, places), {
-        "batch_sizes": batch_sizes,
-        "sorted_indices": _to(like, order),
-        "unsorted_indices": _to(like, sorted(range(len(order)), key=order.__getitem__)),
-    }
-
-
-def _to(like: Tensor, indices: Sequence[int]) -> Tensor:
-    return torch.tensor(indices).to(like.device, non_blocking=True)
-
-
 def _as_rows(frames: Tensor, num_leading: int, size: int) -> Tensor:
-    if math.prod(frames.shape[num_leading:]) != size:
-        raise ValueError(
-            f"each frame must have {size:,} values, got frames of {format_modes(frames.shape[num_leading:])}"
-        )
+    if math.prod(frame := frames.shape[num_leading:]) != size:
+        raise ValueError(f"each frame must have {size:,} values, got frames of {format_modes(frame)}")
     return frames.reshape(-1, size)

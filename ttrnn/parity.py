@@ -16,7 +16,7 @@ __all__ = ["TOLERANCE", "after", "checked", "largest_difference", "metadata", "s
 
 TOLERANCE = 1e-4
 """of float32 against float32: |file - model| <= TOLERANCE * (1 + |model|)"""
-# Lengths of the clips of each batch that is tried.
+# Lengths of the clips of each batch.
 _LENGTHS = ([4], [1], [2, 4, 1])
 
 
@@ -28,12 +28,9 @@ def after(state: Iterable[str]) -> list[str]:
 def streamed(
     model: VideoClassifier, frames: Tensor, step: Callable[[Tensor, dict[str, Tensor]], Sequence[Tensor]]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of actual and expected outputs of `step` after each frame: logits, scores and states.
+    """Pairs of actual and expected logits, scores and states after each frame of B streams (B, T, *frame).
 
-    Args:
-        model: Gives the expected outputs.
-        frames: (B, T, *frame) of B streams.
-        step: From a frame (B, *frame) and the state to logits, scores and the next state.
+    `step` maps a frame (B, *frame) and the state to logits, scores and the next state; `model` gives the expected ones.
     """
     state = step_state(model, len(frames))
     for number in range(frames.shape[1]):
@@ -50,11 +47,9 @@ def streamed(
 def largest_difference(
     model: VideoClassifier, run: Callable[[Tensor, list[int]], Iterable[tuple[Tensor, Tensor]]]
 ) -> float:
-    """The largest |actual - expected| / (1 + |expected|) of pairs that `run` gives for noise; NaN if one is.
+    """The largest |actual - expected| / (1 + |expected|) for clips of noise; NaN if one is.
 
-    Args:
-        model: Has the frame size.
-        run: From uint8 frames (B, T, *frame) and the length of each clip to pairs (actual, expected).
+    `run` maps uint8 frames (B, T, *frame) and the length of each clip to pairs (actual, expected).
     """
     config, generator, differences = model.config, torch.Generator().manual_seed(0), []
     for lengths in _LENGTHS:
@@ -65,7 +60,7 @@ def largest_difference(
 
 
 def checked(what: str, difference: float) -> float:
-    """The difference itself, if it is within TOLERANCE; else raises RuntimeError."""
+    """Returns the difference if it is within TOLERANCE, else raises RuntimeError."""
     # Not >, so that NaN is refused too.
     if not difference <= TOLERANCE:
         raise RuntimeError(
@@ -75,7 +70,7 @@ def checked(what: str, difference: float) -> float:
 
 
 def metadata(model: VideoClassifier, form: str, difference: float) -> dict[str, str]:
-    """The metadata of a file: form (step or clip), inputs, outputs, and how near it is to the model."""
+    """The metadata of a file of a form, step or clip."""
     config = model.config
     numbers = {name: str(getattr(config, name)) for name in ("width", "height", "channels")}
     texts = {"classes": json.dumps(config.classes), "sampling": json.dumps(config.sampling), "task": config.task}

@@ -2,8 +2,6 @@
 
 Legend: B batch, F frames (packed B and T), H hidden size, M / N input / output size, M_k / N_k input / output mode k,
 R / S left / right rank, t the product of x with the cores so far.
-
-Slower than product.py and cells.py, but vmap, jvp and autograd can differentiate through them.
 """
 
 import contextlib
@@ -30,11 +28,11 @@ _R = TypeVar("_R")
 
 
 def eager(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Keeps torch.compile out of a function: it would trace every block and every time step one by one, for minutes."""
+    """Keeps torch.compile out of a function: tracing every block and time step would take minutes."""
 
     @functools.wraps(function)
     def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        # Only then: the decorator by itself would load the compiler, which takes a second.
+        # As a decorator it would load the compiler on import, which takes a second.
         if torch.compiler.is_dynamo_compiling():
             return torch.compiler.disable(function)(*args, **kwargs)
         return function(*args, **kwargs)
@@ -48,10 +46,8 @@ def autocasts(device_type: str) -> bool:
 
 
 def without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
-    """torch.autocast switched off; nothing where it is off already, as the context costs what a small product does."""
-    if autocasts(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return contextlib.nullcontext()
+    """Switches torch.autocast off; does nothing if it is off, as the context costs as much as a small product."""
+    return torch.autocast(device_type, enabled=False) if autocasts(device_type) else contextlib.nullcontext()
 
 
 def is_transformed() -> bool:
@@ -65,10 +61,7 @@ def core_matrices(cores: Sequence[Tensor]) -> list[Tensor]:
 
 
 def chain(x: Tensor, matrices: Sequence[Tensor], out_modes: Sequence[int]) -> Tensor:
-    """x (F, M) -> W x (F, N), core by core from the last to the first (Yang et al., ICML 2017, equation 4).
-
-    The least arithmetic, and no permutation between the cores.
-    """
+    """x (F, M) -> W x (F, N), core by core from the last to the first (Yang et al., ICML 2017, equation 4)."""
     *others, last = matrices
     t = torch.nn.functional.linear(x.reshape(-1, last.shape[1]), last)
     num_done = out_modes[-1]

@@ -16,7 +16,10 @@ from dataclasses import dataclass
 
 from ttrnn.shapes import TTShape, format_modes
 
-__all__ = ["Group", "Plan", "block_rows", "groupings", "keeps", "least_multiply_adds", "plan"]
+__all__ = ["FULL_COLUMNS", "Group", "Plan", "block_rows", "groupings", "keeps", "least_multiply_adds", "plan"]
+
+# The gradient of G is computed faster where a side of it is a multiple of this.
+FULL_COLUMNS = 16
 
 # Bytes of converted rows in a block: few enough to stay in a processor's cache; enough for few launches on a GPU.
 _BLOCK_BYTES = {"cpu": 3 << 20, "cuda": 256 << 20}
@@ -26,16 +29,17 @@ _KEPT_BYTES = 64 << 20
 
 # The cost model, in ns of one core, between what a Xeon with AMX and an EPYC with AVX-512 take. By size of a number: a
 # multiply-add, and a number that a product reads or writes. Then a number that the backward pass reads or writes in a
-# full-precision product of fewer than so many columns; a run of numbers in a permutation; calling all that a group does
-# with a block, forward and backward; merging one more core, and each number of what that makes.
+# full-precision product where neither side of G is a multiple of FULL_COLUMNS; a byte that is kept, in fresh memory; a
+# run or a piece of numbers that is moved; all that a group does with a block, forward and backward; merging one more
+# core, and each number of what that makes.
 _MULTIPLY_ADD_NS, _VALUE_NS = {2: 0.005, 4: 0.018, 8: 0.04}, {2: 0.06, 4: 0.12, 8: 0.24}
-_THIN_COLUMNS, _THIN_VALUE_NS = 16, 0.7
-_RUN_NS, _GROUP_NS, _MERGE_NS, _MERGE_VALUE_NS = 6.3, 45_000, 45_000, 6.0
+_ODD_VALUE_NS, _KEPT_BYTE_NS = 0.3, 0.25
+_RUN_NS, _PIECE_NS, _GROUP_NS, _MERGE_NS, _MERGE_VALUE_NS = 6.3, 0.7, 45_000, 45_000, 6.0
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Cores merged into one matrix G (n R, S m); the sizes are those of the legend above."""
+    """Cores merged into one matrix G (n R, m S); the sizes are those of the legend above."""
 
     cores: range
     """The cores that are merged."""
@@ -53,13 +57,20 @@ class Group:
     """L, the product of the input modes before the group."""
     behind: int
     """C, the product of the output modes behind it."""
-    run: int
-    """m', the product of the input modes of the group that rows go to next."""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no group follows."""
+        return self.cores.start == 0
 
     @property
     def is_plain(self) -> bool:
         """Whether rows come out as rows, with nothing to permute."""
-        return self.cores.start == 0 and self.behind == 1
+        return self.is_last and self.behind == 1
+
+    def piece_bytes(self, itemsize: int) -> int:
+        """Bytes that a transposition moves as one: the largest piece of up to 16 that divides R numbers."""
+        return math.gcd(self.left_rank * itemsize, 16)
 
     @property
     def multiply_adds(self) -> int:
@@ -134,8 +145,7 @@ def groupings(shape: TTShape) -> Iterator[tuple[Group, ...]]:
     for num_cuts in sorted({*range(min(4, shape.num_cores)), shape.num_cores - 1}):
         for cuts in itertools.combinations(range(1, shape.num_cores), num_cuts):
             bonds = (0, *cuts, shape.num_cores)
-            before = (0, *bonds[:-2])
-            yield tuple(_group(shape, *cores) for cores in zip(before[::-1], bonds[-2::-1], bonds[:0:-1], strict=True))
+            yield tuple(_group(shape, *cores) for cores in zip(bonds[-2::-1], bonds[:0:-1], strict=True))
 
 
 def least_multiply_adds(shape: TTShape) -> int:
@@ -143,7 +153,7 @@ def least_multiply_adds(shape: TTShape) -> int:
     return min(sum(group.multiply_adds for group in groups) for groups in groupings(shape))
 
 
-def _group(shape: TTShape, next_first: int, first: int, stop: int) -> Group:
+def _group(shape: TTShape, first: int, stop: int) -> Group:
     return Group(
         cores=range(first, stop),
         modes=f"{format_modes(shape.in_modes[first:stop])} -> {format_modes(shape.out_modes[first:stop])}",
@@ -153,7 +163,6 @@ def _group(shape: TTShape, next_first: int, first: int, stop: int) -> Group:
         right_rank=shape.bonds[stop],
         before=math.prod(shape.in_modes[:first]),
         behind=math.prod(shape.out_modes[stop:]),
-        run=math.prod(shape.in_modes[next_first:first]),
     )
 
 
@@ -171,10 +180,14 @@ def _cost(
         num_backward = 1 + (not is_first or input_gradient)
         num_values = group.in_values + group.out_values
         product = group.multiply_adds * _MULTIPLY_ADD_NS[itemsize] + num_values * _VALUE_NS[itemsize]
-        is_thin = group.right_rank * group.m < _THIN_COLUMNS and itemsize > 2
-        thin = num_values * _THIN_VALUE_NS if is_thin else 0.0
-        num_runs = 0 if group.is_plain else (2 + again) * group.out_values / (group.behind if is_last else group.run)
-        each_row = (1 + again + num_backward) * product + num_backward * thin + num_runs * _RUN_NS
+        is_odd = group.right_rank * group.m % FULL_COLUMNS and group.n * group.left_rank % FULL_COLUMNS
+        odd = num_values * _ODD_VALUE_NS if is_odd and itemsize > 2 else 0.0
+        if is_last:
+            moves = 0.0 if group.is_plain else group.out_values / group.behind * _RUN_NS
+        else:
+            moves = group.out_values * itemsize / group.piece_bytes(itemsize) * _PIECE_NS
+        kept = group.out_values * itemsize * _KEPT_BYTE_NS if keep and not is_last else 0.0
+        each_row = (1 + again + num_backward) * product + num_backward * odd + (2 + again) * moves + kept
         total += num_rows * each_row + num_blocks * _GROUP_NS
         for core in group.cores[1:]:
             num_merged = group.left_rank * math.prod(sizes[group.cores.start : core + 1]) * shape.bonds[core + 1]

@@ -1,11 +1,11 @@
-"""From the states of all frames to one vector per clip: their last, mean, maximum, or a learnt weighted mean.
+"""Pool the states of all frames of a clip: their last, mean, maximum, or a learnt weighted mean.
 
 Legend: B batch, F frames (packed B and T), H size of a state (both directions).
 
 Source of attention pooling: Bahdanau et al. 2015 with one learnt query, a_t = softmax_t(q . h_t), sum_t a_t h_t.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,24 +13,8 @@ from torch import Tensor, nn
 __all__ = ["POOLINGS", "Pooling"]
 
 
-def _mean_step(h: Tensor, total: Tensor, count: Tensor) -> tuple[Tensor, ...]:
-    total, count = total + h, count + 1
-    return total / count, total, count
-
-
-def _max_step(h: Tensor, highest: Tensor, count: Tensor) -> tuple[Tensor, ...]:
-    highest = torch.where(count == 0, h, torch.maximum(highest, h))
-    return highest, highest, count + 1
-
-
-# For each way to pool, the parts of a stream's state: whether each has the size of a state, or is one number.
-_PARTS: dict[str, dict[str, bool]] = {
-    "last": {},
-    "mean": {"sum": True, "count": False},
-    "max": {"max": True, "count": False},
-    "attention": {"sum": True, "weight": False, "peak": False},
-}
-_STEPS: dict[str, Callable[..., tuple[Tensor, ...]]] = {"mean": _mean_step, "max": _max_step}
+# The parts of a stream's state: sum and max have the size of a state, the others are one number.
+_PARTS = {"last": (), "mean": ("sum", "count"), "max": ("max", "count"), "attention": ("sum", "weight", "peak")}
 POOLINGS = tuple(_PARTS)
 
 
@@ -49,7 +33,7 @@ class Pooling(nn.Module):
         self.query = nn.Parameter(torch.zeros(size)) if kind == "attention" else None
 
     def forward(self, states_FH: Tensor, batch_sizes: Sequence[int]) -> Tensor:
-        """(B, H) of packed states, not for `last`, which the recurrent layer returns."""
+        """(B, H) of packed states; not for `last`, which the recurrent layer returns."""
         num_clips = batch_sizes[0]
         clips = [clip for size in batch_sizes for clip in range(size)]
         clip_F = torch.tensor(clips).to(states_FH.device, non_blocking=True)
@@ -71,16 +55,21 @@ class Pooling(nn.Module):
 
     def state(self, like_B: Tensor) -> dict[str, Tensor]:
         """The initial state of streams, by name: (B, H) or (B, 1) each, all zero."""
-        return {
-            name: like_B.new_zeros(len(like_B), self.size if sized else 1) for name, sized in _PARTS[self.kind].items()
-        }
+        sizes = {name: self.size if name in ("sum", "max") else 1 for name in _PARTS[self.kind]}
+        return {name: like_B.new_zeros(len(like_B), size) for name, size in sizes.items()}
 
     def step(self, h_BH: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """(B, H) pooled over the frames so far, and the parts of `state` after this one."""
-        if self.kind in _STEPS:
-            return _STEPS[self.kind](h_BH, *state)
-        if self.query is None:
+        if self.kind == "last":
             return (h_BH,)
+        if self.kind == "mean":
+            total, count = state[0] + h_BH, state[1] + 1
+            return total / count, total, count
+        if self.kind == "max":
+            highest, count = state
+            highest = torch.where(count == 0, h_BH, torch.maximum(highest, h_BH))
+            return highest, highest, count + 1
+        assert self.query is not None
         total, weight, peak = state
         score = (h_BH @ self.query).unsqueeze(1)
         # Before the first frame there is no peak, only its zero.

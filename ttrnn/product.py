@@ -5,14 +5,14 @@ Legend: F rows (frames), M / N input / output size, R / S left / right rank of a
 Call a group's own input and output modes m and n (products over its cores), the input modes before it L, and the output
 modes behind it C. Its cores make one matrix G. Rows that have been through the groups behind it take the step
 
-    G (n R, S m)        products (n R, F C L) = G z^T        z read as (F C L, S m)
+    G (n R, m S)        products (F C L, n R) = z G^T        z read as (F C L, m S)
 
-and a permutation, which moves runs of m' numbers, hands the result to the next group, whose own input modes are m':
+and a transposition, which moves R numbers at a time, hands the result to the next group, whose m divides L:
 
-    (n, R, F, C, L/m', m')  ->  (F, n, C, L/m', R, m')
+    (F, C L, n, R)  ->  (F, n, C L, R)
 
-For the last group R = L = m' = 1: the result is (F, n, C), the output. The backward pass is the same in reverse, with
-products of the same sizes: dG = d_products z and dz = d_products^T G.
+For the last group R = L = 1: the result is (F, n, C), the output. The backward pass is the same in reverse, with
+products of the same sizes: dG = d_products^T z and dz = d_products G.
 
 Rows are taken block by block (see rows.py); the backward pass converts them again. The gradient of the rows is computed
 only when it is needed, and blocks whose gradient is zero are skipped.
@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ttrnn.plain import without_autocast
-from ttrnn.planner import Group, block_rows
+from ttrnn.planner import FULL_COLUMNS, Group, block_rows
 from ttrnn.rows import Rows, scratch
 from ttrnn.spans import is_zero
 
@@ -68,7 +68,7 @@ def _join_backward(d: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def _merged(cores: Sequence[Tensor], task: Task) -> list[Tensor]:
     """The cores, scaled and in float32 where they have half precision; all merges of a group's first cores, group by
-    group; the matrix G (n R, S m) of every group, in the dtype of the products."""
+    group; the matrix G (n R, m S) of every group, in the dtype of the products."""
     dtype = torch.float32 if cores[0].dtype.itemsize == 2 else cores[0].dtype
     scaled = [core.to(dtype) for core in cores]
     for number, scale in task.scales:
@@ -79,8 +79,7 @@ def _merged(cores: Sequence[Tensor], task: Task) -> list[Tensor]:
         for core in scaled[group.cores.start + 1 : group.cores.stop]:
             merged = join(merged, core)
             merges.append(merged)
-        factor = merged.new_empty(group.n, group.left_rank, group.right_rank, group.m, dtype=task.dtype)
-        factors.append(factor.copy_(merged.permute(2, 0, 3, 1)).view(group.n * group.left_rank, -1))
+        factors.append(merged.permute(2, 0, 1, 3).reshape(group.n * group.left_rank, -1).to(task.dtype))
     return [*scaled, *merges, *factors]
 
 
@@ -93,8 +92,8 @@ def _merged_backward(sums: Sequence[Tensor | None], merged: Sequence[Tensor], ta
         lefts = [merged[first], *itertools.islice(merges, len(others))]
         if total is None:
             continue
-        # (n R, S m) -> (R, m, n, S)
-        d = total.view(group.n, group.left_rank, group.right_rank, group.m).permute(1, 3, 0, 2)
+        # (n R, m S) -> (R, m, n, S)
+        d = total.view(group.n, group.left_rank, group.m, group.right_rank).permute(1, 2, 0, 3)
         for number, left in zip(reversed(others), reversed(lefts[:-1]), strict=True):
             d, gradients[number] = _join_backward(d, left, merged[number])
         gradients[first] = d
@@ -116,15 +115,26 @@ def _through(z: Tensor, group: Group, factor: Tensor, flat: Tensor, out: Tensor)
         torch.mm(z, factor.t(), out=out.view(len(z), -1))
     elif group.is_plain:
         out.copy_(torch.mm(z, factor.t(), out=_front(flat, len(z), len(factor))))
+    elif group.is_last:
+        # Its results are single numbers, which move faster in runs of C.
+        products = torch.mm(factor, z.t(), out=_front(flat, len(factor), len(z)))
+        out.view(len(out), group.n, -1).copy_(products.view(group.n, len(out), -1).transpose(0, 1))
     else:
-        result = _as_read_next(torch.mm(factor, z.t(), out=_front(flat, len(factor), len(z))), group)
-        out.view(result.shape).copy_(result)
+        products = torch.mm(z, factor.t(), out=_front(flat, len(z), len(factor)))
+        for source, target in _wide(products, out, group):
+            target.copy_(source)
 
 
-def _as_read_next(products: Tensor, group: Group) -> Tensor:
-    """View (F, n, C, L/m', R, m') of products (n R, F C L)."""
-    sizes = group.n, group.left_rank, -1, group.behind, group.before // group.run, group.run
-    return products.view(sizes).permute(2, 0, 3, 4, 1, 5)
+# Numbers that stay side by side move as one, of up to 16 bytes.
+_WIDE = {16: torch.complex128, 8: torch.int64, 4: torch.int32, 2: torch.int16}
+
+
+def _wide(products: Tensor, result: Tensor, group: Group) -> list[tuple[Tensor, Tensor]]:
+    """Views (F, n, C L) of products (F C L, n R) and of what they become, (F, n, C L, R): in pieces of R numbers."""
+    size = group.piece_bytes(products.element_size())
+    sizes = -1, group.n, group.behind * group.before, group.left_rank * products.element_size() // size
+    wide = products.view(_WIDE[size]).view(-1, sizes[2], group.n, sizes[3]).transpose(1, 2)
+    return list(zip(wide.unbind(-1), result.view(_WIDE[size]).view(sizes).unbind(-1), strict=True))
 
 
 class Product(torch.autograd.Function):
@@ -139,9 +149,11 @@ class Product(torch.autograd.Function):
         x.subtract(mean)
         block = x.block(block_rows(groups, task.dtype.itemsize, parts[0].device.type))
         num_padded = x.num_padded(block)
-        flat, between = _memory(task, block, x)
+        flat = _flat(task, block, parts[0].device)
         if task.keep:
             between = [flat.new_empty(num_padded, group.out_values) for group in groups[:-1]]
+        else:
+            between = _between(task, block, parts[0].device)
         y = flat.new_empty(num_padded, groups[-1].out_values, dtype=task.out_dtype)
         for rows, z in x.blocks(block):
             part = rows if task.keep else slice(len(z))
@@ -178,11 +190,23 @@ class Product(torch.autograd.Function):
         return None, None, None, total[0] if needs_bias and total is not None else None, *gradients
 
 
-def _memory(task: Task, block: int, x: Rows) -> tuple[Tensor, list[Tensor]]:
-    """For one block, the products of the widest group and what lies between the groups."""
-    device, widths = x.parts[0].device, [group.out_values for group in task.groups]
-    flat = scratch("products", (block * max(widths),), task.dtype, device)
-    return flat, [scratch(f"group {at}", (block, width), task.dtype, device) for at, width in enumerate(widths[:-1])]
+def _flat(task: Task, block: int, device: torch.device) -> Tensor:
+    """Memory for the products of the widest group with a block."""
+    return scratch("products", (block * max(group.out_values for group in task.groups),), task.dtype, device)
+
+
+def _between(task: Task, block: int, device: torch.device) -> list[Tensor]:
+    """Memory for the values of a block between the groups."""
+    widths = [group.out_values for group in task.groups[:-1]]
+    return [scratch(f"group {at}", (block, width), task.dtype, device) for at, width in enumerate(widths)]
+
+
+def _zeros_like(factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Zeros, stored in the order in which a product adds to them faster: with a multiple of 16 numbers side by side."""
+    rows, columns = factor.shape
+    if factor.dtype == dtype and columns % FULL_COLUMNS and rows % FULL_COLUMNS == 0:
+        return factor.new_zeros(columns, rows, dtype=dtype).t()
+    return factor.new_zeros(rows, columns, dtype=dtype)
 
 
 class _Backward:
@@ -198,11 +222,12 @@ class _Backward:
         self.needs_x = any(needs_parts)
         # Groups that rows pass before the first that learns need no gradient.
         self.lowest = 0 if self.needs_x else needs_groups.index(True)
-        self.flat, self.between = _memory(task, block, x)
+        device = x.parts[0].device
+        self.flat, self.between = _flat(task, block, device), [] if kept else _between(task, block, device)
         widths = [group.in_values for group in self.groups[0 if self.needs_x else self.lowest + 1 :]]
-        self.flat_dz = scratch("gradients", (block * max(widths, default=0),), task.dtype, self.flat.device)
+        self.flat_dz = scratch("gradients", (block * max(widths, default=0),), task.dtype, device)
         self.sums = [
-            torch.zeros_like(factor, dtype=merged[0].dtype) if need else None
+            _zeros_like(factor, merged[0].dtype) if need else None
             for factor, need in zip(self.factors, needs_groups, strict=True)
         ]
         self.d_parts = [
@@ -229,12 +254,15 @@ class _Backward:
         """(block, N) of the rows of a block: those of the tail too, and zeros for what fills it up."""
         # Gradients that have vanished over a long clip are denormal: useless, and hundreds of times slower to multiply.
         tiny = 0.0 if grad.dtype == torch.float16 else 1e8 * torch.finfo(grad.dtype).tiny
-        d = torch.nn.functional.hardshrink(grad[rows], tiny)
-        if (missing := rows.stop - rows.start - len(d)) == 0:
-            return d
-        num_tail = max(0, min(len(self.x) - rows.start - len(d), missing))
-        tail = [] if total is None else [total.to(d.dtype).expand(num_tail, -1)]
-        return torch.cat([d, *tail, d.new_zeros(missing - num_tail, d.shape[1])])
+        given = grad[rows]
+        d = scratch("results", (rows.stop - rows.start, grad.shape[1]), grad.dtype, grad.device)
+        torch.hardshrink(given, tiny, out=d[: len(given)])
+        if len(given) < len(d):
+            stop = min(len(d), len(self.x) - rows.start)
+            if total is not None:
+                d[len(given) : stop] = total
+            d[stop:] = 0
+        return d
 
     def _inputs(self, rows: slice, z: Tensor) -> list[Tensor]:
         """The values that enter each group: kept, or computed again."""
@@ -252,10 +280,14 @@ class _Backward:
             z = inputs[at].view(-1, factor.shape[1])
             if group.is_plain:
                 d_products = d.reshape(len(z), -1).to(z.dtype).t()
-            else:
+            elif group.is_last:
                 d_products = _front(self.flat, len(factor), len(z))
-                result = _as_read_next(d_products, group)
-                result.copy_(d.reshape(result.shape))
+                d_products.view(group.n, len(d), -1).copy_(d.view(len(d), group.n, -1).transpose(0, 1))
+            else:
+                d_products = _front(self.flat, len(z), len(factor))
+                for target, source in _wide(d_products, d, group):
+                    target.copy_(source)
+                d_products = d_products.t()
             if total is not None and total.dtype == z.dtype:
                 total.addmm_(d_products, z)
             elif total is not None:

@@ -1,7 +1,4 @@
-"""One step of a model as a torch.export program: plain operators, without ttrnn; kept only if its outputs match.
-
-It holds the cores themselves and is as small as the model.
-"""
+"""Write one step of a model as a torch.export program: plain operators, without ttrnn, and the cores themselves."""
 
 import copy
 import io
@@ -21,7 +18,6 @@ __all__ = ["export_program"]
 
 log = logging.getLogger(__name__)
 
-# In the file, as JSON.
 _METADATA = "ttrnn.json"
 
 
@@ -32,20 +28,19 @@ def export_program(model: VideoClassifier, path: str | Path) -> float:
     the state; logits, scores and the parts of the next state. extra_files={"ttrnn.json": ""} of torch.export.load
     brings what the ONNX file has as metadata, as JSON.
 
-    torch.export.load uses pickle, and a program may run whatever is in it: load only files of people whom you would let
-    run programs of theirs. Loading a model directory or an ONNX file runs nothing.
+    torch.export.load uses pickle, which may run any program: load only files from people you trust. Loading a model
+    directory or an ONNX file runs nothing.
 
     Args:
         model: Taken in eval mode and float32; not changed.
         path: The file, written whole or not at all. It takes 4 bytes a parameter and some 50 kB.
 
     Returns:
-        How far its outputs are from the model's: the largest |file - model| / (1 + |model|) that was seen, in streams
-        of 1 to 4 frames, one or three at a time.
+        The largest |file - model| / (1 + |model|) of the outputs, for one or three streams of 1 to 4 frames.
 
     Raises:
         ValueError: the model is bidirectional.
-        RuntimeError: they differ by more than 1e-4.
+        RuntimeError: the outputs differ by more than 1e-4.
     """
     if model.config.bidirectional:
         raise ValueError("bidirectional models can't stream, they start at the last frame; give one trained without")
@@ -74,11 +69,11 @@ def _traced(model: VideoClassifier) -> Any:
     batch = torch.export.Dim("batch")
     axes = tuple({1 if part.dim() == 3 else 0: batch} for part in state.values())
     program = torch.export.export(Step(model).eval(), (frame, *state.values()), dynamic_shapes=({0: batch}, axes))
-    # The exporter notes here the file and line that every node comes from.
+    # The file would contain the source line of every node.
     for node in program.graph.nodes:
         for name in ("stack_trace", "nn_module_stack", "source_fn_stack"):
             node.meta.pop(name, None)
-    # What it was traced with would be written too.
+    # They would be written too.
     program.example_inputs = None
     return program
 

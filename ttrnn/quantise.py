@@ -1,7 +1,4 @@
-"""Weights in fewer bits on disk: bfloat16, or int8 with one scale for each matrix or core. Models compute in float32.
-
-Biases and other vectors, a small part, stay in float32.
-"""
+"""Store weights in fewer bits: bfloat16, or int8 with one scale for each matrix or core. Vectors stay in float32."""
 
 import copy
 import math
@@ -15,20 +12,17 @@ from ttrnn.parity import largest_difference
 __all__ = ["DTYPES", "difference", "pack", "rounded", "unpack"]
 
 DTYPES = ("float32", "bfloat16", "int8")
-_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_FLOATS = (torch.float64, torch.float32, torch.float16)
 _SCALE = ".scale"
 
 
 def pack(state: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
-    """Round the weights of a state dict for storage.
+    """Rounds the weights of a state dict that have at least two axes. Raises ValueError for another dtype.
 
     Args:
-        state: Names and weights. Those with at least two axes are rounded.
+        state: Names and weights.
         dtype: float32 (as they are), bfloat16 (half the size, 8 bits of precision), or int8 (a quarter): round(w / s),
             with s = max |w| / 127 stored beside it as NAME.scale.
-
-    Raises:
-        ValueError: another dtype.
     """
     _check(dtype)
     if dtype == "float32":
@@ -50,22 +44,20 @@ def unpack(packed: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
     """The state dict that was packed, in float32 where it was rounded.
 
     Raises:
-        ValueError: a tensor of an unexpected type, an int8 tensor without its scale, or weights that are
-            not finite.
+        ValueError: a tensor of another type, an int8 tensor without its scale, or weights that are not finite.
     """
     _check(dtype)
     state = {}
     for name, tensor in packed.items():
-        is_int8 = dtype == "int8" and tensor.dtype == torch.int8
-        if not is_int8 and tensor.dtype not in _FLOATS:
-            raise ValueError(f"{name!r} is of type {str(tensor.dtype).removeprefix('torch.')}, not {dtype}")
-        if is_int8:
+        if dtype == "int8" and tensor.dtype == torch.int8:
             scale = packed.get(name + _SCALE)
             if scale is None or scale.dtype != torch.float32 or scale.dim() != 0:
                 raise ValueError(f"{name!r} needs one float32 {name + _SCALE!r}")
             tensor = tensor.float() * scale
         elif tensor.dtype == torch.bfloat16:
             tensor = tensor.float()
+        elif tensor.dtype not in _FLOATS:
+            raise ValueError(f"{name!r} is of type {str(tensor.dtype).removeprefix('torch.')}, not {dtype}")
         if not tensor.isfinite().all():
             raise ValueError(f"{name!r} has weights that are not finite")
         if not (name.endswith(_SCALE) and name.removesuffix(_SCALE) in packed):

@@ -4,7 +4,7 @@ Legend: D frame size, H hidden size, M_k / N_k input / hidden mode k.
 """
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
@@ -16,14 +16,17 @@ __all__ = ["TTGRU", "TTLSTM", "TTRNN"]
 
 
 class _Convertible(TTRecurrent):
-    """To torch's own layer and back."""
+    """A layer with a counterpart in torch.nn."""
+
+    # Arguments that both layers have.
+    _shared: ClassVar[tuple[str, ...]] = ("num_layers", "bias", "batch_first", "dropout", "bidirectional")
 
     @torch.no_grad()
     def to_dense(self) -> nn.RNN | nn.GRU | nn.LSTM:
-        """torch.nn's own layer with the cores multiplied out and the normalisation folded into weights and bias.
+        """The torch.nn layer with equal outputs, final state and gradients for float input.
 
-        Equal outputs, final state and gradients for float input. Dropout of input and recurrence, which torch lacks, is
-        left out.
+        The cores are multiplied out, and the normalisation is folded into weights and bias. Dropout of input and
+        recurrence, which torch lacks, is left out.
 
         Raises:
             ValueError: the layer sees differences of frames, or has a mean and no bias to fold it into.
@@ -31,19 +34,8 @@ class _Convertible(TTRecurrent):
         if self.differences != "none":
             raise ValueError(f"differences {self.differences!r} have no dense counterpart: torch takes frame by frame")
         first = self._ih("l0").cores[0]
-        extra: dict[str, Any] = {"nonlinearity": self.nonlinearity} if isinstance(self, TTRNN) else {}
-        dense = self.dense_class(
-            self.input_size,
-            self.hidden_size,
-            num_layers=self.num_layers,
-            bias=self.bias,
-            batch_first=self.batch_first,
-            dropout=self.dropout,
-            bidirectional=self.bidirectional,
-            device=first.device,
-            dtype=first.dtype,
-            **extra,
-        )
+        shared = {name: getattr(self, name) for name in self._shared}
+        dense = self.dense_class(self.input_size, self.hidden_size, device=first.device, dtype=first.dtype, **shared)
         for _, suffix in self._directions():
             ih = self._ih(suffix)
             folded = ih.to_dense()
@@ -74,7 +66,7 @@ class _Convertible(TTRecurrent):
         """The layer nearest to one of torch's, by TT-SVD of its matrices: about the same outputs and final state.
 
         Args:
-            dense: nn.RNN, nn.GRU or nn.LSTM, whichever this class is the counterpart of.
+            dense: The nn.RNN, nn.GRU or nn.LSTM that this class is the counterpart of.
             in_modes: M_1..M_d; None for `num_modes` even ones.
             hidden_modes: N_1..N_d; None for as many even ones.
             ranks: Of the input matrices: one number, d-1 inner ranks, or a share of the dense parameters, such as 0.1.
@@ -87,22 +79,11 @@ class _Convertible(TTRecurrent):
         """
         if type(dense) is not cls.dense_class or dense.proj_size:
             raise ValueError(f"{cls.__name__} takes an nn.{cls.dense_class.__name__} without projections, got {dense}")
-        if cls is TTRNN:
-            options["nonlinearity"] = dense.nonlinearity
-        weight = dense.weight_ih_l0
+        shared = {name: getattr(dense, name) for name in cls._shared}
+        options |= {"device": dense.weight_ih_l0.device, "dtype": dense.weight_ih_l0.dtype}
         hidden_modes = even_modes(dense.hidden_size, num_modes) if hidden_modes is None else hidden_modes
-        layer = cls(
-            even_modes(dense.input_size, len(hidden_modes)) if in_modes is None else in_modes,
-            hidden_modes,
-            ranks,
-            num_layers=dense.num_layers,
-            bias=dense.bias,
-            batch_first=dense.batch_first,
-            dropout=dense.dropout,
-            bidirectional=dense.bidirectional,
-            recurrent_ranks=recurrent_ranks,
-            **options | {"device": weight.device, "dtype": weight.dtype},
-        )
+        in_modes = even_modes(dense.input_size, len(hidden_modes)) if in_modes is None else in_modes
+        layer = cls(in_modes, hidden_modes, ranks, recurrent_ranks=recurrent_ranks, **shared, **options)
         if (layer.input_size, layer.hidden_size) != (dense.input_size, dense.hidden_size):
             raise ValueError(
                 f"modes must multiply to {dense.input_size:,} and {dense.hidden_size:,}, "
@@ -115,18 +96,15 @@ class _Convertible(TTRecurrent):
                 layer.weight_hh(suffix).copy_(recurrent)
             else:
                 getattr(layer, f"hh_{suffix}").approximate_(recurrent)
-            layer._take_biases(suffix, dense)
+            if (bias := layer._bias(suffix)) is None:
+                continue
+            # One bias is the sum of torch's two, but for the part inside a GRU's reset gate.
+            bias_ih, bias_hh = (getattr(dense, f"bias_{kind}_{suffix}") for kind in ("ih", "hh"))
+            bias.copy_(bias_ih + bias_hh)
+            if cls.cell == "gru":
+                bias[2 * layer.hidden_size :] = bias_ih[2 * layer.hidden_size :]
+                getattr(layer, f"bias_hn_{suffix}").copy_(bias_hh[2 * layer.hidden_size :])
         return layer
-
-    def _take_biases(self, suffix: str, dense: nn.RNNBase) -> None:
-        """Adds torch's two biases, but for the one inside a GRU's reset gate."""
-        if (bias := self._bias(suffix)) is None:
-            return
-        bias_ih, bias_hh = (getattr(dense, f"bias_{kind}_{suffix}") for kind in ("ih", "hh"))
-        bias.copy_(bias_ih + bias_hh)
-        if self.cell == "gru":
-            bias[2 * self.hidden_size :] -= bias_hh[2 * self.hidden_size :]
-            getattr(self, f"bias_hn_{suffix}").copy_(bias_hh[2 * self.hidden_size :])
 
 
 class TTRNN(_Convertible):
@@ -138,6 +116,7 @@ class TTRNN(_Convertible):
 
     cell = "rnn"
     dense_class = nn.RNN
+    _shared = (*_Convertible._shared, "nonlinearity")
 
     def __init__(self, *args: Any, nonlinearity: str = "tanh", **kwargs: Any) -> None:
         if nonlinearity not in ("tanh", "relu"):
@@ -163,8 +142,8 @@ class TTGRU(_Convertible):
     Args:
         in_modes: M_1..M_d; their product is the frame size D.
         hidden_modes: N_1..N_d; their product is the hidden size H.
-        ranks: One number, the d-1 inner ranks, or a share of the dense parameters such as 0.1; layers above the first
-            use the same. One mode and no ranks: dense.
+        ranks: One number, the d-1 inner ranks, or a share of the dense parameters such as 0.1, for the input matrices
+            of all layers. One mode and no ranks: dense.
         num_layers: Layers stacked; each above the first takes the one below through a TT-matrix.
         bias: Learn biases.
         batch_first: Input and output as (B, T, ...) instead of (T, B, ...).
@@ -173,14 +152,11 @@ class TTGRU(_Convertible):
         recurrent_ranks: None for a dense recurrent matrix U (as in the paper); ranks make it a tensor train too.
         recurrent_dropout: On the hidden state where it enters U; one mask per clip (Gal and Ghahramani, 2016).
         differences: Input of the first layer: "none" the frames, "only" the difference of each to the one before (zero
-            for the first), "extra" both, each with weights of its own. The weights that differences take are multiplied
-            with frames, and the products subtracted: no difference of frames is ever made.
-        input_dropout: On what the input adds to the gates of the first layer, bias included; one mask per clip (Gal and
-            Ghahramani, 2016).
+            for the first), "extra" both, each with weights of its own. Products are subtracted, not frames.
+        input_dropout: On what the input adds to the first layer's gates, bias included; one mask per clip.
         mean: Subtracted from the input; one number or one per channel of frames stored channels-last.
         scale: Multiplied with the input after that.
-        compute_dtype: Of the first layer's products with the input, see TTLinear: torch.bfloat16 is about twice as fast
-            where the hardware has it.
+        compute_dtype: Of the first layer's products with the input, see TTLinear.
         device: Of the parameters.
         dtype: Of the parameters.
     """

@@ -53,13 +53,10 @@ def gru(
     h' = (1 - z) * n + z * h.
     """
     states = []
-    w_r, w_z, w_n = weight_ih.chunk(3)
-    u_r, u_z, u_n = weight_hh.chunk(3)
-    b_r, b_z, b_n = bias.chunk(3)
     for x in x_TD:
-        r = torch.sigmoid(w_r @ x + b_r + u_r @ h)
-        z = torch.sigmoid(w_z @ x + b_z + u_z @ h)
-        n = torch.tanh(w_n @ x + b_n + r * (u_n @ h + bias_hn))
+        (x_r, x_z, x_n), (u_r, u_z, u_n) = (weight_ih @ x + bias).chunk(3), (weight_hh @ h).chunk(3)
+        r, z = torch.sigmoid(x_r + u_r), torch.sigmoid(x_z + u_z)
+        n = torch.tanh(x_n + r * (u_n + bias_hn))
         h = (1 - z) * n + z * h
         states.append(h)
     return torch.stack(states), h
@@ -70,16 +67,10 @@ def lstm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One sequence through an LSTM: c' = s(f) * c + s(i) * tanh(g),  h' = s(o) * tanh(c'); gates i, f, g, o."""
     states = []
-    w_i, w_f, w_g, w_o = weight_ih.chunk(4)
-    u_i, u_f, u_g, u_o = weight_hh.chunk(4)
-    b_i, b_f, b_g, b_o = bias.chunk(4)
     for x in x_TD:
-        i = torch.sigmoid(w_i @ x + b_i + u_i @ h)
-        f = torch.sigmoid(w_f @ x + b_f + u_f @ h)
-        g = torch.tanh(w_g @ x + b_g + u_g @ h)
-        o = torch.sigmoid(w_o @ x + b_o + u_o @ h)
-        c = f * c + i * g
-        h = o * torch.tanh(c)
+        i, f, g, o = (weight_ih @ x + bias + weight_hh @ h).chunk(4)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
         states.append(h)
     return torch.stack(states), h, c
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ttrnn.cells import GRU, LSTM, RNN
+from ttrnn.fused import fused_scan
 from ttrnn.plain import is_transformed, recurrence, without_autocast
 from ttrnn.shapes import NUM_GATES
 from ttrnn.spans import Schedule, preceding
@@ -62,9 +63,10 @@ def scan(
         if back is not None:
             order = back if order is None else order[back]
         states: Tensor
-        if is_transformed():
+        if is_transformed() or (gates_FG.is_cuda and mask_BH is None):
             gates_FG = gates_FG if order is None else gates_FG[order]
-            states, *final = recurrence(cell, gates_FG, weight_hh, state, sizes, bias_hn, mask_BH, nonlinearity)
+            run = recurrence if is_transformed() else fused_scan
+            states, *final = run(cell, gates_FG, weight_hh, state, sizes, bias_hn, mask_BH, nonlinearity)
         else:
             schedule = Schedule(sizes, order)
             if cell == "rnn":

@@ -12,8 +12,8 @@ import functools
 import logging
 import math
 import operator
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 __all__ = [
     "DIFFERENCES",
@@ -23,7 +23,6 @@ __all__ = [
     "auto_modes",
     "check_modes",
     "even_modes",
-    "factorisations",
     "format_modes",
     "frame_modes",
     "gate_modes",
@@ -45,11 +44,7 @@ DIFFERENCES = ("none", "extra", "only")
 
 
 def parse_modes(text: str) -> tuple[int, ...]:
-    """Modes or ranks from their text form: "8x20x20x18" -> (8, 20, 20, 18).
-
-    Raises:
-        ValueError: `text` is not positive whole numbers joined by x.
-    """
+    """Modes or ranks from their text form, "8x20x20x18" -> (8, 20, 20, 18); raises ValueError for another form."""
     parts = text.split("x")
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
         raise ValueError(f"modes and ranks are positive whole numbers joined by x, such as 8x20x20x18; got {text!r}")
@@ -61,31 +56,12 @@ def format_modes(modes: Sequence[int]) -> str:
     return "x".join(str(mode) for mode in modes)
 
 
-def factorisations(size: int, num_modes: int, *, smallest: int = 1) -> Iterator[tuple[int, ...]]:
-    """All ordered factorisations of `size` into `num_modes` factors, none below `smallest`, in lexical order."""
-    if num_modes == 1:
-        if size >= smallest:
-            yield (size,)
-        return
-    for first in _divisors(size):
-        if smallest <= first <= size // smallest ** (num_modes - 1):
-            for rest in factorisations(size // first, num_modes - 1, smallest=smallest):
-                yield (first, *rest)
-
-
-@functools.cache
-def _divisors(size: int) -> tuple[int, ...]:
-    low = [factor for factor in range(1, math.isqrt(size) + 1) if size % factor == 0]
-    return tuple(sorted({*low, *(size // factor for factor in low)}))
-
-
 def frame_modes(height: int, width: int, channels: int) -> tuple[int, int, int, int]:
-    """Four modes that follow the axes of a frame stored as height x width x channels.
+    """Four modes of a frame stored as height x width x channels, none of which spans rows and columns.
 
-    Height and width are each cut into the two factors nearest to each other; the channels go with the last mode. No
-    mode then spans rows and columns, so each core belongs to one axis.
+    Height and width are each cut into the two factors nearest to each other; the channels go with the last mode.
     """
-    (y1, y2), (x1, x2) = _nearest_pair(height), _nearest_pair(width)
+    (y1, y2), (x1, x2) = even_modes(height, 2), even_modes(width, 2)
     return y1, y2, x1, x2 * channels
 
 
@@ -123,13 +99,14 @@ def even_modes(size: int, num_modes: int) -> tuple[int, ...]:
     return best
 
 
-def _nearest_pair(size: int) -> tuple[int, int]:
-    low = next(factor for factor in range(math.isqrt(size), 0, -1) if size % factor == 0)
-    return low, size // low
+@functools.cache
+def _divisors(size: int) -> tuple[int, ...]:
+    low = [factor for factor in range(1, math.isqrt(size) + 1) if size % factor == 0]
+    return tuple(sorted({*low, *(size // factor for factor in low)}))
 
 
 def gate_modes(hidden_modes: Sequence[int], num_gates: int) -> tuple[int, ...]:
-    """Output modes of the TT-matrix of all gates: the first hidden mode times their number (the published counts)."""
+    """Output modes of the TT-matrix of all gates: the first hidden mode times their number, as in the paper."""
     return (num_gates * hidden_modes[0], *hidden_modes[1:])
 
 
@@ -158,28 +135,25 @@ def check_modes(modes: Sequence[int], size: int, name: str, what: str) -> None:
 
 def _rank_of_share(in_modes: Sequence[int], out_modes: Sequence[int], share: float) -> tuple[int, ...]:
     """The highest ranks, one number clipped to what the modes allow, that keep to a share of the dense parameters."""
-    sizes = [m * n for m, n in zip(in_modes, out_modes, strict=True)]
-    most, limits = share * math.prod(sizes), max_ranks(in_modes, out_modes)
+    limits, dense = max_ranks(in_modes, out_modes), math.prod(in_modes) * math.prod(out_modes)
 
-    def num_params(rank: int) -> int:
-        bonds = [1, *(min(rank, limit) for limit in limits), 1]
-        return sum(left * size * right for left, size, right in zip(bonds, sizes, bonds[1:], strict=False))
+    def shape(rank: int) -> TTShape:
+        return TTShape(in_modes, out_modes, [min(rank, limit) for limit in limits])
 
-    if not num_params(1) <= most <= math.prod(sizes):
+    if not (least := shape(1).num_params) <= share * dense <= dense:
         raise ValueError(
-            f"ranks {share} must be a share of the {math.prod(sizes):,} dense parameters that leaves "
-            f"{num_params(1):,} at least, which rank 1 takes; or give ranks as whole numbers"
+            f"ranks {share} must be a share of the {dense:,} dense parameters that leaves "
+            f"{least:,} at least, which rank 1 takes; or give ranks as whole numbers"
         )
-    rank = bisect.bisect_right(range(1, max(limits, default=1) + 1), most, key=num_params)
-    return tuple(min(rank, limit) for limit in limits)
+    ranks = range(1, max(limits, default=1) + 1)
+    return shape(bisect.bisect_right(ranks, share * dense, key=lambda rank: shape(rank).num_params)).ranks
 
 
 @dataclass(frozen=True, slots=True)
 class TTShape:
     """Modes and ranks of a matrix kept as a tensor train.
 
-    Ranks above what the modes allow (min of the products of M_l N_l on either side of the bond) carry nothing: they
-    are clipped, and a log line says so.
+    Ranks above what the modes allow (see max_ranks) add nothing: they are clipped, and a log line says so.
 
     Example:
         >>> TTShape((8, 20, 20, 18), (12, 4, 4, 4), 4).num_params
@@ -193,40 +167,30 @@ class TTShape:
     """M_1..M_d; their product is the input size."""
     out_modes: tuple[int, ...]
     """N_1..N_d; their product is the output size."""
-    ranks: tuple[int, ...] = field(default=())
+    ranks: tuple[int, ...]
     """R_1..R_{d-1}; given as one number, d-1 numbers or a share (see Ranks), kept as d-1 numbers after clipping."""
 
     def __init__(self, in_modes: Sequence[int], out_modes: Sequence[int], ranks: Ranks) -> None:
         in_modes, out_modes = tuple(map(operator.index, in_modes)), tuple(map(operator.index, out_modes))
         if len(in_modes) != len(out_modes) or not in_modes:
-            raise ValueError(
-                f"in_modes and out_modes must have equal length, at least one, got "
-                f"{format_modes(in_modes)} and {format_modes(out_modes)}"
-            )
+            got = f"{format_modes(in_modes)} and {format_modes(out_modes)}"
+            raise ValueError(f"in_modes and out_modes must have equal length, at least one, got {got}")
         if isinstance(ranks, float):
             ranks = _rank_of_share(in_modes, out_modes, ranks)
         asked = tuple(map(operator.index, ranks if isinstance(ranks, Iterable) else [ranks]))
-        if len(asked) == 1:
-            asked *= len(in_modes) - 1
-        if len(asked) != len(in_modes) - 1:
-            raise ValueError(
-                f"{len(in_modes)} modes take one rank or {len(in_modes) - 1} inner ranks, got {format_modes(asked)}"
-            )
+        d = len(in_modes)
+        asked = asked * (d - 1) if len(asked) == 1 else asked
+        if len(asked) != d - 1:
+            raise ValueError(f"{d} modes take one rank or {d - 1} inner ranks, got {format_modes(asked)}")
         for name, numbers in (("in_modes", in_modes), ("out_modes", out_modes), ("ranks", asked)):
             if any(number < 1 for number in numbers):
                 raise ValueError(f"{name} must be positive, got {format_modes(numbers)}")
         kept = tuple(min(pair) for pair in zip(asked, max_ranks(in_modes, out_modes), strict=True))
         if kept != asked:
-            log.warning(
-                "ranks %s are clipped to %s: modes %s and %s allow no more",
-                format_modes(asked),
-                format_modes(kept),
-                format_modes(in_modes),
-                format_modes(out_modes),
-            )
-        object.__setattr__(self, "in_modes", in_modes)
-        object.__setattr__(self, "out_modes", out_modes)
-        object.__setattr__(self, "ranks", kept)
+            texts = map(format_modes, (asked, kept, in_modes, out_modes))
+            log.warning("ranks %s are clipped to %s: modes %s and %s allow no more", *texts)
+        for name, numbers in (("in_modes", in_modes), ("out_modes", out_modes), ("ranks", kept)):
+            object.__setattr__(self, name, numbers)
 
     @property
     def num_cores(self) -> int:
@@ -245,7 +209,7 @@ class TTShape:
 
     @property
     def bonds(self) -> tuple[int, ...]:
-        """R_0..R_d, the ranks with the ones at both ends."""
+        """R_0..R_d, the ranks and a 1 at both ends."""
         return (1, *self.ranks, 1)
 
     @property
@@ -264,7 +228,7 @@ class TTShape:
         return self.in_features * self.out_features
 
     def multiply_adds(self) -> int:
-        """Multiply-adds per input row of the core-by-core product from the last core to the first (paper, eq. 4)."""
+        """Multiply-adds per row of the product core by core, from the last to the first (paper, eq. 4)."""
         total, left, right = 0, self.in_features, 1
         for r, m, n, s in reversed(self.core_shapes):
             left //= m

@@ -1,7 +1,4 @@
-"""Check frames as cameras and decoders give them, and classify a stream frame by frame.
-
-Legend: B batch, T time, C classes.
-"""
+"""Check frames from cameras and decoders, and classify a stream frame by frame; C classes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -41,7 +38,7 @@ def as_frames(frames: Any, shape: Sequence[int], kinds: Sequence[str]) -> Tensor
 
 
 class Stream:
-    """Classifies one stream of frames as they come, in constant memory; made by VideoClassifier.stream.
+    """Classifies one stream frame by frame, in constant memory; made by VideoClassifier.stream.
 
     Example:
         >>> stream = model.stream()
@@ -55,13 +52,10 @@ class Stream:
         """pushed so far"""
 
     def push(self, frame: Any) -> Tensor:
-        """One more frame.
+        """Takes one more frame; returns the probabilities (C,) given all frames so far, as `predict` does, on the CPU.
 
         Args:
             frame: uint8 (height, width, channels), RGB, of the model's size: a tensor or a numpy array.
-
-        Returns:
-            (C,) probabilities given all frames so far, on the CPU: those that `predict` gives for them as a clip.
 
         Raises:
             ValueError: not uint8, or of another shape.

@@ -119,23 +119,38 @@ def batches(
         device: Where to put the batches.
     """
 
-    def prepare(step: np.ndarray) -> Batch:
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def prepare(step: np.ndarray) -> tuple[Batch, torch.cuda.Event | None]:
         mine = _worker_part(step, rank, world_size)
         indices = (mine if len(mine) else step[:1]).tolist()
         split.prefetch(indices)
         frames = [torch.from_numpy(_augmented(split, index, augmentation, seed)) for index in indices]
-        if device.type == "cuda":
-            # From pinned memory, the GPU copies them while the CPU continues.
-            frames = [clip.pin_memory() for clip in frames]
-        return Batch(frames, _labels(split, indices, num_classes, multi_label), indices, len(mine) / len(step))
+        batch = Batch(frames, _labels(split, indices, num_classes, multi_label), indices, len(mine) / len(step))
+        return (batch, None) if stream is None else _sent(batch, stream)
 
     steps = epoch_steps(split.lengths, batch_size * world_size, seed)[first_step:]
     stays_mapped = np.cumsum(split.lengths, dtype=np.int64) * split.frame.size <= _MAPPED_BYTES
     with contextlib.closing(map_ahead(prepare, steps)) as prepared:
-        for batch in prepared:
-            frames = [clip.to(device, non_blocking=True) for clip in batch.frames]
-            yield batch._replace(frames=frames, labels=batch.labels.to(device, non_blocking=True))
+        for batch, arrived in prepared:
+            if arrived is not None:
+                user = torch.cuda.current_stream(device)
+                user.wait_event(arrived)
+                for tensor in (*batch.frames, batch.labels):
+                    # Its memory is not used again before the training step is done with it.
+                    tensor.record_stream(user)
+            yield batch
             split.release([index for index in batch.indices if not stays_mapped[index]])
+
+
+def _sent(batch: Batch, stream: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event]:
+    """The batch on the GPU, copied from pinned memory beside the training step before, and the event of its arrival."""
+    with torch.cuda.stream(stream):
+        frames, labels = (
+            [tensor.pin_memory().to(stream.device, non_blocking=True) for tensor in tensors]
+            for tensors in (batch.frames, [batch.labels])
+        )
+        return batch._replace(frames=frames, labels=labels[0]), stream.record_event()
 
 
 def _augmented(split: Split, index: int, augmentation: Augmentation | None, seed: int | None) -> np.ndarray:

@@ -1,10 +1,8 @@
 """Make the optimizer, the learning-rate schedule and the EMA of the weights."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel
 
@@ -34,13 +32,24 @@ def make_schedule(options: TrainOptions, optimizer: torch.optim.Optimizer, num_s
 
 
 def make_ema(options: TrainOptions, model: VideoClassifier) -> AveragedModel | None:
-    """The exponential moving average of the weights over steps; None with weight_averaging 0.
+    """The exponential moving average of the weights over steps; None with weight_averaging 0."""
+    return _Ema(model, options.weight_averaging) if options.weight_averaging else None
+
+
+class _Ema(AveragedModel):
+    """Averages all weights in one call: for small models torch's own way takes longer than the optimizer.
 
     At step n the decay is at most (1 + n) / (10 + n), so that the initial weights do not dominate early on.
     """
 
-    def update(averages: Sequence[Tensor], weights: Sequence[Tensor], num_averaged: Tensor | int) -> None:
-        decay = min(options.weight_averaging, (1 + int(num_averaged)) / (10 + int(num_averaged)))
-        torch._foreach_lerp_(tuple(averages), tuple(weights), 1 - decay)
+    def __init__(self, model: VideoClassifier, decay: float) -> None:
+        super().__init__(model)
+        self._decay, self._averages = decay, tuple(self.module.parameters())
 
-    return AveragedModel(model, multi_avg_fn=update) if options.weight_averaging else None
+    @torch.no_grad()
+    def update_parameters(self, model: torch.nn.Module) -> None:
+        """Takes over the weights at the first step, and lets the average move towards them at the others."""
+        num_averaged = int(self.n_averaged)
+        decay = min(self._decay, (1 + num_averaged) / (10 + num_averaged)) if num_averaged else 0.0
+        torch._foreach_lerp_(self._averages, tuple(model.parameters()), 1 - decay)
+        self.n_averaged += 1

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import ttrnn
+from pipelines.tuning.lower_ranks import lower_ranks
 from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import Trial
 from ttrnn.config import ModelConfig, ModelOptions
-from ttrnn.rounding import lower_ranks
 
 __all__ = ["Proposal", "propose"]
 

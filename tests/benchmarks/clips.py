@@ -13,7 +13,7 @@ from tests.benchmarks.measure import Row, interleaved, row
 from ttrnn import TTGRU, TTLSTM, TTRNN
 from ttrnn.shapes import format_modes, frame_modes
 
-__all__ = ["long_clips", "small_frames"]
+__all__ = ["LowRank", "long_clips", "small_frames"]
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +68,8 @@ def _small(
     size, in_modes = torch.Size(hidden_modes).numel(), frame_modes(height, width, 1)
     work: dict[tuple[str, str], Callable[[], object]] = {}
     low = "Linear + nn.GRU"
-    work[low, "float32"] = _step(_Low(height * width, low_rank, size), frames)
-    work["nn.GRU", "float32"] = _step(_Low(height * width, None, size), frames)
+    work[low, "float32"] = _step(LowRank(height * width, low_rank, size), frames)
+    work["nn.GRU", "float32"] = _step(LowRank(height * width, None, size), frames)
     for name, recurrent_ranks in (("ttrnn", None), ("ttrnn, TT recurrent", rank)):
         for precision in ("float32", "bfloat16"):
             layer = TTGRU(
@@ -104,7 +104,7 @@ class _Last(nn.Module):
         return self.head((h_n[0] if isinstance(h_n, tuple) else h_n)[-1])
 
 
-class _Low(nn.Module):
+class LowRank(nn.Module):
     """torch's GRU, behind a linear layer of a given width unless that is None."""
 
     def __init__(self, in_features: int, width: int | None, hidden_size: int) -> None:
@@ -113,9 +113,11 @@ class _Low(nn.Module):
         self.rnn = nn.GRU(width or in_features, hidden_size, batch_first=True)
         self.head = nn.Linear(hidden_size, 10)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        x = frames.float().sub_(_MEAN).mul_(_SCALE)
-        return self.head(self.rnn(self.linear(x))[1][-1])
+    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
+        x = self.linear(frames.float().sub_(_MEAN).mul_(_SCALE))
+        if lengths is not None:
+            x = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+        return self.head(self.rnn(x)[1][-1])
 
 
 def _step(network: nn.Module, frames: Tensor, optimise: bool = True) -> Callable[[], None]:

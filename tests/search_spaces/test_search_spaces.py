@@ -15,7 +15,6 @@ import search_spaces
 from pipelines.training.options import TrainOptions
 from search_spaces import ranks, shapes, stem
 from ttrnn.model import ModelConfig
-from ttrnn.shapes import factorisations
 
 FRAMES = [(120, 160, 3), (60, 80, 1), (32, 64, 1), (59, 7, 3), (1, 1, 1)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +66,20 @@ def test_every_sample_of_a_space_is_a_model_that_fits_the_frame_without_clipping
     assert all(model(values, frame).num_params for values in space.baselines(frame))
 
 
+@pytest.mark.parametrize(("size", "num_modes"), [(12, 1), (12, 2), (60, 3), (64, 4), (13, 3), (1, 2)])
+def test_factorisations_are_all_of_them_once(size, num_modes):
+    found = list(shapes.factorisations(size, num_modes))
+    assert len(set(found)) == len(found)
+    assert all(math.prod(modes) == size for modes in found)
+
+    def count(size, num_modes):
+        return (
+            1 if num_modes == 1 else sum(count(size // f, num_modes - 1) for f in range(1, size + 1) if size % f == 0)
+        )
+
+    assert len(found) == count(size, num_modes)
+
+
 @pytest.mark.parametrize("frame", FRAMES, ids=str)
 @pytest.mark.parametrize("num_modes", range(2, 7))
 def test_input_modes_are_few_different_and_even_factors_of_the_axes(frame, num_modes):
@@ -75,8 +88,8 @@ def test_input_modes_are_few_different_and_even_factors_of_the_axes(frame, num_m
     ways = [
         (rows, columns)
         for num_rows in range(1, num_modes)
-        for rows in factorisations(height, num_rows)
-        for columns in factorisations(width * channels, num_modes - num_rows)
+        for rows in shapes.factorisations(height, num_rows)
+        for columns in shapes.factorisations(width * channels, num_modes - num_rows)
         if columns[-1] % channels == 0
     ]
     fewest = min((rows + columns).count(1) for rows, columns in ways)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ttrnn import reference
+from ttrnn.fused import fused_scan
 from ttrnn.scan import NUM_GATES, scan
 
 H = 3
@@ -93,7 +94,36 @@ def assert_close(actual, expected, dtype, what):
 @pytest.mark.parametrize(("cell", "nonlinearity"), CELLS.values(), ids=CELLS)
 def test_states_and_every_gradient_equal_the_cells_by_the_book(cell, nonlinearity, sizes, reverse, masked, dtype):
     inputs, mask = make(cell, sizes, dtype, masked)
-    results = run(cell, nonlinearity, inputs, sizes, mask, reverse)
+    compare(run(cell, nonlinearity, inputs, sizes, mask, reverse), cell, nonlinearity, inputs, sizes, mask, reverse)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("sizes", BATCHES.values(), ids=BATCHES)
+@pytest.mark.parametrize(("cell", "nonlinearity"), CELLS.values(), ids=CELLS)
+def test_fused_kernels_equal_the_cells_by_the_book(cell, nonlinearity, sizes, dtype):
+    inputs, _ = make(cell, sizes, dtype)
+    state = [inputs[part] for part in ("h", "c") if part in inputs]
+    given = inputs["gates"], inputs["weight_hh"], state, sizes, inputs.get("bias_hn"), None, nonlinearity
+    states, *final = fused_scan(cell, *given)
+    results = {"states": states, **{f"final {name}": part for name, part in zip("hc", final, strict=False)}}
+    compare(results, cell, nonlinearity, inputs, sizes, None, False)
+
+
+def test_fused_kernels_take_gradients_twice_and_for_the_weights_alone():
+    inputs, _ = make("gru", [3, 2], torch.float64)
+    weight, fixed = inputs["weight_hh"], {name: value.detach() for name, value in inputs.items()}
+    states, _ = fused_scan("gru", fixed["gates"], weight, [fixed["h"]], [3, 2], fixed["bias_hn"], None, "tanh")
+    gradients = [torch.autograd.grad(states.sum(), weight, retain_graph=True)[0] for _ in range(2)]
+    assert torch.equal(*gradients)
+    with torch.no_grad():
+        assert torch.equal(
+            fused_scan("gru", fixed["gates"], weight, [fixed["h"]], [3, 2], fixed["bias_hn"], None, "tanh")[0], states
+        )
+
+
+def compare(results, cell, nonlinearity, inputs, sizes, mask, reverse):
+    """Values and every gradient, of a random sum of all results."""
+    dtype = inputs["gates"].dtype
     expected = run_reference(cell, nonlinearity, inputs, sizes, mask, reverse)
     assert results.keys() == expected.keys()
     generator = torch.Generator().manual_seed(1)

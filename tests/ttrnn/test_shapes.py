@@ -7,7 +7,6 @@ from ttrnn.shapes import (
     TTShape,
     auto_modes,
     check_modes,
-    factorisations,
     format_modes,
     frame_modes,
     gate_modes,
@@ -101,24 +100,6 @@ def test_modes_that_are_not_text_forms_are_refused_by_value(text):
 def test_text_form_goes_both_ways():
     assert parse_modes("8x20x20x18") == UCF11
     assert format_modes(UCF11) == "8x20x20x18"
-
-
-@pytest.mark.parametrize(("size", "num_modes"), [(12, 1), (12, 2), (60, 3), (64, 4), (13, 3), (1, 2)])
-def test_factorisations_are_all_of_them_once(size, num_modes):
-    found = list(factorisations(size, num_modes))
-    assert len(set(found)) == len(found)
-    assert all(math.prod(modes) == size for modes in found)
-
-    def count(size, num_modes):
-        return (
-            1 if num_modes == 1 else sum(count(size // f, num_modes - 1) for f in range(1, size + 1) if size % f == 0)
-        )
-
-    assert len(found) == count(size, num_modes)
-
-
-def test_factorisations_keep_to_the_smallest_factor():
-    assert list(factorisations(24, 2, smallest=3)) == [(3, 8), (4, 6), (6, 4), (8, 3)]
 
 
 @pytest.mark.parametrize(
