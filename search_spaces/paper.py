@@ -122,7 +122,7 @@ _COMMON = {
     "pooling": "last",
     "differences": "none",
     "stem": "none",
-    "stem_channels": "6x8",
+    "stem_channels": "8x16",
     "stem_strides": "2",
     "input_dropout": 0.0,
     "label_smoothing": 0.0,

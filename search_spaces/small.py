@@ -1,12 +1,12 @@
 """Search the best small models: convolution stem or none, hidden size, ranks, one or both directions, by one recipe.
 
-Modes follow the axes of the frame, or of the output of the stem. Each rank is one number for all bonds; `--refine` makes
-them uneven. The recipe (moving average of the weights, augmentation, differences of frames, a high learning rate) is that
-of the models in `baselines`, which are trained first: a person found them by hand on several data sets. Whether mirrored
-clips help is searched too, as they harm where left and right matter.
+Modes follow the axes of the frame, or of the output of the stem. Each rank is one number for all bonds; `--refine`
+makes them uneven. The recipe (moving average of the weights, augmentation, differences of frames, a high learning rate)
+is that of the models in `baselines`, which are trained first: a person found it by hand on several data sets. Whether
+mirrored clips help is searched too, as they harm where left and right matter.
 
-With 10 classes, most samples have 1,500 to 15,000 parameters. The space `shapes` has what is left out here: other cells,
-numbers and orders of modes, ranks of each bond.
+With 10 classes, most samples have 1,500 to 15,000 parameters. The space `shapes` has what is left out here: other
+cells, numbers and orders of modes, ranks of each bond.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from typing import Any
 import optuna
 
 from search_spaces.shapes import hidden_modes
-from ttrnn.shapes import NUM_GATES, format_modes, frame_modes, gate_modes, max_ranks, parse_modes
+from ttrnn.shapes import NUM_GATES, format_modes, frame_modes, gate_modes, map_modes, max_ranks, parse_modes
 from ttrnn.stem_shape import StemShape
 
 __all__ = ["RECIPE", "baselines", "space"]
@@ -28,7 +28,7 @@ RECIPE: dict[str, Any] = {
     "speed": 1.2,
     "brightness": 0.2,
 }
-_CHANNELS = ("6x8", "8x16")
+_CHANNELS = ("8x16", "6x8")
 _LOG2_HIDDEN_SIZE = (3, 7)
 _RANKS, _RECURRENT_RANKS = (2, 8), (2, 12)
 # Smaller frames have no pixels to spare at their edges.
@@ -60,7 +60,7 @@ def _recipe(frame: Sequence[int]) -> dict[str, Any]:
 def _model(frame: Sequence[int], stem: str, size: int, rank: int, recurrent_rank: int) -> dict[str, Any]:
     """The options of the architecture; ranks are clipped to what the modes allow."""
     options, axes = _stem(frame, stem)
-    in_modes = frame_modes(*axes)
+    in_modes = frame_modes(*axes) if options["stem"] == "none" else map_modes(*axes)
     hidden = hidden_modes(size, len(in_modes))[0]
     gates = gate_modes(hidden, NUM_GATES["gru"])
     # Without a stem, the input matrix takes the differences.
@@ -74,7 +74,7 @@ def _model(frame: Sequence[int], stem: str, size: int, rank: int, recurrent_rank
     }
 
 
-def _stem(frame: Sequence[int], stem: str) -> tuple[dict[str, Any], tuple[int, ...]]:
+def _stem(frame: Sequence[int], stem: str) -> tuple[dict[str, Any], tuple[int, int, int]]:
     """The options of the stem, and the axes of what the input matrix sees."""
     height, width, channels = frame
     if stem == "none" or min(height, width) < 4:

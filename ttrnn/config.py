@@ -19,6 +19,7 @@ from ttrnn.shapes import (
     format_modes,
     gate_modes,
     input_out_modes,
+    map_modes,
     parse_modes,
 )
 from ttrnn.stem_shape import StemShape
@@ -62,10 +63,10 @@ class ModelOptions:
     """use the difference of each frame to the one before as input: none, extra (beside the frame) or only"""
     stem: str = "none"
     """layers in front of the input matrix: none, or conv for convolutions, whose weights are shared over the picture"""
-    stem_channels: str = "6x8"
-    """output channels of each convolution of the stem, 1 to 3 of them"""
+    stem_channels: str = "8x16"
+    """output channels of each layer of the stem, 1 to 3 of them"""
     stem_strides: str = "2"
-    """one stride for all convolutions of the stem, or one for each, such as 4x2"""
+    """one stride for all layers of the stem, or one for each, such as 4x2"""
     pooling: str = "last"
     """how the states over time become one vector: last, mean, max, or attention with learnt weights"""
     dropout: float = 0.0
@@ -145,7 +146,9 @@ class ModelConfig(ModelOptions):
         stem = self.stem_shape
         axes = (self.height, self.width, self.channels) if stem is None else stem.maps[-1]
         if self.in_modes == "auto":
-            self._set("in_modes", format_modes(auto_modes(*axes, len(hidden))))
+            own_axes = stem is not None and len(hidden) == 4
+            modes = map_modes(*axes) if own_axes else auto_modes(*axes, len(hidden))
+            self._set("in_modes", format_modes(modes))
         self._set("in_modes", format_modes(parse_modes(self.in_modes)))
         what = "the frame has" if stem is None else f"the stem's output, {format_modes(axes)}, has"
         check_modes(parse_modes(self.in_modes), math.prod(axes), "in_modes", what)

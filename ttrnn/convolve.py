@@ -1,9 +1,8 @@
-"""The layers of a stem, forward and backward: convolutions and ReLUs of uint8 frames block by block, and normalisation.
+"""The layers of a stem, forward and backward: convolutions and ReLUs of uint8 frames, block by block.
 
 Legend: F frames of a block, C channels of a frame, K channels of the first layer's output, D values of the last one's.
 
-A layer is a convolution and a ReLU; the last output of each frame is normalised over all of its values. The first layer
-takes x_t, or x_t - x_{t-1}, or both. It is linear up to its ReLU, so that
+The first layer takes x_t, or x_t - x_{t-1}, or both. It is linear up to its ReLU, so that
 
     U x_t + V (x_t - x_{t-1}) = (U + V) x_t - V x_{t-1}
 
@@ -26,9 +25,8 @@ from ttrnn.rows import Rows, scratch
 from ttrnn.spans import is_zero
 from ttrnn.stem_shape import StemShape
 
-__all__ = ["EPS", "Features", "Task"]
+__all__ = ["Features", "Task"]
 
-EPS = 1e-5
 # Of the float maps of a block. More than fit in the nearest caches, as each call of a convolution has a price of its
 # own; on a GPU enough to fill it.
 _BLOCK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
@@ -56,8 +54,8 @@ class Features(torch.autograd.Function):
         features = weights_and_clips[0].new_empty(layers.rows.num_rows, size, dtype=task.dtype)
         for block in layers.blocks():
             outputs = layers.outputs(block, layers.converted(block))
-            features[block], *moments = layers.normalised(outputs[-1])
-            kept += [*outputs, *moments] if task.keep else []
+            features[block] = outputs[-1].permute(0, 2, 3, 1).flatten(1)
+            kept += outputs if task.keep else []
         ctx.task = task
         ctx.save_for_backward(*weights_and_clips, *kept)
         return features
@@ -70,16 +68,12 @@ class Features(torch.autograd.Function):
         layers = _Layers(ctx.task, inputs)
         sums = [torch.zeros_like(weight) for weight in inputs[: len(layers.weights)]]
         for block in layers.blocks():
-            saved = [next(kept) for _ in range(len(sums) // 2 + 2)] if ctx.task.keep else []
+            saved = [next(kept) for _ in layers.convs] if ctx.task.keep else []
             d = grad[block]
             if grad.device.type == "cpu" and is_zero(d):
                 continue
             x = layers.converted(block)
-            outputs = saved[:-2] or layers.outputs(block, x)
-            mean, rstd = saved[-2:] or layers.normalised(outputs[-1])[1:]
-            rows = layers.as_rows(outputs[-1])
-            (d, *_) = torch.ops.aten.native_layer_norm_backward(
-                d.to(rows.dtype), rows, rows.shape[1:], mean, rstd, None, None, [True, False, False])  # fmt: skip
+            outputs = saved or layers.outputs(block, x)
             for total, gradient in zip(sums, layers.gradients(block, d, x, outputs), strict=True):
                 total += gradient
         return None, *sums, *[None] * (num_inputs - len(sums))
@@ -89,9 +83,13 @@ class _Layers:
     """The layers with their weights, and the frames that pass them."""
 
     def __init__(self, task: Task, weights_and_clips: Sequence[Tensor]) -> None:
-        self.shape, self.num_layers = task.shape, len(task.shape.strides)
-        weights, clips = weights_and_clips[: 2 * self.num_layers], weights_and_clips[2 * self.num_layers :]
+        self.shape, self.convs = task.shape, task.shape.convs
+        num_weights = sum(1 if conv.is_depthwise else 2 for conv in self.convs)
+        weights, clips = weights_and_clips[:num_weights], weights_and_clips[num_weights:]
         self.weights = [*weights[:2], *(weight.to(task.dtype) for weight in weights[2:])]
+        left = iter(self.weights)
+        self.pairs = [(next(left), None if conv.is_depthwise else next(left)) for conv in self.convs]
+        """Weight and bias of every convolution."""
         self.dtype, self.rows = task.dtype, Rows(clips, None, weights[0].dtype)
         self.has_before = self.shape.differences != "none"
         mean = torch.tensor(task.mean, dtype=weights[0].dtype, device="cpu")
@@ -126,37 +124,31 @@ class _Layers:
             y = terms[1:, :size] + terms[:-1, size:]
             y[firsts] = terms[firsts + 1, :size] + terms[firsts + 1, size:]
         outputs = [y.relu_().to(self.dtype)]
-        for layer in range(1, self.num_layers):
-            outputs.append(self._convolved(layer, outputs[-1]).relu_())
+        for at, conv in enumerate(self.convs[1:], start=1):
+            y = self._convolved(at, outputs[-1])
+            outputs.append(y if conv.is_depthwise else y.relu_())
         return outputs
 
-    def _convolved(self, layer: int, x: Tensor) -> Tensor:
-        weight, bias = self.weights[2 * layer : 2 * layer + 2]
-        return functional.conv2d(x, weight, bias, self.shape.strides[layer], self.shape.kernels[layer] // 2)
-
-    def as_rows(self, output: Tensor) -> Tensor:
-        """(F, D) in the dtype of the weights: in half precision the moments would be rounded."""
-        return output.permute(0, 2, 3, 1).flatten(1).to(self.mean.dtype)
-
-    def normalised(self, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(F, D) with mean 0 and variance 1 of every frame; its mean and the inverse of its standard deviation."""
-        rows = self.as_rows(output)
-        return torch.native_layer_norm(rows, rows.shape[1:], None, None, EPS)
+    def _convolved(self, at: int, x: Tensor) -> Tensor:
+        conv = self.convs[at]
+        return functional.conv2d(x, *self.pairs[at], conv.stride, conv.kernel // 2, groups=conv.groups)
 
     def gradients(self, block: slice, d: Tensor, x: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
         """Of the weights, from (F, D) that of the last output."""
         height, width, channels = self.shape.maps[-1]
         d = d.view(-1, height, width, channels).permute(0, 3, 1, 2).to(self.dtype)
         gradients: list[Tensor] = []
-        for layer in reversed(range(self.num_layers)):
-            stride, padding = self.shape.strides[layer], self.shape.kernels[layer] // 2
-            # In place: to touch fresh memory takes longer than the ReLU.
-            d = torch.ops.aten.threshold_backward.grad_input(d, outputs[layer], 0, grad_input=d)
-            d = d if layer else self._of_terms(block, d.to(x.dtype))
+        for at, conv in reversed(list(enumerate(self.convs))):
+            if not conv.is_depthwise:
+                # In place but for the gradient that was given: to touch fresh memory takes longer than the ReLU.
+                into = torch.empty_like(d) if at == len(self.convs) - 1 else d
+                d = torch.ops.aten.threshold_backward.grad_input(d, outputs[at], 0, grad_input=into)
+            d = d if at else self._of_terms(block, d.to(x.dtype))
             d, *found = torch.ops.aten.convolution_backward(
-                d, outputs[layer - 1] if layer else x, self.weights[2 * layer], [d.shape[1]], [stride] * 2,
-                [padding] * 2, [1, 1], False, [0, 0], 1, [layer > 0, True, True])  # fmt: skip
-            gradients = [*found, *gradients]
+                d, outputs[at - 1] if at else x, self.pairs[at][0], None if conv.is_depthwise else [d.shape[1]],
+                [conv.stride] * 2, [conv.kernel // 2] * 2, [1, 1], False, [0, 0], conv.groups,
+                [at > 0, True, not conv.is_depthwise])  # fmt: skip
+            gradients = [*(part for part in found if part is not None), *gradients]
         return gradients
 
     def _of_terms(self, block: slice, d: Tensor) -> Tensor:

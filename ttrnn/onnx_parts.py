@@ -7,7 +7,6 @@ import math
 
 import torch
 
-from ttrnn.convolve import EPS
 from ttrnn.linear import TTLinear
 from ttrnn.model import VideoClassifier
 from ttrnn.onnx_graph import Graph
@@ -52,13 +51,10 @@ def stem_rows(graph: Graph, model: VideoClassifier, frames: str, before: str | N
         seen = [moved] if config.differences == "only" else [*seen, moved]
     x = graph.add("Transpose", graph.add("Concat", *seen, axis=3), perm=[0, 3, 1, 2])
     for conv in stem.convs:
-        pads = [conv.padding[0]] * 4
-        weights = map(graph.constant, (conv.weight, conv.bias))
-        x = graph.add("Relu", graph.add("Conv", x, *weights, strides=conv.stride, pads=pads))
-    size = math.prod(stem.shape.maps[-1])
-    x = graph.reshape(graph.add("Transpose", x, perm=[0, 2, 3, 1]), -1, size)
-    ones = graph.add("Expand", graph.constant(1.0), graph.constant([size]))
-    return str(graph.add("LayerNormalization", x, ones, epsilon=EPS))
+        options = {"strides": conv.stride, "pads": [conv.padding[0]] * 4, "group": conv.groups}
+        x = graph.add("Conv", x, *map(graph.constant, conv.parameters()), **options)
+        x = x if conv.bias is None else graph.add("Relu", x)
+    return str(graph.reshape(graph.add("Transpose", x, perm=[0, 2, 3, 1]), -1, math.prod(stem.shape.maps[-1])))
 
 
 def clip_products(graph: Graph, model: VideoClassifier, frames: str, suffixes: list[str]) -> list[str]:

@@ -76,13 +76,14 @@ def lstm(
 
 
 def stem(
-    frames: Tensor, weights: Sequence[tuple[Tensor, Tensor, int]], differences: str, mean: Tensor, scale: float
+    frames: Tensor, weights: Sequence[tuple[Tensor, Tensor | None, int]], differences: str, mean: Tensor, scale: float
 ) -> Tensor:
     """One clip (T, height, width, C) through a stem, place by place: (T, height' * width' * channels').
 
     Args:
         frames: As stored.
-        weights: Weight (K, C, k, k), bias (K,) and stride of every layer; the first takes frames, then differences.
+        weights: Weight, bias and stride of every convolution: (K, C, k, k) and (K,), followed by a ReLU, or, where each
+            channel is by itself, (C, 1, k, k) and None. The first takes frames, then differences.
         differences: none, extra or only; a difference counts twice, and is 0 for the first frame.
         mean: (C,).
         scale: Of pixels minus mean.
@@ -95,7 +96,9 @@ def stem(
         places = list(itertools.product(range(0, height, stride), range(0, width, stride)))
         x = torch.nn.functional.pad(x, (0, 0, *[size // 2] * 4))
         patches = [x[:, i : i + size, j : j + size].permute(0, 3, 1, 2) for i, j in places]
-        sums = [(patch.unsqueeze(1) * weight).sum((2, 3, 4)) + bias for patch in patches]
-        x = torch.relu(torch.stack(sums, dim=1)).unflatten(1, (-(-height // stride), -1))
-    x = x.flatten(1)
-    return (x - x.mean(1, keepdim=True)) / torch.sqrt(x.var(1, keepdim=True, correction=0) + 1e-5)
+        if bias is None:
+            sums = [(patch * weight[:, 0]).sum((2, 3)) for patch in patches]
+        else:
+            sums = [torch.relu((patch.unsqueeze(1) * weight).sum((2, 3, 4)) + bias) for patch in patches]
+        x = torch.stack(sums, dim=1).unflatten(1, (-(-height // stride), -1))
+    return x.flatten(1)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ttrnn.convolve import EPS, Features, Task
+from ttrnn.convolve import Features, Task
 from ttrnn.packing import Frames
 from ttrnn.plain import autocasts, eager, is_transformed, without_autocast
-from ttrnn.stem_shape import StemShape
+from ttrnn.stem_shape import ConvShape, StemShape
 
 __all__ = ["DIFFERENCE_GAIN", "KEPT_BYTES", "Stem"]
 
@@ -25,8 +25,13 @@ DIFFERENCE_GAIN = 2.0
 KEPT_BYTES = 64 << 20
 
 
+def _conv(shape: ConvShape) -> nn.Conv2d:
+    ins, outs, kernel, is_depthwise = shape.in_channels, shape.out_channels, shape.kernel, shape.is_depthwise
+    return nn.Conv2d(ins, outs, kernel, shape.stride, kernel // 2, groups=shape.groups, bias=not is_depthwise)
+
+
 class Stem(nn.Module):
-    """Frames -> (F, D) the last layer's output as height x width x channels, with mean 0 and variance 1 of each frame.
+    """Frames -> (F, D) the last layer's output as height x width x channels.
 
     Args:
         shape: Sizes.
@@ -39,10 +44,7 @@ class Stem(nn.Module):
     def __init__(self, shape: StemShape, mean: Sequence[float], scale: float) -> None:
         super().__init__()
         self.shape, self.mean, self.scale = shape, tuple(mean), scale
-        sizes = zip(shape.in_channels, shape.out_channels, shape.kernels, shape.strides, strict=True)
-        self.convs = nn.ModuleList(
-            nn.Conv2d(ins, outs, kernel, stride, kernel // 2) for ins, outs, kernel, stride in sizes
-        )
+        self.convs = nn.ModuleList(_conv(conv) for conv in shape.convs)
 
     @eager
     def forward(self, clips: Sequence[Tensor], dtype: torch.dtype | None = None) -> Frames:
@@ -63,7 +65,7 @@ class Stem(nn.Module):
             if is_transformed() or any(part.requires_grad for part in rows):
                 before = torch.cat([torch.cat([part[:1], part[:-1]]) for part in rows])
                 return replace(frames, rows=self.plain(torch.cat(rows), before))
-            num_bytes = sum(map(len, rows)) * sum(map(math.prod, self.shape.maps)) * dtype.itemsize
+            num_bytes = sum(map(len, rows)) * sum(math.prod(conv.map) for conv in self.shape.convs) * dtype.itemsize
             learning = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
             task = Task(self.shape, self.mean, dtype, learning and num_bytes <= KEPT_BYTES)
             return replace(frames, rows=Features.apply(task, *weights, *rows))
@@ -73,8 +75,8 @@ class Stem(nn.Module):
         return self.shape.height, self.shape.width, self.shape.channels
 
     def _weights(self) -> list[Tensor]:
-        """Weight and bias of every layer; the first ones for x_t - mean and, behind them, for x_{t-1} - mean."""
-        first, bias, *others = (weight for conv in self.convs for weight in (conv.weight, conv.bias))
+        """Of all convolutions; the first one's for x_t - mean and, behind them, for x_{t-1} - mean."""
+        first, bias, *others = self.convs.parameters()
         first = first * self.scale
         if self.shape.differences == "none":
             return [first, bias, *others]
@@ -91,9 +93,8 @@ class Stem(nn.Module):
         seen = {"none": [x], "extra": [x, moved], "only": [moved]}[self.shape.differences]
         x = torch.cat(seen, dim=3).permute(0, 3, 1, 2)
         for conv in self.convs:
-            x = functional.relu(conv(x))
-        x = x.permute(0, 2, 3, 1).flatten(1)
-        return functional.layer_norm(x, x.shape[1:], eps=EPS)
+            x = conv(x) if conv.bias is None else functional.relu(conv(x))
+        return x.permute(0, 2, 3, 1).flatten(1)
 
     def state(self, batch: int) -> dict[str, Tensor]:
         """The state of streams before their first frame, by name: with differences, the frame before and whether there

@@ -1,17 +1,45 @@
-"""The sizes of a stem in pure integers: its convolutions, their outputs, parameters and multiply-adds."""
+"""The sizes of a stem in pure integers: its convolutions, their outputs, parameters and multiply-adds.
 
-import itertools
+A layer is a convolution and a ReLU. Layers after the first are separable: a convolution of each channel by itself, with
+the stride, and one of 1x1 pixels over all channels. At equal parameters they have more channels and a larger view.
+"""
+
 import math
 from dataclasses import dataclass
 from typing import Self
 
 from ttrnn.shapes import format_modes, parse_modes
 
-__all__ = ["StemShape"]
+__all__ = ["ConvShape", "StemShape"]
 
 # Kernels of the first layer and of those that follow. Odd: padded by half of it, a map keeps its size but for strides.
-_FIRST_KERNEL, _KERNEL = 5, 3
+_FIRST_KERNEL, _KERNEL = 3, 5
 _MOST_LAYERS, _MOST_CHANNELS = 3, 1 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class ConvShape:
+    """Sizes of one convolution."""
+
+    in_channels: int
+    out_channels: int
+    kernel: int
+    """Height and width of the kernel."""
+    stride: int
+    map: tuple[int, int, int]
+    """Height, width and channels of its output."""
+    is_depthwise: bool
+    """Each channel by itself, without a bias, and no ReLU after it."""
+
+    @property
+    def groups(self) -> int:
+        """As of torch's convolutions."""
+        return self.in_channels if self.is_depthwise else 1
+
+    @property
+    def num_weights(self) -> int:
+        """Without biases."""
+        return self.in_channels // self.groups * self.kernel**2 * self.out_channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,33 +86,34 @@ class StemShape:
         return cls(height, width, channels, out_channels, strides, differences)
 
     @property
-    def in_channels(self) -> tuple[int, ...]:
-        """Of every layer."""
-        return self.channels * (2 if self.differences == "extra" else 1), *self.out_channels[:-1]
-
-    @property
-    def kernels(self) -> tuple[int, ...]:
-        """Height and width of every layer's kernel."""
-        return _FIRST_KERNEL, *[_KERNEL] * (len(self.strides) - 1)
+    def convs(self) -> tuple[ConvShape, ...]:
+        """All convolutions, two for each layer after the first."""
+        height, width, ins = self.height, self.width, self.channels * (2 if self.differences == "extra" else 1)
+        convs: list[ConvShape] = []
+        for outs, stride in zip(self.out_channels, self.strides, strict=True):
+            height, width = -(-height // stride), -(-width // stride)
+            if convs:
+                convs.append(ConvShape(ins, ins, _KERNEL, stride, (height, width, ins), True))
+                convs.append(ConvShape(ins, outs, 1, 1, (height, width, outs), False))
+            else:
+                convs.append(ConvShape(ins, outs, _FIRST_KERNEL, stride, (height, width, outs), False))
+            ins = outs
+        return tuple(convs)
 
     @property
     def maps(self) -> tuple[tuple[int, int, int], ...]:
         """Height, width and channels of every layer's output."""
-        strides = list(itertools.accumulate(self.strides, int.__mul__))
-        sizes = ((-(-self.height // stride), -(-self.width // stride)) for stride in strides)
-        return tuple((*size, channels) for size, channels in zip(sizes, self.out_channels, strict=True))
+        return tuple(conv.map for conv in self.convs if not conv.is_depthwise)
 
     @property
     def num_params(self) -> int:
         """Weights and biases of all layers."""
-        sizes = zip(self.in_channels, self.kernels, self.out_channels, strict=True)
-        return sum((ins * kernel**2 + 1) * outs for ins, kernel, outs in sizes)
+        return sum(conv.num_weights for conv in self.convs) + sum(self.out_channels)
 
     @property
     def multiply_adds(self) -> int:
         """Multiply-adds for one frame, with frames and differences as channels of their own."""
-        sizes = zip(self.in_channels, self.kernels, self.maps, strict=True)
-        return sum(ins * kernel**2 * math.prod(outs) for ins, kernel, outs in sizes)
+        return sum(conv.num_weights * math.prod(conv.map[:2]) for conv in self.convs)
 
     def __str__(self) -> str:
         maps = (f"{height}x{width}x{channels}" for height, width, channels in self.maps)

@@ -36,7 +36,7 @@ _ABSENT = {
     "precision": "float32",
     "differences": "none",
     "stem": "none",
-    "stem_channels": "6x8",
+    "stem_channels": "8x16",
     "stem_strides": "2",
     "input_dropout": 0.0,
     "label_smoothing": 0.0,

@@ -30,7 +30,7 @@ def test_behind_a_stem_each_frame_takes_its_output_and_the_gradient_of_that_in_a
     for times in (100, 200):
         more = memory.step_bytes(stem, 16, times, "cpu") - memory.step_bytes(plain, 16, times, "cpu")
         kept = 64 << 20
-        assert more == kept + 32 * (stem.num_params - plain.num_params) + 16 * times * 4 * 2 * (3 * 4 * 8)
+        assert more == kept + 32 * (stem.num_params - plain.num_params) + 16 * times * 4 * 2 * (3 * 4 * 16)
 
 
 def test_the_dense_gru_of_the_paper_needs_more_than_its_weights_and_moments():

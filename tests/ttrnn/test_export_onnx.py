@@ -42,7 +42,7 @@ CASES = {
     "grey, no mean, rank 1": {"channels": 1, "in_modes": "4x4x3", "mean": (0.0,), "ranks": "1", "recurrent_ranks": "1"},
     "ranks as high as they go": {"ranks": "99", "recurrent_ranks": "99"},
     "several labels": {"task": "multi_label"},
-    "stem": {"stem": "conv", "in_modes": "2x2x8", "differences": "extra", "pooling": "max"},
+    "stem": {"stem": "conv", "in_modes": "2x2x16", "differences": "extra", "pooling": "max"},
     "stem, frames alone": {"stem": "conv", "stem_channels": "2x3x2", "stem_strides": "1x2x1", "in_modes": "auto"},
     "stem, differences only, grey": {
         "stem": "conv", "stem_channels": "4", "in_modes": "4x3x4", "differences": "only", "cell": "lstm", "channels": 1,
@@ -56,7 +56,7 @@ BOTH = {
     "both directions of an rnn, mean, dense": {
         "bidirectional": True, "cell": "rnn", "pooling": "mean", "input": "dense"},
     "both directions, stem": {
-        "bidirectional": True, "stem": "conv", "in_modes": "2x2x8", "differences": "extra", "pooling": "mean"},
+        "bidirectional": True, "stem": "conv", "in_modes": "2x2x16", "differences": "extra", "pooling": "mean"},
 }  # fmt: skip
 DTYPES = {"tensor(uint8)": torch.uint8, "tensor(float)": torch.float32}
 FORMS = {"step": export_onnx_step, "clip": export_onnx_clip}

@@ -106,11 +106,15 @@ CHAIN = 8 * 9 * 2
         # Two more: 4x2 -> 2x2 takes 4 * 2 * 4 merged or as a chain.
         ({"num_layers": 3, "bidirectional": True}, 2 * (CHAIN + 8 * 2 * 2 + 2 * 32 + 3 * 16)),
         ({"input": "dense", "in_modes": "auto", "cell": "gru"}, 72 * 12 + 12 * 4),
-        # 3 x 25 weights at 2 x 3 places of 2 channels, 2 x 9 at 1 x 2 of 4; then 2x4 -> 2x2 as a chain.
-        ({"stem": "conv", "stem_channels": "2x4", "in_modes": "2x4"}, 75 * 12 + 18 * 8 + 2 * 4 * 2 + 2 * 2 * 2 + 4 * 4),
+        # 3 x 9 weights at 2 x 3 places of 2 channels; at 1 x 2 places, 25 for each of 2 and 2 for each of 4 channels;
+        # then 2x4 -> 2x2 as a chain.
+        (
+            {"stem": "conv", "stem_channels": "2x4", "in_modes": "2x4"},
+            27 * 12 + (25 * 2 + 2 * 4) * 2 + 2 * 4 * 2 + 2 * 2 * 2 + 4 * 4,
+        ),
         (
             {"stem": "conv", "stem_channels": "2", "in_modes": "3x4", "differences": "extra"},
-            150 * 12 + 3 * 4 * 2 + 3 * 2 * 2 + 4 * 4,
+            54 * 12 + 3 * 4 * 2 + 3 * 2 * 2 + 4 * 4,
         ),
     ],
     ids=str,
@@ -138,10 +142,10 @@ def test_multiply_adds_of_the_paper_s_gru_and_its_dense_twin():
         ({"hidden_modes": "8"}, {"in_modes": "72", "ranks": "none"}),
         ({"input": "dense"}, {"in_modes": "72", "hidden_modes": "16", "ranks": "none", "recurrent_ranks": "none"}),
         (
-            {"stem": "conv", "stem_channels": "06x8"},
-            {"stem_channels": "6x8", "stem_strides": "2x2", "in_modes": "1x1x1x16"},
+            {"stem": "conv", "stem_channels": "08x16"},
+            {"stem_channels": "8x16", "stem_strides": "2x2", "in_modes": "1x1x2x16"},
         ),
-        ({"stem": "conv", "stem_strides": "1x2"}, {"stem_strides": "1x2", "in_modes": "1x2x1x24"}),
+        ({"stem": "conv", "stem_strides": "1x2"}, {"stem_strides": "1x2", "in_modes": "1x2x3x16"}),
     ],
     ids=["defaults", "clipped", "ranks per bond", "three modes", "one mode", "dense", "stem", "strides"],
 )
@@ -236,9 +240,9 @@ def test_a_missing_field_is_named(name):
         ),
         ({"stem": "conv", "stem_channels": "2x2x2x2"}, "stem_channels must be 1 to 3 numbers up to 1,024, got 2x2x2x2"),
         ({"stem": "conv", "stem_channels": "2x9999"}, "stem_channels must be 1 to 3 numbers up to 1,024, got 2x9999"),
-        ({"stem": "conv", "stem_strides": "2x2x2"}, "one for each of stem_channels 6x8, got 2x2x2"),
+        ({"stem": "conv", "stem_strides": "2x2x2"}, "one for each of stem_channels 8x16, got 2x2x2"),
         ({"stem": "conv", "stem_strides": "4x2"}, "stem_strides 4x2 are too large for frames of 6x4 pixels"),
-        ({"stem": "conv", "in_modes": "2x2x2x9"}, r"=72 \(2x2x2x9\) but the stem's output, 1x2x8, has 16 values"),
+        ({"stem": "conv", "in_modes": "2x2x2x9"}, r"=72 \(2x2x2x9\) but the stem's output, 1x2x16, has 32 values"),
     ],
     ids=str,
 )

@@ -39,7 +39,9 @@ def clips(channels=3, lengths=LENGTHS):
 
 def expected(stem, frames):
     """By the formulas, in float64, for the weights of a stem, which get the gradients."""
-    weights = [(conv.weight.double(), conv.bias.double(), conv.stride[0]) for conv in stem.convs]
+    weights = [
+        (conv.weight.double(), None if conv.bias is None else conv.bias.double(), conv.stride[0]) for conv in stem.convs
+    ]
     mean = torch.tensor(stem.mean, dtype=torch.float64).expand(stem.shape.channels)
     return torch.cat([reference.stem(clip, weights, stem.shape.differences, mean, stem.scale) for clip in frames])
 
@@ -237,11 +239,5 @@ def test_of_frames_no_float_copy_is_held_and_large_batches_keep_nothing_but_the_
 
 def test_the_model_says_what_its_stem_is():
     text = str(classifier())
-    assert "9x12x3 -> 5x6x3 -> 3x3x4, differences=extra, num_params=565" in text
-    assert "Conv2d(6, 3, kernel_size=(5, 5), stride=(2, 2), padding=(2, 2))" in text
-
-
-def test_features_are_normalised_for_each_frame():
-    rows = make(dtype=torch.float64)(clips()).rows
-    torch.testing.assert_close(rows.mean(1), torch.zeros(15, dtype=torch.float64), rtol=0, atol=1e-9)
-    torch.testing.assert_close(rows.std(1, correction=0), torch.ones(15, dtype=torch.float64), rtol=0, atol=1e-3)
+    assert "9x12x3 -> 5x6x3 -> 3x3x4, differences=extra, num_params=256" in text
+    assert "Conv2d(6, 3, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))" in text
