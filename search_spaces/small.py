@@ -15,7 +15,7 @@ from typing import Any
 import optuna
 
 from search_spaces.shapes import hidden_modes
-from ttrnn.shapes import NUM_GATES, format_modes, frame_modes, gate_modes, map_modes, max_ranks, parse_modes
+from ttrnn.shapes import NUM_GATES, format_modes, frame_modes, gate_modes, map_modes, max_ranks
 from ttrnn.stem_shape import StemShape
 
 __all__ = ["RECIPE", "baselines", "space"]
@@ -79,15 +79,8 @@ def _stem(frame: Sequence[int], stem: str) -> tuple[dict[str, Any], tuple[int, i
     height, width, channels = frame
     if stem == "none" or min(height, width) < 4:
         return {"stem": "none"}, (height, width, channels)
-    strides = _strides(height, width)
-    axes = StemShape(height, width, channels, parse_modes(stem), strides, RECIPE["differences"]).maps[-1]
-    return {"stem": "conv", "stem_channels": stem, "stem_strides": format_modes(strides)}, axes
-
-
-def _strides(height: int, width: int) -> tuple[int, int]:
-    """Larger for larger frames, so that the input matrix has about as many pixels to read."""
-    pixels = height * width
-    return (2, 2) if pixels <= 2_048 else (4, 2) if pixels <= 8_192 else (4, 4)
+    axes = StemShape.of(height, width, channels, stem, "auto", RECIPE["differences"]).maps[-1]
+    return {"stem": "conv", "stem_channels": stem}, axes
 
 
 def baselines(frame: Sequence[int]) -> list[dict[str, Any]]:

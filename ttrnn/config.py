@@ -65,8 +65,8 @@ class ModelOptions:
     """layers in front of the input matrix: none, or conv for convolutions, whose weights are shared over the picture"""
     stem_channels: str = "8x16"
     """output channels of each layer of the stem, 1 to 3 of them"""
-    stem_strides: str = "2"
-    """one stride for all layers of the stem, or one for each, such as 4x2"""
+    stem_strides: str = "auto"
+    """one stride for all layers of the stem, or one for each, such as 4x2; auto suits the size of the frame"""
     pooling: str = "last"
     """how the states over time become one vector: last, mean, max, or attention with learnt weights"""
     dropout: float = 0.0

@@ -15,6 +15,16 @@ __all__ = ["ConvShape", "StemShape"]
 # Kernels of the first layer and of those that follow. Odd: padded by half of it, a map keeps its size but for strides.
 _FIRST_KERNEL, _KERNEL = 3, 5
 _MOST_LAYERS, _MOST_CHANNELS = 3, 1 << 10
+# Frames of more pixels than these get strides of 4 in the first layer, and in the second.
+_LARGE_PIXELS = (2_048, 8_192)
+
+
+def _strides(height: int, width: int, num_layers: int) -> tuple[int, ...]:
+    """2 for every layer, 4 for the first of larger frames and for the second of still larger ones: about as many values
+    reach the input matrix. 1 where the frame is too small."""
+    num_large = sum(height * width > pixels for pixels in _LARGE_PIXELS)
+    strides = (*(4,) * num_large, *(2,) * num_layers)[:num_layers]
+    return strides if math.prod(strides) <= min(height, width) else (1,) * num_layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +73,9 @@ class StemShape:
     ) -> Self:
         """From the text forms. Raises ValueError that names the option."""
         try:
-            out_channels, strides = parse_modes(stem_channels), parse_modes(stem_strides)
+            out_channels = parse_modes(stem_channels)
+            automatic = stem_strides == "auto"
+            strides = _strides(height, width, len(out_channels)) if automatic else parse_modes(stem_strides)
         except ValueError:
             raise ValueError(
                 f"stem_channels and stem_strides must be positive whole numbers joined by x, such as 6x8, got "

@@ -37,7 +37,7 @@ _ABSENT = {
     "differences": "none",
     "stem": "none",
     "stem_channels": "8x16",
-    "stem_strides": "2",
+    "stem_strides": "auto",
     "input_dropout": 0.0,
     "label_smoothing": 0.0,
     "weight_averaging": 0.0,
