@@ -5,9 +5,9 @@ A search space is a module with two functions:
     space(trial) -> dict        samples values from the Optuna trial; returns options of pipelines.train by name
     baselines(frame) -> list    options of the models to train first, for frames of (height, width, channels)
 
-The frame of the data set is in `trial.study.user_attrs["frame"]`, as [height, width, channels]. `shapes` is the default
-space, `ranks` a smaller one. The module `paper` is not a search space: it has the paper's experiments, for
-pipelines.reproduce.
+The frame of the data set is in `trial.study.user_attrs["frame"]`, as [height, width, channels]. `small` is the default
+space, `shapes` one of cells, modes and ranks, `ranks` one of ranks alone. The module `paper` is not a search
+space: it has the paper's experiments, for pipelines.reproduce.
 
 Your own space is a function in a module, given as `--space package.module:function`, which is searched in the current
 directory first. A function `baselines` in the same module returns the models to train first. Options that the space
@@ -35,7 +35,7 @@ from typing import Any
 
 __all__ = ["NAMES", "Space", "load"]
 
-NAMES = ("shapes", "ranks")
+NAMES = ("small", "shapes", "ranks")
 
 
 def _no_baselines(frame: Sequence[int]) -> list[dict[str, Any]]:

@@ -162,7 +162,7 @@ class TTRecurrent(nn.Module):
     @eager
     def forward(
         self,
-        input: Tensor | PackedSequence | Sequence[Tensor],
+        input: Tensor | PackedSequence | Sequence[Tensor] | Frames,
         hx: Tensor | tuple[Tensor, Tensor] | None = None,
         lengths: Tensor | Sequence[int] | None = None,
     ) -> tuple[Tensor | PackedSequence, Tensor | tuple[Tensor, Tensor]]:
@@ -182,7 +182,7 @@ class TTRecurrent(nn.Module):
         Raises:
             ValueError: frames of the wrong size or type, lengths outside 1..T, an empty list, unlike clips in a list.
         """
-        frames = Frames.of(input, lengths, self.batch_first, self.input_size)
+        frames = input if isinstance(input, Frames) else Frames.of(input, lengths, self.batch_first, self.input_size)
         output, finals, _ = self._run(frames, self._initial_state(hx, frames), None, self._masks(frames.num_clips))
         h_n = tuple(frames.unsort(part) for part in finals)
         return frames.unpack(output), h_n if len(h_n) > 1 else h_n[0]  # type: ignore[return-value]

@@ -20,8 +20,9 @@ from ttrnn.quantise import DTYPES, difference, pack, unpack
 __all__ = ["load", "read_config", "save", "write"]
 
 _FORMAT = "ttrnn-model"
-# 1: weights as they are, no "dtype". Read: 1 and 2.
-_VERSION = 2
+# 1: weights as they are, no "dtype". 2: no stem; still written for models without one. Read: 1 to 3.
+_VERSION = 3
+_STEM_FIELDS = ("stem", "stem_channels", "stem_strides")
 # Limit for config.json and for the header of the weights: a hundred thousand classes take 2 MB.
 _LARGEST_BYTES = 16 << 20
 
@@ -61,10 +62,11 @@ def write(
         {name: tensor.detach().cpu().contiguous() for name, tensor in pack(model.state_dict(), dtype).items()}
     )
     (directory / "model.safetensors").write_bytes(weights)
+    fields, has_stem = model.config.to_dict(), model.stem is not None
     config: dict[str, Any] = {
         "format": _FORMAT,
-        "version": _VERSION,
-        "model": model.config.to_dict(),
+        "version": _VERSION if has_stem else _VERSION - 1,
+        "model": {name: value for name, value in fields.items() if has_stem or name not in _STEM_FIELDS},
         "dtype": dtype,
         "results": results or {},
         "num_params": model.config.num_params,
@@ -175,12 +177,14 @@ def _card(config: dict[str, Any]) -> str:
         "input": f"{model.width} x {model.height} pixels, {model.channels} channels, uint8",
         "sampling": model.sampling or "every frame",
         "cell": f"{model.cell}, {model.num_layers} layer(s), hidden size {model.hidden_size}, pooling {model.pooling}",
+        **({"stem": f"{model.stem_shape}, strides {model.stem_strides}"} if model.stem_shape else {}),
         "input matrix": f"{model.input}: {model.in_modes} -> {model.hidden_modes}, ranks {model.ranks}",
         "recurrent matrix": f"ranks {model.recurrent_ranks}" if model.recurrent_shape else "dense",
         "weights": config["dtype"],
         "parameters": f"{config['num_params']:,} in all, {config['input_params']:,} input-to-hidden",
         **({"logits moved by rounding": moved} if "logits_moved_by" in config else {}),
-        "multiply-adds": f"{model.multiply_adds:,} for a frame, in the recurrent layers",
+        "multiply-adds": f"{model.multiply_adds:,} for a frame, in the {'stem and the ' if model.stem_shape else ''}"
+        "recurrent layers",
         **{
             name.replace("_", " "): _with_interval(name, value, config["results"])
             for name, value in config["results"].items()

@@ -19,8 +19,10 @@ from ttrnn.shapes import (
     format_modes,
     gate_modes,
     input_out_modes,
+    map_modes,
     parse_modes,
 )
+from ttrnn.stem_shape import StemShape
 
 __all__ = ["ModelConfig", "ModelOptions"]
 
@@ -31,6 +33,7 @@ _CHOICES = {
     "cell": tuple(NUM_GATES),
     "input": ("tt", "dense"),
     "differences": DIFFERENCES,
+    "stem": ("none", "conv"),
     "pooling": POOLINGS,
     "task": ("single_label", "multi_label"),
 }
@@ -58,6 +61,12 @@ class ModelOptions:
     """read clips backwards too"""
     differences: str = "none"
     """use the difference of each frame to the one before as input: none, extra (beside the frame) or only"""
+    stem: str = "none"
+    """layers in front of the input matrix: none, or conv for convolutions, whose weights are shared over the picture"""
+    stem_channels: str = "8x16"
+    """output channels of each layer of the stem, 1 to 3 of them"""
+    stem_strides: str = "auto"
+    """one stride for all layers of the stem, or one for each, such as 4x2; auto suits the size of the frame"""
     pooling: str = "last"
     """how the states over time become one vector: last, mean, max, or attention with learnt weights"""
     dropout: float = 0.0
@@ -125,6 +134,7 @@ class ModelConfig(ModelOptions):
         hidden = parse_modes(self.hidden_modes)
         if len(hidden) > _MOST_MODES:
             raise ValueError(f"hidden_modes must be at most {_MOST_MODES} modes, got {len(hidden):,}")
+        self._settle_stem()
         if self.input == "dense":
             if self.recurrent_ranks != "none":
                 raise ValueError(f"recurrent_ranks {self.recurrent_ranks} needs input tt; a dense input takes none")
@@ -133,13 +143,29 @@ class ModelConfig(ModelOptions):
             self._set("ranks", "none")
             return
         self._set("hidden_modes", format_modes(hidden))
+        stem = self.stem_shape
+        axes = (self.height, self.width, self.channels) if stem is None else stem.maps[-1]
         if self.in_modes == "auto":
-            self._set("in_modes", format_modes(auto_modes(self.height, self.width, self.channels, len(hidden))))
+            own_axes = stem is not None and len(hidden) == 4
+            modes = map_modes(*axes) if own_axes else auto_modes(*axes, len(hidden))
+            self._set("in_modes", format_modes(modes))
         self._set("in_modes", format_modes(parse_modes(self.in_modes)))
-        check_modes(parse_modes(self.in_modes), self.frame_size, "in_modes", "the frame has")
+        what = "the frame has" if stem is None else f"the stem's output, {format_modes(axes)}, has"
+        check_modes(parse_modes(self.in_modes), math.prod(axes), "in_modes", what)
         for name, shape in (("ranks", self.input_shape), ("recurrent_ranks", self.recurrent_shape)):
             if shape is not None:
                 self._set(name, format_modes(shape.ranks) or "none")
+
+    def _settle_stem(self) -> None:
+        defaults = {field.name: field.default for field in dataclasses.fields(ModelOptions)}
+        for option in ("stem_channels", "stem_strides") if self.stem == "none" else ():
+            if getattr(self, option) != defaults[option]:
+                raise ValueError(f"{option} {getattr(self, option)} needs stem conv, got stem none")
+        if (shape := self.stem_shape) is not None:
+            if self.input == "dense":
+                raise ValueError("stem conv needs input tt, got input dense; give stem none")
+            self._set("stem_channels", format_modes(shape.out_channels))
+            self._set("stem_strides", format_modes(shape.strides))
 
     def _set(self, name: str, value: str) -> None:
         object.__setattr__(self, name, value)
@@ -155,9 +181,22 @@ class ModelConfig(ModelOptions):
         return math.prod(parse_modes(self.hidden_modes))
 
     @property
+    def stem_shape(self) -> StemShape | None:
+        """Sizes of the stem; None where there is none."""
+        if self.stem == "none":
+            return None
+        frame = self.height, self.width, self.channels
+        return StemShape.of(*frame, self.stem_channels, self.stem_strides, self.differences)
+
+    @property
+    def input_differences(self) -> str:
+        """Differences that the input matrix takes: none behind a stem, which takes them itself."""
+        return self.differences if self.stem == "none" else "none"
+
+    @property
     def input_shape(self) -> TTShape:
-        """The TT-matrix from the frame to all gates."""
-        out_modes = input_out_modes(parse_modes(self.hidden_modes), NUM_GATES[self.cell], self.differences)
+        """The TT-matrix from the frame, or from the output of the stem, to all gates."""
+        out_modes = input_out_modes(parse_modes(self.hidden_modes), NUM_GATES[self.cell], self.input_differences)
         return TTShape(parse_modes(self.in_modes), out_modes, _parse_ranks(self.ranks))
 
     @property
@@ -184,11 +223,12 @@ class ModelConfig(ModelOptions):
         if self.num_layers > 1:
             total += (self.num_layers - 1) * directions * (self._upper_shape.num_params + recurrent + bias)
         attention = directions * size if self.pooling == "attention" else 0
-        return total + attention + (directions * size + 1) * len(self.classes)
+        stem = 0 if self.stem_shape is None else self.stem_shape.num_params
+        return stem + total + attention + (directions * size + 1) * len(self.classes)
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds for one frame in all recurrent layers, both directions, without building the model.
+        """Multiply-adds for one frame in stem and recurrent layers, both directions, without building the model.
 
         Counted are the products with frames and states, each in the cheapest order of its cores, merged where that
         saves some; the layers may take a faster way that has more. Left out: what is done element by element (gates,
@@ -200,7 +240,8 @@ class ModelConfig(ModelOptions):
         if self.num_layers > 1:
             total += (self.num_layers - 1) * least_multiply_adds(self._upper_shape)
         each = gates * self.hidden_size**2 if recurrent is None else least_multiply_adds(recurrent)
-        return directions * (total + self.num_layers * each)
+        stem = 0 if self.stem_shape is None else self.stem_shape.multiply_adds
+        return stem + directions * (total + self.num_layers * each)
 
     @property
     def _upper_shape(self) -> TTShape:

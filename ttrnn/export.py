@@ -26,6 +26,7 @@ from ttrnn.onnx_parts import (
     pool_clips,
     pool_step,
     recurrence,
+    stem_rows,
     turn,
 )
 from ttrnn.parity import after, checked, largest_difference, metadata, streamed
@@ -44,9 +45,10 @@ def export_onnx_step(model: VideoClassifier, path: str | Path) -> float:
     Inputs: frame, uint8 (B, height, width, channels) as a camera gives it, and the state, float32: h_0 (L, B, H); for
     an LSTM c_0 (L, B, H); for mean pooling sum_0 (B, H) and count_0 (B, 1), for max pooling max_0 and count_0, for
     attention sum_0, weight_0 (B, 1) and peak_0 (B, 1); where the model sees differences of frames, previous_0 (B, G*H)
-    and seen_0 (B, 1). A stream starts from zeros. Outputs: logits and scores (probabilities), float32 (B, C), and
-    h_n, c_n and so on, the state for the next frame. The file's metadata says what it is and takes: format, version,
-    form, task, classes (a JSON list), width, height, channels, sampling (JSON), and matches_within, as returned.
+    or, with a stem, the frame before, uint8, and seen_0 (B, 1). A stream starts from zeros. Outputs: logits and scores
+    (probabilities), float32 (B, C), and h_n, c_n and so on, the state for the next frame. The file's metadata says what
+    it is and takes: format, version, form, task, classes (a JSON list), width, height, channels, sampling (JSON), and
+    matches_within, as returned.
 
     Args:
         model: Taken in eval mode and float32; not changed.
@@ -125,10 +127,18 @@ def _step_graph(model: VideoClassifier) -> Any:
     graph, config, state = Graph(), model.config, step_state(model, 1)
     parts = [name for name in ("h_0", "c_0") if name in state]
     results: dict[str, str] = {}
-    x, finals = graph.add("Cast", "frame", to=1), []
+    finals = []
+    if model.stem is None:
+        x = graph.add("Cast", "frame", to=1)
+    elif config.differences == "none":
+        x = stem_rows(graph, model, "frame", None)
+    else:
+        seen = graph.add("Greater", graph.reshape("seen_0", -1, 1, 1, 1), graph.constant(0.0))
+        x = stem_rows(graph, model, "frame", graph.add("Where", seen, "previous_0", "frame"))
+        results |= {"previous_n": "frame", "seen_n": graph.add("Max", "seen_0", graph.constant(1.0))}
     for layer in range(config.num_layers):
         gates = input_products(graph, model, f"l{layer}", x)
-        if layer == 0 and config.differences != "none":
+        if layer == 0 and config.input_differences != "none":
             gates, moved = differences(graph, model, "l0", gates, "previous_0", "seen_0")
             results |= {"previous_n": moved, "seen_n": graph.add("Max", "seen_0", graph.constant(1.0))}
         before = [graph.add("Squeeze", graph.add("Slice", part, *map(graph.constant, ([layer], [layer + 1]))),
@@ -145,11 +155,13 @@ def _step_graph(model: VideoClassifier) -> Any:
     for name in after(state):
         graph.call(name, "Identity", results[name])
     frame = ("frame", "UINT8", ["batch", *_frame_shape(model)])
-    shapes = {name: ["batch", part.shape[1]] if part.dim() == 2 else [len(part), "batch", part.shape[2]]
+    # float32 with the layers first, or with streams first; uint8 frames.
+    kinds = {name: "UINT8" if part.dtype == torch.uint8 else FLOAT for name, part in state.items()}
+    shapes = {name: [len(part), "batch", part.shape[2]] if part.dim() == 3 else ["batch", *part.shape[1:]]
               for name, part in state.items()}  # fmt: skip
     outputs = [(name, FLOAT, ["batch", len(config.classes)]) for name in scores]
-    outputs += [(after, FLOAT, shapes[name]) for name, after in zip(state, after(state), strict=True)]
-    return graph.model([frame, *((name, FLOAT, shape) for name, shape in shapes.items())], outputs)
+    outputs += [(after, kinds[name], shapes[name]) for name, after in zip(state, after(state), strict=True)]
+    return graph.model([frame, *((name, kinds[name], shape) for name, shape in shapes.items())], outputs)
 
 
 def _clip_graph(model: VideoClassifier) -> Any:
@@ -165,7 +177,7 @@ def _clip_graph(model: VideoClassifier) -> Any:
         suffixes = [f"l{layer}{direction}" for direction in directions]
         if layer == 0:
             gates = clip_products(graph, model, "frames", suffixes)
-            if config.differences != "none":
+            if config.input_differences != "none":
                 pairs = zip(suffixes, gates, strict=True)
                 gates = [differences(graph, model, suffix, part, None, None)[0] for suffix, part in pairs]
         else:

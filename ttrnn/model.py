@@ -1,4 +1,4 @@
-"""VideoClassifier: uint8 frames -> recurrent layers -> pooling over time -> logits.
+"""VideoClassifier: uint8 frames -> stem, if there is one -> recurrent layers -> pooling over time -> logits.
 
 Legend: B batch, T time, D frame size (height x width x channels), H hidden size, C classes.
 """
@@ -16,6 +16,7 @@ from ttrnn.packing import as_clips
 from ttrnn.pooling import Pooling
 from ttrnn.recurrent import TTGRU, TTLSTM, TTRNN
 from ttrnn.shapes import parse_modes
+from ttrnn.stem import Stem
 from ttrnn.step import Step, step_state
 from ttrnn.stream import Stream, as_frames
 
@@ -42,6 +43,8 @@ class VideoClassifier(nn.Module):
         shape = config.input_shape
         # One scale for all channels: it folds into a core. The mean goes by channel, as one constant vector.
         scale = 1 / math.sqrt(sum(std * std for std in config.std) / len(config.std))
+        # A stem normalises frames itself, and what comes out of it.
+        self.stem = None if config.stem_shape is None else Stem(config.stem_shape, config.mean, scale)
         recurrent = None if config.recurrent_shape is None else config.recurrent_shape.ranks
         self.rnn = _CELLS[config.cell](
             shape.in_modes,
@@ -53,10 +56,10 @@ class VideoClassifier(nn.Module):
             bidirectional=config.bidirectional,
             recurrent_ranks=recurrent,
             recurrent_dropout=config.recurrent_dropout,
-            differences=config.differences,
+            differences=config.input_differences,
             input_dropout=config.input_dropout,
-            mean=config.mean,
-            scale=scale,
+            mean=config.mean if self.stem is None else 0.0,
+            scale=scale if self.stem is None else 1.0,
         )
         size = config.hidden_size * self.rnn.num_directions
         self.pooling = Pooling(config.pooling, size)
@@ -74,10 +77,10 @@ class VideoClassifier(nn.Module):
         """Logits (B, C) of clips (B, T, *frame), of which clip b has lengths[b] frames, or of a PackedSequence, or of a
         list of clips (T_b, *frame), which are read where they lie."""
         is_last = self.config.pooling == "last"
-        if not is_last and isinstance(frames, Tensor):
+        if self.stem is None and not is_last and isinstance(frames, Tensor):
             # Views: clips of a list come back packed, as the pooling takes them.
             frames, lengths = as_clips(frames, lengths), None
-        output, h_n = self.rnn(frames, lengths=lengths)
+        output, h_n = self.recurrent(frames, lengths)
         if is_last:
             h_n = h_n[0] if isinstance(h_n, tuple) else h_n
             pooled = h_n[-self.rnn.num_directions :].transpose(0, 1).flatten(1)
@@ -87,6 +90,14 @@ class VideoClassifier(nn.Module):
                 pooled = pooled[output.unsorted_indices]
         return self.head(self.dropout(pooled))
 
+    def recurrent(
+        self, frames: Tensor | PackedSequence | Sequence[Tensor], lengths: Tensor | Sequence[int] | None = None
+    ) -> Any:
+        """Output and final state of the recurrent layers for clips, behind the stem if there is one."""
+        if self.stem is None:
+            return self.rnn(frames, lengths=lengths)
+        return self.rnn(self.stem(as_clips(frames, lengths), self.rnn.compute_dtype))
+
     def step(self, frame: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Logits (C,) after one more frame of a stream, and the state to give with the next; constant memory.
 
@@ -95,10 +106,13 @@ class VideoClassifier(nn.Module):
         Raises:
             ValueError: the model is bidirectional.
         """
-        carried, pooling = (None, None) if state is None else state
-        h, carried = self.rnn.step(frame.unsqueeze(0), carried)
+        carried, pooling, *kept = (None, None) if state is None else state
+        row = frame.unsqueeze(0)
+        if self.stem is not None:
+            row, *kept = self.stem.step(row, *(self.stem.state(1).values() if state is None else kept))
+        h, carried = self.rnn.step(row, carried)
         pooled, *pooling = self.pooling.step(h, *(self.pooling.state(h).values() if pooling is None else pooling))
-        return self.head(self.dropout(pooled[0])), (carried, pooling)
+        return self.head(self.dropout(pooled[0])), (carried, pooling, *kept)
 
     @torch.inference_mode()
     def predict(self, frames: Any, lengths: Tensor | Sequence[int] | None = None) -> Tensor:

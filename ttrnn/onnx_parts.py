@@ -3,11 +3,14 @@
 Legend: B batch, T time, D frame size, N output size, H hidden size, G gates, C classes.
 """
 
+import math
+
 import torch
 
 from ttrnn.linear import TTLinear
 from ttrnn.model import VideoClassifier
 from ttrnn.onnx_graph import Graph
+from ttrnn.stem import DIFFERENCE_GAIN
 
 __all__ = [
     "classified",
@@ -17,6 +20,7 @@ __all__ = [
     "pool_clips",
     "pool_step",
     "recurrence",
+    "stem_rows",
     "turn",
 ]
 
@@ -34,24 +38,53 @@ def input_products(graph: Graph, model: VideoClassifier, suffix: str, x: str) ->
     return graph.product(x, [first * ih.scale, *rest], ih.shape, of_zeros)
 
 
+def stem_rows(graph: Graph, model: VideoClassifier, frames: str, before: str | None) -> str:
+    """(rows, D) the output of the stem for uint8 frames and, with differences, those before them."""
+    stem, config = model.stem, model.config
+    assert stem is not None
+    axes = config.height, config.width, config.channels
+    x = graph.reshape(graph.add("Cast", frames, to=1), -1, *axes)
+    seen = [graph.add("Mul", graph.add("Sub", x, graph.constant(torch.tensor(stem.mean))), graph.constant(stem.scale))]
+    if before is not None:
+        moved = graph.add("Sub", x, graph.reshape(graph.add("Cast", before, to=1), -1, *axes))
+        moved = graph.add("Mul", moved, graph.constant(stem.scale * DIFFERENCE_GAIN))
+        seen = [moved] if config.differences == "only" else [*seen, moved]
+    x = graph.add("Transpose", graph.add("Concat", *seen, axis=3), perm=[0, 3, 1, 2])
+    for conv in stem.convs:
+        options = {"strides": conv.stride, "pads": [conv.padding[0]] * 4, "group": conv.groups}
+        x = graph.add("Conv", x, *map(graph.constant, conv.parameters()), **options)
+        x = x if conv.bias is None else graph.add("Relu", x)
+    return str(graph.reshape(graph.add("Transpose", x, perm=[0, 2, 3, 1]), -1, math.prod(stem.shape.maps[-1])))
+
+
 def clip_products(graph: Graph, model: VideoClassifier, frames: str, suffixes: list[str]) -> list[str]:
-    """(T, B, N) for each suffix of the first layer, of uint8 frames (B, T, *frame): block by block, so that no
-    float copy of them all is ever held."""
+    """(T, B, N) for each suffix of the first layer, of uint8 frames (B, T, *frame), behind the stem if there is one:
+    block by block, so that no float copy of them all is ever held."""
     size, is_dense = model.config.frame_size, model.config.input == "dense"
     length = max(_DENSE_BLOCK_FRAMES if is_dense else 1, _BLOCK_VALUES // size)
-    rows = graph.reshape(frames, -1, size)
-    count = graph.add("Shape", rows, start=0, end=1)
-    if length > 1:
-        missing = graph.add("Mod", graph.add("Neg", count), graph.constant([length]))
-        pads = graph.add("Concat", graph.constant([0, 0]), missing, graph.constant([0]), axis=0)
-        rows = graph.add("Pad", rows, pads)
-    blocks = graph.reshape(rows, -1, length, size)
+    sources, count = [frames], ""
+    if model.stem is not None and model.config.differences != "none":
+        one, last = graph.constant([1]), graph.constant([-1])
+        first, others = (graph.add("Slice", frames, graph.constant([0]), stop, one) for stop in (one, last))
+        sources.append(graph.add("Concat", first, others, axis=1))
+    blocks = []
+    for source in sources:
+        rows = graph.reshape(source, -1, size)
+        count = graph.add("Shape", rows, start=0, end=1)
+        if length > 1:
+            missing = graph.add("Mod", graph.add("Neg", count), graph.constant([length]))
+            pads = graph.add("Concat", graph.constant([0, 0]), missing, graph.constant([0]), axis=0)
+            rows = graph.add("Pad", rows, pads)
+        blocks.append((graph.reshape(rows, -1, length, size), "UINT8"))
 
     def body(inner: Graph, _: list[str], parts: list[str]) -> tuple[list[str], list[str]]:
-        x = inner.add("Cast", parts[0], to=1)
+        if model.stem is None:
+            x = inner.add("Cast", parts[0], to=1)
+        else:
+            x = stem_rows(inner, model, parts[0], parts[1] if len(parts) > 1 else None)
         return [], [input_products(inner, model, suffix, x) for suffix in suffixes]
 
-    _, stacked = graph.scan(body, [], [(blocks, "UINT8")])
+    _, stacked = graph.scan(body, [], blocks)
     results, leading = [], graph.add("Shape", frames, start=0, end=2)
     for products in stacked:
         num_out = getattr(model.rnn, f"ih_{suffixes[0]}").out_features

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, unpack_sequence
 
 from ttrnn.shapes import format_modes
 
@@ -127,10 +127,17 @@ class Frames:
         return stored.index_copy(0, self.taken, packed).view(*self.leading, -1)
 
 
-def as_clips(frames_BT: Tensor, lengths: Tensor | Sequence[int] | None) -> list[Tensor]:
-    """The clips of a padded batch (B, T, *frame) without the padding, as views; `lengths` as in `Frames.of`."""
-    counts = _counts(lengths, *frames_BT.shape[:2])
-    return [clip[:count] for clip, count in zip(frames_BT, counts, strict=True)]
+def as_clips(
+    frames: Tensor | PackedSequence | Sequence[Tensor], lengths: Tensor | Sequence[int] | None
+) -> Sequence[Tensor]:
+    """The clips of a padded batch (B, T, *frame) without the padding, as views; those of a PackedSequence, as copies; a
+    list as it is. `lengths` as in `Frames.of`."""
+    if isinstance(frames, Tensor):
+        counts = _counts(lengths, *frames.shape[:2])
+        return [clip[:count] for clip, count in zip(frames, counts, strict=True)]
+    if lengths is not None:
+        raise ValueError("a PackedSequence and a list of clips know their lengths; lengths must be None")
+    return unpack_sequence(frames) if isinstance(frames, PackedSequence) else frames
 
 
 def _packed(places: Tensor, counts: Sequence[int], batch_first: bool, device: torch.device) -> PackedSequence:

@@ -36,7 +36,7 @@ def streamed(
     for number in range(frames.shape[1]):
         logits, scores, *parts = step(frames[:, number], state)
         state = dict(zip(state, parts, strict=True))
-        _, hx = model.rnn(frames[:, : number + 1])
+        _, hx = model.recurrent(frames[:, : number + 1])
         expected = model(frames[:, : number + 1])
         yield from ((logits, expected), (scores, model.probabilities(expected)))
         # The state of differences and pooling shows in the logits.

@@ -67,7 +67,7 @@ def _traced(model: VideoClassifier) -> Any:
     state, config = step_state(model, 2), model.config
     frame = torch.zeros(2, config.height, config.width, config.channels, dtype=torch.uint8)
     batch = torch.export.Dim("batch")
-    axes = tuple({part.dim() - 2: batch} for part in state.values())
+    axes = tuple({1 if part.dim() == 3 else 0: batch} for part in state.values())
     program = torch.export.export(Step(model).eval(), (frame, *state.values()), dynamic_shapes=({0: batch}, axes))
     # The file would contain the source line of every node.
     for node in program.graph.nodes:

@@ -1,4 +1,5 @@
-"""The slow, obvious reference: dense matrix from cores, and recurrent cells by their formulas. For tests and readers.
+"""The slow, obvious reference: dense matrix from cores, recurrent cells and the stem by their formulas. For tests and
+readers.
 
 Legend: B batch, T time, D input size, H hidden size, G gates, M_k / N_k input / output mode k, R ranks.
 Nothing here is fast, and nothing else in the package imports it.
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["dense_matrix", "gru", "lstm", "rnn"]
+__all__ = ["dense_matrix", "gru", "lstm", "rnn", "stem"]
 
 
 def dense_matrix(cores: Sequence[Tensor]) -> Tensor:
@@ -72,3 +73,32 @@ def lstm(
         h = torch.sigmoid(o) * torch.tanh(c)
         states.append(h)
     return torch.stack(states), h, c
+
+
+def stem(
+    frames: Tensor, weights: Sequence[tuple[Tensor, Tensor | None, int]], differences: str, mean: Tensor, scale: float
+) -> Tensor:
+    """One clip (T, height, width, C) through a stem, place by place: (T, height' * width' * channels').
+
+    Args:
+        frames: As stored.
+        weights: Weight, bias and stride of every convolution: (K, C, k, k) and (K,), followed by a ReLU, or, where each
+            channel is by itself, (C, 1, k, k) and None. The first takes frames, then differences.
+        differences: none, extra or only; a difference counts twice, and is 0 for the first frame.
+        mean: (C,).
+        scale: Of pixels minus mean.
+    """
+    x = (frames - mean) * scale
+    moved = 2 * torch.stack([x[t] - x[max(t - 1, 0)] for t in range(len(x))])
+    x = {"none": x, "extra": torch.cat([x, moved], dim=3), "only": moved}[differences]
+    for weight, bias, stride in weights:
+        size, (_, height, width, _) = weight.shape[2], x.shape
+        places = list(itertools.product(range(0, height, stride), range(0, width, stride)))
+        x = torch.nn.functional.pad(x, (0, 0, *[size // 2] * 4))
+        patches = [x[:, i : i + size, j : j + size].permute(0, 3, 1, 2) for i, j in places]
+        if bias is None:
+            sums = [(patch * weight[:, 0]).sum((2, 3)) for patch in patches]
+        else:
+            sums = [torch.relu((patch.unsqueeze(1) * weight).sum((2, 3, 4)) + bias) for patch in patches]
+        x = torch.stack(sums, dim=1).unflatten(1, (-(-height // stride), -1))
+    return x.flatten(1)

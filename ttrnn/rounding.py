@@ -21,6 +21,9 @@ _SAME = (
     "num_layers",
     "bidirectional",
     "differences",
+    "stem",
+    "stem_channels",
+    "stem_strides",
     "pooling",
     "hidden_size",
 )

@@ -61,8 +61,18 @@ def frame_modes(height: int, width: int, channels: int) -> tuple[int, int, int, 
 
     Height and width are each cut into the two factors nearest to each other; the channels go with the last mode.
     """
-    (y1, y2), (x1, x2) = even_modes(height, 2), even_modes(width, 2)
+    (y1, y2), (x1, x2) = _pair(height), _pair(width)
     return y1, y2, x1, x2 * channels
+
+
+def _pair(size: int) -> tuple[int, int]:
+    first, second = even_modes(size, 2)
+    return first, second
+
+
+def map_modes(height: int, width: int, channels: int) -> tuple[int, int, int, int]:
+    """Four modes of the output of a stem, stored as height x width x channels. The channels have their own mode."""
+    return *_pair(height), width, channels
 
 
 def auto_modes(height: int, width: int, channels: int, num_modes: int) -> tuple[int, ...]:

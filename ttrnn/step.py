@@ -20,13 +20,19 @@ __all__ = ["Step", "step_state"]
 
 
 def step_state(model: Any, batch: int) -> dict[str, Tensor]:
-    """The state of streams before their first frame, by the names it has in files: all zero."""
+    """The state of streams before their first frame, by the names it has in files: all zero.
+
+    With differences, `previous` is what the first layer's input matrix made of the frame before, or with a stem that
+    frame itself, uint8.
+    """
     config, like = model.config, model.head.weight
     shape = (config.num_layers, batch, config.hidden_size)
     state = {"h_0": like.new_zeros(shape)}
     if config.cell == "lstm":
         state["c_0"] = like.new_zeros(shape)
-    if config.differences != "none":
+    if model.stem is not None:
+        state |= {f"{name}_0": part for name, part in model.stem.state(batch).items()}
+    elif config.differences != "none":
         state |= {"previous_0": like.new_zeros(batch, len(model.rnn.bias_ih_l0)), "seen_0": like.new_zeros(batch, 1)}
     return state | {f"{name}_0": part for name, part in model.pooling.state(like.new_zeros(batch)).items()}
 
@@ -57,7 +63,7 @@ class _Layer(nn.Module):
     def __init__(self, model: Any, suffix: str) -> None:
         super().__init__()
         self.cell = model.config.cell
-        self.differences = model.config.differences if suffix == "l0" else "none"
+        self.differences = model.config.input_differences if suffix == "l0" else "none"
         ih: TTLinear = getattr(model.rnn, f"ih_{suffix}")
         self.ih = _Product.of(ih)
         # The product of a frame of zeros contains the mean. A copy: torch.export warns about views of larger tensors.
@@ -95,15 +101,19 @@ class Step(nn.Module):
         self.layers = nn.ModuleList(_Layer(model, f"l{number}") for number in range(model.config.num_layers))
         self.num_parts = 2 if model.config.cell == "lstm" else 1
         self.num_kept = 0 if model.config.differences == "none" else 2
+        self.stem = model.stem
         self.pooling, self.head, self.scores = model.pooling, model.head, model.probabilities
 
     def forward(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         recurrent, kept = state[: self.num_parts], state[self.num_parts : self.num_parts + self.num_kept]
         x, finals, after = frame.flatten(1).to(self.head.weight.dtype), [], []
+        if self.stem is not None:
+            (x, *after), kept = self.stem.step(frame, *kept), ()
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, _Layer)
             if number == 0:
-                gates, *after = layer.gates(x, *kept)
+                gates, *moved = layer.gates(x, *kept)
+                after += moved
             else:
                 (gates,) = layer.gates(x)
             finals.append(layer(gates, *(part[number] for part in recurrent)))

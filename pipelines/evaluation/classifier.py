@@ -199,7 +199,9 @@ def _onnx_classifier(path: Path, session: Any, metadata: Mapping[str, str]) -> C
     if max(height, width) > _LARGEST_SIDE or channels not in (1, 3):
         raise ValueError(f"frames of {width}x{height}x{channels}")
     sampling = Sampling.from_dict(json.loads(metadata["sampling"]))
-    states = {name: np.zeros([1 if isinstance(n, str) else n for n in part.shape], np.float32)
+    # Behind a stem, the frame before is a part of the state.
+    states = {name: np.zeros([1 if isinstance(n, str) else n for n in part.shape],
+                             np.uint8 if part.type == "tensor(uint8)" else np.float32)
               for name, part in inputs.items() if name != "lengths"}  # fmt: skip
     model, sizes = _OnnxModel(path, session, states, len(classes)), {**_config_beside(path), **metadata}
     num_params, input_params = (

@@ -4,6 +4,7 @@ Legend: B clips of a step, T frames of a clip, D frame size, H hidden size, G ga
 """
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from pipelines.training.optim import make_optimizer
 from pipelines.training.options import TrainOptions
 from ttrnn.model import ModelConfig, VideoClassifier
 from ttrnn.scan import NUM_GATES
+from ttrnn.stem import KEPT_BYTES
 
 __all__ = ["StepTime", "free_bytes", "measure_step", "peak_memory", "step_bytes"]
 
@@ -32,7 +34,8 @@ def step_bytes(config: ModelConfig, batch_size: int, num_frames: float, device: 
 
     Each parameter takes 32 bytes: 16 for weight, gradient and Adam's two moments, and 16 for copies that the product
     and the optimizer make. Each frame takes (4 G + 20) H values of 4 bytes in each layer and direction until the
-    backward pass: gates, states, their gradients. On a GPU, the frames of the current and the next batch are added; on
+    backward pass: gates, states, their gradients; behind a stem, its output and the gradient of that too, beside what
+    the stem keeps of small batches. On a GPU, the frames of the current and the next batch are added; on
     a CPU they are memory-mapped files, whose pages the system can drop.
 
     Args:
@@ -45,7 +48,11 @@ def step_bytes(config: ModelConfig, batch_size: int, num_frames: float, device: 
     directions = 2 if config.bidirectional else 1
     values = (4 * NUM_GATES[config.cell] + 20) * config.hidden_size * directions * config.num_layers
     mapped = 2 * config.frame_size if device == "cuda" else 0
-    return round(_PROCESS_BYTES + 32 * config.num_params + frames * (4 * values + mapped))
+    stem = config.stem_shape
+    values += 0 if stem is None else 2 * math.prod(stem.maps[-1])
+    return round(
+        _PROCESS_BYTES + (0 if stem is None else KEPT_BYTES) + 32 * config.num_params + frames * (4 * values + mapped)
+    )
 
 
 def free_bytes(device: str) -> int:

@@ -35,6 +35,9 @@ ENDED = ("complete", "stopped", "failed")
 _ABSENT = {
     "precision": "float32",
     "differences": "none",
+    "stem": "none",
+    "stem_channels": "8x16",
+    "stem_strides": "auto",
     "input_dropout": 0.0,
     "label_smoothing": 0.0,
     "weight_averaging": 0.0,

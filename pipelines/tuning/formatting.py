@@ -21,12 +21,15 @@ def interval_text(interval: Sequence[float] | None) -> str:
 def texts(trial: Mapping[str, Any]) -> dict[str, str]:
     """The values of a trial of pareto.json as text: all columns, all settings, and `modes`; `-` if unknown.
 
-    `modes` are input and output modes of the input-to-hidden weights: `8x20x20x18 → 4x4x4x4` or `dense → 4x4x4x4`.
+    `modes` are input and output modes of the input-to-hidden weights: `8x20x20x18 → 4x4x4x4` or `dense → 4x4x4x4`, and
+    before them the channels of a stem: `stem 6x8: 3x4x4x32 → 4x4x4x4`.
     """
     config = {
         name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in trial["config"].items()
     }
     source = "dense" if config.get("input") == "dense" else config.get("in_modes", "-")
+    if config.get("stem", "none") != "none":
+        source = f"stem {config.get('stem_channels', '-')}: {source}"
     cells = dict.fromkeys(("cell", "input", "ranks", "recurrent_ranks"), "-") | config
     cells |= {name: count(trial.get(name)) for name in ("num_params", "input_params", "multiply_adds", "epochs")}
     cells |= {name: percent(trial.get(name)) for name in ("val_metric", "test_metric")}

@@ -15,24 +15,13 @@ import ttrnn
 from pipelines.tuning.lower_ranks import lower_ranks
 from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import Trial
-from ttrnn.model import ModelConfig
+from ttrnn.config import ModelConfig, ModelOptions
 
 __all__ = ["Proposal", "propose"]
 
 
 # The settings that determine which functions a model can represent, as opposed to how it is trained.
-_SHAPE = (
-    "cell",
-    "input",
-    "in_modes",
-    "hidden_modes",
-    "ranks",
-    "recurrent_ranks",
-    "num_layers",
-    "bidirectional",
-    "differences",
-    "pooling",
-)
+_SHAPE = {field.name: field.default for field in dataclasses.fields(ModelOptions) if not field.name.endswith("dropout")}
 _SET_BY_THE_SWEEP = ("shards", "seed")
 # Share of the weights that depend on the ranks, and of the epochs of a trial.
 _WEIGHTS, _EPOCHS = 1 / 2, 1 / 4
@@ -104,7 +93,8 @@ def _target(config: ModelConfig, max_params: int | None) -> int:
 
 
 def _shape(config: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(config.get(name) for name in _SHAPE)
+    # Trials of earlier versions lack some settings.
+    return tuple(config.get(name, default) for name, default in _SHAPE.items())
 
 
 def _values(sweep: SweepDirectory, parent: Trial, config: ModelConfig, epochs: int) -> dict[str, Any]:

@@ -24,10 +24,18 @@ from tests.benchmarks import peers, report, sections
 from tests.benchmarks.clips import long_clips, small_frames
 from tests.benchmarks.epochs import epochs
 from tests.benchmarks.loading import loading
+from tests.benchmarks.stem import stem
 
 log = logging.getLogger("tests.benchmarks")
 
-SECTIONS = {**sections.SECTIONS, "long": long_clips, "small": small_frames, "epoch": epochs, "loading": loading}
+SECTIONS = {
+    **sections.SECTIONS,
+    "long": long_clips,
+    "small": small_frames,
+    "stem": stem,
+    "epoch": epochs,
+    "loading": loading,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,7 @@
 """pipelines/evaluate.py: metrics with intervals and chance level, on the terminal, as JSON and as files."""
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipelines.video.sampling import Sampling
 from tests.shards import FRAME, make_shards
 from tests.videos import write_class_folders
 from ttrnn.export import export_onnx_clip, export_onnx_step
+from ttrnn.model import VideoClassifier
 
 
 @pytest.fixture(scope="module")
@@ -210,9 +212,14 @@ def test_a_list_of_videos_is_evaluated_and_those_that_cannot_be_decoded_are_name
     assert "has others: elsewhere" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("stem", ["none", "conv"])
 @pytest.mark.parametrize("form", ["step", "clip"])
-def test_an_onnx_file_gives_the_predictions_of_its_model(filmed, tmp_path, form):
+def test_an_onnx_file_gives_the_predictions_of_its_model(filmed, tmp_path, form, stem):
     model, _, shards = filmed
+    if stem == "conv":
+        config = dataclasses.replace(ttrnn.load(model).config, stem=stem, in_modes="auto", ranks="2")
+        model = tmp_path / "model"
+        ttrnn.save(VideoClassifier(config), model)
     file = tmp_path / f"{form}.onnx"
     {"step": export_onnx_step, "clip": export_onnx_clip}[form](ttrnn.load(model), file)
     mine, theirs = (evaluate_model(path, shards, "all", out=tmp_path / path.stem) for path in (file, model))

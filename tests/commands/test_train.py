@@ -180,6 +180,13 @@ def test_overwrite_deletes_no_other_directories(shards, tmp_path):
         ({"cell": "cnn"}, "rnn, gru, lstm"),
         ({"input": "dense", "recurrent_ranks": "2"}, "recurrent_ranks"),
         ({"hidden_modes": "4*4"}, "'4\\*4'"),
+        ({"stem": "conv", "input": "dense"}, "stem conv needs input tt, got input dense"),
+        ({"stem_channels": "8x8"}, "stem_channels 8x8 needs stem conv, got stem none"),
+        (
+            {"stem": "conv", "stem_channels": "six"},
+            "and stem_strides must be positive.*, got 'six'",
+        ),
+        ({"stem": "conv", "stem_strides": "4"}, "stem_strides 4x4 are too large for frames of 8x4 pixels"),
         ({"shift": 4}, "shift 4 is too large for frames of 8x4 pixels; give less than 4"),
     ],
     ids=str,

@@ -13,7 +13,7 @@ import pytest
 
 import search_spaces
 from pipelines.training.options import TrainOptions
-from search_spaces import ranks, shapes
+from search_spaces import ranks, shapes, small
 from ttrnn.model import ModelConfig
 
 FRAMES = [(120, 160, 3), (60, 80, 1), (32, 64, 1), (59, 7, 3), (1, 1, 1)]
@@ -144,7 +144,7 @@ def test_random_samples_spread_over_orders_of_magnitude(frame):
     assert all(1.2 < high / low < 10 for low, high in itertools.pairwise(tenths))
 
 
-@pytest.mark.parametrize("space", [shapes.space, ranks.space], ids=["shapes", "ranks"])
+@pytest.mark.parametrize("space", [small.space, shapes.space, ranks.space], ids=search_spaces.NAMES)
 def test_the_tpe_sampler_accepts_the_space_without_warnings(space):
     # Warnings are errors in this suite.
     with warnings.catch_warnings():
@@ -158,8 +158,26 @@ def test_the_tpe_sampler_accepts_the_space_without_warnings(space):
     assert len({trial.values[1] for trial in study.trials}) > 6
 
 
+def test_small_models_with_and_without_a_stem_have_few_parameters():
+    study = make_study((32, 64, 1))
+    configs = [model(small.space(study.ask()), (32, 64, 1)) for _ in range(100)]
+    assert {(config.stem, config.bidirectional) for config in configs} == {
+        (stem, both) for stem in ("none", "conv") for both in (False, True)
+    }
+    counts = sorted(config.num_params for config in configs)
+    assert 100 < counts[0] < 1_000 < counts[50] < counts[80] < 10_000
+
+
+@pytest.mark.parametrize("frame", FRAMES, ids=str)
+def test_the_first_small_models_differ_and_need_no_stem_where_the_frame_has_no_room(frame):
+    models = small.baselines(frame)
+    assert len({str(values) for values in models}) == len(models)
+    assert any(values["stem"] == "conv" for values in models) == (min(frame[:2]) >= 4)
+    assert all(values["shift"] < min(frame[:2]) for values in models)
+
+
 def test_an_unknown_space_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match=r"'no'.*shapes, ranks, or your own as package\.module:function"):
+    with pytest.raises(ValueError, match=r"'no'.*small, shapes, ranks, or your own as package\.module:function"):
         search_spaces.load("no")
 
 

@@ -25,6 +25,14 @@ def test_memory_grows_with_parameters_frames_and_layers_and_on_a_gpu_with_the_by
     assert memory.step_bytes(config(num_layers=2), 1, 100, "cpu") > memory.step_bytes(tt, 1, 100, "cpu")
 
 
+def test_behind_a_stem_each_frame_takes_its_output_and_the_gradient_of_that_in_addition():
+    plain, stem = config(), config(stem="conv")
+    for times in (100, 200):
+        more = memory.step_bytes(stem, 16, times, "cpu") - memory.step_bytes(plain, 16, times, "cpu")
+        kept = 64 << 20
+        assert more == kept + 32 * (stem.num_params - plain.num_params) + 16 * times * 4 * 2 * (3 * 4 * 16)
+
+
 def test_the_dense_gru_of_the_paper_needs_more_than_its_weights_and_moments():
     one = ModelConfig(width=160, height=120, classes=("a", "b"), input="dense")
     assert 16 * 44_236_800 < memory.step_bytes(one, 16, 1492, "cpu") < 4e9

@@ -54,6 +54,7 @@ def shards(tmp_path_factory):
         {"recurrent_ranks": "2"},
         {"bidirectional": True, "num_layers": 2},
         {"pooling": "mean"},
+        {"stem": "conv", "stem_strides": "1x2"},
     ],
     ids=str,
 )
@@ -115,8 +116,9 @@ def test_clips_are_augmented_in_training_only_and_the_run_records_it(shards, tmp
     assert result["config"][name] == value
 
 
-def test_a_run_with_init_rounds_that_model_and_does_not_need_it_after_its_first_checkpoint(shards, tmp_path):
-    trained(options(shards, tmp_path / "parent", ranks="3"))
+@pytest.mark.parametrize("kwargs", [{}, {"stem": "conv", "stem_strides": "1x2"}], ids=["plain", "stem"])
+def test_a_run_with_init_rounds_that_model_and_does_not_need_it_after_its_first_checkpoint(shards, tmp_path, kwargs):
+    trained(options(shards, tmp_path / "parent", ranks="3", **kwargs))
     parent = ttrnn.load(tmp_path / "parent" / "model")
     chosen = options(
         shards,
@@ -128,6 +130,7 @@ def test_a_run_with_init_rounds_that_model_and_does_not_need_it_after_its_first_
         lr=1e-12,
         epochs=2,
         precision="float32",
+        **kwargs,
     )
 
     def killed(record):
@@ -201,7 +204,9 @@ def uninterrupted(shards, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("kwargs", [FULL, {"keep": "last"}], ids=["full", "last"])
+@pytest.mark.parametrize(
+    "kwargs", [FULL, {"keep": "last"}, {**FULL, "stem": "conv", "stem_strides": "1x2"}], ids=["full", "last", "stem"]
+)
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize("number", [5, 8])
 def test_a_run_that_is_killed_repeatedly_at_any_write_equals_an_uninterrupted_one_to_the_bit(
@@ -427,6 +432,7 @@ TOGETHER = {
         "keep": "last",
         "pixels": "centred",
     },
+    "stem": {"stem": "conv", "stem_strides": "1x2", "stem_channels": "3x4"},
     "three workers": {"weight_averaging": 0.8, "recurrent_ranks": "2"},
     "several labels": {"label_smoothing": 0.2},
 }

@@ -60,6 +60,7 @@ def rewrite(path, change):
             "sampling": {"num_frames": 8, "fps": None},
         },
         {"classes": ("läuft", "a|b", 'say "x"')},
+        {"stem": "conv", "stem_channels": "2x3", "stem_strides": "2x1", "differences": "extra"},
     ],
     ids=str,
 )
@@ -148,8 +149,8 @@ def test_the_card_is_for_people_and_may_be_edited(saved):
         (lambda path: (path / "config.json").write_bytes(b"\xff\xfe"), "is damaged"),
         (lambda path: rewrite(path, lambda config: config.update(format="other")), "does not describe a ttrnn model"),
         (
-            lambda path: rewrite(path, lambda config: config.update(version=3)),
-            "has model format version 3, this ttrnn reads 1 to 2; install a newer ttrnn",
+            lambda path: rewrite(path, lambda config: config.update(version=4)),
+            "has model format version 4, this ttrnn reads 1 to 3; install a newer ttrnn",
         ),
         (lambda path: rewrite(path, lambda config: config.pop("version")), "has model format version None"),
         (lambda path: rewrite(path, lambda config: config.pop("model")), "does not hold a model"),

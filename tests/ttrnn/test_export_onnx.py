@@ -42,6 +42,11 @@ CASES = {
     "grey, no mean, rank 1": {"channels": 1, "in_modes": "4x4x3", "mean": (0.0,), "ranks": "1", "recurrent_ranks": "1"},
     "ranks as high as they go": {"ranks": "99", "recurrent_ranks": "99"},
     "several labels": {"task": "multi_label"},
+    "stem": {"stem": "conv", "in_modes": "2x2x16", "differences": "extra", "pooling": "max"},
+    "stem, frames alone": {"stem": "conv", "stem_channels": "2x3x2", "stem_strides": "1x2x1", "in_modes": "auto"},
+    "stem, differences only, grey": {
+        "stem": "conv", "stem_channels": "4", "in_modes": "4x3x4", "differences": "only", "cell": "lstm", "channels": 1,
+        "mean": (0.0,)},
 }  # fmt: skip
 BOTH = {
     "both directions": {"bidirectional": True},
@@ -50,7 +55,10 @@ BOTH = {
     "both directions of an lstm, max": {"bidirectional": True, "cell": "lstm", "pooling": "max"},
     "both directions of an rnn, mean, dense": {
         "bidirectional": True, "cell": "rnn", "pooling": "mean", "input": "dense"},
+    "both directions, stem": {
+        "bidirectional": True, "stem": "conv", "in_modes": "2x2x16", "differences": "extra", "pooling": "mean"},
 }  # fmt: skip
+DTYPES = {"tensor(uint8)": torch.uint8, "tensor(float)": torch.float32}
 FORMS = {"step": export_onnx_step, "clip": export_onnx_clip}
 
 
@@ -71,8 +79,11 @@ def open_session(path: Path) -> Any:
 def run(session: Any, frames_BTHWC: torch.Tensor) -> list[dict[str, torch.Tensor]]:
     """The outputs after each frame, from zero states of the shapes that the file itself asks for."""
     batch = len(frames_BTHWC)
-    sizes = {i.name: [batch if size == "batch" else size for size in i.shape] for i in session.get_inputs()}
-    state = {name: torch.zeros(size) for name, size in sizes.items() if name != "frame"}
+    state = {
+        i.name: torch.zeros([batch if size == "batch" else size for size in i.shape], dtype=DTYPES[i.type])
+        for i in session.get_inputs()
+        if i.name != "frame"
+    }
     results = []
     for frame in frames_BTHWC.unbind(1):
         feeds = {"frame": frame.numpy(), **{name: tensor.numpy() for name, tensor in state.items()}}
@@ -102,7 +113,7 @@ def test_frame_by_frame_the_file_gives_what_step_gives(changes: dict[str, Any], 
             for frame, result in zip(frames[number], results, strict=True):
                 with torch.no_grad():
                     logits, state = model.step(frame, state)
-                (hx, previous), pooled = state
+                (hx, previous), pooled, *kept = state
                 expected = dict(zip(("h_n", "c_n"), hx if isinstance(hx, tuple) else (hx,), strict=False))
                 mine = {name: result[name][:, number : number + 1] for name in expected}
                 expected["logits"], mine["logits"] = logits, result["logits"][number]
@@ -110,6 +121,7 @@ def test_frame_by_frame_the_file_gives_what_step_gives(changes: dict[str, Any], 
                 carried = dict(zip(model.pooling.state(torch.zeros(1)), pooled, strict=True))
                 if previous is not None:
                     carried |= {"previous": previous, "seen": torch.ones(1, 1)}
+                carried |= dict(zip(("previous", "seen"), kept, strict=False))
                 for name, part in carried.items():
                     expected[f"{name}_n"], mine[f"{name}_n"] = part[0], result[f"{name}_n"][number]
                 assert mine.keys() == expected.keys() == result.keys()

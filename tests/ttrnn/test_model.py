@@ -38,7 +38,12 @@ CONFIGS = {
     "differences only, dense lstm": {"differences": "only", "input": "dense", "cell": "lstm"},
     "differences, two layers, bidirectional": {"differences": "extra", "num_layers": 2, "bidirectional": True},
     "bidirectional, attention": {"bidirectional": True, "pooling": "attention"},
-}
+    "stem": {"stem": "conv", "stem_channels": "3x4", "stem_strides": "2x1", "differences": "extra"},
+    "stem, frames alone, lstm": {"stem": "conv", "stem_channels": "2x3x4", "stem_strides": "2x1x1", "cell": "lstm"},
+    "stem, differences only, two layers, bidirectional": {
+        "stem": "conv", "stem_channels": "4", "stem_strides": "1", "differences": "only", "num_layers": 2,
+        "bidirectional": True},
+}  # fmt: skip
 
 
 def make(seed=0, **kwargs):
@@ -101,6 +106,16 @@ CHAIN = 8 * 9 * 2
         # Two more: 4x2 -> 2x2 takes 4 * 2 * 4 merged or as a chain.
         ({"num_layers": 3, "bidirectional": True}, 2 * (CHAIN + 8 * 2 * 2 + 2 * 32 + 3 * 16)),
         ({"input": "dense", "in_modes": "auto", "cell": "gru"}, 72 * 12 + 12 * 4),
+        # 3 x 9 weights at 2 x 3 places of 2 channels; at 1 x 2 places, 25 for each of 2 and 2 for each of 4 channels;
+        # then 2x4 -> 2x2 as a chain.
+        (
+            {"stem": "conv", "stem_channels": "2x4", "in_modes": "2x4"},
+            27 * 12 + (25 * 2 + 2 * 4) * 2 + 2 * 4 * 2 + 2 * 2 * 2 + 4 * 4,
+        ),
+        (
+            {"stem": "conv", "stem_channels": "2", "in_modes": "3x4", "differences": "extra"},
+            54 * 12 + 3 * 4 * 2 + 3 * 2 * 2 + 4 * 4,
+        ),
     ],
     ids=str,
 )
@@ -126,8 +141,13 @@ def test_multiply_adds_of_the_paper_s_gru_and_its_dense_twin():
         ({"hidden_modes": "2x3x2"}, {"in_modes": "3x4x6", "ranks": "4x4"}),
         ({"hidden_modes": "8"}, {"in_modes": "72", "ranks": "none"}),
         ({"input": "dense"}, {"in_modes": "72", "hidden_modes": "16", "ranks": "none", "recurrent_ranks": "none"}),
+        (
+            {"stem": "conv", "stem_channels": "08x16"},
+            {"stem_channels": "8x16", "stem_strides": "2x2", "in_modes": "1x1x2x16"},
+        ),
+        ({"stem": "conv", "stem_strides": "1x2"}, {"stem_strides": "1x2", "in_modes": "1x2x3x16"}),
     ],
-    ids=["defaults", "clipped", "ranks per bond", "three modes", "one mode", "dense"],
+    ids=["defaults", "clipped", "ranks per bond", "three modes", "one mode", "dense", "stem", "strides"],
 )
 def test_text_forms_come_to_one_spelling(given, expected):
     config = ModelConfig(**SMALL | given)
@@ -206,6 +226,23 @@ def test_a_missing_field_is_named(name):
         ({"input_dropout": 1.0}, "0 <= input_dropout < 1 must hold"),
         ({"recurrent_ranks": "0"}, "positive whole numbers joined by x"),
         ({"input": "dense", "recurrent_ranks": "4"}, "recurrent_ranks 4 needs input tt"),
+        ({"stem": "pool"}, "stem must be one of none, conv, got 'pool'"),
+        ({"stem": "conv", "input": "dense"}, "stem conv needs input tt, got input dense"),
+        ({"stem_channels": "8x8"}, "stem_channels 8x8 needs stem conv, got stem none"),
+        ({"stem_strides": "1"}, "stem_strides 1 needs stem conv, got stem none"),
+        (
+            {"stem": "conv", "stem_channels": "6,8"},
+            "and stem_strides must be positive.*, got '6,8'",
+        ),
+        (
+            {"stem": "conv", "stem_channels": "6x0"},
+            "and stem_strides must be positive.*, got '6x0'",
+        ),
+        ({"stem": "conv", "stem_channels": "2x2x2x2"}, "stem_channels must be 1 to 3 numbers up to 1,024, got 2x2x2x2"),
+        ({"stem": "conv", "stem_channels": "2x9999"}, "stem_channels must be 1 to 3 numbers up to 1,024, got 2x9999"),
+        ({"stem": "conv", "stem_strides": "2x2x2"}, "one for each of stem_channels 8x16, got 2x2x2"),
+        ({"stem": "conv", "stem_strides": "4x2"}, "stem_strides 4x2 are too large for frames of 6x4 pixels"),
+        ({"stem": "conv", "in_modes": "2x2x2x9"}, r"=72 \(2x2x2x9\) but the stem's output, 1x2x16, has 32 values"),
     ],
     ids=str,
 )
@@ -225,6 +262,9 @@ def test_impossible_models_are_refused_with_their_values(change, words):
         "dense",
         "differences only, dense lstm",
         "differences, two layers, bidirectional",
+        "stem",
+        "stem, frames alone, lstm",
+        "stem, differences only, two layers, bidirectional",
     ],
 )
 def test_clips_get_the_same_logits_padded_packed_listed_and_alone(name, pooling):
@@ -264,7 +304,18 @@ def test_pooling_is_over_the_states_of_the_recurrent_layers():
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize(
     "name",
-    ["rnn", "defaults", "lstm", "two layers", "tt recurrent", "dense", "differences", "differences only, dense lstm"],
+    [
+        "rnn",
+        "defaults",
+        "lstm",
+        "two layers",
+        "tt recurrent",
+        "dense",
+        "differences",
+        "differences only, dense lstm",
+        "stem",
+        "stem, frames alone, lstm",
+    ],
 )
 def test_a_stream_of_frames_gets_the_logits_of_the_clip_so_far(name, pooling):
     model, (frames,) = make(**CONFIGS[name], pooling=pooling), clips(1)
@@ -313,11 +364,13 @@ def test_learns_to_tell_two_clips_apart():
     assert loss.item() < 0.1
 
 
-def test_lives_as_a_module_does():
-    model, frames = make(num_layers=2, recurrent_ranks="2", mean=(100.0, 90.0, 80.0)), clips()
+@pytest.mark.parametrize("name", ["defaults", "stem"])
+def test_lives_as_a_module_does(name):
+    settings = CONFIGS[name] | {"num_layers": 2, "recurrent_ranks": "2", "mean": (100.0, 90.0, 80.0)}
+    model, frames = make(**settings), clips()
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         torch.testing.assert_close(twin(frames), model(frames), rtol=0, atol=0)
-    other = make(seed=1, num_layers=2, recurrent_ranks="2", mean=(100.0, 90.0, 80.0))
+    other = make(seed=1, **settings)
     other.load_state_dict(model.state_dict())
     torch.testing.assert_close(other(frames), model(frames), rtol=0, atol=0)
 

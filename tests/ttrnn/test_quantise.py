@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import ttrnn
-from tests.ttrnn.test_export_onnx import PAPER, clips, make
+from tests.ttrnn.test_export_onnx import CASES, PAPER, clips, make
 from ttrnn.quantise import DTYPES, difference, pack, rounded, unpack
 
 
@@ -18,9 +18,10 @@ def test_cores_take_half_or_a_quarter_of_the_bytes(dtype, share, tmp_path):
     assert size < 4 * share * model.num_params + 8 * 1024
 
 
+@pytest.mark.parametrize("kwargs", [{"cell": "lstm", "recurrent_ranks": "2", "pooling": "attention"}, CASES["stem"]])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_is_loaded_is_what_rounded_gives(dtype, tmp_path):
-    model = make(cell="lstm", recurrent_ranks="2", pooling="attention")
+def test_what_is_loaded_is_what_rounded_gives(dtype, kwargs, tmp_path):
+    model = make(**kwargs)
     ttrnn.save(model, tmp_path / "model", dtype=dtype)
     loaded = ttrnn.load(tmp_path / "model")
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}

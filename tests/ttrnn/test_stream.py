@@ -12,7 +12,7 @@ from ttrnn.stream import as_frames
 
 @pytest.mark.parametrize("name", [
     "gru, dense recurrent", "differences only", "pooling attention", "two layers of an lstm, tt recurrent, mean",
-    "several labels",
+    "several labels", "stem", "stem, frames alone", "stem, differences only, grey",
 ])  # fmt: skip
 def test_a_stream_gives_after_each_frame_what_predict_gives_for_the_clip_so_far(name):
     model = make(**CASES[name])

@@ -43,10 +43,11 @@ def ended(sweep, name, shards, proposal):
     return trial(sweep, name, shards, model, **values)
 
 
+@pytest.mark.parametrize("stem", [{}, {"stem": "conv", "stem_strides": "1"}], ids=["no stem", "stem"])
 @pytest.mark.parametrize("recurrent_ranks", ["none", "6"])
-def test_rounds_propose_smaller_and_smaller_models_and_end(shards, tmp_path, recurrent_ranks):
-    trials = [trial(tmp_path, "0000", shards, recurrent_ranks=recurrent_ranks)]
-    smallest = trial(tmp_path, "smallest", shards, ranks="1", recurrent_ranks="1").num_params
+def test_rounds_propose_smaller_and_smaller_models_and_end(shards, tmp_path, recurrent_ranks, stem):
+    trials = [trial(tmp_path, "0000", shards, recurrent_ranks=recurrent_ranks, **stem)]
+    smallest = trial(tmp_path, "smallest", shards, ranks="1", recurrent_ranks="1", **stem).num_params
     while proposals := propose(SweepDirectory(tmp_path), trials[-1:], trials, epochs=8):
         (proposal,) = proposals
         assert (proposal.parent, proposal.values["init"]) == (trials[-1].trial, trials[-1].trial)
