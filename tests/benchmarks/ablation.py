@@ -1,7 +1,7 @@
 """Measure the effect of training options: train models with and without each of them, with several seeds.
 
     python -m tests.benchmarks.ablation shards/words shards/actions
-    python -m tests.benchmarks.ablation shards/words --variants plain,recipe --test
+    python -m tests.benchmarks.ablation shards/words --variants "plain;recipe" --test
 
 Complete runs are not run again. Variants are compared on the validation split; --test evaluates the test split, for the
 few variants that were selected.
@@ -42,6 +42,21 @@ RECIPE = {
     "weight_averaging": 0.98,
     **AUGMENTATION,
 }
+# Models of some thousand parameters, without and with a convolution stem, in one direction or in both.
+SMALL = {
+    "hidden_modes": "2x4x4x2",
+    "ranks": "4",
+    "recurrent_ranks": "4",
+    "differences": "extra",
+    "epochs": 80,
+    "lr": 1e-2,
+    "dropout": 0.2,
+    "label_smoothing": 0.05,
+    "weight_averaging": 0.98,
+    "input_gain": 0.5,
+    **AUGMENTATION,
+}
+BOTH = {"ranks": "5", "recurrent_ranks": "6", "bidirectional": True}
 PLAIN = {
     "differences": "none",
     "bidirectional": False,
@@ -82,6 +97,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
         if part.items() <= RECIPE.items()
     },
     "recipe": RECIPE,
+    "small": SMALL,
+    "small, stem": {**SMALL, "stem": "conv"},
+    "small, both directions": {**SMALL, **BOTH},
+    "small, stem, both directions": {**SMALL, **BOTH, "stem": "conv"},
 }
 
 
@@ -91,8 +110,8 @@ class AblationOptions:
 
     shards: tuple[str, ...] = positional()
     """directories of shards, written by preprocess"""
-    variants: str = ",".join(VARIANTS)
-    """names of the variants in this file, separated by commas"""
+    variants: str = ";".join(VARIANTS)
+    """names of the variants in this file, separated by semicolons"""
     common: str = "{}"
     """options of train that are the same for all variants: JSON"""
     seeds: int = 3
@@ -105,7 +124,7 @@ class AblationOptions:
     """trainings at a time, each with one thread"""
 
     def __post_init__(self) -> None:
-        for name in self.variants.split(","):
+        for name in self.variants.split(";"):
             if name not in VARIANTS:
                 raise ValueError(f"unknown variant {name!r}; the variants are {', '.join(VARIANTS)}")
 
@@ -114,7 +133,7 @@ def ablation(options: AblationOptions) -> dict[str, Any]:
     """Trains the missing runs and writes the table after each."""
     with user_errors("common"):
         common = json.loads(options.common)
-    chosen = {name: VARIANTS[name] for name in options.variants.split(",")}
+    chosen = {name: VARIANTS[name] for name in options.variants.split(";")}
     out, rows = Path(options.out), []
     jobs = [
         (
