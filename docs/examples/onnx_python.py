@@ -16,8 +16,11 @@ about = session.get_modelmeta().custom_metadata_map
 classes, size = json.loads(about["classes"]), (int(about["width"]), int(about["height"]))
 colours = cv2.COLOR_BGR2RGB if about["channels"] == "3" else cv2.COLOR_BGR2GRAY
 # A stream starts from zeros; each h_n, c_n and so on is the h_0, c_0 of the next frame.
-sizes = {i.name: [1 if n == "batch" else n for n in i.shape] for i in session.get_inputs() if i.name != "frame"}
-state = {name: np.zeros(shape, np.float32) for name, shape in sizes.items()}
+state = {}
+for part in session.get_inputs():
+    kind = np.uint8 if part.type == "tensor(uint8)" else np.float32
+    state[part.name] = np.zeros([1 if size == "batch" else size for size in part.shape], kind)
+del state["frame"]
 names = ["scores", *(name.replace("_0", "_n") for name in state)]
 capture = cv2.VideoCapture(int(video) if video.isdigit() else video)
 while (read := capture.read())[0]:
