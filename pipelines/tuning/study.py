@@ -111,6 +111,9 @@ class Search:
             if not trial.state.is_finished():
                 self._tell_rejected(trial.number, attrs)
             return
+        if trial.state.is_finished():
+            # Versions that kept the checkpoints of ended trials may have left one.
+            self._sweep.run(name).remove_checkpoint()
         self._num_proposed += "parent" not in attrs and trial.state != TrialState.FAIL
         if not trial.state.is_finished() and self.settle(name) not in ENDED:
             costs = self._costs(options, model)
@@ -245,6 +248,8 @@ class Search:
     def settle(self, name: str, *, error: str | None = None) -> str:
         """Records in the study how a trial ended, from its summary.json; nothing for one that is to be continued.
 
+        The checkpoint of a trial that has ended is deleted: only its model is needed any more.
+
         Args:
             name: Name of the trial.
             error: The reason if its process failed.
@@ -252,11 +257,16 @@ class Search:
         Returns:
             The state of the trial.
         """
+        run = self._sweep.run(name)
         if error is not None:
+            run.remove_checkpoint()
             self.study.tell(int(name), state=TrialState.FAIL)
-            self._sweep.run(name).add_to_summary(state="failed", error=error)
+            run.add_to_summary(state="failed", error=error)
             return "failed"
-        trial = read_trial(self._sweep.run(name))
+        trial = read_trial(run)
+        if trial.state in ENDED:
+            # Before the study knows that it has ended: after a kill, the next command settles it again.
+            run.remove_checkpoint()
         if trial.state == "complete":
             assert trial.val_metric is not None
             assert trial.num_params is not None
