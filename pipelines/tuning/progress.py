@@ -126,7 +126,7 @@ def draw(state: State, now: float, width: int, height: int) -> RenderableType:
             table.add_row(_line(more))
     if state.points:
         _add_head(table, "frontier", "", names)
-        knee_name = knee(state.points).trial
+        knee_name = knee(state.points, state.chance).trial
         for trial in _thinned(state.points, max(room - len(running) - bool(more), 3), knee_name):
             _add_trial(table, trial, "knee" if trial.trial == knee_name else "", names)
     return Group(*head, table, "")

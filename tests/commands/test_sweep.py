@@ -77,6 +77,8 @@ def test_a_sweep_has_the_files_of_the_design(swept):
     assert list(table(out / "trials.csv")[0])[: len(COLUMNS)] == list(COLUMNS)
     model = ttrnn.load(out / "best")
     assert str(model.num_params) == table(out / "pareto.csv")[-1]["num_params"]
+    assert {path.name for path in (out / "best").iterdir()} == {"model.safetensors", "config.json"}
+    assert not list(out.glob("trials/*/checkpoint"))
     assert {point["trial"] for point in result["frontier"]} == {row["trial"] for row in table(out / "pareto.csv")}
 
 

@@ -106,7 +106,7 @@ def test_plot_of_the_page_shows_every_trial_with_a_metric_in_its_role(page: Page
     }
     assert page.view()["frontier"] == ["0003", "0001", "0005"]
     assert page.view()["chance"] == pytest.approx(100 / 3)
-    assert page.view()["selected"] == ["0005", "0001", "0000"]
+    assert page.view()["selected"] == ["0001", "0005", "0000"]
 
 
 def test_a_tooltip_has_shape_ranks_sizes_metrics_and_time(page: Page) -> None:
@@ -118,7 +118,7 @@ def test_a_tooltip_has_shape_ranks_sizes_metrics_and_time(page: Page) -> None:
         "validation 80.0%, test 52.0%",
         "trained 1 min 02 s, 5 epochs",
     ]
-    assert [page.view()["trials"][name]["label"] for name in ("0003", "0001", "0005")] == ["", "knee", "best"]
+    assert [page.view()["trials"][name]["label"] for name in ("0003", "0001", "0005")] == ["", "best, knee", "highest"]
 
 
 def test_page_says_how_its_numbers_were_obtained(page: Page) -> None:
@@ -126,7 +126,7 @@ def test_page_says_how_its_numbers_were_obtained(page: Page) -> None:
         'words, 3 classes: left, <script>alert(1)</script>, "x",y',
         "60 validation, 30 test",
         "evaluated once",
-        "chance is 33.3%; the standard error of the best point is 4.7 points",
+        "chance is 33.3%; the standard error of the highest point is 4.7 points",
         "Validation accuracy is optimistic because it was selected on",
         "failed: diverged <b>",
         "5 complete, 1 pruned, 1 failed, 1 unfinished; at most 5 epochs, seed 0",

@@ -23,9 +23,9 @@ def test_table_shows_frontier_baseline_and_paths_of_the_files(tmp_path: Path) ->
     lines = printed(write_frontier(sweep, Evaluate()), 120)
     rows = {line.split()[0]: " ".join(line.split()) for line in lines if line.startswith("0")}
     assert list(rows) == ["0003", "0001", "0005", "0000"]
-    assert rows["0001"] == "0001 gru 8x4x8x8 → 4x4x4x4 3x3x3 none 3,000 400 80.0% 52.0% knee"
+    assert rows["0001"] == "0001 gru 8x4x8x8 → 4x4x4x4 3x3x3 none 3,000 400 80.0% 52.0% best, knee"
     assert " ".join(lines[lines.index(next(line for line in lines if line.startswith("0001"))) + 1].split()) == "40-64"
-    assert rows["0005"].endswith(" best")
+    assert rows["0005"].endswith(" highest")
     assert rows["0000"] == "0000 gru dense → 4x4x4x4 none none 90,000 400 70.0% - baseline"
     text = "\n".join(lines)
     assert "[red]words: accuracy" in text

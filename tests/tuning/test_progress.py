@@ -86,7 +86,7 @@ def test_80_columns_fit_all_numbers_and_a_shape_with_four_modes():
     assert "best mean average precision 55.2% (chance 12.5%); 4,327 epochs; 0.56 trials/min\n" in text
     assert "1 h 16 min of 10 h 00 min; about 4 h 34 min left" in text
     assert "1000      12,345,678  43.2%  3/16   gru   8x20x20x18 → 4x4x4x4" in text
-    assert "0002           2,600  55.2%         gru   8x20x20x18 → 4x4x4x4" in text
+    assert "0002           2,600  55.2%  knee   gru   8x20x20x18 → 4x4x4x4" in text
     assert "recurrent" not in text
 
 
