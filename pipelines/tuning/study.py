@@ -134,6 +134,17 @@ class Search:
         """Number of trials still to propose, not counting unfinished ones of earlier commands."""
         return 0 if self.exhausted else max(0, self.num_trials - self._num_proposed)
 
+    def planned(self) -> list[Training]:
+        """The trainings to come whose models are known: unfinished ones, and baselines within the limits."""
+        built = [self._build("", values) for values in (*self._first, *self._last)]
+        costed = [(options, model, self._costs(options, model)) for options, model in built]
+        return (
+            self._waiting
+            + [
+                _training("", *each) for each in costed if all(amount <= 0 for amount in self._excess(each[2]).values())
+            ][: self.num_left]
+        )
+
     def next(self) -> Training | None:
         """The next model to train; None if there are no more."""
         if self._waiting:
