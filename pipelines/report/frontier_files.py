@@ -22,7 +22,7 @@ from pipelines.storage.location import Location
 from pipelines.tuning.frontier import HYPERVOLUME, dense_baseline, hypervolume, knee
 from pipelines.tuning.importance import Study, edges, importances, num_rejected, read_study
 from pipelines.tuning.replication import DrawnFrontier, draw_frontier, with_test
-from pipelines.tuning.selection import best_point
+from pipelines.tuning.selection import best_point, chance_warning
 from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import Trial
 from search_spaces import paper
@@ -140,6 +140,7 @@ def _contents(
     baseline = dense_baseline(trial for trial in trials if trial.replication) or dense_baseline(trials)
     columns = dict.fromkeys([*COLUMNS, *(name for trial in trials for name in trial.config)])
     uri = shlex.quote(str(place))
+    best = best_point(points, document["chance"], document["options"].get("max_params"))
     return {
         "format": "ttrnn-pareto",
         "version": 1,
@@ -154,10 +155,12 @@ def _contents(
             f"{python()} -m pipelines.predict {shlex.quote(str(place / sweep.best.name))} VIDEO",
         ],
         "columns": list(columns),
-        "best": best_point(points, document["chance"], document["options"].get("max_params")).trial,
+        "best": best.trial,
         "knee": knee(points, document["chance"]).trial,
         "highest": points[-1].trial,
         "baseline": baseline.trial if baseline else None,
+        "warning": chance_warning(best, document["chance"]),
+        "data_check": document.get("data_check"),
         "replications": frontier.replications,
         "frontier": [dataclasses.asdict(point) for point in points],
         "not_replicated": [dataclasses.asdict(point) for point in frontier.not_replicated],

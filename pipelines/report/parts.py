@@ -87,8 +87,8 @@ def _value(mark: Mark | None) -> str:
 
 
 def notes(data: Mapping[str, Any]) -> str:
-    """A note for each point that was not replicated, with the mean of its new trainings."""
-    found = []
+    """A warning if the best point is hardly better than chance; a note for each point that was not replicated."""
+    found = [f"<b>Warning:</b> {html.escape(data['warning'])}."] if data.get("warning") else []
     for point in data.get("not_replicated") or []:
         replication = point["replication"]
         outcome = "Training it again with new seeds failed for some of them."

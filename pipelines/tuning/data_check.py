@@ -84,7 +84,7 @@ def _range(counts: Mapping[str, int]) -> str:
 
 def _difference_text(least: float, num_units: int, unit: str, num_clips: int) -> str:
     what = f"{num_clips:,} validation clips" + (f" of {num_units:,} groups" if unit == "group" else "")
-    return f"{what} cannot show a difference of less than {100 * least:.0f} points between two models"
+    return f"{what}: a difference of less than {100 * least:.0f} points between two models may be chance"
 
 
 def _rejected_text(rejected: Mapping[str, int]) -> str:

@@ -6,13 +6,14 @@ from typing import Any
 from scipy.special import ndtri
 
 from pipelines.core.errors import UserError
+from pipelines.core.text import percent
 from pipelines.evaluation.metrics import standard_error
 from pipelines.tuning.frontier import knee
 from pipelines.tuning.replication import draw_frontier
 from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import Trial
 
-__all__ = ["best_point", "check_rule", "choose", "select_trial"]
+__all__ = ["best_point", "chance_warning", "check_rule", "choose", "select_trial"]
 
 
 def check_rule(select: str, max_params: int | None, tolerance: float | None) -> None:
@@ -112,6 +113,33 @@ def best_point(points: Sequence[Trial], chance: float, max_params: int | None) -
         max_params: The limit, if there is one.
     """
     return knee(points, chance) if max_params is None else points[-1]
+
+
+def chance_warning(trial: Trial, chance: float) -> str | None:
+    """A sentence if the 95% interval of a trial's metric, on validation or else on test, contains that of guessing.
+
+    Args:
+        trial: With the means of its replications, if it was replicated.
+        chance: The metric of guessing, 0 to 1.
+    """
+    replication = trial.replication
+    found = [
+        ("validation", trial.val_metric, trial.val_interval),
+        ("test", trial.test_metric, trial.test_interval),
+    ]
+    if replication is not None:
+        found = [
+            ("validation", replication.val_mean, replication.val_interval),
+            ("test", replication.test_mean, replication.test_interval),
+        ]
+    for split, value, interval in found:
+        if value is not None and interval is not None and interval[0] <= chance:
+            low, high = (percent(bound) for bound in interval)
+            return (
+                f"{percent(value)} is hardly better than chance ({percent(chance)}): on {split}, the 95% interval of "
+                f"trial {trial.trial} is {low} to {high}"
+            )
+    return None
 
 
 def _standard_error(trial: Trial, num_val_clips: int) -> float:

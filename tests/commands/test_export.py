@@ -15,7 +15,7 @@ from pipelines.core.errors import UserError
 from pipelines.evaluation.evaluator import evaluate_model
 from pipelines.report.frontier_files import write_frontier
 from pipelines.training.trainer import fit
-from pipelines.tuning.selection import choose, select_trial
+from pipelines.tuning.selection import chance_warning, choose, select_trial
 from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import Replication, Trial
 from tests.runs import options
@@ -99,6 +99,27 @@ POINTS = [
 )
 def test_models_are_chosen_by_rule(select, max_params, chosen):
     assert choose(POINTS, POINTS, select, 100, max_params, chance=0.1).trial == chosen
+
+
+@pytest.mark.parametrize(
+    ("val", "test", "split"),
+    [
+        ((0.5, [0.3, 0.6]), (0.5, [0.2, 0.6]), None),
+        ((0.2, [0.1, 0.3]), (None, None), "validation"),
+        ((0.5, None), (0.11, [0.0, 0.4]), "test"),
+    ],
+)
+def test_a_model_is_hardly_better_than_chance_if_an_interval_contains_it(val, test, split):
+    point = dataclasses.replace(
+        POINTS[0], val_metric=val[0], val_interval=val[1], test_metric=test[0], test_interval=test[1]
+    )
+    warning = chance_warning(point, 0.1)
+    assert (split is None) == (warning is None)
+    if split is not None:
+        assert f"is hardly better than chance (10.0%): on {split}," in warning
+    # The means of replications replace the values of the trial.
+    assert chance_warning(replicated(point, 0.5, 0.3), 0.1) is None
+    assert "50.0% is hardly" in chance_warning(replicated(point, 0.5, 0.05), 0.1)
 
 
 @pytest.mark.parametrize(("select", "max_params", "words"), [("best", 10, "1,000"), ("trial:9999", None, "0001, 0002")])

@@ -137,6 +137,28 @@ def test_page_says_how_its_numbers_were_obtained(page: Page) -> None:
     assert [tag for tag, _ in page.tags].count("script") == 2
 
 
+def test_page_says_if_there_is_enough_data_and_if_the_best_is_hardly_better_than_chance(tmp_path: Path) -> None:
+    check = {"text": ["34 validation clips", f"rejected: 1 {HOSTILE}"], "cost": "3 min 20 s"}
+    trials = {"0000": {"num_params": 10, "val_metric": 0.206, "val_interval": [0.088, 0.353]}}
+    sweep = make_sweep(tmp_path / "sweep", trials, data_check=check, chance=1 / 11)
+    page = Page(Path(write_frontier(sweep, Evaluate())["files"]["report.html"]))
+    for part in (
+        "Is there enough data?",
+        "34 validation clips",
+        f"rejected: 1 {HOSTILE}",
+        "expected: 3 min 20 s",
+        "Warning: 20.6% is hardly better than chance (9.1%): on validation, the 95% interval of trial 0000 is 8.8% to "
+        "35.3%.",
+    ):
+        assert part in page.text
+    assert [tag for tag, _ in page.tags].count("script") == 2
+
+
+def test_page_of_an_earlier_sweep_has_no_check_and_that_of_a_good_one_no_warning(page: Page) -> None:
+    assert "Is there enough data?" not in page.text
+    assert "hardly better" not in page.text
+
+
 def test_names_given_by_users_stay_text(tmp_path: Path) -> None:
     trial = {"num_params": 10, "val_metric": 0.5, "config": config(cell=HOSTILE, **{HOSTILE: HOSTILE})}
     failed = {"state": "failed", "error": HOSTILE, "config": {}}

@@ -34,6 +34,13 @@ def test_table_shows_frontier_baseline_and_paths_of_the_files(tmp_path: Path) ->
     assert f"-m pipelines.export {sweep} exported --select knee" in text
 
 
+def test_the_last_line_warns_of_a_best_model_that_is_hardly_better_than_chance(tmp_path: Path) -> None:
+    trials = {"0000": {"num_params": 10, "val_metric": 0.206, "val_interval": [0.088, 0.353], "config": config()}}
+    result = write_frontier(make_sweep(tmp_path / "sweep", trials, chance=1 / 11), Evaluate())
+    assert printed(result, 120)[-1].startswith("20.6% is hardly better than chance (9.1%)")
+    assert not printed({**result, "warning": None}, 120)[-1].startswith("20.6%")
+
+
 def test_table_shows_all_numbers_on_80_columns(tmp_path: Path) -> None:
     trials = {
         "0000": {
