@@ -161,15 +161,15 @@ class Screen:
             forecast=state.forecast.started(trial, time.monotonic()),
         )
 
-    def epoch(self, name: str, epoch: int, val_metric: float) -> None:
-        """Called after an epoch of a trial; val_metric is that of its best epoch, 0 to 1."""
+    def epoch(self, name: str, epoch: int, val_metric: float, time_s: float | None = None) -> None:
+        """Called after an epoch of a trial; val_metric is that of its best epoch, 0 to 1, time_s its duration."""
         state = self.state
         earlier = state.running.get(name, Trial(trial=name, state="running"))
         trial = dataclasses.replace(earlier, epochs=epoch, val_metric=val_metric)
         self.state = dataclasses.replace(
             state,
             running={**state.running, name: trial},
-            forecast=state.forecast.epoch(name, epoch, time.monotonic()),
+            forecast=state.forecast.epoch(name, epoch, time.monotonic(), time_s),
         )
         if not self._live and time.monotonic() - self._logged_at > _TOTALS_WITHOUT_NEWS_EVERY_S:
             self._log_totals()
@@ -227,7 +227,8 @@ def tune_callback(screen: Screen, *, joins: bool = True) -> "tune.Callback":
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
             if is_progress(result):
-                screen.epoch(trial.config["training"].name, result["epoch"], result["best_val_metric"])
+                name, time_s = trial.config["training"].name, result.get("time_s")
+                screen.epoch(name, result["epoch"], result["best_val_metric"], time_s)
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             if trial.last_result.get("unfit_node"):

@@ -40,6 +40,8 @@ class _Running:
     """number of epochs that an earlier command trained"""
     done: int = 0
     """number of epochs"""
+    spent_s: float = 0.0
+    """duration of those of this command"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,15 +98,15 @@ class Forecast:
             running={**self.running, trial.trial: _Running(trial=trial, start=now, seen=now)},
         )
 
-    def epoch(self, name: str, epoch: int, now: float) -> "Forecast":
-        """A training has finished an epoch."""
+    def epoch(self, name: str, epoch: int, now: float, time_s: float | None = None) -> "Forecast":
+        """A training has finished an epoch, which took `time_s`: without the start of its process, if that is known."""
         run = self.running.get(name)
         if run is None:
             return self
-        measured = dict(self.measured)
-        _add(measured, self.key(run.trial), now - run.seen, 1)
+        measured, time_s = dict(self.measured), now - run.seen if time_s is None else time_s
+        _add(measured, self.key(run.trial), time_s, 1)
         first = run.first if run.done else epoch - 1
-        run = dataclasses.replace(run, first=first, done=epoch, seen=now)
+        run = dataclasses.replace(run, first=first, done=epoch, seen=now, spent_s=run.spent_s + time_s)
         return dataclasses.replace(self, running={**self.running, name: run}, measured=measured)
 
     def ended(self, trial: Trial, now: float, *, joins: bool = True) -> "Forecast":
@@ -117,7 +119,7 @@ class Forecast:
             # Reports may come late, all at once.
             _add(measured, self.key(run.trial), now - run.start, trial.epochs)
         if joins and trial.state in ("complete", "stopped"):
-            finished[trial.trial] = trial, max(now - run.start, trial.train_s or 0.0)
+            finished[trial.trial] = trial, trial.train_s or now - run.start
         running = {name: other for name, other in self.running.items() if name != trial.trial}
         rests = (*self.rests, now - run.seen) if run.done else self.rests
         return dataclasses.replace(self, running=running, finished=finished, measured=measured, rests=rests)
@@ -187,7 +189,7 @@ class Forecast:
     def _running_s(self, run: _Running, now: float) -> float | None:
         epoch_s = self._epoch_s(run.trial)
         if run.done:
-            epoch_s = (run.seen - run.start) / (run.done - run.first)
+            epoch_s = run.spent_s / (run.done - run.first)
         if epoch_s is None:
             return None
         # An epoch that is overdue takes at least as long as it has taken so far.
@@ -219,10 +221,10 @@ class Forecast:
     def _baseline_s(self, points: Sequence[Trial]) -> float:
         """The duration of the dense baseline, which is replicated too."""
         trials = [*self.planned, *(run.trial for run in self.running.values())]
-        trials += [trial for trial, _ in self.finished.values()]
+        found = [(trial, self.training_s(trial) or 0.0) for trial in trials] + list(self.finished.values())
         names = {point.trial for point in points}
-        dense = [trial for trial in trials if trial.config.get("input") == "dense" and trial.trial not in names]
-        return max((self.training_s(trial) or 0.0 for trial in dense), default=0.0)
+        dense = [s for trial, s in found if trial.config.get("input") == "dense" and trial.trial not in names]
+        return max(dense, default=0.0)
 
 
 def _add(measured: dict[Key, tuple[float, int]], key: Key, seconds: float, number: int) -> None:

@@ -65,7 +65,9 @@ class Replay:
             self.forecast = self.forecast.epoch(name, number, self.now)
             if number == last:
                 state = "complete" if last == trial.config["epochs"] else "stopped"
-                ended = dataclasses.replace(trial, state=state, epochs=last)
+                # The configuration in summary.json has no number of epochs.
+                config = {name: value for name, value in trial.config.items() if name != "epochs"}
+                ended = dataclasses.replace(trial, state=state, epochs=last, config=config)
                 self.forecast = self.forecast.ended(ended, self.now, joins=joins)
                 self.points = frontier([*self.points, ended]) if joins else self.points
             self.record()
@@ -116,6 +118,18 @@ def test_a_large_baseline_that_was_not_measured_is_not_forgotten():
     assert replay.errors()[-EPOCHS // 2 :] == pytest.approx([0.0] * (EPOCHS // 2), abs=0.01)
 
 
+def test_a_dense_baseline_is_replicated_too():
+    small, dense = (
+        (model("0000", 1e5, 5000, value=0.6), EPOCHS, 1.0),
+        (model("0001", 1e7, 1e6, kind="dense"), EPOCHS, 9.0),
+    )
+    replay = Replay(num_seeds=2)
+    replay.stage("search", [small, dense])
+    assert [point.trial for point in replay.points] == ["0000"]
+    assert replay.estimates[-1][1] == pytest.approx(2 * EPOCHS * (1 + 9) / 2, rel=0.01)
+    assert replay.estimates[0][1] is None
+
+
 def test_an_epoch_that_is_overdue_raises_the_estimate():
     trial = model("0000", 1e6, 1e6)
     known = {"expected": {key(trial): true_s(trial)}}
@@ -125,6 +139,13 @@ def test_an_epoch_that_is_overdue_raises_the_estimate():
     assert forecast.seconds(0.0, []) == pytest.approx(expected)
     assert forecast.seconds(expected / EPOCHS, []) == pytest.approx(expected * 15 / 16)
     assert forecast.seconds(expected, []) == pytest.approx(15 * expected)
+
+
+def test_the_start_of_a_process_does_not_count_as_a_part_of_each_epoch():
+    forecast = Forecast(num_frames=NUM_FRAMES, num_clips=NUM_CLIPS).stage("search", 1).started(model("0000", 1, 1), 0.0)
+    forecast = forecast.epoch("0000", 1, 20.0, 2.0)
+    assert forecast.seconds(20.0, []) == pytest.approx(15 * 2)
+    assert forecast.epoch("0000", 2, 26.0, 6.0).seconds(26.0, []) == pytest.approx(14 * 4)
 
 
 def replicated(points, seeds):
