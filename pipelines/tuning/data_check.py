@@ -1,5 +1,6 @@
 """Judge before a sweep whether there is enough data to choose between models, and estimate its time and disk space."""
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -103,10 +104,10 @@ def _folds(data: ShardDataset) -> str | None:
     folds = min(_FOLDS, *map(len, units.values()))
     if folds < 3:
         return None
-    run, numbers = "runs/fold$fold", " ".join(map(str, range(folds)))
+    run, numbers, shards = "runs/fold$fold", " ".join(map(str, range(folds))), shlex.quote(str(data.place))
     return (
-        f"for fold in {numbers}; do {python()} -m pipelines.train {data.place} {run} --folds {folds} --fold $fold && "
-        f"{python()} -m pipelines.evaluate {run} {data.place}; done"
+        f"for fold in {numbers}; do {python()} -m pipelines.train {shards} {run} --folds {folds} --fold $fold && "
+        f"{python()} -m pipelines.evaluate {run} {shards}; done"
     )
 
 
@@ -152,7 +153,7 @@ def cost_text(options: SweepOptions, data: ShardDataset, first: Training, foreca
     what += ", refinements" if options.refine else ""
     what += f", {options.confirm} replications of each point" if options.confirm else ""
     return (
-        f"{what}, {forecast.num_slots} at a time: about {duration(total_s or 0.0)} and {models / 1e6:,.0f} MB, beside "
-        f"{shards / 1e6:,.0f} MB of shards, if all models cost as much as the first one, of {first.model.num_params:,} "
-        "parameters, of which a few steps were measured"
+        f"{what}, {forecast.num_slots} at a time: about {duration(total_s or 0.0)} of training and {models / 1e6:,.0f} MB, "
+        f"beside {shards / 1e6:,.0f} MB of shards, if all models cost as much as the first one, of "
+        f"{first.model.num_params:,} parameters, of which a few steps were measured"
     )
