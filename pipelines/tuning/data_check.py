@@ -152,8 +152,9 @@ def cost_text(options: SweepOptions, data: ShardDataset, first: Training, foreca
     what = f"{options.num_trials} trials of {options.epochs} epochs"
     what += ", refinements" if options.refine else ""
     what += f", {options.confirm} replications of each point" if options.confirm else ""
+    what += f", {forecast.num_slots} at a time"
     return (
-        f"{what}, {forecast.num_slots} at a time: about {duration(total_s or 0.0)} of training and {models / 1e6:,.0f} MB, "
+        f"{what}: about {duration(total_s or 0.0)} of training and {models / 1e6:,.0f} MB, "
         f"beside {shards / 1e6:,.0f} MB of shards, if all models cost as much as the first one, of "
         f"{first.model.num_params:,} parameters, of which a few steps were measured"
     )
