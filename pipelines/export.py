@@ -42,10 +42,11 @@ class ExportOptions:
     out: str = positional()
     """model directory to write"""
     select: str = "best"
-    """for a sweep: best (validation metric), knee, smallest (within --tolerance of the best), or trial:ID; by the means
-    of replications if there are any"""
+    """for a sweep: best (of --max-params, given here or to the sweep; without it, the knee), knee (from where on more
+    parameters gain less), highest (validation metric), smallest (within --tolerance of the highest), or trial:ID; by
+    the means of replications if there are any"""
     tolerance: float | None = None
-    """with --select smallest: by how much its metric may be below the best, 0 to 1; default: one standard error"""
+    """with --select smallest: by how much its metric may be below the highest, 0 to 1; default: one standard error"""
     max_params: int | None = None
     """for a sweep: only models with at most this many parameters, classifier included; not with trial:ID"""
     onnx: bool = False

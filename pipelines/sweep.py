@@ -33,6 +33,7 @@ from pipelines.storage.bucket import working_copy
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
 from pipelines.storage.output import prepare_out, undone_if_refused
+from pipelines.tuning.data_check import forecast_of
 from pipelines.tuning.display import Screen, tune_callback
 from pipelines.tuning.options import SweepOptions
 from pipelines.tuning.preparation import claim_sweep, describe_data, prepare_shards
@@ -77,7 +78,11 @@ def _sweep(options: SweepOptions, out: SweepDirectory, start: float, deadline: f
         budget_s = deadline - time.monotonic() if options.time_budget else None
         with (
             Screen(
-                metric=document["metric"], chance=document["chance"], chatter=out.ray_log, time_budget_s=budget_s
+                metric=document["metric"],
+                chance=document["chance"],
+                chatter=out.ray_log,
+                time_budget_s=budget_s,
+                forecast=forecast_of(data, options, slots.num_slots),
             ) as screen,
             exit_if_ray_dies(screen.close),
         ):
@@ -89,7 +94,7 @@ def _sweep(options: SweepOptions, out: SweepDirectory, start: float, deadline: f
                     points_to_replicate(out.finished_trials()),
                     seeds,
                     slots if options.num_workers == 1 else Slots.of_cluster(1, options.gpus_per_worker, options.slots),
-                    on_start=lambda num_runs: screen.stage("confirm", num_runs),
+                    on_start=lambda runs: screen.stage("confirm", len(runs), planned=runs),
                     callbacks=[tune_callback(screen, joins=False)],
                 )
     result = write_frontier(out.path, place=Location.of(options.out).absolute())

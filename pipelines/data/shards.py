@@ -6,6 +6,7 @@
 Legend: T time, H W frame height and width in pixels, C channels (3: RGB, 1: grey).
 """
 
+import csv
 import hashlib
 import io
 import json
@@ -17,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
+from pipelines.core.errors import user_errors
 from pipelines.storage.location import Location
 from pipelines.video.frame import FrameSize
 
@@ -27,6 +29,7 @@ __all__ = [
     "REJECTED_CSV",
     "SCHEMA",
     "Clip",
+    "read_rejected",
     "write_dataset_json",
     "write_shard",
 ]
@@ -161,3 +164,16 @@ def write_dataset_json(
         "options": dict(options),
     }
     (Location.of(place) / DATASET_JSON).write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+def read_rejected(place: Location) -> list[tuple[str, str]]:
+    """(path, reason) of each rejected clip; [] without rejected.csv, which shards of other programs may lack."""
+    file = place / REJECTED_CSV
+    try:
+        # Names of files may be in any encoding.
+        text = file.read_bytes().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return []
+    with user_errors(f"{file} is damaged; run preprocess --resume"):
+        # Further columns may follow.
+        return [(path, reason) for path, reason, *_ in list(csv.reader(io.StringIO(text, newline="")))[1:]]

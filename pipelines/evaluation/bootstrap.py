@@ -12,7 +12,7 @@ from scipy import special
 
 from pipelines.evaluation.metrics import Labels, Ranking, class_rankings, correct, task_metric
 
-__all__ = ["Interval", "Resamples", "interval", "resample"]
+__all__ = ["Interval", "Resamples", "independent_units", "interval", "resample"]
 
 
 _NUM_RESAMPLES = 2000
@@ -81,11 +81,7 @@ class Resamples(NamedTuple):
 def resample(task: str, scores_BC: np.ndarray, labels: Labels, groups: Sequence[str], *, seed: int = 0) -> Resamples:
     """The metric of each of 2,000 resamples; see `interval`."""
     num_groups = len({name for name in groups if name})
-    numbers: dict[str | int, int] = {}
-    units = np.array([numbers.setdefault(name or index, len(numbers)) for index, name in enumerate(groups)])
-    by = "group" if _MIN_GROUPS <= len(numbers) < len(units) else "clip"
-    if by == "clip":
-        units = np.arange(len(units))
+    by, units = independent_units(groups)
     num_units = int(units.max()) + 1
     blocks = _draw(num_units, max(1, _BLOCK_VALUES // len(units)), np.random.default_rng(seed))
     if task == "single_label":
@@ -96,6 +92,17 @@ def resample(task: str, scores_BC: np.ndarray, labels: Labels, groups: Sequence[
         rankings = list(class_rankings(scores_BC, labels))
         values_R = np.concatenate([_mean_average_precisions(counts_RU.T[units], rankings) for counts_RU in blocks])
     return Resamples(values_R, by, num_units, num_groups)
+
+
+def independent_units(groups: Sequence[str]) -> tuple[str, np.ndarray]:
+    """The units that count as independent: `group`, or `clip` if groups are too few; the number of each clip's unit.
+
+    Args:
+        groups: Group of each clip; "" if unknown.
+    """
+    numbers: dict[str | int, int] = {}
+    units = np.array([numbers.setdefault(name or index, len(numbers)) for index, name in enumerate(groups)])
+    return ("group", units) if _MIN_GROUPS <= len(numbers) < len(units) else ("clip", np.arange(len(units)))
 
 
 def _draw(num_units: int, block: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

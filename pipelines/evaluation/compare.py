@@ -3,15 +3,20 @@
 Legend: B clips, C classes.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtri
 
 from pipelines.evaluation.bootstrap import Resamples, resample
 from pipelines.evaluation.metrics import Labels, correct, task_metric
 
-__all__ = ["compare", "comparison_text", "interval_note", "mcnemar", "predicted_classes"]
+__all__ = ["compare", "comparison_text", "interval_note", "mcnemar", "predicted_classes", "smallest_difference"]
+
+# Share of the clips that exactly one of two models classifies correctly.
+_SHARE_DIFFERING = 1 / 4
 
 
 def mcnemar(num_first: int, num_second: int) -> float:
@@ -26,6 +31,19 @@ def mcnemar(num_first: int, num_second: int) -> float:
 
     total = num_first + num_second
     return float(binomtest(num_first, total).pvalue) if total else 1.0
+
+
+def smallest_difference(num_units: int) -> float:
+    """The difference of the accuracies of two models, 0 to 1, up to which a paired test on so many clips shows nothing.
+
+    It is z sqrt(q / n), with z = 1.96: the 95% margin of the mean of n differences (1, 0 or -1, by which of the two
+    models is right) if exactly one model is right for a quarter of the clips, q = 1/4. For 8 clips it is 0.35. With
+    fewer than 38 clips McNemar's exact test needs even more: 6 clips that only one of the models classifies correctly.
+
+    Args:
+        num_units: n, clips, or groups if the clips of a group are not independent.
+    """
+    return min(1.0, float(ndtri(0.975)) * math.sqrt(_SHARE_DIFFERING / num_units)) if num_units else 1.0
 
 
 def predicted_classes(task: str, scores_BC: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from pipelines.storage.location import Location
 from pipelines.tuning.frontier import HYPERVOLUME, dense_baseline, hypervolume, knee
 from pipelines.tuning.importance import Study, edges, importances, num_rejected, read_study
 from pipelines.tuning.replication import DrawnFrontier, draw_frontier, with_test
+from pipelines.tuning.selection import best_point, chance_warning
 from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import Trial
 from search_spaces import paper
@@ -72,7 +73,8 @@ def write_frontier(
         sweep, draw_frontier(sweep, trials), shards, lambda model: evaluate(fetch(model), shards, split="test"), fetch
     )
     place = place or Location(str(sweep))
-    data = _contents(sweep, place, document, frontier) | _insights(study, frontier)
+    data = _contents(sweep, place, document, frontier)
+    data |= _insights(study, frontier, {name: data[name] for name in ("best", "knee", "highest")})
 
     # pareto.json first, because it stores the test metrics.
     with atomic_write(sweep.pareto_json) as file:
@@ -138,6 +140,7 @@ def _contents(
     baseline = dense_baseline(trial for trial in trials if trial.replication) or dense_baseline(trials)
     columns = dict.fromkeys([*COLUMNS, *(name for trial in trials for name in trial.config)])
     uri = shlex.quote(str(place))
+    best = best_point(points, document["chance"], document["options"].get("max_params"))
     return {
         "format": "ttrnn-pareto",
         "version": 1,
@@ -152,9 +155,12 @@ def _contents(
             f"{python()} -m pipelines.predict {shlex.quote(str(place / sweep.best.name))} VIDEO",
         ],
         "columns": list(columns),
-        "best": points[-1].trial,
-        "knee": knee(points).trial,
+        "best": best.trial,
+        "knee": knee(points, document["chance"]).trial,
+        "highest": points[-1].trial,
         "baseline": baseline.trial if baseline else None,
+        "warning": chance_warning(best, document["chance"]),
+        "data_check": document.get("data_check"),
         "replications": frontier.replications,
         "frontier": [dataclasses.asdict(point) for point in points],
         "not_replicated": [dataclasses.asdict(point) for point in frontier.not_replicated],
@@ -168,7 +174,7 @@ def browser_command(sweep: SweepDirectory) -> str:
     return f"{python()} -m webbrowser {shlex.quote(sweep.report_html.absolute().as_uri())}"
 
 
-def _insights(study: Study, frontier: DrawnFrontier) -> dict[str, Any]:
+def _insights(study: Study, frontier: DrawnFrontier, points: Mapping[str, str]) -> dict[str, Any]:
     """Results of the sweep as a whole, and which ranges of the search space to widen."""
     names = {trial.trial: trial for trial in frontier.trials}
     return {
@@ -179,7 +185,7 @@ def _insights(study: Study, frontier: DrawnFrontier) -> dict[str, Any]:
         "num_too_large": num_rejected(study, "too_large"),
         "num_duplicates": num_rejected(study, "duplicate"),
         "importances": importances(study, frontier.trials),
-        "edges": edges(study, names, {"best": frontier.points[-1].trial, "knee": knee(frontier.points).trial}),
+        "edges": edges(study, names, points),
     }
 
 

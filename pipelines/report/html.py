@@ -50,6 +50,7 @@ def write_page(path: str | Path, data: Mapping[str, Any]) -> None:
         notes=parts.notes(data),
         frontier=parts.frontier_table(data),
         edges=parts.edges(data),
+        data_check=_data_check(data),
         importances=parts.importances(data),
         replicated=" replicated" if data.get("replications") else "",
         refined=" Refined trials start from the weights of their parents." if any(refinements(data)) else "",
@@ -63,6 +64,16 @@ def write_page(path: str | Path, data: Mapping[str, Any]) -> None:
     with atomic_write(path, "wb") as file:
         # A file name that is not UTF-8 is a str with lone surrogates, which cannot be encoded as UTF-8.
         file.write(page.encode("utf-8", errors="replace"))
+
+
+def _data_check(data: Mapping[str, Any]) -> str:
+    """Whether there are enough clips to choose between models, and what the sweep was expected to cost."""
+    check = data.get("data_check")
+    if not check:
+        return ""
+    sentences = [*check["text"], *([f"expected: {check['cost']}"] if check.get("cost") else [])]
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in sentences)
+    return f'<section id="data-check"><h2>Is there enough data?</h2><ul>{items}</ul></section>'
 
 
 def _asset(name: str) -> str:

@@ -3,8 +3,6 @@
 A summary reads the columns beside the frames, and only those frames that are on the contact sheet.
 """
 
-import csv
-import io
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -17,10 +15,10 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from pipelines.core.errors import UserError, user_errors
+from pipelines.core.errors import UserError
 from pipelines.core.progress import progress
 from pipelines.data.dataset import ShardDataset, Split
-from pipelines.data.shards import REJECTED_CSV
+from pipelines.data.shards import REJECTED_CSV, read_rejected
 from pipelines.evaluation.metrics import chance_level
 from pipelines.report.contact_sheet import write_contact_sheet
 from pipelines.storage.location import Location
@@ -56,7 +54,7 @@ def inspect_shards(place: str | Path | Location, sheet: str | Path | None = None
         raise UserError(f"{data.place} has no splits: there is nothing to inspect")
     splits = {name: data.split(name) for name in data.splits}
     num_bytes = {name: sum(shard["num_bytes"] for shard in data.splits[name]["shards"]) for name in splits}
-    rejected = _read_rejected(data.place)
+    rejected = read_rejected(data.place)
     return {
         "shards": str(data.place),
         "classes": list(data.classes),
@@ -139,19 +137,6 @@ def _baselines(data: ShardDataset, test: Split | None) -> dict[str, Any]:
             ((label, count),) = Counter(label for (label,) in test.labels).most_common(1)
             result |= {"majority_class": data.classes[label], "majority_share": count / len(test)}
     return result
-
-
-def _read_rejected(place: Location) -> list[tuple[str, str]]:
-    """(path, reason) of each rejected clip; [] without rejected.csv, which shards of other programs may lack."""
-    file = place / REJECTED_CSV
-    try:
-        # Names of files may be in any encoding.
-        text = file.read_bytes().decode("utf-8", "replace")
-    except FileNotFoundError:
-        return []
-    with user_errors(f"{file} is damaged; run preprocess --resume"):
-        # Further columns may follow.
-        return [(path, reason) for path, reason, *_ in list(csv.reader(io.StringIO(text, newline="")))[1:]]
 
 
 def inspection_summary(result: Mapping[str, Any]) -> Group:

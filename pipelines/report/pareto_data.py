@@ -39,10 +39,10 @@ class Mark(NamedTuple):
 
 
 def labels(data: Mapping[str, Any]) -> dict[str, str]:
-    """trial -> `best`, `knee`, `baseline`, `not replicated`, or several of these, for trials that have a label."""
+    """trial -> `best`, `knee`, `highest`, `baseline`, `not replicated`, or several of these, if it has a label."""
     found: dict[str, list[str]] = {}
-    for label in ("best", "knee", "baseline"):
-        if data[label] is not None:
+    for label in ("best", "knee", "highest", "baseline"):
+        if data.get(label) is not None and (label != "highest" or data["highest"] != data["best"]):
             found.setdefault(data[label], []).append(label)
     for point in data.get("not_replicated") or []:
         found.setdefault(point["trial"], []).append("not replicated")

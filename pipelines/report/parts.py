@@ -44,12 +44,15 @@ def _metric_name(data: Mapping[str, Any]) -> str:
 
 
 def cards(data: Mapping[str, Any]) -> str:
-    """The best point, the knee and the dense baseline, each with its metrics in large type."""
-    trials = all_trials(data)
+    """The best point, the knee, the highest point and the dense baseline, each with its metrics in large type."""
+    trials, limit = all_trials(data), data["options"].get("max_params")
     best, small, dense = trials[data["best"]], trials[data["knee"]], trials.get(data["baseline"])
-    found = [("best", "Best on validation", best)]
+    highest = trials[data.get("highest") or data["best"]]
+    found = [("best", f"Best of at most {limit:,} parameters" if limit else "Best for its size (knee)", best)]
     if small is not best:
         found.append(("knee", f"Knee, {_ratio(best, small)} times smaller", small))
+    if highest is not best:
+        found.append(("highest", f"Highest on validation, {_ratio(highest, best)} times the size", highest))
     if dense is not None and dense is not best:
         found.append(("dense", f"Dense baseline, {_ratio(dense, best)} times the size", dense))
     by_trial = _marks_by_trial(data)
@@ -84,8 +87,8 @@ def _value(mark: Mark | None) -> str:
 
 
 def notes(data: Mapping[str, Any]) -> str:
-    """A note for each point that was not replicated, with the mean of its new trainings."""
-    found = []
+    """A warning if the best point is hardly better than chance; a note for each point that was not replicated."""
+    found = [f"<b>Warning:</b> {html.escape(data['warning'])}."] if data.get("warning") else []
     for point in data.get("not_replicated") or []:
         replication = point["replication"]
         outcome = "Training it again with new seeds failed for some of them."
@@ -247,8 +250,11 @@ def facts(data: Mapping[str, Any]) -> str:
         "Published": "results reported by the paper, on its own splits and clips; not reproduced here"
         if data.get("published")
         else "",
-        "Knee": "the point highest above the line from the smallest to the best point, over the logarithm of the "
-        "parameters",
+        "Best": f"the highest validation {_metric_name(data)} of at most {data['options']['max_params']:,} parameters"
+        if data["options"].get("max_params")
+        else "the knee, since no --max-params was given",
+        "Knee": "the point highest above the line from guessing, counted as 100 parameters with the metric of chance, "
+        "to the highest point, over the logarithm of the parameters: from there on, more parameters gain less",
         "Hypervolume": ""
         if hypervolume is None
         else f"{percent(hypervolume)}: {data.get('hypervolume_reference', '')}",
@@ -263,7 +269,7 @@ def _metric_fact(data: Mapping[str, Any]) -> str:
     if data["metric"] != "accuracy":
         return text
     error = 100 * standard_error(data["frontier"][-1]["val_metric"], data["num_val_clips"])
-    return f"{text}; the standard error of the best point is {error:.1f} points: smaller differences may be chance"
+    return f"{text}; the standard error of the highest point is {error:.1f} points: smaller differences may be chance"
 
 
 def _trials_fact(data: Mapping[str, Any]) -> str:

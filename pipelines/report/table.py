@@ -55,7 +55,8 @@ def frontier_table(result: Mapping[str, Any]) -> RenderableType:
             cells["label"] = label.get(trial["trial"], "")
             table.add_row(*(Text(cells[name]) for name in _HEADERS))
         table.add_section()
-    return Group(table, Text("\n".join(["", *_notes(result), "", *_next_steps(result)])))
+    warning = ["", result["warning"]] if result.get("warning") else []
+    return Group(table, Text("\n".join(["", *_notes(result), "", *_next_steps(result), *warning])))
 
 
 def _metric(trial: Mapping[str, Any], name: str) -> str:

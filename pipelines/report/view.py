@@ -26,7 +26,7 @@ def view(data: Mapping[str, Any]) -> dict[str, Any]:
     trials, label, drawn = all_trials(data), labels(data), marks(data)
     x_axes = {name: title for name, title in _X_AXES.items() if any(mark.trial.get(name) for mark in drawn)}
     varying = varying_options(data["trials"])
-    selected = dict.fromkeys(name for name in (data["best"], data["knee"], data["baseline"]) if name)
+    selected = dict.fromkeys(name for name in map(data.get, ("best", "knee", "highest", "baseline")) if name)
     return {
         "metric": data["metric"].replace("_", " "),
         "chance": 100 * data["chance"],

@@ -214,7 +214,7 @@ class RunDirectory:
         _write_json(self.result_path, result)
 
     def remove_checkpoint(self) -> None:
-        """Deletes the checkpoint, which a finished run does not need; that of a dense model takes a gigabyte."""
+        """Deletes the checkpoint, which a run that has ended does not need; that of a dense model takes a gigabyte."""
         shutil.rmtree(self.checkpoint, ignore_errors=True)
 
 

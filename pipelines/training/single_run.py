@@ -68,7 +68,7 @@ def train_and_test(
         result |= {name: test[name] for name in ("value", "chance", "num_clips", "interval")}
     result = {name: result.get(name) for name in (*RESULT_COLUMNS, *_INTERVALS)}
     run.write_result(result)
-    if summary["state"] == "complete":
+    if summary["state"] != "stopped":
         run.remove_checkpoint()
     return result
 

@@ -149,7 +149,7 @@ class _Trainer:
         error = DivergedError(
             f"diverged in epoch {progress.epoch + 1}, step {progress.step} of {self.num_steps}: loss {loss:.4g}, "
             f"gradient norm {progress.grad_norm:.4g}, learning rate {self.schedule.get_last_lr()[0]:.3g}; the last "
-            "good checkpoint stays; try a smaller --lr"
+            "good model stays; try a smaller --lr"
         )
         error.summary = self.write_summary("failed", error=str(error))
         return error
@@ -291,7 +291,7 @@ def fit(
 
     Raises:
         UserError: the shards or shapes do not fit, or another process trains in OUT.
-        DivergedError: a loss, gradient or weight is not finite; the last good checkpoint and the model stay.
+        DivergedError: a loss, gradient or weight is not finite; the model of the best epoch stays.
     """
     run = _Trainer(options, open_folds(options.shards, options.folding))
     run.on_checkpoint = on_checkpoint

@@ -26,11 +26,13 @@ from rich.live import Live
 
 from pipelines.core.terminal import logging_to, output_to_file, terminal_size
 from pipelines.training.launcher import is_progress
+from pipelines.training.queue import Training
 from pipelines.training.run_directory import RunDirectory
 from pipelines.tuning.formatting import texts
 from pipelines.tuning.frontier import frontier
 from pipelines.tuning.progress import State, draw, totals
-from pipelines.tuning.trial import Trial, read_trial
+from pipelines.tuning.time_left import Forecast, Key
+from pipelines.tuning.trial import Trial, planned_trial, read_trial
 
 if TYPE_CHECKING:
     from ray import tune
@@ -52,12 +54,27 @@ class Screen:
         chance: The metric of random guessing, 0 to 1.
         chatter: File to which the output of libraries is appended.
         time_budget_s: Time after which no more trials start, counted from the start of the block.
+        forecast: The amounts of data, and the stages that follow the search.
     """
 
-    def __init__(self, *, metric: str, chance: float, chatter: Path, time_budget_s: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        metric: str,
+        chance: float,
+        chatter: Path,
+        time_budget_s: float | None = None,
+        forecast: Forecast | None = None,
+    ) -> None:
         self._chatter, self._stack, self._live = chatter, contextlib.ExitStack(), False
         self._logged_at = time.monotonic()
-        self.state = State(metric=metric, chance=chance, start=self._logged_at, time_budget_s=time_budget_s)
+        self.state = State(
+            metric=metric,
+            chance=chance,
+            start=self._logged_at,
+            time_budget_s=time_budget_s,
+            forecast=forecast or Forecast(),
+        )
 
     def __enter__(self) -> "Screen":
         self._logged_at = time.monotonic()
@@ -98,13 +115,14 @@ class Screen:
         """Restores the terminal; nothing is displayed any more."""
         self._stack.close()
 
-    def stage(self, name: str, total: int, earlier: Sequence[Trial] = ()) -> None:
+    def stage(self, name: str, total: int, earlier: Sequence[Trial] = (), planned: Sequence[Training] = ()) -> None:
         """Starts a stage: search, refine or confirm.
 
         Args:
             name: Name of the stage.
             total: Number of its trials, including the earlier ones.
             earlier: Trials that an earlier command finished.
+            planned: The trainings to come whose models are known.
         """
         if self.state.stage:
             self._log_totals()
@@ -116,9 +134,15 @@ class Screen:
             num_earlier=len(earlier),
             ended=Counter(trial.state for trial in earlier),
             running={},
-            first_epochs={},
+            forecast=self.state.forecast.stage(name, total - len(earlier), list(map(planned_trial, planned)), earlier),
             points=frontier([*self.state.points, *earlier]),
             num_epochs=self.state.num_epochs + sum(trial.epochs or 0 for trial in earlier),
+        )
+
+    def expect(self, epochs_s: Mapping[Key, float]) -> None:
+        """Sets the expected seconds of an epoch of planned models, see Forecast."""
+        self.state = dataclasses.replace(
+            self.state, forecast=dataclasses.replace(self.state.forecast, expected=epochs_s)
         )
 
     def started(self, trial: Trial) -> None:
@@ -134,18 +158,18 @@ class Screen:
             # The time that Ray takes to start is not part of the rate of trials.
             stage_start=time.monotonic() if is_first else state.stage_start,
             running={**state.running, name: trial},
-            first_epochs=_without(state.first_epochs, name),
+            forecast=state.forecast.started(trial, time.monotonic()),
         )
 
-    def epoch(self, name: str, epoch: int, val_metric: float) -> None:
-        """Called after an epoch of a trial; val_metric is that of its best epoch, 0 to 1."""
+    def epoch(self, name: str, epoch: int, val_metric: float, time_s: float | None = None) -> None:
+        """Called after an epoch of a trial; val_metric is that of its best epoch, 0 to 1, time_s its duration."""
         state = self.state
         earlier = state.running.get(name, Trial(trial=name, state="running"))
         trial = dataclasses.replace(earlier, epochs=epoch, val_metric=val_metric)
         self.state = dataclasses.replace(
             state,
             running={**state.running, name: trial},
-            first_epochs={name: epoch, **state.first_epochs},
+            forecast=state.forecast.epoch(name, epoch, time.monotonic(), time_s),
         )
         if not self._live and time.monotonic() - self._logged_at > _TOTALS_WITHOUT_NEWS_EVERY_S:
             self._log_totals()
@@ -162,7 +186,7 @@ class Screen:
             state,
             ended=state.ended + Counter([trial.state]),
             running=_without(state.running, name),
-            first_epochs=_without(state.first_epochs, name),
+            forecast=state.forecast.ended(trial, time.monotonic(), joins=joins),
             points=frontier([*state.points, trial]) if joins else state.points,
             num_epochs=state.num_epochs + (trial.epochs or 0),
         )
@@ -197,15 +221,14 @@ def tune_callback(screen: Screen, *, joins: bool = True) -> "tune.Callback":
             return tune.Callback, ()
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            training = trial.config["training"]
-            config, num_params = dataclasses.asdict(training.options), training.model.num_params
-            screen.started(Trial(trial=training.name, state="running", config=config, num_params=num_params))
+            screen.started(planned_trial(trial.config["training"]))
 
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
             if is_progress(result):
-                screen.epoch(trial.config["training"].name, result["epoch"], result["best_val_metric"])
+                name, time_s = trial.config["training"].name, result.get("time_s")
+                screen.epoch(name, result["epoch"], result["best_val_metric"], time_s)
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             if trial.last_result.get("unfit_node"):

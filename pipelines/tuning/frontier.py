@@ -35,25 +35,28 @@ def frontier(trials: Iterable[Trial]) -> list[Trial]:
     return points
 
 
-def knee(points: Sequence[Trial]) -> Trial:
-    """The knee of a frontier: the point with the largest distance above the chord from its smallest to its best point.
+def knee(points: Sequence[Trial], chance: float = 0.0) -> Trial:
+    """The knee of a frontier: the point highest above the line from guessing to its last point.
 
-    The distance is measured in (log num_params, val_metric); the result does not depend on the scale of either axis.
-    Of equal distances (a frontier of two points, a straight one), the point with the better metric is taken.
+    Heights are measured in (log num_params, metric), as shares of the line's extent. Guessing counts as 100 parameters
+    with the metric of chance. A line from the frontier's smallest point instead would move with that point, and would
+    leave a frontier of two points without a knee. Of equal heights, the smaller model is taken.
 
     Args:
         points: A frontier, smallest first; at least one point.
+        chance: The metric of guessing, 0 to 1.
     """
-    (low_params, low_metric), (high_params, high_metric) = points[0].coordinates, points[-1].coordinates
-    if len(points) == 1:
+    high_params, high_metric = points[-1].coordinates
+    low_params = min(IDEAL[0], points[0].coordinates[0])
+    if len(points) == 1 or high_metric <= chance:
         return points[0]
 
     def height(point: Trial) -> float:
         num_params, metric = point.coordinates
-        chord = math.log(num_params / low_params) / math.log(high_params / low_params)
-        return (metric - low_metric) / (high_metric - low_metric) - chord
+        share = math.log(num_params / low_params) / math.log(high_params / low_params)
+        return (metric - chance) / (high_metric - chance) - share
 
-    return max(reversed(points), key=height)
+    return max(points, key=height)
 
 
 def dense_baseline(trials: Iterable[Trial]) -> Trial | None:

@@ -15,6 +15,7 @@ from pipelines.data.shards import DATASET_JSON
 from pipelines.evaluation.metrics import METRICS, chance_level
 from pipelines.storage.location import Location
 from pipelines.storage.output import prepare_out, refuse_other_options
+from pipelines.tuning.data_check import check_data
 from pipelines.tuning.options import MAY_GROW, SweepOptions
 from pipelines.tuning.sweep_directory import SweepDirectory
 
@@ -71,9 +72,9 @@ def prepare_shards(options: SweepOptions, sweep: SweepDirectory) -> Location:
 
 
 def describe_data(sweep: SweepDirectory, options: SweepOptions, data: ShardDataset) -> dict[str, Any]:
-    """Adds the metric, the classes and the numbers of clips to sweep.json, for the report; returns its contents."""
+    """Adds the metric, the classes and `check_data` to sweep.json, and logs the latter; returns its contents."""
     val, test = data.split("val"), data.split("test")
-    document = {
+    document: dict[str, Any] = {
         "options": options.settings(),
         "shards": str(data.place),
         "dataset": "demo" if options.data is None else Path(Location.of(options.data).absolute().name).stem,
@@ -83,6 +84,10 @@ def describe_data(sweep: SweepDirectory, options: SweepOptions, data: ShardDatas
         "num_val_clips": len(val),
         "num_test_clips": len(test),
         "chance": chance_level(data.task, val.labels, len(data.classes)),
+        # The cost is estimated when the sweep starts.
+        "data_check": {"cost": None, **sweep.read().get("data_check", {}), **check_data(data)},
     }
     sweep.write(document)
+    for sentence in document["data_check"]["text"]:
+        log.info("%s", sentence)
     return document

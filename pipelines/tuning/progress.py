@@ -14,6 +14,7 @@ from rich.text import Text
 from pipelines.core.text import duration, percent
 from pipelines.tuning.formatting import texts
 from pipelines.tuning.frontier import knee
+from pipelines.tuning.time_left import Forecast
 from pipelines.tuning.trial import Trial
 
 __all__ = ["State", "draw", "time_left_s", "totals"]
@@ -46,26 +47,18 @@ class State:
     """number of trials of this stage that have ended, by state"""
     running: Mapping[str, Trial] = field(default_factory=dict)
     """running trials by name"""
-    first_epochs: Mapping[str, int] = field(default_factory=dict)
-    """first epoch in this command of each running trial; not 1 if it was resumed"""
     points: Sequence[Trial] = ()
     """current frontier of all stages, smallest first"""
     num_epochs: int = 0
     """epochs of all ended trials of all stages"""
+    forecast: Forecast = field(default_factory=Forecast)
+    """what was measured, and what is still to do"""
 
 
 def time_left_s(state: State, now: float) -> float | None:
-    """Estimated time to the end of the stage or of the budget, from the rate of its trials; None if not yet known.
-
-    Each epoch of a running trial counts as a fraction of a trial.
-    """
-    done = float(state.ended.total() - state.num_earlier)
-    for name, first in state.first_epochs.items():
-        trial = state.running[name]
-        done += ((trial.epochs or 0) - first + 1) / trial.config.get("epochs", math.inf)
-    num_left = max(state.total - state.num_earlier - done, 0.0)
-    budget = math.inf if state.time_budget_s is None else max(state.start + state.time_budget_s - now, 0.0)
-    return min((now - state.stage_start) / done * num_left, budget) if done > 0 else None
+    """Estimated time to the end of the last stage, or of the budget; None as long as nothing is measured."""
+    budget_s = math.inf if state.time_budget_s is None else max(state.start + state.time_budget_s - now, 0.0)
+    return state.forecast.seconds(now, state.points, budget_s)
 
 
 def totals(state: State, now: float) -> list[str]:
@@ -84,8 +77,8 @@ def totals(state: State, now: float) -> list[str]:
     results += [f"{rate:.2g} trials/min" if rate < 10 else f"{rate:,.0f} trials/min"] if rate else []
     spent = duration(now - state.start)
     spent += "" if state.time_budget_s is None else f" of {duration(state.time_budget_s)}"
-    left = time_left_s(state, now) if done < state.total else None
-    when = [spent] if left is None else [spent, f"about {duration(left)} left"]
+    left = time_left_s(state, now)
+    when = [spent, f"about {duration(left)} left"] if left else [spent]
     return [f"{done} of {state.total} trials", *("; ".join(facts) for facts in (states, results, when))]
 
 
@@ -126,7 +119,7 @@ def draw(state: State, now: float, width: int, height: int) -> RenderableType:
             table.add_row(_line(more))
     if state.points:
         _add_head(table, "frontier", "", names)
-        knee_name = knee(state.points).trial
+        knee_name = knee(state.points, state.chance).trial
         for trial in _thinned(state.points, max(room - len(running) - bool(more), 3), knee_name):
             _add_trial(table, trial, "knee" if trial.trial == knee_name else "", names)
     return Group(*head, table, "")

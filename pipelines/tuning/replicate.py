@@ -50,7 +50,7 @@ def replicate(
     seeds: Sequence[int],
     slots: Slots,
     *,
-    on_start: Callable[[int], object] = lambda num_runs: None,
+    on_start: Callable[[Sequence[Training]], object] = lambda trainings: None,
     callbacks: Sequence[tune.Callback] = (),
 ) -> list[dict[str, Any]]:
     """Trains each point with each seed, as many runs at a time as fit; resumes earlier runs. Ray must be running.
@@ -63,7 +63,7 @@ def replicate(
         points: Finished trials.
         seeds: Seeds that differ from those of the trials.
         slots: How many runs are trained at a time, with which resources.
-        on_start: Called once with the number of runs to do.
+        on_start: Called once with the runs to do.
         callbacks: Callbacks for Tune.
 
     Returns:
@@ -81,7 +81,7 @@ def replicate(
     trainings, results = planner.trainings, planner.results
     todo = {training.name: key for key, training in trainings.items() if key not in results}
     log.info("replicating %d points with %d seeds each: %d runs to do", len(points), len(seeds), len(todo))
-    on_start(len(todo))
+    on_start([trainings[key] for key in todo.values()])
 
     def on_end(training: Training, result: dict[str, Any]) -> None:
         results[todo[training.name]] = result

@@ -4,12 +4,13 @@ import logging
 import math
 from collections.abc import Callable, Collection, Sequence
 
-from pipelines.cluster.slots import Slots
+from pipelines.cluster.slots import Slots, local_device
 from pipelines.data.dataset import ShardDataset
 from pipelines.training.launcher import run_trainings
 from pipelines.training.memory import step_bytes
 from pipelines.training.options import TrainOptions
 from pipelines.training.queue import Training
+from pipelines.tuning.data_check import cost_text, measured_epoch
 from pipelines.tuning.display import Screen, tune_callback
 from pipelines.tuning.frontier import frontier
 from pipelines.tuning.options import SweepOptions
@@ -18,6 +19,7 @@ from pipelines.tuning.schedulers import make_scheduler
 from pipelines.tuning.stopping import Curve, EarlyStopping
 from pipelines.tuning.study import Search
 from pipelines.tuning.sweep_directory import SweepDirectory
+from pipelines.tuning.trial import planned_trial
 from ttrnn.config import ModelConfig
 
 __all__ = ["run_search"]
@@ -48,7 +50,10 @@ def run_search(
         if trial.num_params is not None and trial.parent is None and trial.state != "failed":
             stopping.add(Curve.of(trial.trial, trial.num_params, [value for _, value in trial.curve]))
     ended = [trial for trial in earlier if trial.state in ("complete", "stopped") and trial.parent is None]
-    screen.stage("search", options.num_trials, ended)
+    planned = search.planned()
+    screen.stage("search", options.num_trials, ended, planned)
+    if planned and not earlier and slots.device_type == local_device().type:
+        _estimate_cost(options, sweep, data, slots, screen, planned)
     # Ray Train would continue a trial of several workers after Tune has stopped it.
     scheduler = options.early_stopping if options.num_workers == 1 else "none"
     num_failed = run_trainings(
@@ -62,6 +67,23 @@ def run_search(
     if search.exhausted:
         log.warning("%s", search.exhausted)
     return num_failed
+
+
+def _estimate_cost(
+    options: SweepOptions,
+    sweep: SweepDirectory,
+    data: ShardDataset,
+    slots: Slots,
+    screen: Screen,
+    planned: Sequence[Training],
+) -> None:
+    """Measures a few steps of the first model and of dense ones, and logs and saves the expected cost of the sweep."""
+    forecast = screen.state.forecast
+    measured = [planned[0], *(training for training in planned[1:] if training.options.input == "dense")]
+    screen.expect({forecast.key(planned_trial(each)): measured_epoch(each, forecast, slots) for each in measured})
+    text, document = cost_text(options, data, planned[0], screen.state.forecast), sweep.read()
+    log.info("%s", text)
+    sweep.write({**document, "data_check": {**document.get("data_check", {}), "cost": text}})
 
 
 class _Trials:
@@ -117,5 +139,5 @@ def _refinements(search: Search, options: SweepOptions, sweep: SweepDirectory, s
     refined = [search.refine(proposal.values, proposal.parent) for proposal in proposals]
     trainings = [training for training in refined if training is not None]
     if trainings:
-        screen.stage("refine", len(trainings))
+        screen.stage("refine", len(trainings), planned=trainings)
     return trainings

@@ -1,25 +1,27 @@
 """Select a trial of a sweep by rule."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from scipy.special import ndtri
 
 from pipelines.core.errors import UserError
+from pipelines.core.text import percent
 from pipelines.evaluation.metrics import standard_error
 from pipelines.tuning.frontier import knee
 from pipelines.tuning.replication import draw_frontier
 from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import Trial
 
-__all__ = ["check_rule", "choose", "select_trial"]
+__all__ = ["best_point", "chance_warning", "check_rule", "choose", "select_trial"]
 
 
 def check_rule(select: str, max_params: int | None, tolerance: float | None) -> None:
     """Raises ValueError if the options of `choose` are unknown or exclude each other."""
     if max_params is not None and select.startswith("trial:"):
         raise ValueError(f"select {select} names one model; leave max_params out")
-    if select not in ("best", "knee", "smallest") and not select.startswith("trial:"):
-        raise ValueError(f"select must be best, knee, smallest or trial:ID, got {select!r}")
+    if select not in ("best", "knee", "highest", "smallest") and not select.startswith("trial:"):
+        raise ValueError(f"select must be best, knee, highest, smallest or trial:ID, got {select!r}")
     if tolerance is not None and (select != "smallest" or not 0 <= tolerance < 1):
         raise ValueError(
             f"tolerance belongs to --select smallest and lies between 0 and 1, got {tolerance:g} with --select {select}"
@@ -36,8 +38,12 @@ def select_trial(
         the next larger point).
     """
     frontier = draw_frontier(sweep, sweep.finished_trials())
-    num_val_clips = sweep.read()["num_val_clips"]
-    trial = choose(frontier.points, frontier.trials, select, num_val_clips, max_params, tolerance)
+    document = sweep.read()
+    if select == "best" and max_params is None:
+        max_params = document["options"].get("max_params")
+    trial = choose(
+        frontier.points, frontier.trials, select, document["num_val_clips"], max_params, tolerance, document["chance"]
+    )
     others = [point for point in frontier.points if point.trial != trial.trial]
     smaller = [point for point in others if point.coordinates[0] <= trial.coordinates[0]][-1:]
     larger = [point for point in others if point.coordinates[0] > trial.coordinates[0]][:1]
@@ -54,18 +60,20 @@ def choose(
     num_val_clips: int,
     max_params: int | None = None,
     tolerance: float | None = None,
+    chance: float = 0.0,
 ) -> Trial:
     """Chooses one trial by rule.
 
     Args:
         points: The frontier, smallest first.
         trials: All trials, for trial:ID.
-        select: best: highest validation metric, or mean of the replications if there are any. knee: see frontier.knee.
-            smallest: fewest parameters among those whose metric is within one standard error of the best's (the
-            one-standard-error rule of Breiman et al., 1984). trial:ID: that one.
+        select: best: see `best_point`. knee: see frontier.knee. highest: highest validation metric, or mean of the
+            replications if there are any. smallest: fewest parameters among those whose metric is within one standard
+            error of the highest (the one-standard-error rule of Breiman et al., 1984). trial:ID: that one.
         num_val_clips: Number of clips in the validation split.
         max_params: Larger models are excluded.
         tolerance: For smallest, instead of one standard error.
+        chance: The metric of guessing, 0 to 1.
 
     Raises:
         UserError: no model is small enough, or there is no such finished trial.
@@ -83,13 +91,55 @@ def choose(
         raise UserError(
             f"no model of the frontier has at most {max_params:,} parameters; the smallest has {points[0].num_params:,}"
         )
-    if select == "knee":
-        return knee(fitting)
-    best = fitting[-1]
     if select == "best":
-        return best
-    bound = best.coordinates[1] - (_standard_error(best, num_val_clips) if tolerance is None else tolerance)
+        return best_point(fitting, chance, max_params)
+    if select == "knee":
+        return knee(fitting, chance)
+    highest = fitting[-1]
+    if select == "highest":
+        return highest
+    bound = highest.coordinates[1] - (_standard_error(highest, num_val_clips) if tolerance is None else tolerance)
     return next(point for point in fitting if point.coordinates[1] >= bound)
+
+
+def best_point(points: Sequence[Trial], chance: float, max_params: int | None) -> Trial:
+    """The best point of a frontier: the highest metric if the size is limited, else the knee.
+
+    A frontier has no two points of equal metric: the smaller one has been kept.
+
+    Args:
+        points: The frontier, smallest first; all of at most `max_params` parameters.
+        chance: The metric of guessing, 0 to 1.
+        max_params: The limit, if there is one.
+    """
+    return knee(points, chance) if max_params is None else points[-1]
+
+
+def chance_warning(trial: Trial, chance: float) -> str | None:
+    """A sentence if the 95% interval of a trial's metric, on validation or else on test, contains that of guessing.
+
+    Args:
+        trial: With the means of its replications, if it was replicated.
+        chance: The metric of guessing, 0 to 1.
+    """
+    replication = trial.replication
+    found = [
+        ("validation", trial.val_metric, trial.val_interval),
+        ("test", trial.test_metric, trial.test_interval),
+    ]
+    if replication is not None:
+        found = [
+            ("validation", replication.val_mean, replication.val_interval),
+            ("test", replication.test_mean, replication.test_interval),
+        ]
+    for split, value, interval in found:
+        if value is not None and interval is not None and interval[0] <= chance:
+            low, high = (percent(bound) for bound in interval)
+            return (
+                f"{percent(value)} is hardly better than chance ({percent(chance)}): on {split}, the 95% interval of "
+                f"trial {trial.trial} is {low} to {high}"
+            )
+    return None
 
 
 def _standard_error(trial: Trial, num_val_clips: int) -> float:

@@ -111,6 +111,9 @@ class Search:
             if not trial.state.is_finished():
                 self._tell_rejected(trial.number, attrs)
             return
+        if trial.state.is_finished():
+            # Versions that kept the checkpoints of ended trials may have left one.
+            self._sweep.run(name).remove_checkpoint()
         self._num_proposed += "parent" not in attrs and trial.state != TrialState.FAIL
         if not trial.state.is_finished() and self.settle(name) not in ENDED:
             costs = self._costs(options, model)
@@ -130,6 +133,17 @@ class Search:
     def num_left(self) -> int:
         """Number of trials still to propose, not counting unfinished ones of earlier commands."""
         return 0 if self.exhausted else max(0, self.num_trials - self._num_proposed)
+
+    def planned(self) -> list[Training]:
+        """The trainings to come whose models are known: unfinished ones, and baselines within the limits."""
+        built = [self._build("", values) for values in (*self._first, *self._last)]
+        costed = [(options, model, self._costs(options, model)) for options, model in built]
+        return (
+            self._waiting
+            + [
+                _training("", *each) for each in costed if all(amount <= 0 for amount in self._excess(each[2]).values())
+            ][: self.num_left]
+        )
 
     def next(self) -> Training | None:
         """The next model to train; None if there are no more."""
@@ -245,6 +259,8 @@ class Search:
     def settle(self, name: str, *, error: str | None = None) -> str:
         """Records in the study how a trial ended, from its summary.json; nothing for one that is to be continued.
 
+        The checkpoint of a trial that has ended is deleted: only its model is needed any more.
+
         Args:
             name: Name of the trial.
             error: The reason if its process failed.
@@ -252,11 +268,16 @@ class Search:
         Returns:
             The state of the trial.
         """
+        run = self._sweep.run(name)
         if error is not None:
+            run.remove_checkpoint()
             self.study.tell(int(name), state=TrialState.FAIL)
-            self._sweep.run(name).add_to_summary(state="failed", error=error)
+            run.add_to_summary(state="failed", error=error)
             return "failed"
-        trial = read_trial(self._sweep.run(name))
+        trial = read_trial(run)
+        if trial.state in ENDED:
+            # Before the study knows that it has ended: after a kill, the next command settles it again.
+            run.remove_checkpoint()
         if trial.state == "complete":
             assert trial.val_metric is not None
             assert trial.num_params is not None

@@ -5,9 +5,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipelines.training.queue import Training
 from pipelines.training.run_directory import RunDirectory
 
-__all__ = ["Replication", "Trial", "read_trial", "trial_name"]
+__all__ = ["Replication", "Trial", "planned_trial", "read_trial", "trial_name"]
 
 _FROM_SUMMARY = ("num_params", "input_params", "val_metric", "val_interval", "epochs", "train_s", "error", "stopped_by")
 
@@ -96,6 +97,17 @@ class Trial:
 def trial_name(number: int) -> str:
     """The name of a trial's directory, by its number in the study."""
     return f"{number:04d}"
+
+
+def planned_trial(training: Training) -> Trial:
+    """A trial that has not been trained yet."""
+    return Trial(
+        trial=training.name,
+        state="running",
+        config=dataclasses.asdict(training.options),
+        num_params=training.model.num_params,
+        multiply_adds=training.model.multiply_adds,
+    )
 
 
 def read_trial(run: RunDirectory) -> Trial:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 
@@ -12,12 +13,14 @@ import ttrnn
 from pipelines import export
 from pipelines.core.errors import UserError
 from pipelines.evaluation.evaluator import evaluate_model
+from pipelines.report.frontier_files import write_frontier
 from pipelines.training.trainer import fit
-from pipelines.tuning.selection import choose
+from pipelines.tuning.selection import chance_warning, choose, select_trial
+from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import Replication, Trial
 from tests.runs import options
 from tests.shards import make_shards
-from tests.sweeps import make_sweep, write_replications
+from tests.sweeps import Evaluate, make_sweep, write_replications
 from ttrnn.model import ModelConfig, VideoClassifier
 
 NAMES = ("num_params", "val_metric")
@@ -83,7 +86,9 @@ POINTS = [
 @pytest.mark.parametrize(
     ("select", "max_params", "chosen"),
     [
-        ("best", None, "0004"),
+        ("best", None, "0002"),
+        ("highest", None, "0004"),
+        ("highest", 5_000, "0002"),
         ("best", 100_000, "0003"),
         ("knee", None, "0002"),
         # One standard error of .91 on 100 clips is .029: .88 is further away than that, .90 is not.
@@ -93,7 +98,28 @@ POINTS = [
     ],
 )
 def test_models_are_chosen_by_rule(select, max_params, chosen):
-    assert choose(POINTS, POINTS, select, 100, max_params).trial == chosen
+    assert choose(POINTS, POINTS, select, 100, max_params, chance=0.1).trial == chosen
+
+
+@pytest.mark.parametrize(
+    ("val", "test", "split"),
+    [
+        ((0.5, [0.3, 0.6]), (0.5, [0.2, 0.6]), None),
+        ((0.2, [0.1, 0.3]), (None, None), "validation"),
+        ((0.5, None), (0.11, [0.0, 0.4]), "test"),
+    ],
+)
+def test_a_model_is_hardly_better_than_chance_if_an_interval_contains_it(val, test, split):
+    point = dataclasses.replace(
+        POINTS[0], val_metric=val[0], val_interval=val[1], test_metric=test[0], test_interval=test[1]
+    )
+    warning = chance_warning(point, 0.1)
+    assert (split is None) == (warning is None)
+    if split is not None:
+        assert f"is hardly better than chance (10.0%): on {split}," in warning
+    # The means of replications replace the values of the trial.
+    assert chance_warning(replicated(point, 0.5, 0.3), 0.1) is None
+    assert "50.0% is hardly" in chance_warning(replicated(point, 0.5, 0.05), 0.1)
 
 
 @pytest.mark.parametrize(("select", "max_params", "words"), [("best", 10, "1,000"), ("trial:9999", None, "0001, 0002")])
@@ -200,3 +226,15 @@ def test_smallest_takes_a_tolerance_and_the_model_is_printed_with_its_neighbours
     code, _, err = run(capsys, export.main, sweep, tmp_path / "other", "--tolerance", "0.15")
     assert code == 2
     assert "belongs to --select smallest" in err
+
+
+@pytest.mark.parametrize(("limit", "name"), [(None, "0002"), (50_000, "0003")], ids=["the knee", "within the limit"])
+def test_best_is_the_model_in_best_of_the_sweep(tmp_path, limit, name):
+    trials = {t.trial: {"num_params": t.num_params, "val_metric": t.val_metric} for t in POINTS}
+    trials = {own: values for own, values in trials.items() if values["num_params"] <= (limit or math.inf)}
+    sweep = SweepDirectory(make_sweep(tmp_path / "sweep", trials, chance=0.1))
+    document = sweep.read()
+    sweep.write({**document, "options": {**document["options"], "max_params": limit}})
+    assert select_trial(sweep, "best")[0].trial == write_frontier(sweep.path, Evaluate())["best"] == name
+    assert (sweep.best / "model.safetensors").read_bytes() == name.encode()
+    assert select_trial(sweep, "best", max_params=5_000)[0].trial == "0002", "a limit of the export goes first"

@@ -15,7 +15,7 @@ def test_command_prints_one_json_object(tmp_path: Path, capsys: pytest.CaptureFi
     shutil.rmtree(sweep / "shards")
     assert main([str(sweep), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["best"] == "0005"
+    assert result["best"] == "0001"
 
 
 def test_command_refuses_a_directory_that_is_no_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,6 +77,12 @@ def test_a_sweep_has_the_files_of_the_design(swept):
     assert list(table(out / "trials.csv")[0])[: len(COLUMNS)] == list(COLUMNS)
     model = ttrnn.load(out / "best")
     assert str(model.num_params) == table(out / "pareto.csv")[-1]["num_params"]
+    assert {path.name for path in (out / "best").iterdir()} == {"model.safetensors", "config.json", "README.md"}
+    assert not list(out.glob("trials/*/checkpoint"))
+    check = json.loads((out / "sweep.json").read_text())["data_check"]
+    assert check == result["data_check"]
+    assert check["text"][0].startswith("clips per class: train 12 each; val 4 each")
+    assert check["cost"].startswith("6 trials of 2 epochs, ")
     assert {point["trial"] for point in result["frontier"]} == {row["trial"] for row in table(out / "pareto.csv")}
 
 
@@ -132,6 +138,7 @@ def test_a_sweep_can_be_extended_refined_and_replicated_and_never_shrinks(swept,
     for point in longer["frontier"]:
         assert point["replication"]["seeds"] == [1]
         assert (out / "confirm" / f"{point['trial']}-s1" / "result.json").exists()
+    assert not list(out.glob("*/*/checkpoint"))
 
 
 @pytest.mark.parametrize("name", ["max_macs", "max_flops"])
@@ -228,6 +235,7 @@ def test_a_sweep_that_is_killed_and_interrupted_resumes_with_the_same_number_of_
     assert len(result["trials"]) == num_ended(out) == 6
     assert all(trial.state.is_finished() for trial in study(out).trials)
     assert not list(out.rglob("*.tmp"))
+    assert not list(out.glob("trials/*/checkpoint"))
 
 
 @pytest.mark.parametrize(

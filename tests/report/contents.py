@@ -33,7 +33,9 @@ def full(data: dict[str, Any]) -> dict[str, Any]:
     return data | {
         "frontier": [trials["0003"], trials["0005"]],
         "not_replicated": [trials["0001"]],
+        "best": "0005",
         "knee": "0005",
+        "highest": "0005",
         "replications": {"seeds": [1, 2, 3], "method": "By the method.", "failed": []},
         "published": [
             {"model": "tt-gru", "num_input_params": 3232, "accuracy": 0.813},

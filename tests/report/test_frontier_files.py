@@ -93,7 +93,7 @@ def test_json_names_frontier_best_knee_and_baseline(tmp_path: Path) -> None:
     data = json.loads((sweep / "pareto.json").read_text())
     assert (data["format"], data["version"]) == ("ttrnn-pareto", 1)
     assert [trial["trial"] for trial in data["frontier"]] == ["0003", "0001", "0005"]
-    assert (data["best"], data["knee"], data["baseline"]) == ("0005", "0001", "0000")
+    assert (data["best"], data["knee"], data["highest"], data["baseline"]) == ("0001", "0001", "0005", "0000")
     assert data["classes"] == CLASSES
     assert data["command"] == (
         "python -m pipelines.sweep --data clips --out runs/sweep --space default --num-trials 8 "
@@ -166,7 +166,7 @@ def test_best_is_a_copy_of_the_best_points_model(tmp_path: Path) -> None:
     (sweep / "best/stale").write_text("of an earlier best")
     write_frontier(sweep, Evaluate())
     assert sorted(path.name for path in (sweep / "best").iterdir()) == ["config.json", "model.safetensors"]
-    assert (sweep / "best/model.safetensors").read_bytes() == b"0005"
+    assert (sweep / "best/model.safetensors").read_bytes() == b"0001"
 
 
 def test_point_of_the_frontier_without_its_model_is_refused(tmp_path: Path) -> None:

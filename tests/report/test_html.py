@@ -106,7 +106,7 @@ def test_plot_of_the_page_shows_every_trial_with_a_metric_in_its_role(page: Page
     }
     assert page.view()["frontier"] == ["0003", "0001", "0005"]
     assert page.view()["chance"] == pytest.approx(100 / 3)
-    assert page.view()["selected"] == ["0005", "0001", "0000"]
+    assert page.view()["selected"] == ["0001", "0005", "0000"]
 
 
 def test_a_tooltip_has_shape_ranks_sizes_metrics_and_time(page: Page) -> None:
@@ -118,7 +118,7 @@ def test_a_tooltip_has_shape_ranks_sizes_metrics_and_time(page: Page) -> None:
         "validation 80.0%, test 52.0%",
         "trained 1 min 02 s, 5 epochs",
     ]
-    assert [page.view()["trials"][name]["label"] for name in ("0003", "0001", "0005")] == ["", "knee", "best"]
+    assert [page.view()["trials"][name]["label"] for name in ("0003", "0001", "0005")] == ["", "best, knee", "highest"]
 
 
 def test_page_says_how_its_numbers_were_obtained(page: Page) -> None:
@@ -126,7 +126,7 @@ def test_page_says_how_its_numbers_were_obtained(page: Page) -> None:
         'words, 3 classes: left, <script>alert(1)</script>, "x",y',
         "60 validation, 30 test",
         "evaluated once",
-        "chance is 33.3%; the standard error of the best point is 4.7 points",
+        "chance is 33.3%; the standard error of the highest point is 4.7 points",
         "Validation accuracy is optimistic because it was selected on",
         "failed: diverged <b>",
         "5 complete, 1 pruned, 1 failed, 1 unfinished; at most 5 epochs, seed 0",
@@ -135,6 +135,28 @@ def test_page_says_how_its_numbers_were_obtained(page: Page) -> None:
     ):
         assert part in page.text
     assert [tag for tag, _ in page.tags].count("script") == 2
+
+
+def test_page_says_if_there_is_enough_data_and_if_the_best_is_hardly_better_than_chance(tmp_path: Path) -> None:
+    check = {"text": ["34 validation clips", f"rejected: 1 {HOSTILE}"], "cost": "3 min 20 s"}
+    trials = {"0000": {"num_params": 10, "val_metric": 0.206, "val_interval": [0.088, 0.353]}}
+    sweep = make_sweep(tmp_path / "sweep", trials, data_check=check, chance=1 / 11)
+    page = Page(Path(write_frontier(sweep, Evaluate())["files"]["report.html"]))
+    for part in (
+        "Is there enough data?",
+        "34 validation clips",
+        f"rejected: 1 {HOSTILE}",
+        "expected: 3 min 20 s",
+        "Warning: 20.6% is hardly better than chance (9.1%): on validation, the 95% interval of trial 0000 is 8.8% to "
+        "35.3%.",
+    ):
+        assert part in page.text
+    assert [tag for tag, _ in page.tags].count("script") == 2
+
+
+def test_page_of_an_earlier_sweep_has_no_check_and_that_of_a_good_one_no_warning(page: Page) -> None:
+    assert "Is there enough data?" not in page.text
+    assert "hardly better" not in page.text
 
 
 def test_names_given_by_users_stay_text(tmp_path: Path) -> None:

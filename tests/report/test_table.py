@@ -23,15 +23,22 @@ def test_table_shows_frontier_baseline_and_paths_of_the_files(tmp_path: Path) ->
     lines = printed(write_frontier(sweep, Evaluate()), 120)
     rows = {line.split()[0]: " ".join(line.split()) for line in lines if line.startswith("0")}
     assert list(rows) == ["0003", "0001", "0005", "0000"]
-    assert rows["0001"] == "0001 gru 8x4x8x8 → 4x4x4x4 3x3x3 none 3,000 400 80.0% 52.0% knee"
+    assert rows["0001"] == "0001 gru 8x4x8x8 → 4x4x4x4 3x3x3 none 3,000 400 80.0% 52.0% best, knee"
     assert " ".join(lines[lines.index(next(line for line in lines if line.startswith("0001"))) + 1].split()) == "40-64"
-    assert rows["0005"].endswith(" best")
+    assert rows["0005"].endswith(" highest")
     assert rows["0000"] == "0000 gru dense → 4x4x4x4 none none 90,000 400 70.0% - baseline"
     text = "\n".join(lines)
     assert "[red]words: accuracy" in text
     assert "5 of 8 trials finished, 31 epochs in all; 60 validation and 30 test clips; chance 33.3%" in text
     assert str(sweep / "report.html") in text
     assert f"-m pipelines.export {sweep} exported --select knee" in text
+
+
+def test_the_last_line_warns_of_a_best_model_that_is_hardly_better_than_chance(tmp_path: Path) -> None:
+    trials = {"0000": {"num_params": 10, "val_metric": 0.206, "val_interval": [0.088, 0.353], "config": config()}}
+    result = write_frontier(make_sweep(tmp_path / "sweep", trials, chance=1 / 11), Evaluate())
+    assert printed(result, 120)[-1].startswith("20.6% is hardly better than chance (9.1%)")
+    assert not printed({**result, "warning": None}, 120)[-1].startswith("20.6%")
 
 
 def test_table_shows_all_numbers_on_80_columns(tmp_path: Path) -> None:

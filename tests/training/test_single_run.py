@@ -108,4 +108,5 @@ def test_a_run_that_diverges_has_an_error_and_no_value_and_is_not_retried(shards
     result = run(options)
     assert (result["state"], result["value"]) == ("failed", None)
     assert "diverged" in result["error"]
+    assert not (tmp_path / "run" / "checkpoint").exists()
     assert earlier_result(RunDirectory(tmp_path / "run")) == result

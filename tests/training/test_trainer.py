@@ -380,7 +380,7 @@ def test_divergence_stops_the_run_reports_its_numbers_and_leaves_the_best_model(
         return losses(*args) * (float("nan") if len(calls) == 7 else 1.0)
 
     monkeypatch.setattr(trainer, "losses", breaks)
-    words = r"epoch 2, step 2 of 5: loss nan, gradient norm nan, learning rate 0\.\d+; the last good checkpoint stays"
+    words = r"epoch 2, step 2 of 5: loss nan, gradient norm nan, learning rate 0\.\d+; the last good model stays"
     with pytest.raises(DivergedError, match=words):
         fit(options(shards, run))
     summary = json.loads((run / "summary.json").read_text())

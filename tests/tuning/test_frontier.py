@@ -72,18 +72,31 @@ def test_a_trial_without_its_full_budget_is_not_on_the_frontier(state: str) -> N
     ("places", "expected"),
     [
         ([(100, 0.5)], 0),
-        ([(100, 0.5), (1000, 0.9)], 1),
-        ([(100, 0.5), (200, 0.9), (10_000, 0.95)], 1),
-        ([(100, 0.5), (5000, 0.6), (10_000, 0.95)], 2),
-        ([(100, 0.1), (300, 0.5), (1000, 0.8), (100_000, 0.9)], 2),
+        ([(1000, 0.12), (3000, 0.9)], 1),
+        ([(4842, 0.415), (201_738, 0.57)], 0),
+        ([(1000, 0.5), (2000, 0.9), (100_000, 0.95)], 1),
+        ([(3000, 0.2), (5000, 0.3), (10_000, 0.95)], 2),
+        ([(1000, 0.1), (3234, 0.846), (6458, 0.942), (403_466, 0.98)], 2),
+        # Heights of 0: half of the gain at half of the way from 100 to 10,000 parameters, and the last point.
+        ([(1000, 0.5), (10_000, 0.9)], 0),
+        ([(50, 0.05), (2000, 0.08)], 0),
     ],
-    ids=["one point", "two points: the better", "early knee", "below the chord: the better", "highest of several"],
-)
-def test_knee_is_highest_above_the_chord(places: list[tuple[int, float]], expected: int) -> None:
+    ids=[
+        "one point", "two points: much better", "two points: 42 times larger for 15 points", "early knee",
+        "below the line: the last", "highest of several", "equal heights: the smaller", "none better than chance",
+    ],
+)  # fmt: skip
+def test_knee_is_highest_above_the_line_from_guessing(places: list[tuple[int, float]], expected: int) -> None:
     points = [point(str(i), *place) for i, place in enumerate(places)]
-    assert knee(points) is points[expected]
-    scaled = [point(str(i), 7 * num_params**2, 0.3 * metric + 0.1) for i, (num_params, metric) in enumerate(places)]
-    assert knee(scaled) is scaled[expected]
+    assert knee(points, 0.1) is points[expected]
+    halved = [point(str(i), num_params, metric / 2) for i, (num_params, metric) in enumerate(places)]
+    assert knee(halved, 0.05) is halved[expected]
+
+
+def test_a_smaller_or_larger_point_of_little_use_does_not_move_the_knee() -> None:
+    points = [point("a", 3000, 0.8), point("b", 6000, 0.9), point("c", 40_000, 0.92)]
+    assert knee(points, 0.1).trial == "b"
+    assert knee([point("d", 600, 0.12), *points, point("e", 4_000_000, 0.925)], 0.1).trial == "b"
 
 
 def test_a_replicated_trial_has_the_mean_of_its_replications_as_coordinate() -> None:

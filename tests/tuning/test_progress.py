@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from pipelines.tuning.progress import State, draw, time_left_s
+from pipelines.tuning.time_left import Forecast
 from pipelines.tuning.trial import Trial
 
 SMALL = {
@@ -47,12 +48,16 @@ def state(num_points=3, num_running=2, **values):
         "total": 200,
         "ended": Counter(complete=30, stopped=11, failed=2),
         "running": {trial.trial: trial for trial in trials},
-        "first_epochs": {trial.trial: 1 for trial in trials},
+        "forecast": KNOWN.stage("search", 157),
         "points": [point(number) for number in range(num_points)],
         "num_epochs": 4321,
         "time_budget_s": 36_000.0,
     }
     return State(**(defaults | values))
+
+
+# An earlier command has trained a trial in 32 s.
+KNOWN = Forecast().stage("search", 0, earlier=[point(0, train_s=32.0)])
 
 
 def text_of(state, width, height, now=4567.0):
@@ -84,9 +89,9 @@ def test_80_columns_fit_all_numbers_and_a_shape_with_four_modes():
     assert "43 of 200 trials" in text
     assert "30 complete, 2 failed, 11 stopped; 2 running" in text
     assert "best mean average precision 55.2% (chance 12.5%); 4,327 epochs; 0.56 trials/min\n" in text
-    assert "1 h 16 min of 10 h 00 min; about 4 h 34 min left" in text
+    assert "1 h 16 min of 10 h 00 min; about 1 h 23 min left" in text
     assert "1000      12,345,678  43.2%  3/16   gru   8x20x20x18 → 4x4x4x4" in text
-    assert "0002           2,600  55.2%         gru   8x20x20x18 → 4x4x4x4" in text
+    assert "0002           2,600  55.2%  knee   gru   8x20x20x18 → 4x4x4x4" in text
     assert "recurrent" not in text
 
 
@@ -103,29 +108,9 @@ def test_running_trials_that_do_not_fit_are_counted():
     assert f"+ {64 - num_shown}" in [line.strip() for line in lines]
 
 
-@pytest.mark.parametrize(
-    ("values", "left_s"),
-    [
-        ({"ended": Counter()}, None),
-        ({"ended": Counter(complete=2)}, 400.0),
-        ({"ended": Counter(complete=1, stopped=1)}, 400.0),
-        ({"ended": Counter(complete=2), "stage_start": 50.0}, 200.0),
-        ({"ended": Counter(complete=6), "num_earlier": 5}, 400.0),
-        ({"ended": Counter(complete=5), "num_earlier": 5}, None),
-        ({"ended": Counter(complete=10)}, 0.0),
-        ({"ended": Counter(complete=2), "time_budget_s": 130.0}, 30.0),
-        ({"ended": Counter(complete=2), "time_budget_s": 90.0}, 0.0),
-        ({"ended": Counter(), "time_budget_s": 130.0}, None),
-        ({"ended": Counter(), "first_epochs": {"a": 1}, "running": {"a": running("a", 8)}}, 1900.0),
-        ({"ended": Counter(), "first_epochs": {"a": 5}, "running": {"a": running("a", 8)}}, 3900.0),
-        ({"ended": Counter(), "running": {"a": running("a", None)}}, None),
-    ],
-    ids=[
-        "nothing done", "complete trials", "stopped trials count", "from the start of the stage",
-        "earlier trials do not count", "only earlier trials", "stage complete", "budget is shorter", "budget is used",
-        "only a budget", "an epoch is part of a trial", "resumed trial", "no epoch yet",
-    ],
-)  # fmt: skip
-def test_the_time_left_is_estimated_from_the_trials_of_this_command(values, left_s):
-    defaults = {"metric": "accuracy", "chance": 0.5, "start": 0.0, "total": 10}
-    assert time_left_s(State(**(defaults | values)), 100.0) == (left_s if left_s is None else pytest.approx(left_s))
+def test_the_time_left_is_that_of_the_forecast_within_the_budget():
+    defaults = {"metric": "accuracy", "chance": 0.5, "start": 0.0, "forecast": KNOWN.stage("search", 5)}
+    assert time_left_s(State(**defaults), 100.0) == pytest.approx(5 * 32)
+    assert time_left_s(State(**defaults, time_budget_s=130.0), 100.0) == 30.0
+    assert time_left_s(State(**defaults, time_budget_s=90.0), 100.0) == 0.0
+    assert time_left_s(State(**(defaults | {"forecast": Forecast().stage("search", 5)})), 100.0) is None

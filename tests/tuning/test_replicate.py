@@ -231,13 +231,12 @@ def test_memory_is_estimated_for_the_devices_of_the_cluster(tmp_path: Path, shar
     assert fake.memory_bytes["a-s2"] > fake.memory_bytes["a-s1"]
 
 
-def test_on_start_gets_the_number_of_runs_to_do(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
-    sweep, numbers = sweep_of(tmp_path, shards), []
+def test_on_start_gets_the_runs_to_do(tmp_path: Path, shards: Path, fake: FakeRuns) -> None:
+    sweep, runs_to_do = sweep_of(tmp_path, shards), []
     fake.values = {("b", 1): None}
-    again(sweep, points(sweep), [1], on_start=numbers.append)
-    again(sweep, points(sweep), [1], on_start=numbers.append)
-    again(sweep, points(sweep), [1], on_start=numbers.append)
-    assert numbers == [3, 1, 1]
+    for _ in range(3):
+        again(sweep, points(sweep), [1], on_start=lambda runs: runs_to_do.append([run.name for run in runs]))
+    assert runs_to_do == [["a-s1", "b-s1", "c-s1"], ["b-s1"], ["b-s1"]]
 
 
 def test_points_of_an_extended_sweep_are_not_mixed_with_replicated_ones(

@@ -54,7 +54,8 @@ def make(out, data, limits=None, **kwargs):
 def finish(out, training, val_metric=0.5, state="complete"):
     """Writes the summary of a training."""
     directory = out / "trials" / training.name
-    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "checkpoint").mkdir(parents=True, exist_ok=True)
+    (directory / "checkpoint" / "state.pt").write_bytes(b"state")
     (directory / "summary.json").write_text(
         json.dumps({"state": state, "val_metric": val_metric, "num_params": training.model.num_params})
     )
@@ -197,16 +198,38 @@ def test_the_study_records_how_a_trial_ended(tmp_path, data, state, recorded):
     trial = search.trials()[int(training.name)]
     assert trial.state.name == recorded
     assert trial.values == ([0.25, float(training.model.num_params)] if recorded == "COMPLETE" else None)
+    # Only a trial that is to be continued needs its checkpoint.
+    assert (tmp_path / "trials" / training.name / "checkpoint").exists() == (state == "running")
+
+
+def test_checkpoints_are_deleted_before_the_study_knows_and_those_of_earlier_versions_on_resume(
+    tmp_path, data, monkeypatch
+):
+    search = make(tmp_path, data)
+    training, run = search.next(), tmp_path / "trials"
+    finish(tmp_path, training)
+    monkeypatch.setattr(search.study, "tell", lambda *args, **kwargs: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):
+        search.settle(training.name)
+    assert not (run / training.name / "checkpoint").exists()
+    again = make(tmp_path, data)
+    assert states(again) == ["COMPLETE"], "settled by the next command"
+    finish(tmp_path, training)
+    assert again.next().name != training.name
+    make(tmp_path, data)
+    assert not (run / training.name / "checkpoint").exists()
 
 
 def test_a_crash_is_not_a_result_and_is_replaced_when_the_sweep_is_resumed(tmp_path, data):
     search = make(tmp_path, data, num_trials=1)
     training = search.next()
+    finish(tmp_path, training, state="running")
     search.settle(training.name, error="its process died")
+    assert not (tmp_path / "trials" / training.name / "checkpoint").exists()
     assert search.next() is None
     assert states(search)[int(training.name)] == "FAIL"
     summary = json.loads((tmp_path / "trials" / training.name / "summary.json").read_text())
-    assert summary == {"state": "failed", "error": "its process died"}
+    assert (summary["state"], summary["error"]) == ("failed", "its process died")
     assert len(train_all(make(tmp_path, data, num_trials=1), tmp_path)) == 1
 
 
