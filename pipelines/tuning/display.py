@@ -198,13 +198,15 @@ def tune_callback(screen: Screen, *, joins: bool = True) -> "tune.Callback":
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             training = trial.config["training"]
+            if training.is_baseline:
+                return
             config, num_params = dataclasses.asdict(training.options), training.model.num_params
             screen.started(Trial(trial=training.name, state="running", config=config, num_params=num_params))
 
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
-            if is_progress(result):
+            if is_progress(result) and not trial.config["training"].is_baseline:
                 screen.epoch(trial.config["training"].name, result["epoch"], result["best_val_metric"])
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -212,6 +214,9 @@ def tune_callback(screen: Screen, *, joins: bool = True) -> "tune.Callback":
                 # It continues on another node.
                 return
             ended = _read(trial)
+            if trial.config["training"].is_baseline:
+                _log_baseline(ended)
+                return
             # A trial that is paused at the end of the time budget continues with --resume.
             ended = dataclasses.replace(ended, state="paused") if ended.state == "running" else ended
             if trial.last_result.get("failed"):
@@ -221,9 +226,19 @@ def tune_callback(screen: Screen, *, joins: bool = True) -> "tune.Callback":
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             error = str(trial.get_error() or "").strip().splitlines()
             failed = dataclasses.replace(_read(trial), state="failed", error=error[-1] if error else None)
+            if trial.config["training"].is_baseline:
+                _log_baseline(failed)
+                return
             screen.ended(failed, joins=joins)
 
     return ScreenCallback()
+
+
+def _log_baseline(trial: Trial) -> None:
+    """Logs the result of a baseline, which is not counted among the trials."""
+    log.info(
+        "baseline %(trial)s  %(state)s  %(val_metric)s  %(num_params)s parameters", texts(dataclasses.asdict(trial))
+    )
 
 
 def _read(trial: Any) -> Trial:
