@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.core.text import percent
-from pipelines.report.pareto_data import labels
+from pipelines.report.pareto_data import labels, searched
 from pipelines.tuning.formatting import texts
 
 __all__ = ["frontier_table"]
@@ -32,7 +32,7 @@ _MIN_WIDTHS = {"modes": 12, "label": 10}
 
 
 def frontier_table(result: Mapping[str, Any]) -> RenderableType:
-    """The frontier, below it points that were not replicated and the dense baseline; notes, files and next commands.
+    """The frontier, below it points that were not replicated, the baselines and chance; notes, files, next commands.
 
     Args:
         result: Contents of pareto.json, and "files".
@@ -48,14 +48,18 @@ def frontier_table(result: Mapping[str, Any]) -> RenderableType:
         )
     names = {point["trial"] for point in (*result["frontier"], *result["not_replicated"])}
     baselines = [trial for trial in result["trials"] if trial["trial"] in {result["baseline"]} - names]
+    baselines = result.get("baselines") or baselines
     label = labels(result)
     for trials in (result["frontier"], result["not_replicated"], baselines):
         for trial in trials:
             cells = texts(trial) | {name: _metric(trial, name) for name in ("val_metric", "test_metric")}
             cells["label"] = label.get(trial["trial"], "")
+            # The names of baselines are wrapped: modes need the room.
+            cells["trial"] = "-\n".join(trial["trial"].rsplit("-", 1))
             table.add_row(*(Text(cells[name]) for name in _HEADERS))
         table.add_section()
-    return Group(table, Text("\n".join(["", *_notes(result), "", *_next_steps(result)])))
+    headline = [Text(f"\n{found['sentence']}", style="bold")] if (found := result.get("verdict")) else []
+    return Group(table, *headline, Text("\n".join(["", *_notes(result), "", *_next_steps(result)])))
 
 
 def _metric(trial: Mapping[str, Any], name: str) -> str:
@@ -72,7 +76,7 @@ def _metric(trial: Mapping[str, Any], name: str) -> str:
 
 def _notes(result: Mapping[str, Any]) -> list[str]:
     """How the values in the table were obtained, and what to know about them."""
-    states = [trial["state"] for trial in result["trials"]]
+    states = [trial["state"] for trial in searched(result["trials"])]
     finished = f"{states.count('complete')} of {len(states)} trials finished"
     finished += f", {states.count('stopped')} stopped early" if "stopped" in states else ""
     replications, lines = result["replications"], []
