@@ -143,6 +143,7 @@ def _contents(
     # Replicated baselines first: a single value can be high by chance, a mean hardly.
     baseline = dense_baseline(trial for trial in trials if trial.replication) or dense_baseline(trials)
     columns = dict.fromkeys([*COLUMNS, *(name for trial in trials for name in trial.config)])
+    baselines = {trial.trial for trial in sweep.baselines()}
     uri = shlex.quote(str(place))
     return {
         "format": "ttrnn-pareto",
@@ -164,8 +165,8 @@ def _contents(
         "replications": frontier.replications,
         "frontier": [dataclasses.asdict(point) for point in points],
         "not_replicated": [dataclasses.asdict(point) for point in frontier.not_replicated],
-        "baselines": [dataclasses.asdict(trial) for trial in trials if trial.is_baseline],
-        "trials": [dataclasses.asdict(trial) for trial in trials],
+        "baselines": [dataclasses.asdict(trial) for trial in trials if trial.trial in baselines],
+        "trials": [dataclasses.asdict(trial) for trial in trials if trial.trial not in baselines],
         "published": _published(document["dataset"]),
     }
 

@@ -10,7 +10,7 @@ from string import Template
 from typing import Any
 
 from pipelines.report import parts
-from pipelines.report.pareto_data import refinements, searched
+from pipelines.report.pareto_data import refinements
 from pipelines.report.view import view
 from pipelines.tuning.sweep_directory import SweepDirectory
 from ttrnn.files import atomic_write
@@ -43,7 +43,7 @@ def write_page(path: str | Path, data: Mapping[str, Any]) -> None:
         view=json.dumps(view(data), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
         dataset=html.escape(data["dataset"]),
         metric=html.escape(data["metric"].replace("_", " ")),
-        num_trials=len(searched(data["trials"])),
+        num_trials=len(data["trials"]),
         verdict=parts.verdict(data),
         baseline_line=" The dashed line is that of the baselines." if data.get("baselines") else "",
         num_finished=sum(trial["state"] == "complete" for trial in data["trials"]),

@@ -20,7 +20,6 @@ __all__ = [
     "mark_on_test",
     "marks",
     "refinements",
-    "searched",
 ]
 
 
@@ -62,8 +61,8 @@ def labels(data: Mapping[str, Any]) -> dict[str, str]:
 
 
 def all_trials(data: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """name -> trial; points of the frontier and those that were not replicated with all their values."""
-    found = {trial["trial"]: trial for trial in data["trials"]}
+    """name -> trial or baseline; points of the frontier and those that were not replicated with all their values."""
+    found = {trial["trial"]: trial for trial in (*data["trials"], *(data.get("baselines") or []))}
     for point in [*data["frontier"], *(data.get("not_replicated") or [])]:
         found[point["trial"]] = {**found.get(point["trial"], {}), **point}
     return found
@@ -116,11 +115,6 @@ def baseline_line(data: Mapping[str, Any]) -> list[Mark]:
     return line
 
 
-def searched(trials: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The trials without the baselines."""
-    return [trial for trial in trials if trial["state"] != "baseline"]
-
-
 def _mark(role: str, trial: Mapping[str, Any], split: str) -> Mark:
     replication = trial.get("replication") or {}
     value, interval = replication.get(f"{split}_mean"), replication.get(f"{split}_interval")
@@ -142,7 +136,7 @@ def csv_tables(data: Mapping[str, Any]) -> dict[str, str]:
     An empty cell is an unknown value or an option that the trial does not have; `none` is a value.
     """
     return {
-        SweepDirectory.TRIALS_CSV: _csv(data["trials"], data["columns"]),
+        SweepDirectory.TRIALS_CSV: _csv([*data["trials"], *(data.get("baselines") or [])], data["columns"]),
         SweepDirectory.PARETO_CSV: _csv(data["frontier"], [*data["columns"], *_REPLICATION_COLUMNS]),
     }
 

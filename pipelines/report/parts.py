@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.core.text import percent
 from pipelines.evaluation.metrics import standard_error
-from pipelines.report.pareto_data import Mark, all_trials, labels, mark_on_test, marks, searched
+from pipelines.report.pareto_data import Mark, all_trials, labels, mark_on_test, marks
 from pipelines.report.verdict import baseline_name
 from pipelines.report.view import varying_options
 from pipelines.tuning.formatting import count, interval_text, texts
@@ -128,7 +128,7 @@ def frontier_table(data: Mapping[str, Any]) -> str:
     trials, by_trial, label = all_trials(data), _marks_by_trial(data), labels(data)
     frontier = [point["trial"] for point in data["frontier"]]
     others = [point["trial"] for point in data.get("not_replicated") or []]
-    others += [trial["trial"] for trial in data.get("baselines") or []]
+    others += [trial["trial"] for trial in data.get("baselines") or [] if trial["trial"] in by_trial]
     if data["baseline"] is not None and data["baseline"] not in (*frontier, *others):
         others.append(data["baseline"])
 
@@ -160,10 +160,11 @@ def _row(trial: str, cells: Mapping[str, str]) -> str:
 
 
 def trials_table(data: Mapping[str, Any]) -> tuple[str, str]:
-    """(table of all trials, with the options in which they differ; list of the options that all have in common)."""
-    label, varying = labels(data), varying_options(searched(data["trials"]))
-    rows = [texts(trial) | {"label": label.get(trial["trial"], "")} for trial in data["trials"]]
-    configured = {name for trial in data["trials"] for name in trial["config"]}
+    """(table of all trials and baselines, with the options in which trials differ; list of those they have in common)."""
+    label, varying = labels(data), varying_options(data["trials"])
+    listed = [*data["trials"], *(data.get("baselines") or [])]
+    rows = [texts(trial) | {"label": label.get(trial["trial"], "")} for trial in listed]
+    configured = {name for trial in listed for name in trial["config"]}
     columns = ["trial", "label", *(name for name in data["columns"] if name not in {"trial", *configured})]
     columns += [name for name in ("multiply_adds", "parent") if any(cells[name] != "-" for cells in rows)]
     columns += varying
@@ -171,7 +172,7 @@ def trials_table(data: Mapping[str, Any]) -> tuple[str, str]:
     body = "".join(_row(cells["trial"], {name: html.escape(cells.get(name, "")) for name in columns}) for cells in rows)
     common = {
         name: str(value)
-        for trial in searched(data["trials"])
+        for trial in data["trials"]
         for name, value in trial["config"].items()
         if name not in (*varying, "init")
     }
@@ -290,7 +291,7 @@ def _metric_fact(data: Mapping[str, Any]) -> str:
 
 
 def _trials_fact(data: Mapping[str, Any]) -> str:
-    options, states = data["options"], Counter(trial["state"] for trial in searched(data["trials"]))
+    options, states = data["options"], Counter(trial["state"] for trial in data["trials"])
     parts = [
         ", ".join(f"{number} {state}" for state, number in states.items()),
         f"at most {options['epochs']} epochs, seed {options['seed']}",

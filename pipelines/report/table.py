@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.core.text import percent
-from pipelines.report.pareto_data import labels, searched
+from pipelines.report.pareto_data import labels
 from pipelines.tuning.formatting import texts
 
 __all__ = ["frontier_table"]
@@ -58,6 +58,9 @@ def frontier_table(result: Mapping[str, Any]) -> RenderableType:
             cells["trial"] = "-\n".join(trial["trial"].rsplit("-", 1))
             table.add_row(*(Text(cells[name]) for name in _HEADERS))
         table.add_section()
+    if result.get("baselines"):
+        cells = {"trial": "chance", "val_metric": percent(result["chance"])}
+        table.add_row(*(Text(cells.get(name, "")) for name in _HEADERS))
     headline = [Text(f"\n{found['sentence']}", style="bold")] if (found := result.get("verdict")) else []
     return Group(table, *headline, Text("\n".join(["", *_notes(result), "", *_next_steps(result)])))
 
@@ -76,7 +79,7 @@ def _metric(trial: Mapping[str, Any], name: str) -> str:
 
 def _notes(result: Mapping[str, Any]) -> list[str]:
     """How the values in the table were obtained, and what to know about them."""
-    states = [trial["state"] for trial in searched(result["trials"])]
+    states = [trial["state"] for trial in result["trials"]]
     finished = f"{states.count('complete')} of {len(states)} trials finished"
     finished += f", {states.count('stopped')} stopped early" if "stopped" in states else ""
     replications, lines = result["replications"], []

@@ -88,9 +88,9 @@ def verdict(data: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _comparable(data: Mapping[str, Any]) -> list[Trial]:
     """The baselines whose means are known if those of the frontier are; single values otherwise."""
-    baselines: Sequence[Trial] = data.get("baselines") or []
+    baselines = [trial for trial in data.get("baselines") or [] if trial["state"] == "baseline"]
     replicated = [trial for trial in baselines if trial.get("replication")]
-    return list(replicated if data.get("replications") and replicated else baselines)
+    return replicated if data.get("replications") and replicated else baselines
 
 
 def _within(points: Sequence[Trial], limit: float) -> Trial:

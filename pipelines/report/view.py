@@ -13,7 +13,6 @@ from pipelines.report.pareto_data import (
     labels,
     marks,
     refinements,
-    searched,
 )
 from pipelines.tuning.formatting import interval_text, texts
 
@@ -34,7 +33,7 @@ def view(data: Mapping[str, Any]) -> dict[str, Any]:
     """The data for the scripts as JSON values; metrics in %."""
     trials, label, drawn = all_trials(data), labels(data), marks(data)
     x_axes = {name: title for name, title in _X_AXES.items() if any(mark.trial.get(name) for mark in drawn)}
-    varying = varying_options(searched(data["trials"]))
+    varying = varying_options(data["trials"])
     selected = dict.fromkeys(name for name in (data["best"], data["knee"], data["baseline"]) if name)
     return {
         "metric": data["metric"].replace("_", " "),

@@ -12,7 +12,7 @@ from pipelines.data.loader import num_steps
 from pipelines.training.memory import measure_step, step_bytes
 from pipelines.training.options import TrainOptions
 from pipelines.training.queue import Training
-from pipelines.training.run_directory import ENDED
+from pipelines.training.run_directory import ENDED, RunDirectory
 from pipelines.training.setup import any_model_config, model_config, resolve_precision
 from pipelines.tuning.options import SweepOptions
 from pipelines.tuning.sweep_directory import SweepDirectory
@@ -102,9 +102,9 @@ def _announce(training: Training, data: ShardDataset) -> None:
     )
 
 
-def settle(training: Training, error: str | None, sweep: SweepDirectory) -> None:
+def settle(training: Training, error: str | None) -> None:
     """Records that a baseline has failed; removes the checkpoint of one that has ended."""
-    run = sweep.run(training.name)
+    run = RunDirectory(training.options.out)
     if error is not None:
         run.add_to_summary(state="failed", error=error)
     if run.summary().get("state") in ENDED:

@@ -56,7 +56,7 @@ def run_search(
     # Ray Train would continue a trial of several workers after Tune has stopped it.
     scheduler = options.early_stopping if options.num_workers == 1 else "none"
     num_failed = run_trainings(
-        _Trials(search, stopping, lambda: _refinements(search, options, sweep, screen), sweep, first, last),
+        _Trials(search, stopping, lambda: _refinements(search, options, sweep, screen), first, last),
         slots,
         state=sweep.tune_state,
         scheduler=make_scheduler(scheduler, stopping, options.epochs, deadline),
@@ -79,11 +79,10 @@ class _Trials:
         search: Search,
         stopping: EarlyStopping,
         refinements: Callable[[], Sequence[Training]],
-        sweep: SweepDirectory,
         first: Sequence[Training] = (),
         last: Sequence[Training] = (),
     ) -> None:
-        self._search, self._stopping, self._refinements, self._sweep = search, stopping, refinements, sweep
+        self._search, self._stopping, self._refinements = search, stopping, refinements
         self._refined: list[Training] = []
         self._first, self._last = list(first), list(last)
         self.num_workers = search.num_workers
@@ -101,7 +100,7 @@ class _Trials:
 
     def ended(self, training: Training, error: str | None) -> None:
         if training.is_baseline:
-            settle(training, error, self._sweep)
+            settle(training, error)
         elif self._search.settle(training.name, error=error) == "failed":
             # Running trials are not compared with it any more.
             self._stopping.remove(training.name)

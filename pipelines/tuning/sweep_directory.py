@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.baselines.config import KINDS
 from pipelines.core.errors import UserError
 from pipelines.storage.layout import MirrorLayout
 from pipelines.training.run_directory import RUN_LAYOUT, RunDirectory, has_ended, is_record
@@ -65,8 +66,8 @@ class SweepDirectory:
         return self.document_path.exists()
 
     def run(self, trial: str) -> RunDirectory:
-        """The run of a trial, whose name is a number, or of a baseline."""
-        return RunDirectory((self._trials if trial[:1].isdecimal() else self._baselines) / trial)
+        """The run of a trial, or of a baseline, whose name begins with its kind."""
+        return RunDirectory((self._baselines if trial.startswith((*KINDS, "dense")) else self._trials) / trial)
 
     def replication(self, trial: str, seed: int) -> RunDirectory:
         """The run of a trial with a new seed."""
