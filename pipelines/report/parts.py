@@ -160,7 +160,7 @@ def _row(trial: str, cells: Mapping[str, str]) -> str:
 
 
 def trials_table(data: Mapping[str, Any]) -> tuple[str, str]:
-    """(table of all trials and baselines, with the options in which trials differ; list of those they have in common)."""
+    """(table of all trials and baselines, with the options in which trials differ; list of those that all share)."""
     label, varying = labels(data), varying_options(data["trials"])
     listed = [*data["trials"], *(data.get("baselines") or [])]
     rows = [texts(trial) | {"label": label.get(trial["trial"], "")} for trial in listed]

@@ -57,7 +57,9 @@ def verdict(data: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     points = sorted(data["frontier"], key=_size)
     best = next(point for point in points if point["trial"] == data["best"])
-    point = best if _size(best) <= (limit := _largest(baselines)) else _within(points, limit)
+    # Points that some baseline can be held against; the smallest ones may have none.
+    held = [point for point in points if _size(point) >= min(map(_size, baselines))] or points[-1:]
+    point = best if best in held and _size(best) <= _largest(baselines) else _within(held, _largest(baselines))
     beaten = [pair for each in baselines if (pair := _Pair(_within(points, _size(each)), each)).val[1][1] < 0]
     lost = min(beaten, key=lambda pair: pair.val[0], default=None)
     matched = [each for each in baselines if _size(each) <= _size(point)]
@@ -72,7 +74,10 @@ def verdict(data: Mapping[str, Any]) -> dict[str, Any] | None:
             f"has {_metric(pair.baseline)}."
         )
     if lost is not None and outcome != "loses":
-        outcome, sentence, pair = "mixed", f"{_lost(lost)} At another size: {sentence}", lost
+        more = (
+            f" {_train(point).capitalize()} has {_metric(point)}, {_points(pair)} more than {_baseline(pair.baseline)}."
+        )
+        outcome, sentence, pair = "mixed", _lost(lost, " at every size") + (more if matched else ""), lost
     if point is not best:
         sentence += f" The best tensor train, {_train(best)}, has {_metric(best)}."
     test = pair.test
@@ -188,10 +193,10 @@ def _tied(pair: _Pair) -> str:
     )
 
 
-def _lost(pair: _Pair) -> str:
+def _lost(pair: _Pair, where: str = " here") -> str:
     role = ", the best tensor train of at most its size" if _size(pair.train) <= _size(pair.baseline) else ""
     return (
-        f"Tensor trains do not win here: {_baseline(pair.baseline)} has {_metric(pair.baseline)} on validation, "
+        f"Tensor trains do not win{where}: {_baseline(pair.baseline)} has {_metric(pair.baseline)} on validation, "
         f"{_points(pair, -1)} more than {_train(pair.train)}{role}."
     )
 
