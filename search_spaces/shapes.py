@@ -121,7 +121,7 @@ def _even(factorised: Iterable[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
 
 
 def baselines(frame: Sequence[int]) -> list[dict[str, Any]]:
-    """The paper's TT-GRU (rank 4, hidden 4x4x4x4), the same with a TT recurrent matrix, and the dense baseline."""
+    """The paper's TT-GRU (rank 4, hidden 4x4x4x4), and the same with a TT recurrent matrix."""
     paper = {
         "cell": "gru",
         "in_modes": format_modes(frame_modes(*frame)),
@@ -132,4 +132,4 @@ def baselines(frame: Sequence[int]) -> list[dict[str, Any]]:
         "dropout": 0.25,
         "recurrent_dropout": 0.0,
     }
-    return [paper, {**paper, "recurrent_ranks": "4"}, {**paper, "input": "dense"}]
+    return [paper, {**paper, "recurrent_ranks": "4"}]

@@ -35,7 +35,7 @@ LIBRARY = (
     ("export", "program"),
 )
 # A module of pipelines imports its own package and those before it.
-ORDER = ("core", "storage", "cluster", "video", "data", "evaluation", "training", "tuning", "report")
+ORDER = ("core", "storage", "cluster", "video", "data", "baselines", "evaluation", "training", "tuning", "report")
 ABOVE = {"inference": "evaluation", "paper": "training"}
 # Where else than in cluster/ a module may import ray.
 WITH_RAY = (

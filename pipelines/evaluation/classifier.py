@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import ttrnn
+from pipelines.baselines import network as baselines
 from pipelines.cluster.slots import local_device
 from pipelines.core.errors import UserError, user_errors
 from pipelines.evaluation.metrics import METRICS
@@ -54,7 +55,7 @@ class Classifier:
     """starts a stream: a function from the next frame, uint8 [H, W, K], to the probabilities [C] so far"""
     why_no_stream: str = ""
     """why it cannot stream videos; "" if it can"""
-    network: VideoClassifier | None = None
+    network: baselines.AnyClassifier | None = None
     """the PyTorch model, for batches of clips; None for an ONNX file"""
 
     def label(self, scores_C: np.ndarray) -> str:
@@ -66,8 +67,13 @@ class Classifier:
 
 def load_model(path: str | Path) -> VideoClassifier:
     """The model of a model directory or a run, on the GPU if there is one. Raises UserError if it is damaged."""
+    directory = _directory(path)
+    if baselines.is_baseline(directory):
+        raise UserError(
+            f"{path} is a baseline, which a sweep trains for comparison only; give a model of tensor trains"
+        )
     with user_errors():
-        model = ttrnn.load(_directory(path))
+        model = ttrnn.load(directory)
     return model.to(local_device())
 
 
@@ -90,7 +96,8 @@ def model_results(path: str | Path) -> dict[str, Any]:
     if Path(path).suffix == ".onnx" and not (directory / "config.json").exists():
         return {}
     with user_errors():
-        results: dict[str, Any] = read_config(directory)["results"]
+        read = baselines.read_config if baselines.is_baseline(directory) else read_config
+        results: dict[str, Any] = read(directory)["results"]
     return results
 
 
@@ -113,8 +120,14 @@ def _is_of_model(name: str) -> bool:
     return name.split("/")[0] == "model" or "/" not in name
 
 
-def open_classifier(path: str | Path) -> Classifier:
-    """Loads a model directory, a run or an ONNX file that export wrote. Raises UserError if it is damaged."""
+def open_classifier(path: str | Path, *, may_be_baseline: bool = False) -> Classifier:
+    """Loads a model directory, a run or an ONNX file that export wrote.
+
+    Raises:
+        UserError: it is damaged; or it is a baseline, unless it may be one: then only its `network` is of use.
+    """
+    if may_be_baseline and baselines.is_baseline(_directory(path)):
+        return _baseline_classifier(_directory(path))
     return _open_onnx(Path(path)) if Path(path).suffix == ".onnx" else _torch_classifier(load_model(path))
 
 
@@ -139,6 +152,28 @@ def _torch_classifier(model: VideoClassifier) -> Classifier:
         predict=lambda clip: _finite(model.predict(clip).float().numpy()),
         stream=stream,
         why_no_stream=why or _why_spread(sampling),
+        network=model,
+    )
+
+
+def _baseline_classifier(directory: Path) -> Classifier:
+    with user_errors():
+        model = baselines.load(directory).to(local_device())
+    config = model.config
+
+    def refuse(*args: Any) -> Any:
+        raise UserError(f"{directory} is a baseline, which evaluates shards only")
+
+    return Classifier(
+        task=config.task,
+        classes=config.classes,
+        frame=FrameSize(config.width, config.height, config.channels),
+        sampling=Sampling.from_dict(config.sampling),
+        num_params=config.num_params,
+        input_params=config.input_params,
+        predict=refuse,
+        stream=refuse,
+        why_no_stream="it is a baseline",
         network=model,
     )
 

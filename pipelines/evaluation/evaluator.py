@@ -55,7 +55,9 @@ def evaluate_model(
             a run that was trained on it.
     """
     place = Location.of(data_place)
-    models = [(str(path), open_classifier(path)) for path in (model_dir, other_dir) if path is not None]
+    models = [
+        (str(path), open_classifier(path, may_be_baseline=True)) for path in (model_dir, other_dir) if path is not None
+    ]
     if len({(model.task, model.classes) for _, model in models}) > 1:
         raise UserError(f"{models[0][0]} and {models[1][0]} have different classes and can't be compared")
     if is_catalog(place):
@@ -123,7 +125,7 @@ def evaluate_dataset(
     Raises:
         UserError: a damaged model, a data set with other frames or classes than the model's, or an empty split.
     """
-    model = open_classifier(model_dir)
+    model = open_classifier(model_dir, may_be_baseline=True)
     return _evaluate(model, [predict_shards(str(model_dir), model, data, split)], split, out)
 
 

@@ -11,16 +11,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pipelines.baselines.network import AnyClassifier
 from pipelines.data.dataset import Split
 from pipelines.data.loader import batches
 from pipelines.evaluation.metrics import task_metric
-from ttrnn.model import VideoClassifier
 
 __all__ = ["losses", "predict_split", "validate"]
 
 
 def predict_split(
-    model: VideoClassifier, split: Split, batch_size: int = 16, *, rank: int = 0, world_size: int = 1
+    model: AnyClassifier, split: Split, batch_size: int = 16, *, rank: int = 0, world_size: int = 1
 ) -> tuple[np.ndarray, list[int], float]:
     """(probabilities (B, C) of this worker's clips, their indices in the split, sum of their losses)."""
     model.eval()
@@ -54,7 +54,7 @@ def losses(logits_BC: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
 
 
 def validate(
-    model: VideoClassifier, split: Split, batch_size: int, *, rank: int = 0, world_size: int = 1
+    model: AnyClassifier, split: Split, batch_size: int, *, rank: int = 0, world_size: int = 1
 ) -> tuple[float, float, np.ndarray]:
     """(metric, mean loss, probabilities (B, C)) of the whole split, the same on every worker; each clip counts once."""
     part = predict_split(model, split, batch_size, rank=rank, world_size=world_size)

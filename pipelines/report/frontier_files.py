@@ -18,6 +18,7 @@ from pipelines.evaluation.evaluator import evaluate_model
 from pipelines.report.html import write_page
 from pipelines.report.pareto_data import csv_tables
 from pipelines.report.plot import write_figure
+from pipelines.report.verdict import verdict
 from pipelines.storage.location import Location
 from pipelines.tuning.frontier import HYPERVOLUME, dense_baseline, hypervolume, knee
 from pipelines.tuning.importance import Study, edges, importances, num_rejected, read_study
@@ -75,6 +76,8 @@ def write_frontier(
     place = place or Location(str(sweep))
     data = _contents(sweep, place, document, frontier)
     data |= _insights(study, frontier, {name: data[name] for name in ("best", "knee", "highest")})
+    if (found := verdict(data)) is not None:
+        data |= {"verdict": found, "baseline": found["baseline"]}
 
     # pareto.json first, because it stores the test metrics.
     with atomic_write(sweep.pareto_json) as file:
@@ -98,7 +101,8 @@ def _test(
 ) -> DrawnFrontier:
     """Adds model_sha256 to the points, and test_metric (None if there are no test clips) to those of the frontier.
 
-    Points that were not replicated keep the test metric of an earlier frontier. Without test clips, shards is None.
+    Baselines are tested like the frontier. Points that were not replicated keep the test metric of an earlier frontier.
+    Without test clips, shards is None.
     """
     known, can_test = sweep.known_tests(), shards is not None and (shards / DATASET_JSON).exists()
 
@@ -121,12 +125,14 @@ def _test(
                 point = with_test(sweep, point, test_model)
         return dataclasses.replace(point, **test, model_sha256=digest)
 
-    points = [with_metrics(point, True) for point in progress(frontier.points, len(frontier.points), "test split")]
+    tested = [*frontier.points, *(trial for trial in frontier.trials if trial.is_baseline)]
+    tested = [with_metrics(point, True) for point in progress(tested, len(tested), "test split")]
+    points = tested[: len(frontier.points)]
     not_replicated = [with_metrics(point, False) for point in frontier.not_replicated]
     if any(point.test_metric is None for point in points) and not can_test:
         reason = f"the shards {shards} are gone" if shards else "the data set has no test clips"
         log.warning("test_metric stays empty: %s", reason)
-    by_name = {point.trial: point for point in (*points, *not_replicated)}
+    by_name = {point.trial: point for point in (*tested, *not_replicated)}
     trials = [by_name.get(trial.trial, trial) for trial in frontier.trials]
     return dataclasses.replace(frontier, points=points, not_replicated=not_replicated, trials=trials)
 
@@ -139,6 +145,7 @@ def _contents(
     # Replicated baselines first: a single value can be high by chance, a mean hardly.
     baseline = dense_baseline(trial for trial in trials if trial.replication) or dense_baseline(trials)
     columns = dict.fromkeys([*COLUMNS, *(name for trial in trials for name in trial.config)])
+    baselines = {trial.trial for trial in sweep.baselines()}
     uri = shlex.quote(str(place))
     best = best_point(points, document["chance"], document["options"].get("max_params"))
     return {
@@ -164,7 +171,8 @@ def _contents(
         "replications": frontier.replications,
         "frontier": [dataclasses.asdict(point) for point in points],
         "not_replicated": [dataclasses.asdict(point) for point in frontier.not_replicated],
-        "trials": [dataclasses.asdict(trial) for trial in trials],
+        "baselines": [dataclasses.asdict(trial) for trial in trials if trial.trial in baselines],
+        "trials": [dataclasses.asdict(trial) for trial in trials if trial.trial not in baselines],
         "published": _published(document["dataset"]),
     }
 
@@ -181,7 +189,9 @@ def _insights(study: Study, frontier: DrawnFrontier, points: Mapping[str, str]) 
         "hypervolume": hypervolume(point.coordinates for point in frontier.points),
         "hypervolume_reference": HYPERVOLUME,
         # A trial that was killed has a learning curve but no summary with its number of epochs.
-        "epochs_trained": sum(max(trial.epochs or 0, len(trial.curve)) for trial in frontier.trials),
+        "epochs_trained": sum(
+            max(trial.epochs or 0, len(trial.curve)) for trial in frontier.trials if not trial.is_baseline
+        ),
         "num_too_large": num_rejected(study, "too_large"),
         "num_duplicates": num_rejected(study, "duplicate"),
         "importances": importances(study, frontier.trials),

@@ -44,6 +44,8 @@ def write_page(path: str | Path, data: Mapping[str, Any]) -> None:
         dataset=html.escape(data["dataset"]),
         metric=html.escape(data["metric"].replace("_", " ")),
         num_trials=len(data["trials"]),
+        verdict=parts.verdict(data),
+        baseline_line=" The dashed line is that of the baselines." if data.get("baselines") else "",
         num_finished=sum(trial["state"] == "complete" for trial in data["trials"]),
         replication_hint=parts.replication_hint(data),
         cards=parts.cards(data),

@@ -10,7 +10,17 @@ from typing import Any, NamedTuple
 
 from pipelines.tuning.sweep_directory import SweepDirectory
 
-__all__ = ["ROLES", "Mark", "all_trials", "csv_tables", "labels", "marks", "refinements"]
+__all__ = [
+    "ROLES",
+    "Mark",
+    "all_trials",
+    "baseline_line",
+    "csv_tables",
+    "labels",
+    "mark_on_test",
+    "marks",
+    "refinements",
+]
 
 
 # role: (name in the legend, shape, matplotlib's marker, size in px), in drawing order.
@@ -18,6 +28,7 @@ ROLES = {
     "stopped": ("not finished", "cross", "x", 7),
     "dominated": ("dominated", "dot", "o", 7),
     "not_replicated": ("not replicated", "triangle", "^", 11),
+    "baseline": ("baseline", "wedge", "v", 11),
     "test": ("test metric", "diamond", "D", 10),
     "frontier": ("frontier", "circle", "o", 12),
     "dense": ("dense baseline", "square", "s", 12),
@@ -50,32 +61,58 @@ def labels(data: Mapping[str, Any]) -> dict[str, str]:
 
 
 def all_trials(data: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """name -> trial; points of the frontier and those that were not replicated with all their values."""
-    found = {trial["trial"]: trial for trial in data["trials"]}
+    """name -> trial or baseline; points of the frontier and those that were not replicated with all their values."""
+    found = {trial["trial"]: trial for trial in (*data["trials"], *(data.get("baselines") or []))}
     for point in [*data["frontier"], *(data.get("not_replicated") or [])]:
         found[point["trial"]] = {**found.get(point["trial"], {}), **point}
     return found
 
 
 def marks(data: Mapping[str, Any]) -> list[Mark]:
-    """The markers of the plot in drawing order; a trial of the frontier has up to three."""
+    """The markers of the plot in drawing order; a trial of the frontier has up to three.
+
+    Of the baselines, only the one that the frontier is held against and a dense one have a marker on test, lest they
+    hide the others.
+    """
     members = {role: {point["trial"] for point in data.get(role) or []} for role in ("frontier", "not_replicated")}
     found = []
     for name, trial in all_trials(data).items():
         if trial["num_params"] and trial["val_metric"] is not None:
-            if trial["state"] != "complete":
+            is_dense, is_baseline = trial["config"].get("input") == "dense", trial["state"] == "baseline"
+            if is_baseline:
+                roles = ["dense" if is_dense else "baseline"]
+            elif trial["state"] != "complete":
                 roles = ["stopped"]
             else:
                 roles = [role for role, names in members.items() if name in names]
-                is_dense = trial["config"].get("input") == "dense"
                 roles = [*roles, "dense"] if is_dense else roles or ["dominated"]
             found += [_mark(role, trial, "val") for role in roles]
-            replication = trial.get("replication") or {}
-            is_tested = trial["test_metric"] is not None or replication.get("test_mean") is not None
-            if is_tested and not {"stopped", "dominated"} & set(roles):
-                found.append(_mark("test", trial, "test"))
+            test = mark_on_test(trial)
+            if (
+                test
+                and not {"stopped", "dominated"} & set(roles)
+                and ("baseline" not in roles or name == data["baseline"])
+            ):
+                found.append(test)
     order = list(ROLES)
     return sorted(found, key=lambda mark: (order.index(mark.role), mark.trial["num_params"]))
+
+
+def mark_on_test(trial: Mapping[str, Any]) -> Mark | None:
+    """The marker of a trial's test metric; None if it was not tested."""
+    is_tested = trial["test_metric"] is not None or (trial.get("replication") or {}).get("test_mean") is not None
+    return _mark("test", trial, "test") if is_tested else None
+
+
+def baseline_line(data: Mapping[str, Any]) -> list[Mark]:
+    """The markers of the baselines that no other one dominates, smallest first; of replicated ones if there are any."""
+    drawn = [mark for mark in marks(data) if mark.trial["state"] == "baseline" and mark.role != "test"]
+    drawn = [mark for mark in drawn if mark.trial.get("replication")] or drawn
+    line: list[Mark] = []
+    for mark in sorted(drawn, key=lambda mark: (mark.trial["num_params"], -mark.value)):
+        if not line or mark.value > line[-1].value:
+            line.append(mark)
+    return line
 
 
 def _mark(role: str, trial: Mapping[str, Any], split: str) -> Mark:
@@ -99,7 +136,7 @@ def csv_tables(data: Mapping[str, Any]) -> dict[str, str]:
     An empty cell is an unknown value or an option that the trial does not have; `none` is a value.
     """
     return {
-        SweepDirectory.TRIALS_CSV: _csv(data["trials"], data["columns"]),
+        SweepDirectory.TRIALS_CSV: _csv([*data["trials"], *(data.get("baselines") or [])], data["columns"]),
         SweepDirectory.PARETO_CSV: _csv(data["frontier"], [*data["columns"], *_REPLICATION_COLUMNS]),
     }
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from pipelines.core.text import percent
 from pipelines.evaluation.metrics import standard_error
-from pipelines.report.pareto_data import Mark, all_trials, labels, marks
+from pipelines.report.pareto_data import Mark, all_trials, labels, mark_on_test, marks
+from pipelines.report.verdict import baseline_name
 from pipelines.report.view import varying_options
 from pipelines.tuning.formatting import count, interval_text, texts
 
@@ -20,6 +21,7 @@ __all__ = [
     "notes",
     "replication_hint",
     "trials_table",
+    "verdict",
 ]
 
 
@@ -44,17 +46,21 @@ def _metric_name(data: Mapping[str, Any]) -> str:
 
 
 def cards(data: Mapping[str, Any]) -> str:
-    """The best point, the knee, the highest point and the dense baseline, each with its metrics in large type."""
+    """The best point, the knee, the highest point and the best baseline, each with its metrics in large type."""
     trials, limit = all_trials(data), data["options"].get("max_params")
-    best, small, dense = trials[data["best"]], trials[data["knee"]], trials.get(data["baseline"])
+    best, small, baseline = trials[data["best"]], trials[data["knee"]], trials.get(data["baseline"])
     highest = trials[data.get("highest") or data["best"]]
     found = [("best", f"Best of at most {limit:,} parameters" if limit else "Best for its size (knee)", best)]
     if small is not best:
         found.append(("knee", f"Knee, {_ratio(best, small)} times smaller", small))
     if highest is not best:
         found.append(("highest", f"Highest on validation, {_ratio(highest, best)} times the size", highest))
-    if dense is not None and dense is not best:
-        found.append(("dense", f"Dense baseline, {_ratio(dense, best)} times the size", dense))
+    if baseline is not None and baseline is not best:
+        role = "dense" if baseline["config"].get("input") == "dense" else "baseline"
+        title = f"Best baseline: {baseline_name(baseline)}"
+        if role == "dense":
+            title = f"Dense baseline, {_ratio(baseline, best)} times the size"
+        found.append((role, title, baseline))
     by_trial = _marks_by_trial(data)
     return "".join(_card(role, title, trial, *by_trial[trial["trial"]]) for role, title, trial in found)
 
@@ -78,6 +84,14 @@ def _marks_by_trial(data: Mapping[str, Any]) -> dict[str, tuple[Mark, Mark | Non
     drawn = marks(data)
     tests = {mark.trial["trial"]: mark for mark in drawn if mark.role == "test"}
     return {m.trial["trial"]: (m, tests.get(m.trial["trial"])) for m in drawn if m.role != "test"}
+
+
+def verdict(data: Mapping[str, Any]) -> str:
+    """The sentence that holds the frontier against the baselines, as a paragraph."""
+    if not (found := data.get("verdict")):
+        return ""
+    head, colon, rest = html.escape(found["sentence"]).partition(":")
+    return f'<p class="verdict {found["outcome"]}"><b>{head}{colon}</b>{rest}</p>'
 
 
 def _value(mark: Mark | None) -> str:
@@ -113,15 +127,17 @@ def replication_hint(data: Mapping[str, Any]) -> str:
 
 
 def frontier_table(data: Mapping[str, Any]) -> str:
-    """The points of the frontier; below them those that were not replicated and the dense baseline."""
+    """The points of the frontier; below them those that were not replicated, and the baselines."""
     trials, by_trial, label = all_trials(data), _marks_by_trial(data), labels(data)
     frontier = [point["trial"] for point in data["frontier"]]
     others = [point["trial"] for point in data.get("not_replicated") or []]
-    if data["baseline"] is not None and data["baseline"] not in frontier:
+    others += [trial["trial"] for trial in data.get("baselines") or [] if trial["trial"] in by_trial]
+    if data["baseline"] is not None and data["baseline"] not in (*frontier, *others):
         others.append(data["baseline"])
 
     def row(name: str) -> str:
         val, test = by_trial[name]
+        test = test or mark_on_test(trials[name])
         cells = texts(trials[name]) | {"label": label.get(name, "")}
         escaped = {column: html.escape(cells.get(column, "")) for column in _FRONTIER_HEADERS}
         return _row(name, escaped | {"val": _value(val), "test": _value(test)})
@@ -147,10 +163,11 @@ def _row(trial: str, cells: Mapping[str, str]) -> str:
 
 
 def trials_table(data: Mapping[str, Any]) -> tuple[str, str]:
-    """(table of all trials, with the options in which they differ; list of the options that all have in common)."""
+    """(table of all trials and baselines, with the options in which trials differ; list of those that all share)."""
     label, varying = labels(data), varying_options(data["trials"])
-    rows = [texts(trial) | {"label": label.get(trial["trial"], "")} for trial in data["trials"]]
-    configured = {name for trial in data["trials"] for name in trial["config"]}
+    listed = [*data["trials"], *(data.get("baselines") or [])]
+    rows = [texts(trial) | {"label": label.get(trial["trial"], "")} for trial in listed]
+    configured = {name for trial in listed for name in trial["config"]}
     columns = ["trial", "label", *(name for name in data["columns"] if name not in {"trial", *configured})]
     columns += [name for name in ("multiply_adds", "parent") if any(cells[name] != "-" for cells in rows)]
     columns += varying
@@ -239,7 +256,14 @@ def facts(data: Mapping[str, Any]) -> str:
         else "none: each point is one training with one seed, and some are good by chance; replicate with "
         "sweep --resume --confirm 3",
         "Failed replications": "; ".join(failed),
-        "Test": "evaluated once, after the frontier was drawn, for its points only"
+        "Baselines": "trained for as many epochs and tested like the frontier, of which they are never part: thumbnail "
+        "(the frame averaged down to a few cells), low-rank (a linear projection of the frame to few values) and cnn "
+        "(two convolutions), each with differences of frames and a small GRU; linear: a linear classifier of a few "
+        "averaged frames. Intervals of differences are computed as if models were independent, and are rather too wide"
+        if data.get("baselines")
+        else "",
+        "Test": "evaluated once, after the frontier was drawn, for its points"
+        + (" and the baselines" if data.get("baselines") else " only")
         + (", and once for each of their replications" if replications else ""),
         "Refined": f"{refined} of the trials: the weights of a trained one are rounded to smaller ranks and fine-tuned "
         "for a few epochs; a dashed line leads to each from its parent"

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from pipelines.core.text import percent
 from pipelines.evaluation.plots import plain_axes
-from pipelines.report.pareto_data import ROLES, Mark, labels, marks
+from pipelines.report.pareto_data import ROLES, Mark, baseline_line, labels, marks
 from ttrnn.files import atomic_write
 
 __all__ = ["write_figure"]
@@ -21,6 +21,7 @@ _COLOURS = {
     "stopped": "#8a8a8a",
     "dominated": "#a0a0a0",
     "not_replicated": "#009e73",
+    "baseline": "#8a6a00",
     "test": "#b0568a",
     "frontier": "#0072b2",
     "dense": "#d55e00",
@@ -44,6 +45,7 @@ def write_figure(path: str | Path, data: Mapping[str, Any]) -> None:
         if of_role := [mark for mark in drawn if mark.role == role]:
             _draw(axes, of_role, marker, 0.7 * size, label)
     _draw_frontier(axes, [mark for mark in drawn if mark.role == "frontier"], 10**high, labels(data))
+    _draw_frontier(axes, baseline_line(data), 10**high, labels(data), role="baseline", linestyle="--")
     chance = 100 * data["chance"]
     axes.axhline(chance, linestyle=":", color="#666666", linewidth=1.2, zorder=0)
     style = {"color": "#666666", "fontsize": 9, "xycoords": ("axes fraction", "data")}
@@ -76,18 +78,28 @@ def _draw(axes: Axes, of_role: Sequence[Mark], marker: str, size: float, label: 
                 axes.vlines(position, low, high, color=colour, alpha=0.5, linewidth=1.2)
 
 
-def _draw_frontier(axes: Axes, frontier: Sequence[Mark], right_end: float, names: Mapping[str, str]) -> None:
-    """Draws the frontier as steps, each from one point to the next, the last one to the right end; adds labels."""
-    colour = _COLOURS["frontier"]
+def _draw_frontier(
+    axes: Axes,
+    frontier: Sequence[Mark],
+    right_end: float,
+    names: Mapping[str, str],
+    role: str = "frontier",
+    linestyle: str = "-",
+) -> None:
+    """Draws a frontier as steps, each from one point to the next, the last one to the right end; adds labels."""
+    if not frontier:
+        return
+    colour = _COLOURS[role]
     xs = [*(mark.trial["num_params"] for mark in frontier), right_end]
     ys = [100 * mark.value for mark in [*frontier, frontier[-1]]]
-    axes.plot(xs, ys, drawstyle="steps-post", color=colour, linewidth=1.8, zorder=1)
+    axes.plot(xs, ys, drawstyle="steps-post", linestyle=linestyle, color=colour, linewidth=1.8, zorder=1)
+    place: dict[str, Any] = {"offset": (-7, 7)} if role == "frontier" else {"offset": (8, -14), "ha": "left"}
     for x, y, mark in zip(xs, ys, frontier, strict=False):
-        _annotate(axes, names.get(mark.trial["trial"], ""), (x, y), (-7, 7), color=colour, fontweight="bold")
+        _annotate(axes, names.get(mark.trial["trial"], ""), (x, y), **place, color=colour, fontweight="bold")
 
 
 def _annotate(axes: Axes, text: str, position: tuple[float, float], offset: tuple[int, int], **style: Any) -> None:
-    axes.annotate(text, position, xytext=offset, textcoords="offset points", ha="right", **style)
+    axes.annotate(text, position, xytext=offset, textcoords="offset points", **{"ha": "right", **style})
 
 
 def _axis_limits(drawn: Sequence[Mark], chance: float) -> tuple[tuple[float, float], tuple[float, float], list[float]]:

@@ -32,7 +32,7 @@ _MIN_WIDTHS = {"modes": 12, "label": 10}
 
 
 def frontier_table(result: Mapping[str, Any]) -> RenderableType:
-    """The frontier, below it points that were not replicated and the dense baseline; notes, files and next commands.
+    """The frontier, below it points that were not replicated, the baselines and chance; notes, files, next commands.
 
     Args:
         result: Contents of pareto.json, and "files".
@@ -48,15 +48,23 @@ def frontier_table(result: Mapping[str, Any]) -> RenderableType:
         )
     names = {point["trial"] for point in (*result["frontier"], *result["not_replicated"])}
     baselines = [trial for trial in result["trials"] if trial["trial"] in {result["baseline"]} - names]
+    baselines = result.get("baselines") or baselines
     label = labels(result)
     for trials in (result["frontier"], result["not_replicated"], baselines):
         for trial in trials:
             cells = texts(trial) | {name: _metric(trial, name) for name in ("val_metric", "test_metric")}
             cells["label"] = label.get(trial["trial"], "")
+            # The names of baselines are wrapped: modes need the room.
+            cells["trial"] = "-\n".join(trial["trial"].rsplit("-", 1))
             table.add_row(*(Text(cells[name]) for name in _HEADERS))
         table.add_section()
+    if result.get("baselines"):
+        cells = {"trial": "chance", "val_metric": percent(result["chance"])}
+        table.add_row(*(Text(cells.get(name, "")) for name in _HEADERS))
+    headline = [Text(f"\n{found['sentence']}", style="bold")] if (found := result.get("verdict")) else []
     warning = ["", result["warning"]] if result.get("warning") else []
-    return Group(table, Text("\n".join(["", *_notes(result), "", *_next_steps(result), *warning])))
+    notes = Text("\n".join(["", *_notes(result), "", *_next_steps(result), *warning]))
+    return Group(table, *headline, notes)
 
 
 def _metric(trial: Mapping[str, Any], name: str) -> str:

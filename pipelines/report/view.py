@@ -5,7 +5,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipelines.core.text import percent
-from pipelines.report.pareto_data import ROLES, all_trials, csv_tables, labels, marks, refinements
+from pipelines.report.pareto_data import (
+    ROLES,
+    all_trials,
+    baseline_line,
+    csv_tables,
+    labels,
+    marks,
+    refinements,
+)
 from pipelines.tuning.formatting import interval_text, texts
 
 __all__ = ["dimensions", "varying_options", "view"]
@@ -37,6 +45,7 @@ def view(data: Mapping[str, Any]) -> dict[str, Any]:
             for m in drawn
         ],
         "frontier": [point["trial"] for point in data["frontier"]],
+        "baselines": [mark.trial["trial"] for mark in baseline_line(data)],
         "refinements": refinements(data),
         "published": [
             {"model": claim["model"], "x": claim["num_input_params"], "y": 100 * claim["accuracy"]}
@@ -49,8 +58,9 @@ def view(data: Mapping[str, Any]) -> dict[str, Any]:
                 "tooltip": _tooltip(trial),
                 "details": _details(trial, label.get(name, ""), varying),
                 "curve": [[epoch, round(100 * value, 3)] for epoch, value in trial.get("curve") or []],
-                "stopped": trial["state"] != "complete",
+                "stopped": trial["state"] not in ("complete", "baseline"),
                 "per_class": trial.get("per_class"),
+                "is_baseline": trial["state"] == "baseline",
             }
             for name, trial in trials.items()
         },
@@ -81,7 +91,7 @@ def _tooltip(trial: Mapping[str, Any]) -> list[str]:
         mean,
         f"refined from {trial['parent']}" if trial.get("parent") else "",
         f"trained {cells['train_s']}, {cells['epochs']} epochs",
-        "" if trial["state"] == "complete" else cells["state"],
+        "" if trial["state"] in ("complete", "baseline") else cells["state"],
     ]
     return [line for line in lines if line]
 
@@ -143,7 +153,9 @@ def dimensions(data: Mapping[str, Any]) -> list[dict[str, Any]]:
         For each axis title, kind (`log` or `linear` for numbers, `names` for texts in order) and values {trial: number
         or text}; trials without a metric are left out.
     """
-    by_trial = {mark.trial["trial"]: mark for mark in marks(data) if mark.role != "test"}
+    by_trial = {
+        mark.trial["trial"]: mark for mark in marks(data) if mark.role != "test" and mark.trial["state"] != "baseline"
+    }
     trials = [mark.trial for mark in by_trial.values()]
     axes = []
     for name in varying_options(trials):

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pipelines.baselines.config import AnyConfig, BaselineConfig
 from pipelines.cluster.slots import local_device
 from pipelines.core.periodic import repeated
 from pipelines.training.optim import make_optimizer
@@ -29,7 +30,7 @@ __all__ = ["StepTime", "free_bytes", "measure_step", "peak_memory", "step_bytes"
 _PROCESS_BYTES = 400 << 20
 
 
-def step_bytes(config: ModelConfig, batch_size: int, num_frames: float, device: str) -> int:
+def step_bytes(config: AnyConfig, batch_size: int, num_frames: float, device: str) -> int:
     """Estimates the memory of a training. The formula was fitted to measured peaks, and is rarely below them.
 
     Each parameter takes 32 bytes: 16 for weight, gradient and Adam's two moments, and 16 for copies that the product
@@ -45,6 +46,10 @@ def step_bytes(config: ModelConfig, batch_size: int, num_frames: float, device: 
         device: "cpu" or "cuda".
     """
     frames = batch_size * num_frames
+    if isinstance(config, BaselineConfig):
+        # Values and gradients before and in the GRU.
+        values = 2 * (config.values_per_frame + config.num_inputs + 8 * config.hidden_size)
+        return round(_PROCESS_BYTES + 32 * config.num_params + frames * (4 * values + 2 * config.frame_size))
     directions = 2 if config.bidirectional else 1
     values = (4 * NUM_GATES[config.cell] + 20) * config.hidden_size * directions * config.num_layers
     mapped = 2 * config.frame_size if device == "cuda" else 0

@@ -6,13 +6,13 @@ import torch
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel
 
+from pipelines.baselines.network import AnyClassifier
 from pipelines.training.options import TrainOptions
-from ttrnn.model import VideoClassifier
 
 __all__ = ["make_ema", "make_optimizer", "make_schedule"]
 
 
-def make_optimizer(options: TrainOptions, model: VideoClassifier) -> torch.optim.Optimizer:
+def make_optimizer(options: TrainOptions, model: AnyClassifier) -> torch.optim.Optimizer:
     """AdamW, or Adam with an L2 penalty that is added to the gradient (after clipping)."""
     parameters: list[Any] = list(model.parameters())
     if options.decayed == "head":
@@ -31,7 +31,7 @@ def make_schedule(options: TrainOptions, optimizer: torch.optim.Optimizer, num_s
     return OneCycleLR(optimizer, options.lr, num_steps)
 
 
-def make_ema(options: TrainOptions, model: VideoClassifier) -> AveragedModel | None:
+def make_ema(options: TrainOptions, model: AnyClassifier) -> AveragedModel | None:
     """The exponential moving average of the weights over steps; None with weight_averaging 0."""
     return _Ema(model, options.weight_averaging) if options.weight_averaging else None
 
@@ -42,7 +42,7 @@ class _Ema(AveragedModel):
     At step n the decay is at most (1 + n) / (10 + n), so that the initial weights do not dominate early on.
     """
 
-    def __init__(self, model: VideoClassifier, decay: float) -> None:
+    def __init__(self, model: AnyClassifier, decay: float) -> None:
         super().__init__(model)
         self._decay, self._averages = decay, tuple(self.module.parameters())
 

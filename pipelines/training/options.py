@@ -5,10 +5,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.baselines.config import AnyConfig
 from pipelines.core.options import positional
 from pipelines.data.augment import Augmentation
 from pipelines.data.folds import Folding
-from ttrnn.config import ModelConfig, ModelOptions
+from ttrnn.config import ModelOptions
 
 __all__ = ["TrainOptions", "flat_config"]
 
@@ -145,7 +146,7 @@ class TrainOptions(ModelOptions):
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in _SET_BY_THE_COMMAND}
 
 
-def flat_config(options: TrainOptions, config: ModelConfig) -> dict[str, Any]:
+def flat_config(options: TrainOptions, config: AnyConfig) -> dict[str, Any]:
     """All settings of a run except those of data set, budget and seed: the last columns of trials.csv."""
     settled = config.to_dict()
     return {

@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pipelines.baselines.config import AnyConfig
 from pipelines.training.options import TrainOptions
 from pipelines.training.run_directory import RunDirectory
-from ttrnn.config import ModelConfig
 
 __all__ = ["Queue", "Source", "Training"]
 
@@ -21,7 +21,7 @@ class Training:
     name: str
     """unique; the ID of a trial, for example"""
     options: TrainOptions
-    model: ModelConfig
+    model: AnyConfig
     """the configuration that follows from the options and the data"""
     memory_bytes: int
     """estimated memory of its process"""
@@ -31,6 +31,8 @@ class Training:
     """used only with has_result"""
     time_limit_s: float | None = None
     """the training ends with the epoch that exceeds this; used only with has_result"""
+    is_baseline: bool = False
+    """it is for comparison: never stopped early, and not counted among the trials"""
 
 
 class Source(Protocol):

@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.baselines.config import AnyConfig, any_config
 from pipelines.core.errors import UserError
 from pipelines.data.augment import Augmentation
 from pipelines.storage.layout import MirrorLayout
@@ -22,7 +23,6 @@ from pipelines.storage.output import refuse_other_options
 from pipelines.storage.transfer import RUNNING
 from pipelines.training.options import TrainOptions
 from ttrnn.files import atomic_write
-from ttrnn.model import ModelConfig
 
 __all__ = ["ENDED", "RUN_LAYOUT", "RunDirectory", "has_ended", "is_of_model", "is_record"]
 
@@ -93,7 +93,7 @@ class RunDirectory:
         """The directory of the predictions and metrics on a split."""
         return self.path / split
 
-    def claim(self, options: TrainOptions, model: ModelConfig, *, ignored: Collection[str] = ()) -> None:
+    def claim(self, options: TrainOptions, model: AnyConfig, *, ignored: Collection[str] = ()) -> None:
         """Writes config.json; if it exists, checks that the run was started with these options.
 
         Args:
@@ -131,7 +131,7 @@ class RunDirectory:
             document = json.loads(self.config_path.read_text(encoding="utf-8"))
             # A refined trial starts from SWEEP/trials/PARENT/model.
             init = document["options"].get("init")
-            return init and Path(init).parent.name, ModelConfig.from_dict(document["model"]).multiply_adds
+            return init and Path(init).parent.name, any_config(document["model"]).multiply_adds
         except FileNotFoundError:
             return None, None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

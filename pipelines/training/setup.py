@@ -1,8 +1,11 @@
 """Prepare a training: precision, splits, model configuration, initial weights."""
 
 import dataclasses
+from typing import Any
 
 import ttrnn
+from pipelines.baselines.config import KINDS, AnyConfig, BaselineConfig
+from pipelines.baselines.network import AnyClassifier, build
 from pipelines.cluster.slots import local_device
 from pipelines.core.errors import UserError, user_errors
 from pipelines.data.dataset import ShardDataset, Split
@@ -13,7 +16,7 @@ from ttrnn.contract import supports_bfloat16
 from ttrnn.model import VideoClassifier
 from ttrnn.rounding import rounded
 
-__all__ = ["model_config", "resolve_precision", "starting_model", "training_splits"]
+__all__ = ["any_model_config", "model_config", "new_model", "resolve_precision", "starting_model", "training_splits"]
 
 
 def resolve_precision(options: TrainOptions) -> TrainOptions:
@@ -44,19 +47,35 @@ def model_config(options: TrainOptions, data: ShardDataset) -> ModelConfig:
             f"less than {min(data.frame.width, data.frame.height)}"
         )
     names = [field.name for field in dataclasses.fields(ModelOptions)]
-    mean, std = (data.mean, data.std) if options.pixels == "standardised" else ((128.0,), (1.0,))
     with user_errors():
-        return ModelConfig(
-            width=data.frame.width,
-            height=data.frame.height,
-            channels=data.frame.channels,
-            classes=data.classes,
-            task=data.task,
-            mean=mean,
-            std=std,
-            sampling=data.sampling,
-            **{name: getattr(options, name) for name in names},
-        )
+        return ModelConfig(**_of_data(options, data), **{name: getattr(options, name) for name in names})
+
+
+def any_model_config(options: TrainOptions, data: ShardDataset) -> AnyConfig:
+    """Like `model_config`, also for the options of a baseline, whose `input` is one of KINDS."""
+    if options.input not in KINDS:
+        return model_config(options, data)
+    own = ("input", "in_modes", "hidden_modes", "dropout")
+    with user_errors():
+        return BaselineConfig(**_of_data(options, data), **{name: getattr(options, name) for name in own})
+
+
+def _of_data(options: TrainOptions, data: ShardDataset) -> dict[str, Any]:
+    """The settings of a model that follow from the data set."""
+    mean, std = (data.mean, data.std) if options.pixels == "standardised" else ((128.0,), (1.0,))
+    frame = data.frame
+    return {
+        **{"width": frame.width, "height": frame.height, "channels": frame.channels},
+        **{"classes": data.classes, "task": data.task, "mean": mean, "std": std, "sampling": data.sampling},
+    }
+
+
+def new_model(options: TrainOptions, config: AnyConfig) -> AnyClassifier:
+    """The model of a configuration with the initial weights that the options describe."""
+    model = build(config)
+    if isinstance(model, VideoClassifier):
+        model.rnn.reset_parameters(options.input_gain)
+    return model
 
 
 def starting_model(init: str, config: ModelConfig) -> VideoClassifier:

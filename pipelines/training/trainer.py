@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-import ttrnn
+from pipelines.baselines.network import AnyClassifier, BaselineClassifier, save
 from pipelines.cluster.slots import local_device
 from pipelines.core.errors import StepError
 from pipelines.data.dataset import ShardDataset
@@ -26,7 +26,7 @@ from pipelines.training.checkpoint import Progress, load_checkpoint, save_checkp
 from pipelines.training.optim import make_ema, make_optimizer, make_schedule
 from pipelines.training.options import TrainOptions, flat_config
 from pipelines.training.run_directory import RunDirectory
-from pipelines.training.setup import model_config, starting_model, training_splits
+from pipelines.training.setup import any_model_config, new_model, starting_model, training_splits
 from ttrnn.files import remove_leftovers
 from ttrnn.model import VideoClassifier
 
@@ -53,9 +53,10 @@ class _Trainer:
         self.train, self.val = training_splits(options, data)
         self.device = local_device()
         torch.manual_seed(options.seed)
-        self.model = VideoClassifier(model_config(options, data)).to(self.device)
-        self.model.rnn.reset_parameters(options.input_gain)
+        self.model = new_model(options, any_model_config(options, data)).to(self.device)
         if options.init is not None and not self.directory.state_path.exists():
+            # Only refined trials start from another model.
+            assert isinstance(self.model, VideoClassifier)
             self.model.load_state_dict(starting_model(options.init, self.model.config).state_dict())
         self.ema = make_ema(options, self.model)
         self.replica: nn.Module = self.model
@@ -68,10 +69,10 @@ class _Trainer:
         self.on_checkpoint: Callable[[], object] = lambda: None
 
     @property
-    def result(self) -> VideoClassifier:
+    def result(self) -> AnyClassifier:
         """The model that is evaluated and saved: the EMA of the weights, or the weights themselves without one."""
         model = self.model if self.ema is None else self.ema.module
-        assert isinstance(model, VideoClassifier)
+        assert isinstance(model, VideoClassifier | BaselineClassifier)
         return model
 
     @property
@@ -90,7 +91,7 @@ class _Trainer:
         """Trains on the rest of an epoch, validates, and saves a checkpoint; returns the line of metrics.jsonl."""
         start, progress = time.monotonic(), self.progress
         self.model.train()
-        self.model.rnn.compute_dtype = torch.bfloat16 if self.options.precision == "bfloat16" else None
+        _compute_in(self.model, torch.bfloat16 if self.options.precision == "bfloat16" else None)
         steps = batches(
             self.train,
             self.options.batch_size,
@@ -113,7 +114,7 @@ class _Trainer:
                     self.save()
                     self.on_checkpoint()
         # In float32, as in every other command and on every machine.
-        self.result.rnn.compute_dtype = None
+        _compute_in(self.result, None)
         val_metric, val_loss, scores_BC = validate(
             self.result, self.val, self.options.batch_size, rank=self.rank, world_size=self.world_size
         )
@@ -196,7 +197,7 @@ class _Trainer:
         if self.rank > 0 or record is None:
             return
         if self.progress.best["epoch"] == record["epoch"]:
-            ttrnn.save(self.result, self.directory.model, self._results(record))
+            save(self.result, self.directory.model, self._results(record))
         self.directory.append_metrics(record)
 
     def _results(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -263,6 +264,12 @@ class _Trainer:
         if self.rank == 0:
             self.directory.write_summary(summary)
         return summary
+
+
+def _compute_in(model: AnyClassifier, dtype: torch.dtype | None) -> None:
+    """Sets the precision of the products with the frames; a baseline computes in float32."""
+    if isinstance(model, VideoClassifier):
+        model.rnn.compute_dtype = dtype
 
 
 def _seed(seed: int) -> None:

@@ -19,6 +19,7 @@ from pipelines.training.queue import Training
 from pipelines.training.setup import resolve_precision
 from pipelines.tuning.options import SweepOptions
 from pipelines.tuning.time_left import Forecast
+from ttrnn.model import ModelConfig
 
 __all__ = ["check_data", "cost_text", "forecast_of", "measured_epoch"]
 
@@ -135,6 +136,7 @@ def forecast_of(data: ShardDataset, options: SweepOptions, num_slots: int) -> Fo
 
 def measured_epoch(training: Training, forecast: Forecast, slots: Slots) -> float:
     """The expected seconds of an epoch, from a few steps on this node with the threads of a training."""
+    assert isinstance(training.model, ModelConfig)
     num_threads = torch.get_num_threads()
     torch.set_num_threads(slots.cpus_per_worker)
     try:

@@ -221,12 +221,13 @@ def tune_callback(screen: Screen, *, joins: bool = True) -> "tune.Callback":
             return tune.Callback, ()
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            screen.started(planned_trial(trial.config["training"]))
+            if not trial.config["training"].is_baseline:
+                screen.started(planned_trial(trial.config["training"]))
 
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
-            if is_progress(result):
+            if is_progress(result) and not trial.config["training"].is_baseline:
                 name, time_s = trial.config["training"].name, result.get("time_s")
                 screen.epoch(name, result["epoch"], result["best_val_metric"], time_s)
 
@@ -235,6 +236,9 @@ def tune_callback(screen: Screen, *, joins: bool = True) -> "tune.Callback":
                 # It continues on another node.
                 return
             ended = _read(trial)
+            if trial.config["training"].is_baseline:
+                _log_baseline(ended)
+                return
             # A trial that is paused at the end of the time budget continues with --resume.
             ended = dataclasses.replace(ended, state="paused") if ended.state == "running" else ended
             if trial.last_result.get("failed"):
@@ -244,9 +248,19 @@ def tune_callback(screen: Screen, *, joins: bool = True) -> "tune.Callback":
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             error = str(trial.get_error() or "").strip().splitlines()
             failed = dataclasses.replace(_read(trial), state="failed", error=error[-1] if error else None)
+            if trial.config["training"].is_baseline:
+                _log_baseline(failed)
+                return
             screen.ended(failed, joins=joins)
 
     return ScreenCallback()
+
+
+def _log_baseline(trial: Trial) -> None:
+    """Logs the result of a baseline, which is not counted among the trials."""
+    log.info(
+        "baseline %(trial)s  %(state)s  %(val_metric)s  %(num_params)s parameters", texts(dataclasses.asdict(trial))
+    )
 
 
 def _read(trial: Any) -> Trial:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipelines.baselines.config import KINDS
 from pipelines.core.text import duration, percent
 
 __all__ = ["count", "interval_text", "texts"]
@@ -30,6 +31,8 @@ def texts(trial: Mapping[str, Any]) -> dict[str, str]:
     source = "dense" if config.get("input") == "dense" else config.get("in_modes", "-")
     if config.get("stem", "none") != "none":
         source = f"stem {config.get('stem_channels', '-')}: {source}"
+    if config.get("input") in KINDS:
+        source = f"{config['input']} {source}"
     cells = dict.fromkeys(("cell", "input", "ranks", "recurrent_ranks"), "-") | config
     cells |= {name: count(trial.get(name)) for name in ("num_params", "input_params", "multiply_adds", "epochs")}
     cells |= {name: percent(trial.get(name)) for name in ("val_metric", "test_metric")}

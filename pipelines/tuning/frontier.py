@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from pipelines.tuning.trial import Trial
 
-__all__ = ["HYPERVOLUME", "IDEAL", "WORST", "dense_baseline", "frontier", "hypervolume", "knee"]
+__all__ = ["HYPERVOLUME", "IDEAL", "WORST", "baseline_frontier", "dense_baseline", "frontier", "hypervolume", "knee"]
 
 
 WORST = (10_000_000, 0.0)
@@ -27,9 +27,17 @@ def frontier(trials: Iterable[Trial]) -> list[Trial]:
     Returns:
         In order of strictly increasing num_params and metric: the smallest first, the best last.
     """
+    return _front(trial for trial in trials if trial.is_finished)
+
+
+def baseline_frontier(trials: Iterable[Trial]) -> list[Trial]:
+    """The finished baselines that no other baseline dominates, as `frontier` gives the trials."""
+    return _front(trial for trial in trials if trial.is_baseline)
+
+
+def _front(trials: Iterable[Trial]) -> list[Trial]:
     points: list[Trial] = []
-    finished = [trial for trial in trials if trial.is_finished]
-    for trial in sorted(finished, key=lambda trial: (trial.coordinates[0], -trial.coordinates[1], trial.trial)):
+    for trial in sorted(trials, key=lambda trial: (trial.coordinates[0], -trial.coordinates[1], trial.trial)):
         if not points or trial.coordinates[1] > points[-1].coordinates[1]:
             points.append(trial)
     return points
@@ -61,7 +69,8 @@ def knee(points: Sequence[Trial], chance: float = 0.0) -> Trial:
 
 def dense_baseline(trials: Iterable[Trial]) -> Trial | None:
     """The finished trial with a dense input matrix that has the best metric; of equal ones, the smallest."""
-    dense = [trial for trial in trials if trial.is_finished and trial.config.get("input") == "dense"]
+    finished = (trial for trial in trials if trial.is_finished or trial.is_baseline)
+    dense = [trial for trial in finished if trial.config.get("input") == "dense"]
     return max(dense, key=lambda trial: (trial.coordinates[1], -trial.coordinates[0]), default=None)
 
 

@@ -10,10 +10,12 @@ from pipelines.storage.location import Location
 from pipelines.tuning.optuna_study import SAMPLERS
 from pipelines.tuning.stopping import STOPPING
 
-__all__ = ["MAY_GROW", "SweepOptions"]
+__all__ = ["BASELINES", "MAY_GROW", "SweepOptions"]
 
 # A sweep may be resumed with larger values of these.
 MAY_GROW = ("num_trials", "refine", "confirm")
+BASELINES = ("default", "dense", "none")
+"""Choices of the option baselines."""
 # Options that do not affect the result: they may differ when a sweep is resumed.
 _SET_BY_THE_COMMAND = ("gpus_per_worker", "slots", "time_budget", "resume", "overwrite")
 
@@ -54,6 +56,11 @@ class SweepOptions:
     many points"""
     confirm: int = 0
     """at the end, train the frontier's models again with this many new seeds each, and redraw it from their means"""
+    baselines: str = dataclasses.field(default="default", metadata={"aliases": ("baseline",)})
+    """models without tensor trains to compare with, not counted as trials: default (averaged frames, a low-rank input
+    and a small CNN, each with a small GRU, of about 1,000, 3,000 and 10,000 parameters, or only 3,000 for fewer than 16
+    trials; and a linear classifier), dense (these, and a GRU with a dense input matrix, whose cost is logged before it
+    starts), or none"""
     time_budget: float | None = None
     """minutes after which no trial starts and running ones pause; resume with --resume; replication with new seeds is
     not interrupted once it has started; default: no limit"""
@@ -81,7 +88,7 @@ class SweepOptions:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.time_budget is not None and not self.time_budget > 0:
             raise ValueError(f"time_budget must be a positive number of minutes, got {self.time_budget}")
-        for name, choices in (("sampler", SAMPLERS), ("early_stopping", STOPPING)):
+        for name, choices in (("sampler", SAMPLERS), ("early_stopping", STOPPING), ("baselines", BASELINES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if not 0 < self.gpus_per_worker <= 1:

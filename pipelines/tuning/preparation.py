@@ -40,6 +40,8 @@ def claim_sweep(sweep: SweepDirectory, options: SweepOptions) -> SweepOptions:
     if "max_flops" in earlier:
         # The name of the option in earlier versions.
         earlier["max_macs"] = earlier.pop("max_flops")
+    # Sweeps of earlier versions have no baselines; any sweep may get more or none on resumption.
+    earlier["baselines"] = options.baselines
     if not earlier.keys() >= options.settings().keys():
         raise UserError(f"{sweep} is from an earlier version and cannot be resumed; give another --out")
     settings = {name: value for name, value in options.settings().items() if name not in ("out", *MAY_GROW)}

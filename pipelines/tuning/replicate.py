@@ -22,9 +22,9 @@ from pipelines.training.memory import step_bytes
 from pipelines.training.options import TrainOptions
 from pipelines.training.queue import Queue, Training
 from pipelines.training.run_directory import RunDirectory
-from pipelines.training.setup import model_config
+from pipelines.training.setup import any_model_config
 from pipelines.training.single_run import earlier_result
-from pipelines.tuning.frontier import dense_baseline, frontier
+from pipelines.tuning.frontier import baseline_frontier, dense_baseline, frontier
 from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import Trial
 
@@ -37,11 +37,11 @@ Key = tuple[str, int]
 
 
 def points_to_replicate(trials: Iterable[Trial]) -> list[Trial]:
-    """The frontier and the best dense model, which its points are compared with."""
+    """The frontier, that of the baselines, and the best dense model."""
     trials = list(trials)
-    points = frontier(trials)
-    baseline = dense_baseline(trials)
-    return points if baseline is None or baseline in points else [*points, baseline]
+    points = [*frontier(trials), *baseline_frontier(trials)]
+    dense = dense_baseline(trials)
+    return points if dense is None or dense in points else [*points, dense]
 
 
 def replicate(
@@ -145,7 +145,7 @@ class _Planner:
             self.results[key] = result
 
     def _training(self, run: RunDirectory, options: TrainOptions, *, is_tested: bool) -> Training:
-        model = model_config(options, self._data)
+        model = any_model_config(options, self._data)
         return Training(
             name=run.name,
             options=options,

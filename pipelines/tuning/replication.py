@@ -61,7 +61,11 @@ def draw_frontier(sweep: SweepDirectory, trials: Sequence[Trial]) -> DrawnFronti
     if plan is None:
         return by_single
     failed = {(run["trial"], run["seed"]) for run in plan["failed"]}
-    results = {trial.trial: sweep.replication_results(trial.trial) for trial in trials if trial.is_finished}
+    results = {
+        trial.trial: sweep.replication_results(trial.trial)
+        for trial in trials
+        if trial.is_finished or trial.is_baseline
+    }
     missing = [
         point.trial
         for point in points

@@ -51,8 +51,8 @@ class _Frontier(_WithDeadline, FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         training = trial.config["training"]
-        # A refined trial starts from trained weights; a dense one is the baseline for comparison.
-        is_compared = training.options.init is None and training.options.input != "dense" and is_progress(result)
+        # A refined trial starts from trained weights.
+        is_compared = training.options.init is None and not training.is_baseline and is_progress(result)
         reason = None
         if self.stopping is not None and is_compared and result["epoch"] < training.options.epochs:
             values = [record["val_metric"] for record in RunDirectory(training.options.out).metrics()]
@@ -69,7 +69,7 @@ class _Asha(_WithDeadline, ASHAScheduler):
         self.deadline = deadline
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if not is_progress(result):
+        if not is_progress(result) or trial.config["training"].is_baseline:
             return self.decision(None, trial)
         decision: str = super().on_trial_result(tune_controller, trial, result)
         is_last = result["epoch"] >= trial.config["training"].options.epochs

@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from pipelines.cluster.slots import Slots, local_device
 from pipelines.data.dataset import ShardDataset
@@ -10,6 +11,7 @@ from pipelines.training.launcher import run_trainings
 from pipelines.training.memory import step_bytes
 from pipelines.training.options import TrainOptions
 from pipelines.training.queue import Training
+from pipelines.tuning.baselines import baseline_trainings, settle
 from pipelines.tuning.data_check import cost_text, measured_epoch
 from pipelines.tuning.display import Screen, tune_callback
 from pipelines.tuning.frontier import frontier
@@ -35,7 +37,8 @@ def run_search(
     Returns:
         The number of trials whose process failed.
     """
-    search = _search(options, sweep, data, slots)
+    common = {"epochs": options.epochs, "seed": options.seed, "num_workers": options.num_workers}
+    search = _search(options, common, sweep, data, slots)
     log.info(
         "sweeping %d trials of %d epochs, %d at a time, over the space %s",
         options.num_trials,
@@ -43,6 +46,7 @@ def run_search(
         slots.num_slots,
         options.space,
     )
+    first, last = baseline_trainings(options, common, sweep, data, slots)
     earlier = sweep.trials()
     stopping = EarlyStopping(len(data.split("val")), grace=max(1, options.epochs // 4))
     for trial in earlier:
@@ -57,7 +61,7 @@ def run_search(
     # Ray Train would continue a trial of several workers after Tune has stopped it.
     scheduler = options.early_stopping if options.num_workers == 1 else "none"
     num_failed = run_trainings(
-        _Trials(search, stopping, lambda: _refinements(search, options, sweep, screen)),
+        _Trials(search, stopping, lambda: _refinements(search, options, sweep, screen), first, last),
         slots,
         state=sweep.tune_state,
         scheduler=make_scheduler(scheduler, stopping, options.epochs, deadline),
@@ -87,27 +91,46 @@ def _estimate_cost(
 
 
 class _Trials:
-    """The source of a sweep's trainings: the proposals of the search, then rounds of refinements."""
+    """The source of a sweep's trainings: baselines, the proposals of the search, then rounds of refinements.
 
-    def __init__(self, search: Search, stopping: EarlyStopping, refinements: Callable[[], Sequence[Training]]) -> None:
+    The baselines `last` follow the proposals.
+    """
+
+    def __init__(
+        self,
+        search: Search,
+        stopping: EarlyStopping,
+        refinements: Callable[[], Sequence[Training]],
+        first: Sequence[Training] = (),
+        last: Sequence[Training] = (),
+    ) -> None:
         self._search, self._stopping, self._refinements = search, stopping, refinements
         self._refined: list[Training] = []
+        self._first, self._last = list(first), list(last)
         self.num_workers = search.num_workers
 
     def next(self, running: Collection[str]) -> Training | None:
+        if self._first:
+            return self._first.pop(0)
         if not self._refined and (training := self._search.next()) is not None:
             return training
+        if self._last:
+            return self._last.pop(0)
         if not self._refined and not running:
             self._refined = list(self._refinements())
         return self._refined.pop(0) if self._refined else None
 
     def ended(self, training: Training, error: str | None) -> None:
-        if self._search.settle(training.name, error=error) == "failed":
+        if training.is_baseline:
+            settle(training, error)
+        elif self._search.settle(training.name, error=error) == "failed":
             # Running trials are not compared with it any more.
             self._stopping.remove(training.name)
 
 
-def _search(options: SweepOptions, sweep: SweepDirectory, data: ShardDataset, slots: Slots) -> Search:
+def _search(
+    options: SweepOptions, common: Mapping[str, Any], sweep: SweepDirectory, data: ShardDataset, slots: Slots
+) -> Search:
     longest = max(int(data.split(name).lengths.max(initial=0)) for name in ("train", "val"))
     limits = {name: getattr(options, name) for name in ("max_params", "max_macs")}
     limits["memory_bytes"] = slots.memory_bytes
@@ -122,7 +145,7 @@ def _search(options: SweepOptions, sweep: SweepDirectory, data: ShardDataset, sl
     return Search(
         sweep,
         data,
-        {"epochs": options.epochs, "seed": options.seed, "num_workers": options.num_workers},
+        common,
         space=options.space,
         num_trials=options.num_trials,
         costs=costs,

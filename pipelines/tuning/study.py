@@ -40,8 +40,7 @@ Costs = Callable[[TrainOptions, ModelConfig], Mapping[str, float]]
 class Search:
     """Proposes models to train, and records their results in the study.
 
-    The baselines of the space are proposed first, except that those with a dense input matrix come last: they are for
-    comparison, and the sampler learns nothing from them.
+    The baselines of the space are proposed first.
 
     Args:
         sweep: The directory of the sweep.
@@ -87,9 +86,7 @@ class Search:
             baselines = self._space.baselines(data.frame.shape)
         for values in baselines:
             self._check(values, what)
-        new = [values for values in baselines if _key(*self._build("", values)) not in self._names]
-        self._first = [values for values in new if values.get("input") != "dense"]
-        self._last = [values for values in new if values.get("input") == "dense"]
+        self._first = [values for values in baselines if _key(*self._build("", values)) not in self._names]
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Optuna's trials, of these states or of all."""
@@ -136,7 +133,7 @@ class Search:
 
     def planned(self) -> list[Training]:
         """The trainings to come whose models are known: unfinished ones, and baselines within the limits."""
-        built = [self._build("", values) for values in (*self._first, *self._last)]
+        built = [self._build("", values) for values in self._first]
         costed = [(options, model, self._costs(options, model)) for options, model in built]
         return (
             self._waiting
@@ -166,9 +163,8 @@ class Search:
             self._sampler, seed=self._seed, number=len(self.trials()), num_trained=num_trained
         )
         trial = self.study.ask()
-        for baselines, is_due in ((self._first, True), (self._last, self.num_left <= len(self._last))):
-            if baselines and is_due:
-                return self._propose(trial, baselines.pop(0), None)
+        if self._first:
+            return self._propose(trial, self._first.pop(0), None)
         what = f"the space {self._space_name}"
         with user_errors(what):
             values = self._space.space(trial)

@@ -1,4 +1,5 @@
-"""Read and write the files of a sweep: SWEEP/sweep.json, study.journal, trials/ID/, confirm/ID-sSEED/, the frontier's.
+"""Read and write the files of a sweep: SWEEP/sweep.json, study.journal, trials/ID/, baselines/NAME/,
+confirm/ID-sSEED/, the frontier's.
 
     sweep = SweepDirectory("runs/sweep")
     [trial.val_metric for trial in sweep.trials()]
@@ -6,12 +7,14 @@
 No other module spells the names of these files or parses them.
 """
 
+import dataclasses
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.baselines.config import KINDS
 from pipelines.core.errors import UserError
 from pipelines.storage.layout import MirrorLayout
 from pipelines.training.run_directory import RUN_LAYOUT, RunDirectory, has_ended, is_record
@@ -51,6 +54,7 @@ class SweepDirectory:
         self.report_html = self.path / "report.html"
         self.best = self.path / "best"
         self._trials = self.path / "trials"
+        self._baselines = self.path / "baselines"
         self._replications = self.path / "confirm"
         self._plan = self._replications / "plan.json"
 
@@ -62,8 +66,8 @@ class SweepDirectory:
         return self.document_path.exists()
 
     def run(self, trial: str) -> RunDirectory:
-        """The run of a trial."""
-        return RunDirectory(self._trials / trial)
+        """The run of a trial, or of a baseline, whose name begins with its kind."""
+        return RunDirectory((self._baselines if trial.startswith((*KINDS, "dense")) else self._trials) / trial)
 
     def replication(self, trial: str, seed: int) -> RunDirectory:
         """The run of a trial with a new seed."""
@@ -94,11 +98,17 @@ class SweepDirectory:
             json.dump({**_FORMAT, **document}, file, indent=1)
 
     def trials(self) -> list[Trial]:
-        """All trials in order of their names, finished or not."""
-        return [read_trial(RunDirectory(path)) for path in sorted(self._trials.glob("[!.]*")) if path.is_dir()]
+        """All trials in order of their names, finished or not; without baselines."""
+        return [read_trial(run) for run in _runs(self._trials)]
+
+    def baselines(self) -> list[Trial]:
+        """All baselines, by size; the state of those that have finished is `baseline`."""
+        found = [read_trial(run) for run in _runs(self._baselines)]
+        found = [dataclasses.replace(trial, state="baseline") if trial.is_finished else trial for trial in found]
+        return sorted(found, key=lambda trial: (trial.num_params or 0, trial.trial))
 
     def finished_trials(self) -> list[Trial]:
-        """All trials in order of their names, at least one of which has finished.
+        """All trials in order of their names, at least one of which has finished, and after them the baselines.
 
         Raises:
             UserError: the directory is not a sweep, or none of its trials has finished.
@@ -112,7 +122,7 @@ class SweepDirectory:
                 f"({states}); resume it with python -m pipelines.sweep --resume, or start another one with a larger "
                 "--max-params"
             )
-        return trials
+        return [*trials, *self.baselines()]
 
     def replication_results(self, trial: str) -> dict[int, dict[str, Any]]:
         """The results of the finished replications of a trial, by seed."""
@@ -134,7 +144,7 @@ class SweepDirectory:
                 (point["trial"], point["model_sha256"]): {
                     name: point.get(name) for name in ("test_metric", "test_interval", "per_class")
                 }
-                for point in [*data["frontier"], *data.get("not_replicated", data.get("lucky", []))]
+                for point in _tested(data)
                 if point["test_metric"] is not None
             }
         except FileNotFoundError:
@@ -162,6 +172,15 @@ class SweepDirectory:
             json.dump({"seeds": list(seeds), "failed": list(failed)}, file, indent=1)
 
 
+def _runs(directory: Path) -> list[RunDirectory]:
+    return [RunDirectory(path) for path in sorted(directory.glob("[!.]*")) if path.is_dir()]
+
+
+def _tested(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The trials of pareto.json whose weights may have been tested."""
+    return [*data["frontier"], *data.get("not_replicated", data.get("lucky", [])), *data.get("baselines", [])]
+
+
 def is_result(name: str) -> bool:
     """Whether a file of a sweep, given by its path below SWEEP, is needed to draw the frontier; weights are not."""
     parts = name.split("/")
@@ -174,7 +193,7 @@ def is_result(name: str) -> bool:
 
 def _run_of(name: str) -> str | None:
     parts = name.split("/")
-    return "/".join(parts[:2]) if parts[0] in ("trials", "confirm") and len(parts) > 2 else None
+    return "/".join(parts[:2]) if parts[0] in ("trials", "baselines", "confirm") and len(parts) > 2 else None
 
 
 def _known_trials(sweep: Path) -> Collection[str]:

@@ -40,7 +40,8 @@ class Trial:
     trial: str
     """name of its directory in SWEEP/trials"""
     state: str
-    """the state in its summary.json; `unfinished` if that is missing or half written"""
+    """the state in its summary.json, `baseline` for a finished baseline; `unfinished` if the file is missing or half
+    written"""
     num_params: int | None = None
     """parameters of the whole model"""
     input_params: int | None = None
@@ -85,6 +86,11 @@ class Trial:
         """Whether it was trained for its full budget and may be on the frontier."""
         has_result = self.num_params is not None and self.val_metric is not None and not math.isnan(self.val_metric)
         return self.state == "complete" and has_result
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is a finished model for comparison, which is never on the frontier."""
+        return self.state == "baseline"
 
     @property
     def coordinates(self) -> tuple[int, float]:

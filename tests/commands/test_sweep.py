@@ -18,6 +18,7 @@ from pipelines import sweep as sweep_command
 from pipelines.cluster.session import start_ray
 from pipelines.core.errors import UserError
 from pipelines.core.options import parse
+from pipelines.export import ExportOptions, export
 from pipelines.report.frontier_files import COLUMNS
 from pipelines.sweep import SweepOptions, sweep
 from pipelines.tuning.preparation import claim_sweep, prepare_shards
@@ -65,6 +66,7 @@ def test_a_sweep_has_the_files_of_the_design(swept):
         "study.journal",
         "ray.log",
         "trials",
+        "baselines",
         "trials.csv",
         "pareto.csv",
         "pareto.json",
@@ -86,9 +88,29 @@ def test_a_sweep_has_the_files_of_the_design(swept):
     assert {point["trial"] for point in result["frontier"]} == {row["trial"] for row in table(out / "pareto.csv")}
 
 
-def test_baselines_come_first_the_dense_one_last_and_models_above_the_limit_are_not_trained(swept):
+def searched(out):
+    """The rows of trials.csv without the baselines."""
+    return [row for row in table(out / "trials.csv") if row["state"] != "baseline"]
+
+
+def test_baselines_stand_in_the_table_tested_and_never_on_the_frontier(swept):
+    out, result = swept
+    rows = [row for row in table(out / "trials.csv") if row["state"] == "baseline"]
+    # Fewer than 16 trials: one size of each kind.
+    assert {row["trial"] for row in rows} == {"thumbnail-3000", "low-rank-3000", "cnn-3000", "linear"}
+    for row in rows:
+        assert row["epochs"] == "2"
+        assert 0 <= float(row["test_metric"]) <= 1
+        assert not (out / "baselines" / row["trial"] / "checkpoint").exists()
+    assert {row["state"] for row in table(out / "pareto.csv")} == {"complete"}
+    assert result["verdict"]["baseline"] in {row["trial"] for row in rows}
+    with pytest.raises(UserError, match="no finished trial 'linear'"):
+        export(ExportOptions(source=str(out), out=str(out / "exported"), select="trial:linear"))
+
+
+def test_baselines_of_the_space_come_first_and_models_above_the_limit_are_not_trained(swept):
     out, _ = swept
-    rows = table(out / "trials.csv")
+    rows = searched(out)
     compressed = rows[0]
     assert (compressed["cell"], compressed["ranks"], compressed["recurrent_ranks"]) == ("gru", "4x4x4", "4x4x4")
     assert len(rows) == 6
@@ -97,13 +119,13 @@ def test_baselines_come_first_the_dense_one_last_and_models_above_the_limit_are_
         assert row["state"] == "complete"
         assert row["epochs"] == "2"
     too_large = [trial for trial in study(out).trials if trial.user_attrs.get("rejected") == "too_large"]
-    assert {trial.user_attrs["values"].get("input", "tt") for trial in too_large} == {"tt", "dense"}
+    assert too_large[0].number == 0
     assert not any((out / "trials" / f"{trial.number:04d}").exists() for trial in too_large)
 
 
 def test_study_opens_in_optuna_with_both_objectives_and_no_trial_left_running(swept):
     out, _ = swept
-    rows = {row["trial"]: row for row in table(out / "trials.csv")}
+    rows = {row["trial"]: row for row in searched(out)}
     for trial in study(out).trials:
         if "rejected" in trial.user_attrs:
             assert trial.state.name == "PRUNED"
@@ -122,7 +144,10 @@ def test_a_sweep_can_be_extended_refined_and_replicated_and_never_shrinks(swept,
     # The paths of OUT and the data may be written differently.
     monkeypatch.chdir(out.parent)
     more |= {"data": f"{shards}/", "out": "./out", "num_trials": 7, "refine": True, "confirm": 1}
+    before = {path: path.stat().st_mtime_ns for path in out.glob("baselines/*/summary.json")}
     longer = sweep(SweepOptions(**more))
+    assert {path: path.stat().st_mtime_ns for path in out.glob("baselines/*/summary.json")} == before
+    assert any(each["replication"] for each in longer["baselines"])
     names = [trial["trial"] for trial in longer["trials"] if trial["parent"] is None]
     assert names[:6] == [trial["trial"] for trial in result["trials"]]
     assert len(names) == 7
@@ -233,6 +258,7 @@ def test_a_sweep_that_is_killed_and_interrupted_resumes_with_the_same_number_of_
     done = processes.run([*command(shards, out, *words), "--json"])
     result = json.loads(done.stdout)
     assert len(result["trials"]) == num_ended(out) == 6
+    assert [each["state"] for each in result["baselines"]] == ["baseline"] * 4
     assert all(trial.state.is_finished() for trial in study(out).trials)
     assert not list(out.rglob("*.tmp"))
     assert not list(out.glob("trials/*/checkpoint"))

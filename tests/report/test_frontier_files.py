@@ -280,3 +280,52 @@ def test_published_accuracies_are_given_for_the_papers_data_sets(
     data = write_frontier(make_sweep(tmp_path / "sweep", dataset=dataset), Evaluate())
     assert [tuple(claim.values()) for claim in data["published"]] == expected
     assert all(list(claim) == ["model", "num_input_params", "accuracy"] for claim in data["published"])
+
+
+def add_baselines(sweep: Path, values: dict[str, tuple[int, float]]) -> Path:
+    """Adds finished baselines to a sweep: name -> (num_params, val_metric)."""
+    for name, (num_params, val_metric) in values.items():
+        run = sweep / "baselines" / name
+        (run / "model").mkdir(parents=True)
+        (run / "model/model.safetensors").write_bytes(name.encode())
+        kind = name.rpartition("-")[0] or name
+        summary = {"state": "complete", "num_params": num_params, "val_metric": val_metric, "epochs": 5}
+        summary |= {"config": config(input=kind, in_modes="4x8", hidden_modes="16"), "input_params": 9, "train_s": 1.0}
+        (run / "summary.json").write_text(json.dumps(summary))
+    return sweep
+
+
+def test_baselines_are_tested_and_listed_and_never_on_the_frontier(tmp_path: Path) -> None:
+    evaluate = Evaluate()
+    sweep = add_baselines(make_sweep(tmp_path / "sweep"), {"thumbnail-3000": (2_900, 0.99), "cnn-1000": (900, 0.2)})
+    for _ in range(2):
+        data = write_frontier(sweep, evaluate)
+        assert evaluate.evaluated == ["0003", "0001", "0005", "cnn-1000", "thumbnail-3000"]
+    assert [point["trial"] for point in data["frontier"]] == ["0003", "0001", "0005"]
+    assert [(each["trial"], each["state"], each["test_metric"]) for each in data["baselines"]] == [
+        ("cnn-1000", "baseline", 0.54),
+        ("thumbnail-3000", "baseline", 0.55),
+    ]
+    assert {trial["trial"] for trial in data["trials"]} == set(TRIALS)
+    rows = read_csv(sweep / "trials.csv")
+    assert [(row["trial"], row["state"], row["input"]) for row in rows[-2:]] == [
+        ("cnn-1000", "baseline", "cnn"),
+        ("thumbnail-3000", "baseline", "thumbnail"),
+    ]
+    assert "baseline" not in {row["state"] for row in read_csv(sweep / "pareto.csv")}
+    assert (data["best"], data["baseline"], data["verdict"]["outcome"]) == ("0005", "thumbnail-3000", "loses")
+    assert (sweep / "best/model.safetensors").read_bytes() == b"0005"
+    assert data["epochs_trained"] == 31
+
+
+def test_baselines_are_drawn_by_their_means_where_the_frontier_is(tmp_path: Path) -> None:
+    sweep = add_baselines(make_sweep(tmp_path / "sweep"), {"thumbnail-3000": (2_900, 0.99), "cnn-1000": (900, 0.2)})
+    write_replications(
+        sweep, {"0003": [0.3], "0001": [0.8], "0005": [0.85], "thumbnail-3000": [0.6], "cnn-1000": [0.3]}
+    )
+    data = write_frontier(sweep, Evaluate())
+    assert [each["replication"]["val_mean"] for each in data["baselines"]] == [0.3, 0.6]
+    assert [point["trial"] for point in data["frontier"]] == ["0003", "0001", "0005"]
+    assert data["verdict"]["val"]["difference"] == pytest.approx(0.3 - 0.6)
+    (row,) = [row for row in read_csv(sweep / "trials.csv") if row["trial"] == "thumbnail-3000"]
+    assert row["val_metric"] == "0.99"

@@ -2,12 +2,13 @@
 
 from types import SimpleNamespace
 
+from pipelines.training.run_directory import RunDirectory
 from pipelines.tuning.search_job import _Trials
 from pipelines.tuning.stopping import Curve, EarlyStopping
 
 
 def named(*names):
-    return [SimpleNamespace(name=name) for name in names]
+    return [SimpleNamespace(name=name, is_baseline=False) for name in names]
 
 
 class FakeSearch:
@@ -35,6 +36,19 @@ def test_refinements_start_when_all_trials_of_the_search_have_ended():
     assert trials.next(["r2"]) is None
     assert trials.next(()).name == "r3"
     assert trials.next(()) is None
+
+
+def test_baselines_come_first_the_dense_one_after_the_search_and_the_study_does_not_see_them(tmp_path):
+    first, last = ([SimpleNamespace(name=name, is_baseline=True, options=SimpleNamespace(out=str(tmp_path / name)))]
+                   for name in ("linear", "dense"))  # fmt: skip
+    search, rounds = FakeSearch(named("a")), [named("r1"), []]
+    trials = _Trials(search, EarlyStopping(100), lambda: rounds.pop(0), first, last)
+    assert [trials.next(()).name, trials.next(["linear"]).name, trials.next(["a"]).name] == ["linear", "a", "dense"]
+    assert trials.next(["dense"]) is None
+    trials.ended(first[0], "its process died")
+    assert search.errors == {}
+    assert RunDirectory(tmp_path / "linear").summary() == {"state": "failed", "error": "its process died"}
+    assert trials.next(()).name == "r1"
 
 
 def test_other_trials_are_not_compared_with_a_failed_one():

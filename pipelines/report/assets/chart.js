@@ -21,6 +21,7 @@ const SHAPES = {
   square: (r) => `M${-1.4 * r},${-1.4 * r}h${2.8 * r}v${2.8 * r}h${-2.8 * r}z`,
   diamond: (r) => `M0,${-1.5 * r}L${1.5 * r},0L0,${1.5 * r}L${-1.5 * r},0z`,
   triangle: (r) => `M0,${-1.7 * r}L${1.6 * r},${1.2 * r}H${-1.6 * r}z`,
+  wedge: (r) => `M0,${1.7 * r}L${1.6 * r},${-1.2 * r}H${-1.6 * r}z`,
   cross: (r) => `M${-r},${-r}L${r},${r}M${-r},${r}L${r},${-r}`,
   star: (r) => "M" + [...Array(10).keys()].map((k) => {
     const far = (k % 2 ? 0.8 : 2) * r, angle = (Math.PI * k) / 5;

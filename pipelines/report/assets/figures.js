@@ -56,10 +56,11 @@ function drawFrontier(chart, width, height) {
       if (ends.every(Boolean)) make("path", {class: "link", d: lineOf(ends.map((p) => [x.at(p.x), y.at(p.y)]))}, inside);
     }
   }
-  const line = xAxis === 0 && !hidden.has("frontier") ? view.frontier.map((name) => byTrial.get(name)).filter(Boolean) : [];
-  if (line.length) {
+  for (const [role, names] of [["baseline", view.baselines], ["frontier", view.frontier]]) {
+    const line = xAxis === 0 && !hidden.has(role) ? names.map((name) => byTrial.get(name)).filter(Boolean) : [];
+    if (!line.length) continue;
     const corners = line.map((p, k) => (k ? `H${x.at(p.x)}V${y.at(p.y)}` : `M${x.at(p.x)},${y.at(p.y)}`)).join("");
-    make("path", {class: "steps", d: `${corners}H${place.right}`}, inside);
+    make("path", {class: `steps of-${role}`, d: `${corners}H${place.right}`}, inside);
   }
   drawPoints(chart, inside, drawn, x, y, place);
 }

@@ -79,8 +79,9 @@ function listSelected() {
   const place = document.getElementById("selected"), names = [...selected.keys()];
   const commands = document.getElementById("export");
   place.replaceChildren();
-  commands.textContent = names.map((name) => view.export + name).join("\n");
-  commands.hidden = !names.length || !view.export;
+  const exported = names.filter((name) => !view.trials[name].is_baseline);
+  commands.textContent = exported.map((name) => view.export + name).join("\n");
+  commands.hidden = !exported.length || !view.export;
   if (!names.length) {
     make("p", {class: "hint"}, place, "None. Select points of the figure or trials of the tables below.");
     return;
@@ -101,7 +102,7 @@ function listClasses() {
   const place = document.getElementById("classes"), names = [...selected.keys()].filter((name) => view.trials[name].per_class?.length);
   place.replaceChildren();
   if (!names.length) {
-    make("p", {class: "hint"}, place, "Only points of the frontier are tested: select one.");
+    make("p", {class: "hint"}, place, "Only points of the frontier and baselines are tested: select one.");
     return;
   }
   const rows = view.trials[names[0]].per_class, key = "recall" in rows[0] ? "recall" : "average_precision";

@@ -1,0 +1,1 @@
+"""Simple models without tensor trains, which a sweep holds its frontier against."""
