@@ -35,13 +35,13 @@ class SweepOptions:
     """directory or URI of the sweep: s3://bucket/sweep is written to a local copy, which is mirrored to the bucket, and
     can be resumed on any machine [default: runs/sweep, below $TTRNN_STORAGE if that is set, for example to s3://bucket]
     """
-    space: str = "shapes"
-    """search space: shapes (cells, modes, ranks), ranks (the paper's shape, ranks only), or your own as
-    package.module:function"""
+    space: str = "small"
+    """search space: small (stem or none, hidden size, ranks, directions), shapes (cells, modes, ranks), ranks (the
+    paper's shape, ranks only), or your own as package.module:function"""
     num_trials: int = 16
     """models to train, not counting models that exceed a limit and duplicates, which are not trained"""
-    epochs: int = 16
-    """passes over the train split per model"""
+    epochs: int | None = None
+    """passes over the train split per model; default: 48, for the embedded demo 16"""
     max_params: int | None = None
     """maximum number of parameters of a model, classifier included; default: no limit"""
     max_macs: int | None = dataclasses.field(default=None, metadata={"aliases": ("max_flops",)})
@@ -95,8 +95,13 @@ class SweepOptions:
             raise ValueError(f"0 < gpus_per_worker <= 1 must hold, got {self.gpus_per_worker}")
         search_spaces.load(self.space)
 
+    @property
+    def epochs_per_trial(self) -> int:
+        """`epochs` or its default: small models still improve after 40 epochs, but the demo shall be quick."""
+        return self.epochs or (16 if self.data is None else 48)
+
     def settings(self) -> dict[str, Any]:
         """The options that affect the result, and `out`."""
         data = None if self.data is None else str(Location.of(self.data).absolute())
-        values = dataclasses.asdict(self) | {"data": data}
+        values = dataclasses.asdict(self) | {"data": data, "epochs": self.epochs_per_trial}
         return {name: value for name, value in values.items() if name not in _SET_BY_THE_COMMAND}

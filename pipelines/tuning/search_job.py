@@ -37,18 +37,18 @@ def run_search(
     Returns:
         The number of trials whose process failed.
     """
-    common = {"epochs": options.epochs, "seed": options.seed, "num_workers": options.num_workers}
+    common = {"epochs": options.epochs_per_trial, "seed": options.seed, "num_workers": options.num_workers}
     search = _search(options, common, sweep, data, slots)
     log.info(
         "sweeping %d trials of %d epochs, %d at a time, over the space %s",
         options.num_trials,
-        options.epochs,
+        options.epochs_per_trial,
         slots.num_slots,
         options.space,
     )
     first, last = baseline_trainings(options, common, sweep, data, slots)
     earlier = sweep.trials()
-    stopping = EarlyStopping(len(data.split("val")), grace=max(1, options.epochs // 4))
+    stopping = EarlyStopping(len(data.split("val")), grace=max(1, options.epochs_per_trial // 4))
     for trial in earlier:
         # A refined trial starts from trained weights: it is not compared with others.
         if trial.num_params is not None and trial.parent is None and trial.state != "failed":
@@ -64,7 +64,7 @@ def run_search(
         _Trials(search, stopping, lambda: _refinements(search, options, sweep, screen), first, last),
         slots,
         state=sweep.tune_state,
-        scheduler=make_scheduler(scheduler, stopping, options.epochs, deadline),
+        scheduler=make_scheduler(scheduler, stopping, options.epochs_per_trial, deadline),
         deadline=deadline,
         callbacks=[tune_callback(screen)],
     )
@@ -158,7 +158,7 @@ def _search(
 def _refinements(search: Search, options: SweepOptions, sweep: SweepDirectory, screen: Screen) -> Sequence[Training]:
     """A round of models that start from those of the frontier, rounded to lower ranks; [] if there are no more."""
     trials = sweep.finished_trials() if options.refine else []
-    proposals = propose(sweep, frontier(trials), trials, epochs=options.epochs, max_params=options.max_params)
+    proposals = propose(sweep, frontier(trials), trials, epochs=options.epochs_per_trial, max_params=options.max_params)
     refined = [search.refine(proposal.values, proposal.parent) for proposal in proposals]
     trainings = [training for training in refined if training is not None]
     if trainings:

@@ -27,7 +27,7 @@ from tests import processes
 from tests.processes import Child
 from tests.shards import make_shards
 
-SWEPT = {"epochs": 2, "max_params": 150_000, "early_stopping": "none"}
+SWEPT = {"space": "shapes", "epochs": 2, "max_params": 150_000, "early_stopping": "none"}
 
 
 @pytest.fixture(scope="module")
@@ -190,8 +190,12 @@ def test_an_existing_sweep_is_refused_and_not_resumed_with_other_options(swept, 
     out, _ = swept
     with pytest.raises(UserError, match="--resume"):
         sweep(SweepOptions(data=str(shards), out=str(out)))
-    with pytest.raises(UserError, match="epochs 2, not 16"):
-        sweep(SweepOptions(data=str(shards), out=str(out), max_params=150_000, early_stopping="none", resume=True))
+    with pytest.raises(UserError, match="epochs 2, not 48"):
+        sweep(
+            SweepOptions(
+                data=str(shards), out=str(out), space="shapes", max_params=150_000, early_stopping="none", resume=True
+            )
+        )
 
 
 def test_overwrite_never_deletes_the_data_of_the_sweep(swept):
@@ -267,7 +271,7 @@ def test_a_sweep_that_is_killed_and_interrupted_resumes_with_the_same_number_of_
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        (["--space", "everything"], "choose shapes, ranks"),
+        (["--space", "everything"], "choose small, shapes, ranks"),
         (["--num-trials", "0"], "num_trials"),
         (["--data", "{tmp}/nothing"], "nothing"),
         (["--data", "{tmp}"], "{tmp}"),
