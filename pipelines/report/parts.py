@@ -54,7 +54,7 @@ def cards(data: Mapping[str, Any]) -> str:
         found.append(("knee", f"Knee, {_ratio(best, small)} times smaller", small))
     if baseline is not None and baseline is not best:
         role = "dense" if baseline["config"].get("input") == "dense" else "baseline"
-        title = f"Best baseline: {baseline_name(baseline)}"
+        title = f"Baseline: {baseline_name(baseline)}"
         if role == "dense":
             title = f"Dense baseline, {_ratio(baseline, best)} times the size"
         found.append((role, title, baseline))
