@@ -36,7 +36,7 @@ def targets(num_trials: int) -> tuple[int, ...]:
 def baseline_trainings(
     options: SweepOptions, common: Mapping[str, Any], sweep: SweepDirectory, data: ShardDataset, slots: Slots
 ) -> tuple[list[Training], list[Training]]:
-    """The baselines to train or to resume, by `options.baselines`: (those before the trials, the one after them).
+    """The baselines to train or to resume, by `options.baselines`: (those between the trials, the one after them).
 
     A baseline is left out if it is above --max-params or needs more memory than a node has.
 
