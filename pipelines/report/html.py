@@ -44,7 +44,7 @@ def write_page(path: str | Path, data: Mapping[str, Any]) -> None:
         dataset=html.escape(data["dataset"]),
         metric=html.escape(data["metric"].replace("_", " ")),
         num_trials=len(data["trials"]),
-        verdict=parts.verdict(data),
+        verdict=_verdict(data),
         baseline_line=" The dashed line is that of the baselines." if data.get("baselines") else "",
         num_finished=sum(trial["state"] == "complete" for trial in data["trials"]),
         replication_hint=parts.replication_hint(data),
@@ -65,6 +65,14 @@ def write_page(path: str | Path, data: Mapping[str, Any]) -> None:
     with atomic_write(path, "wb") as file:
         # A file name that is not UTF-8 is a str with lone surrogates, which cannot be encoded as UTF-8.
         file.write(page.encode("utf-8", errors="replace"))
+
+
+def _verdict(data: Mapping[str, Any]) -> str:
+    """The sentence that holds the frontier against the baselines, as a paragraph."""
+    if not (found := data.get("verdict")):
+        return ""
+    head, colon, rest = html.escape(found["sentence"]).partition(":")
+    return f'<p class="verdict {found["outcome"]}"><b>{head}{colon}</b>{rest}</p>'
 
 
 def _asset(name: str) -> str:

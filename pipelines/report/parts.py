@@ -21,7 +21,6 @@ __all__ = [
     "notes",
     "replication_hint",
     "trials_table",
-    "verdict",
 ]
 
 
@@ -81,14 +80,6 @@ def _marks_by_trial(data: Mapping[str, Any]) -> dict[str, tuple[Mark, Mark | Non
     drawn = marks(data)
     tests = {mark.trial["trial"]: mark for mark in drawn if mark.role == "test"}
     return {m.trial["trial"]: (m, tests.get(m.trial["trial"])) for m in drawn if m.role != "test"}
-
-
-def verdict(data: Mapping[str, Any]) -> str:
-    """The sentence that holds the frontier against the baselines, as a paragraph."""
-    if not (found := data.get("verdict")):
-        return ""
-    head, colon, rest = html.escape(found["sentence"]).partition(":")
-    return f'<p class="verdict {found["outcome"]}"><b>{head}{colon}</b>{rest}</p>'
 
 
 def _value(mark: Mark | None) -> str:
