@@ -75,6 +75,19 @@ def make_sweep(path: Path, trials: dict[str, dict[str, Any] | None] = TRIALS, **
     return path
 
 
+def add_baselines(sweep: Path, values: dict[str, tuple[int, float]]) -> Path:
+    """Adds finished baselines to a sweep: name -> (num_params, val_metric)."""
+    for name, (num_params, val_metric) in values.items():
+        run = sweep / "baselines" / name
+        (run / "model").mkdir(parents=True)
+        (run / "model/model.safetensors").write_bytes(name.encode())
+        kind = name.rpartition("-")[0] or name
+        summary = {"state": "complete", "num_params": num_params, "val_metric": val_metric, "epochs": 5}
+        summary |= {"config": config(input=kind, in_modes="4x8", hidden_modes="16"), "input_params": 9, "train_s": 1.0}
+        (run / "summary.json").write_text(json.dumps(summary))
+    return sweep
+
+
 class Evaluate:
     """A substitute for evaluate_model that records the trials it is called for."""
 

@@ -165,12 +165,9 @@ def _baseline_classifier(directory: Path) -> Classifier:
         raise UserError(f"{directory} is a baseline, which evaluates shards only")
 
     return Classifier(
-        task=config.task,
-        classes=config.classes,
+        **{name: getattr(config, name) for name in ("task", "classes", "num_params", "input_params")},
         frame=FrameSize(config.width, config.height, config.channels),
         sampling=Sampling.from_dict(config.sampling),
-        num_params=config.num_params,
-        input_params=config.input_params,
         predict=refuse,
         stream=refuse,
         why_no_stream="it is a baseline",

@@ -44,7 +44,7 @@ def write_page(path: str | Path, data: Mapping[str, Any]) -> None:
         dataset=html.escape(data["dataset"]),
         metric=html.escape(data["metric"].replace("_", " ")),
         num_trials=len(data["trials"]),
-        verdict=parts.verdict(data),
+        verdict=_verdict(data),
         baseline_line=" The dashed line is that of the baselines." if data.get("baselines") else "",
         num_finished=sum(trial["state"] == "complete" for trial in data["trials"]),
         replication_hint=parts.replication_hint(data),
@@ -76,6 +76,14 @@ def _data_check(data: Mapping[str, Any]) -> str:
     sentences = [*check["text"], *([f"expected: {check['cost']}"] if check.get("cost") else [])]
     items = "".join(f"<li>{html.escape(text)}</li>" for text in sentences)
     return f'<section id="data-check"><h2>Is there enough data?</h2><ul>{items}</ul></section>'
+
+
+def _verdict(data: Mapping[str, Any]) -> str:
+    """The sentence that holds the frontier against the baselines, as a paragraph."""
+    if not (found := data.get("verdict")):
+        return ""
+    head, colon, rest = html.escape(found["sentence"]).partition(":")
+    return f'<p class="verdict {found["outcome"]}"><b>{head}{colon}</b>{rest}</p>'
 
 
 def _asset(name: str) -> str:

@@ -21,7 +21,6 @@ __all__ = [
     "notes",
     "replication_hint",
     "trials_table",
-    "verdict",
 ]
 
 
@@ -57,7 +56,7 @@ def cards(data: Mapping[str, Any]) -> str:
         found.append(("highest", f"Highest on validation, {_ratio(highest, best)} times the size", highest))
     if baseline is not None and baseline is not best:
         role = "dense" if baseline["config"].get("input") == "dense" else "baseline"
-        title = f"Best baseline: {baseline_name(baseline)}"
+        title = f"Baseline: {baseline_name(baseline)}"
         if role == "dense":
             title = f"Dense baseline, {_ratio(baseline, best)} times the size"
         found.append((role, title, baseline))
@@ -84,14 +83,6 @@ def _marks_by_trial(data: Mapping[str, Any]) -> dict[str, tuple[Mark, Mark | Non
     drawn = marks(data)
     tests = {mark.trial["trial"]: mark for mark in drawn if mark.role == "test"}
     return {m.trial["trial"]: (m, tests.get(m.trial["trial"])) for m in drawn if m.role != "test"}
-
-
-def verdict(data: Mapping[str, Any]) -> str:
-    """The sentence that holds the frontier against the baselines, as a paragraph."""
-    if not (found := data.get("verdict")):
-        return ""
-    head, colon, rest = html.escape(found["sentence"]).partition(":")
-    return f'<p class="verdict {found["outcome"]}"><b>{head}{colon}</b>{rest}</p>'
 
 
 def _value(mark: Mark | None) -> str:

@@ -44,8 +44,8 @@ def write_figure(path: str | Path, data: Mapping[str, Any]) -> None:
     for role, (label, _, marker, size) in ROLES.items():
         if of_role := [mark for mark in drawn if mark.role == role]:
             _draw(axes, of_role, marker, 0.7 * size, label)
-    _draw_frontier(axes, [mark for mark in drawn if mark.role == "frontier"], 10**high, labels(data))
     _draw_frontier(axes, baseline_line(data), 10**high, labels(data), role="baseline", linestyle="--")
+    _draw_frontier(axes, [mark for mark in drawn if mark.role == "frontier"], 10**high, labels(data))
     chance = 100 * data["chance"]
     axes.axhline(chance, linestyle=":", color="#666666", linewidth=1.2, zorder=0)
     style = {"color": "#666666", "fontsize": 9, "xycoords": ("axes fraction", "data")}

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+import torch
+
 import ttrnn
 from pipelines.baselines.config import KINDS, AnyConfig, BaselineConfig
 from pipelines.baselines.network import AnyClassifier, build
@@ -16,7 +18,15 @@ from ttrnn.contract import supports_bfloat16
 from ttrnn.model import VideoClassifier
 from ttrnn.rounding import rounded
 
-__all__ = ["any_model_config", "model_config", "new_model", "resolve_precision", "starting_model", "training_splits"]
+__all__ = [
+    "any_model_config",
+    "compute_in",
+    "model_config",
+    "new_model",
+    "resolve_precision",
+    "starting_model",
+    "training_splits",
+]
 
 
 def resolve_precision(options: TrainOptions) -> TrainOptions:
@@ -76,6 +86,12 @@ def new_model(options: TrainOptions, config: AnyConfig) -> AnyClassifier:
     if isinstance(model, VideoClassifier):
         model.rnn.reset_parameters(options.input_gain)
     return model
+
+
+def compute_in(model: AnyClassifier, dtype: torch.dtype | None) -> None:
+    """Sets the precision of the products with the frames; a baseline computes in float32."""
+    if isinstance(model, VideoClassifier):
+        model.rnn.compute_dtype = dtype
 
 
 def starting_model(init: str, config: ModelConfig) -> VideoClassifier:

@@ -26,7 +26,7 @@ from pipelines.training.checkpoint import Progress, load_checkpoint, save_checkp
 from pipelines.training.optim import make_ema, make_optimizer, make_schedule
 from pipelines.training.options import TrainOptions, flat_config
 from pipelines.training.run_directory import RunDirectory
-from pipelines.training.setup import any_model_config, new_model, starting_model, training_splits
+from pipelines.training.setup import any_model_config, compute_in, new_model, starting_model, training_splits
 from ttrnn.files import remove_leftovers
 from ttrnn.model import VideoClassifier
 
@@ -91,7 +91,7 @@ class _Trainer:
         """Trains on the rest of an epoch, validates, and saves a checkpoint; returns the line of metrics.jsonl."""
         start, progress = time.monotonic(), self.progress
         self.model.train()
-        _compute_in(self.model, torch.bfloat16 if self.options.precision == "bfloat16" else None)
+        compute_in(self.model, torch.bfloat16 if self.options.precision == "bfloat16" else None)
         steps = batches(
             self.train,
             self.options.batch_size,
@@ -114,7 +114,7 @@ class _Trainer:
                     self.save()
                     self.on_checkpoint()
         # In float32, as in every other command and on every machine.
-        _compute_in(self.result, None)
+        compute_in(self.result, None)
         val_metric, val_loss, scores_BC = validate(
             self.result, self.val, self.options.batch_size, rank=self.rank, world_size=self.world_size
         )
@@ -264,12 +264,6 @@ class _Trainer:
         if self.rank == 0:
             self.directory.write_summary(summary)
         return summary
-
-
-def _compute_in(model: AnyClassifier, dtype: torch.dtype | None) -> None:
-    """Sets the precision of the products with the frames; a baseline computes in float32."""
-    if isinstance(model, VideoClassifier):
-        model.rnn.compute_dtype = dtype
 
 
 def _seed(seed: int) -> None:

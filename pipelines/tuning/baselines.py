@@ -21,7 +21,7 @@ __all__ = ["baseline_trainings", "settle", "targets"]
 
 log = logging.getLogger(__name__)
 
-# Of 1/300, 1/100, 1/50 the best or nearly so for thumbnails and CNNs on spoken words and letters.
+# Of 1/100 and 1/50 the better one on spoken words.
 _LR = 1e-2
 _DENSE = {"input": "dense", "hidden_modes": "4x4x4x4", "lr": 3e-3}
 # With fewer trials, baselines of three sizes would take more than a fifth of the time of the sweep.
@@ -36,7 +36,7 @@ def targets(num_trials: int) -> tuple[int, ...]:
 def baseline_trainings(
     options: SweepOptions, common: Mapping[str, Any], sweep: SweepDirectory, data: ShardDataset, slots: Slots
 ) -> tuple[list[Training], list[Training]]:
-    """The baselines to train or to resume, by `options.baselines`: (those before the trials, the one after them).
+    """The baselines to train or to resume, by `options.baselines`: (those between the trials, the one after them).
 
     A baseline is left out if it is above --max-params or needs more memory than a node has.
 

@@ -91,9 +91,9 @@ def _estimate_cost(
 
 
 class _Trials:
-    """The source of a sweep's trainings: baselines, the proposals of the search, then rounds of refinements.
+    """The source of a sweep's trainings: the proposals of the search, then rounds of refinements.
 
-    The baselines `last` follow the proposals.
+    The baselines `first` alternate with the first proposals, those in `last` follow all of them.
     """
 
     def __init__(
@@ -107,15 +107,18 @@ class _Trials:
         self._search, self._stopping, self._refinements = search, stopping, refinements
         self._refined: list[Training] = []
         self._first, self._last = list(first), list(last)
+        self._is_turn_of_baseline = False
         self.num_workers = search.num_workers
 
     def next(self, running: Collection[str]) -> Training | None:
-        if self._first:
+        is_turn, self._is_turn_of_baseline = self._is_turn_of_baseline, not self._is_turn_of_baseline
+        if is_turn and self._first:
             return self._first.pop(0)
         if not self._refined and (training := self._search.next()) is not None:
             return training
-        if self._last:
-            return self._last.pop(0)
+        for baselines in (self._first, self._last):
+            if baselines:
+                return baselines.pop(0)
         if not self._refined and not running:
             self._refined = list(self._refinements())
         return self._refined.pop(0) if self._refined else None

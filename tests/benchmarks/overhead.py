@@ -45,7 +45,7 @@ def overhead(options: OverheadOptions) -> dict[str, Any]:
     """Runs the command and measures it."""
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "sweep"
-        numbers = ["--num-trials", str(options.num_trials), "--epochs", str(options.epochs)]
+        numbers = ["--num-trials", str(options.num_trials), "--epochs", str(options.epochs), "--baselines", "none"]
         words = ["--data", options.shards, "--out", str(out), "--space", "tests.benchmarks.overhead:space"]
         words += ["--early-stopping", "none", *numbers]
         start = time.monotonic()

@@ -81,7 +81,7 @@ def scale(options: ScaleOptions) -> dict[str, Any]:
         }
         with _cluster(directory, options) as address:
             words = ["--data", f"{_HERE}/shards", "--out", f"{_HERE}/sweep"]
-            words += ["--num-trials", str(options.num_trials), "--epochs", str(options.epochs)]
+            words += ["--num-trials", str(options.num_trials), "--epochs", str(options.epochs), "--baselines", "none"]
             start = time.monotonic()
             process = subprocess.Popen(
                 [sys.executable, "-c", "from tests.benchmarks.scale import drive; drive()", *words],

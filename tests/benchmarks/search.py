@@ -129,6 +129,7 @@ def _sweep(
         "out": str(out),
         "space": "tests.benchmarks.search:space",
         "num_trials": num_trials,
+        "baselines": "none",
         "epochs": options.epochs,
         "seed": seed,
         "resume": True,

@@ -12,7 +12,7 @@ from optuna.distributions import IntDistribution
 from pipelines.core.errors import UserError
 from pipelines.report.frontier_files import COLUMNS, write_frontier
 from pipelines.tuning.frontier import hypervolume
-from tests.sweeps import CLASSES, TRIALS, Evaluate, config, make_sweep, write_replications
+from tests.sweeps import CLASSES, TRIALS, Evaluate, add_baselines, config, make_sweep, write_replications
 from tests.tuning.test_importance import make_study
 
 FILES = ("trials.csv", "pareto.csv", "pareto.json", "pareto.png", "report.html")
@@ -282,19 +282,6 @@ def test_published_accuracies_are_given_for_the_papers_data_sets(
     assert all(list(claim) == ["model", "num_input_params", "accuracy"] for claim in data["published"])
 
 
-def add_baselines(sweep: Path, values: dict[str, tuple[int, float]]) -> Path:
-    """Adds finished baselines to a sweep: name -> (num_params, val_metric)."""
-    for name, (num_params, val_metric) in values.items():
-        run = sweep / "baselines" / name
-        (run / "model").mkdir(parents=True)
-        (run / "model/model.safetensors").write_bytes(name.encode())
-        kind = name.rpartition("-")[0] or name
-        summary = {"state": "complete", "num_params": num_params, "val_metric": val_metric, "epochs": 5}
-        summary |= {"config": config(input=kind, in_modes="4x8", hidden_modes="16"), "input_params": 9, "train_s": 1.0}
-        (run / "summary.json").write_text(json.dumps(summary))
-    return sweep
-
-
 def test_baselines_are_tested_and_listed_and_never_on_the_frontier(tmp_path: Path) -> None:
     evaluate = Evaluate()
     sweep = add_baselines(make_sweep(tmp_path / "sweep"), {"thumbnail-3000": (2_900, 0.99), "cnn-1000": (900, 0.2)})
@@ -313,8 +300,8 @@ def test_baselines_are_tested_and_listed_and_never_on_the_frontier(tmp_path: Pat
         ("thumbnail-3000", "baseline", "thumbnail"),
     ]
     assert "baseline" not in {row["state"] for row in read_csv(sweep / "pareto.csv")}
-    assert (data["best"], data["baseline"], data["verdict"]["outcome"]) == ("0005", "thumbnail-3000", "loses")
-    assert (sweep / "best/model.safetensors").read_bytes() == b"0005"
+    assert (data["best"], data["baseline"], data["verdict"]["outcome"]) == ("0001", "thumbnail-3000", "loses")
+    assert (sweep / "best/model.safetensors").read_bytes() == b"0001"
     assert data["epochs_trained"] == 31
 
 

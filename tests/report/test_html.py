@@ -14,7 +14,7 @@ from pipelines.report.frontier_files import write_frontier
 from pipelines.report.html import write_page
 from pipelines.report.plot import write_figure
 from tests.report.contents import HOSTILE, full, older
-from tests.sweeps import TRIALS, Evaluate, config, make_sweep
+from tests.sweeps import TRIALS, Evaluate, add_baselines, config, make_sweep
 
 
 class Page(HTMLParser):
@@ -281,3 +281,24 @@ def test_page_and_figure_need_pareto_json_only(data: dict[str, Any], tmp_path: P
     write_figure(tmp_path / "pareto.png", again)
     for name in ("report.html", "pareto.png"):
         assert (tmp_path / name).read_bytes() == Path(data["files"][name]).read_bytes()
+
+
+def test_the_page_holds_the_frontier_against_the_baselines(tmp_path: Path) -> None:
+    sweep = add_baselines(make_sweep(tmp_path / "sweep"), {"thumbnail-3000": (2_900, 0.99), "cnn-1000": (900, 0.2)})
+    data = write_frontier(sweep, Evaluate())
+    page = Page(sweep / "report.html")
+    assert data["verdict"]["sentence"] in page.text
+    assert page.text.index("do not win here") < page.text.index("Each of the 8 trials")
+    assert {name for tag, attrs in page.tags if tag == "tr" and (name := attrs.get("data-trial"))} >= {"cnn-1000"}
+    assert "thumbnail 4x8 → 16" in page.text
+    assert page.marks()["baseline"] == [(900, 20.0), (2_900, 99.0)]
+    view = page.view()
+    assert view["baselines"] == ["cnn-1000", "thumbnail-3000"]
+    assert [name for name, trial in view["trials"].items() if trial["is_baseline"]] == ["cnn-1000", "thumbnail-3000"]
+    # Parallel coordinates show what the sweep searched.
+    assert all("cnn-1000" not in axis["values"] for axis in view["dimensions"])
+
+
+def test_a_page_without_baselines_has_no_sentence(page: Page) -> None:
+    assert not any("verdict" in (attrs.get("class") or "") for _, attrs in page.tags)
+    assert "dashed line is that of the baselines" not in page.text

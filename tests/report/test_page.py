@@ -11,7 +11,7 @@ from pipelines.report.frontier_files import write_frontier
 from pipelines.report.html import write_page
 from pipelines.report.pareto_data import csv_tables
 from tests.report.contents import HOSTILE, full, older
-from tests.sweeps import Evaluate, config, make_sweep
+from tests.sweeps import Evaluate, add_baselines, config, make_sweep
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e .[dev]")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -103,6 +103,22 @@ def test_page_of_an_older_pareto_json_opens(browser: Any, data: dict[str, Any], 
     assert not opened.page.locator("#classes").is_visible()
     assert opened.page.locator("#plot .steps").count() == 1
     opened.context.close()
+
+
+def test_baselines_have_a_line_of_their_own_and_no_command_to_export_them(browser: Any, tmp_path: Path) -> None:
+    sweep = add_baselines(make_sweep(tmp_path / "sweep"), {"thumbnail-3000": (2_900, 0.99), "cnn-1000": (900, 0.2)})
+    write_frontier(sweep, Evaluate())
+    for width in (390, 1280):
+        opened = Opened(browser, sweep / "report.html", viewport={"width": width, "height": 900})
+        assert opened.errors == []
+        assert opened.page.evaluate("document.documentElement.scrollWidth") == width
+        assert opened.page.locator("#plot .steps").count() == 2
+        assert opened.page.locator("#plot .steps.of-baseline").count() == 1
+        assert "thumbnail-3000" in opened.selected()
+        assert "thumbnail" not in opened.page.inner_text("#export")
+        opened.page.locator('#legend button[data-role="baseline"]').click()
+        assert opened.page.locator("#plot .steps.of-baseline").count() == 0
+        opened.context.close()
 
 
 def test_without_scripts_the_tables_are_there(browser: Any, file: Path) -> None:

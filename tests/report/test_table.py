@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pipelines.report.frontier_files import write_frontier
 from pipelines.report.table import frontier_table
-from tests.sweeps import Evaluate, config, make_sweep, write_replications
+from tests.sweeps import Evaluate, add_baselines, config, make_sweep, write_replications
 
 
 def printed(result: dict[str, Any], width: int) -> list[str]:
@@ -70,3 +70,15 @@ def test_table_shows_means_points_that_were_not_replicated_and_failed_replicatio
     text = " ".join("\n".join(printed(write_frontier(sweep, Evaluate()), 120)).split())
     assert "replication failed: trial 0005 with seed 2: diverged" in text
     assert "Training it again with new seeds failed for some of them" in (sweep / "report.html").read_text()
+
+
+def test_table_lists_baselines_and_chance_below_the_frontier_and_the_sentence_below_it(tmp_path: Path) -> None:
+    sweep = add_baselines(make_sweep(tmp_path / "sweep"), {"low-rank-10000": (9_900, 0.8), "linear": (900, 0.2)})
+    data = write_frontier(sweep, Evaluate())
+    for width in (80, 120):
+        lines = printed(data, width)
+        starts = [line.split()[0] for line in lines if line[:1].strip()]
+        assert starts[starts.index("0005") + 1 :][:4] == ["linear", "low-rank-", "10000", "chance"]
+        (chance,) = [line.split() for line in lines if line.startswith("chance")]
+        assert chance == ["chance", "33.3%"]
+    assert data["verdict"]["sentence"] in "\n".join(lines)

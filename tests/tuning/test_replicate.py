@@ -253,6 +253,14 @@ def test_points_of_an_extended_sweep_are_not_mixed_with_replicated_ones(
     assert drawn(sweep) == (["a"], ["b", "c", "d"])
 
 
+def test_the_baselines_that_no_other_one_dominates_are_replicated_too(tmp_path: Path) -> None:
+    sweep = SweepDirectory(make_sweep(tmp_path, TRIALS))
+    for name, size, value in (("linear", 900, 0.3), ("cnn-1000", 1_000, 0.2), ("thumbnail-3000", 2_900, 0.4)):
+        sweep.run(name).add_to_summary(state="complete", num_params=size, val_metric=value)
+    names = [point.trial for point in points_to_replicate(sweep.finished_trials())]
+    assert names == ["a", "b", "c", "linear", "thumbnail-3000"]
+
+
 def test_the_dense_baseline_is_replicated_too(tmp_path: Path) -> None:
     dense = {"num_params": 9_000, "val_metric": 0.1, "config": {"input": "dense"}}
     trials = SweepDirectory(make_sweep(tmp_path, {**TRIALS, "e": dense})).finished_trials()

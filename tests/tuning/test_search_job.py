@@ -38,12 +38,12 @@ def test_refinements_start_when_all_trials_of_the_search_have_ended():
     assert trials.next(()) is None
 
 
-def test_baselines_come_first_the_dense_one_after_the_search_and_the_study_does_not_see_them(tmp_path):
+def test_baselines_alternate_with_trials_the_dense_one_comes_last_and_the_study_does_not_see_them(tmp_path):
     first, last = ([SimpleNamespace(name=name, is_baseline=True, options=SimpleNamespace(out=str(tmp_path / name)))]
                    for name in ("linear", "dense"))  # fmt: skip
-    search, rounds = FakeSearch(named("a")), [named("r1"), []]
+    search, rounds = FakeSearch(named("a", "b")), [named("r1"), []]
     trials = _Trials(search, EarlyStopping(100), lambda: rounds.pop(0), first, last)
-    assert [trials.next(()).name, trials.next(["linear"]).name, trials.next(["a"]).name] == ["linear", "a", "dense"]
+    assert [trials.next(("x",)).name for _ in range(4)] == ["a", "linear", "b", "dense"]
     assert trials.next(["dense"]) is None
     trials.ended(first[0], "its process died")
     assert search.errors == {}
