@@ -12,8 +12,7 @@ TARGETS = (1_000, 3_000, 10_000)
 """Numbers of parameters."""
 _TOLERANCE = 0.1
 _SMALLEST_HIDDEN = 4
-# Inputs of the GRU for each hidden unit: proportions that a person found by hand. A low-rank baseline spends most of its
-# parameters on its projection.
+# Inputs of the GRU for each hidden unit, found by hand. A low-rank baseline spends most parameters on its projection.
 _RATIO = {"thumbnail": 4.0, "low-rank": 0.5, "cnn": 4.0}
 _SHARE = {"low-rank": 0.7, "cnn": 0.2}
 _CHANNELS = ((2, 4), (3, 4), (4, 6), (4, 8), (6, 8), (8, 12), (12, 16), (16, 24))
