@@ -86,7 +86,20 @@ def test_a_sweep_whose_ctrl_c_is_ignored_ends_at_sigterm_with_all_its_processes(
     line = 'trap "" INT; exec "$@"'
     mark = f"{os.getpid()}-{time.time()}"
     with Child(
-        ["sh", "-c", line, "sh", sys.executable, "-m", "pipelines.sweep", *options, "--early-stopping", "none"],
+        [
+            "sh",
+            "-c",
+            line,
+            "sh",
+            sys.executable,
+            "-m",
+            "pipelines.sweep",
+            *options,
+            "--early-stopping",
+            "none",
+            "--baselines",
+            "none",
+        ],
         stderr=subprocess.PIPE,
         env={**os.environ, "RAY_ADDRESS": "local", _MARK: mark},
         cwd=ROOT,

@@ -298,7 +298,15 @@ def test_user_errors_end_with_2_and_one_line(shards, tmp_path, capsys, words, hi
 
 def test_a_trial_of_two_workers_trains_on_ray(shards, tmp_path):
     result = sweep(
-        SweepOptions(data=str(shards), out=str(tmp_path / "out"), num_trials=1, epochs=2, num_workers=2, space="ranks")
+        SweepOptions(
+            data=str(shards),
+            out=str(tmp_path / "out"),
+            num_trials=1,
+            epochs=2,
+            num_workers=2,
+            space="ranks",
+            baselines="none",
+        )
     )
     assert [trial["state"] for trial in result["trials"]] == ["complete"]
 

@@ -204,7 +204,19 @@ def test_a_killed_sweep_is_resumed_from_its_bucket_on_another_machine(shards, pl
     def command(machine, *words):
         options = ("--data", str(shards), "--num-trials", "3", "--epochs", "10", "--early-stopping", "none")
         return Child(
-            [sys.executable, "-m", "pipelines.sweep", *options, "--max-params", "100000", "--out", str(place), *words],
+            [
+                sys.executable,
+                "-m",
+                "pipelines.sweep",
+                *options,
+                "--baselines",
+                "none",
+                "--max-params",
+                "100000",
+                "--out",
+                str(place),
+                *words,
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, "TTRNN_CACHE": str(tmp_path / machine)},

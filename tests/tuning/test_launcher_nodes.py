@@ -41,7 +41,7 @@ def test_a_full_disk_is_reported_as_such_although_tune_wraps_the_error(monkeypat
     make_shards(tmp_path / "shards")
     before = signal.getsignal(signal.SIGINT)
     with start_ray(num_cpus=1), pytest.raises(OSError, match="No space left on device"):
-        sweep(SweepOptions(data=str(tmp_path / "shards"), out=str(tmp_path / "sweep"), num_trials=1))
+        sweep(SweepOptions(data=str(tmp_path / "shards"), out=str(tmp_path / "sweep"), num_trials=1, baselines="none"))
     assert signal.getsignal(signal.SIGINT) is before, "the handler of Ctrl-C is restored"
 
 
@@ -70,7 +70,9 @@ def disks(tmp_path_factory):
 
 def test_no_trial_is_lost_on_a_node_that_cannot_store_files(disks, caplog):
     (disks / "another" / "sweep").write_text("no directory")
-    options = SweepOptions(data=f"{HERE}/shards", out=f"{HERE}/sweep", space="ranks", num_trials=4, epochs=2)
+    options = SweepOptions(
+        data=f"{HERE}/shards", out=f"{HERE}/sweep", space="ranks", num_trials=4, epochs=2, baselines="none"
+    )
     with caplog.at_level("WARNING"):
         result = sweep(options)
     assert "exit_code" not in result
