@@ -12,6 +12,8 @@ WORST = (10_000_000, 0.0)
 """(num_params, metric) of the reference point of hypervolumes."""
 IDEAL = (100, 1.0)
 """The opposite corner."""
+# Of ten times the parameters, as a share of the highest point's gain over guessing; see `knee`.
+_DECADE_PRICE = 0.25
 HYPERVOLUME = (
     f"share dominated by the frontier of the area from {IDEAL[0]:,} to {WORST[0]:,} parameters, on a logarithmic "
     f"scale, and from {WORST[1]:.0%} to {IDEAL[1]:.0%} of the validation metric"
@@ -44,27 +46,25 @@ def _front(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def knee(points: Sequence[Trial], chance: float = 0.0) -> Trial:
-    """The knee of a frontier: the point highest above the line from guessing to its last point.
+    """The knee of a frontier: ten times the parameters must be worth a quarter of what the highest point gains over
+    guessing.
 
-    Heights are measured in (log num_params, metric), as shares of the line's extent. Guessing counts as 100 parameters
-    with the metric of chance. A line from the frontier's smallest point instead would move with that point, and would
-    leave a frontier of two points without a knee. Of equal heights, the smaller model is taken.
+    At such a fixed price, points of little use at either end do not move the knee, and a point near the highest one is
+    not given up for a few hundred parameters. Of equal points, the smaller model is taken.
 
     Args:
         points: A frontier, smallest first; at least one point.
         chance: The metric of guessing, 0 to 1.
     """
-    high_params, high_metric = points[-1].coordinates
-    low_params = min(IDEAL[0], points[0].coordinates[0])
-    if len(points) == 1 or high_metric <= chance:
+    gain = points[-1].coordinates[1] - chance
+    if gain <= 0:
         return points[0]
 
-    def height(point: Trial) -> float:
+    def worth(point: Trial) -> float:
         num_params, metric = point.coordinates
-        share = math.log(num_params / low_params) / math.log(high_params / low_params)
-        return (metric - chance) / (high_metric - chance) - share
+        return round((metric - chance) / gain - _DECADE_PRICE * math.log10(num_params), 9)
 
-    return max(points, key=height)
+    return max(points, key=worth)
 
 
 def dense_baseline(trials: Iterable[Trial]) -> Trial | None:

@@ -77,16 +77,18 @@ def test_a_trial_without_its_full_budget_is_not_on_the_frontier(state: str) -> N
         ([(1000, 0.5), (2000, 0.9), (100_000, 0.95)], 1),
         ([(3000, 0.2), (5000, 0.3), (10_000, 0.95)], 2),
         ([(1000, 0.1), (3234, 0.846), (6458, 0.942), (403_466, 0.98)], 2),
-        # Heights of 0: half of the gain at half of the way from 100 to 10,000 parameters, and the last point.
-        ([(1000, 0.5), (10_000, 0.9)], 0),
+        # Ten times the parameters for a quarter of the gain over guessing.
+        ([(1000, 0.7), (10_000, 0.9)], 0),
+        ([(336, 0.738), (584, 1.0)], 1),
         ([(50, 0.05), (2000, 0.08)], 0),
     ],
     ids=[
         "one point", "two points: much better", "two points: 42 times larger for 15 points", "early knee",
-        "below the line: the last", "highest of several", "equal heights: the smaller", "none better than chance",
+        "late knee", "best of several", "equal worth: the smaller", "a quarter better for few parameters",
+        "none better than chance",
     ],
 )  # fmt: skip
-def test_knee_is_highest_above_the_line_from_guessing(places: list[tuple[int, float]], expected: int) -> None:
+def test_knee_weighs_parameters_against_the_gain_over_guessing(places: list[tuple[int, float]], expected: int) -> None:
     points = [point(str(i), *place) for i, place in enumerate(places)]
     assert knee(points, 0.1) is points[expected]
     halved = [point(str(i), num_params, metric / 2) for i, (num_params, metric) in enumerate(places)]
