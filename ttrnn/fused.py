@@ -5,7 +5,8 @@ Legend: B batch, F frames (packed B and T), H hidden size, G gates.
 torch's layers multiply their input with a matrix; here that is an identity, as the gates already hold the products.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,28 +27,20 @@ def fused_scan(
     nonlinearity: str,
 ) -> tuple[Tensor, ...]:
     """(F, H) states and each clip's final state, (B, H) each; arguments as of `plain.recurrence`; mask_BH is None."""
-    results: tuple[Tensor, ...] = _Fused.apply(cell, nonlinearity, sizes, gates_FG, weight_hh, bias_hn, *state)
+    function = functools.partial(_call, cell, nonlinearity, sizes)
+    results: tuple[Tensor, ...] = _InFullPrecision.apply(function, gates_FG, weight_hh, bias_hn, *state)
     return results
 
 
-class _Fused(torch.autograd.Function):
-    """Runs torch's function and its backward pass with TF32 off: it would round what enters the gates to 10 bits."""
+class _InFullPrecision(torch.autograd.Function):
+    """Runs a function of tensors and its backward pass with TF32 off, which would round the gates to 10 bits."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        cell: str,
-        nonlinearity: str,
-        sizes: Sequence[int],
-        gates: Tensor,
-        weight: Tensor,
-        bias_hn: Tensor | None,
-        *state: Tensor,
-    ) -> tuple[Tensor, ...]:
-        given = zip((gates, weight, bias_hn, *state), ctx.needs_input_grad[3:], strict=True)
+    def forward(ctx: Any, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        given = zip(tensors, ctx.needs_input_grad[1:], strict=True)
         ctx.inputs = [part if part is None else part.detach().requires_grad_(needs) for part, needs in given]
         with torch.set_grad_enabled(any(ctx.needs_input_grad)), _full_precision():
-            ctx.outputs = _call(cell, nonlinearity, sizes, *ctx.inputs)
+            ctx.outputs = function(*ctx.inputs)
         return tuple(part.detach() for part in ctx.outputs)
 
     @staticmethod
@@ -57,7 +50,7 @@ class _Fused(torch.autograd.Function):
         wanted = [part for part, needs in zip(ctx.inputs, needed, strict=True) if needs]
         with _full_precision():
             found = iter(torch.autograd.grad(ctx.outputs, wanted, gradients, retain_graph=True))
-        return None, None, None, *(next(found) if needs else None for needs in needed)
+        return None, *(next(found) if needs else None for needs in needed)
 
 
 def _full_precision() -> Any:

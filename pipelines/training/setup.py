@@ -24,9 +24,18 @@ __all__ = [
     "model_config",
     "new_model",
     "resolve_precision",
+    "seed_generators",
     "starting_model",
     "training_splits",
 ]
+
+
+def seed_generators(seed: int) -> None:
+    """Does what `torch.manual_seed` does, but without its half a millisecond a step on a machine that has no GPU: there
+    it keeps a stack trace of each call in case that a GPU is initialised later."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
 
 
 def resolve_precision(options: TrainOptions) -> TrainOptions:

@@ -26,7 +26,14 @@ from pipelines.training.checkpoint import Progress, load_checkpoint, save_checkp
 from pipelines.training.optim import make_ema, make_optimizer, make_schedule
 from pipelines.training.options import TrainOptions, flat_config
 from pipelines.training.run_directory import RunDirectory
-from pipelines.training.setup import any_model_config, compute_in, new_model, starting_model, training_splits
+from pipelines.training.setup import (
+    any_model_config,
+    compute_in,
+    new_model,
+    seed_generators,
+    starting_model,
+    training_splits,
+)
 from ttrnn.files import remove_leftovers
 from ttrnn.model import VideoClassifier
 
@@ -52,7 +59,7 @@ class _Trainer:
         self.rank, self.world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.train, self.val = training_splits(options, data)
         self.device = local_device()
-        torch.manual_seed(options.seed)
+        seed_generators(options.seed)
         self.model = new_model(options, any_model_config(options, data)).to(self.device)
         if options.init is not None and not self.directory.state_path.exists():
             # Only refined trials start from another model.
@@ -124,7 +131,7 @@ class _Trainer:
 
     def _step(self, batch: Batch) -> None:
         progress, share = self.progress, batch.share
-        _seed(epoch_seed(self.options.seed, progress.epoch + 1, progress.step, self.rank))
+        seed_generators(epoch_seed(self.options.seed, progress.epoch + 1, progress.step, self.rank))
         clip_losses = losses(self.replica(batch.frames), batch.labels, self.options.label_smoothing)
         # DDP averages the workers' gradients: with these weights, the average is the mean over all clips of the step.
         loss = clip_losses.mean() * share * self.world_size
@@ -264,14 +271,6 @@ class _Trainer:
         if self.rank == 0:
             self.directory.write_summary(summary)
         return summary
-
-
-def _seed(seed: int) -> None:
-    """Does what `torch.manual_seed` does, but without its half a millisecond a step on a machine that has no GPU: there
-    it keeps a stack trace of each call in case that a GPU is initialised later."""
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_available():
-        torch.cuda.manual_seed_all(seed)
 
 
 def fit(
