@@ -4,6 +4,7 @@
     python -m pipelines.sweep --data VIDEOS --out runs/mine         videos of your own
     python -m pipelines.sweep --data SHARDS --out runs/mine --num-trials 64 --max-params 20000
     python -m pipelines.sweep --data SHARDS --out runs/mine --refine --confirm 3
+    python -m pipelines.sweep --data SHARDS --out runs/mine --time-budget 20 --refine --confirm 3
     python -m pipelines.sweep --data SHARDS --out runs/mine --resume --num-trials 200
     python -m pipelines.sweep --data SHARDS --out s3://bucket/mine
 
@@ -33,6 +34,7 @@ from pipelines.storage.bucket import working_copy
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
 from pipelines.storage.output import prepare_out, undone_if_refused
+from pipelines.tuning.budget import within_time
 from pipelines.tuning.data_check import forecast_of
 from pipelines.tuning.display import Screen, tune_callback
 from pipelines.tuning.options import SweepOptions
@@ -40,6 +42,7 @@ from pipelines.tuning.preparation import claim_sweep, describe_data, prepare_sha
 from pipelines.tuning.replicate import points_to_replicate, replicate
 from pipelines.tuning.search_job import run_search
 from pipelines.tuning.sweep_directory import SWEEP_LAYOUT, SweepDirectory
+from pipelines.tuning.trial import Trial
 
 __all__ = ["SweepOptions", "sweep"]
 
@@ -89,11 +92,15 @@ def _sweep(options: SweepOptions, out: SweepDirectory, start: float, deadline: f
             num_failed = run_search(options, out, data, slots, deadline, screen)
             if options.confirm and time.monotonic() < deadline:
                 seeds = range(options.seed + 1, options.seed + 1 + options.confirm)
+                if options.num_workers > 1:
+                    slots = Slots.of_cluster(1, options.gpus_per_worker, options.slots)
+                points, left_out = _points(out, options, slots, deadline - time.monotonic())
                 replicate(
                     out,
-                    points_to_replicate(out.finished_trials()),
+                    points,
                     seeds,
-                    slots if options.num_workers == 1 else Slots.of_cluster(1, options.gpus_per_worker, options.slots),
+                    slots,
+                    left_out=left_out,
                     on_start=lambda runs: screen.stage("confirm", len(runs), planned=runs),
                     callbacks=[tune_callback(screen, joins=False)],
                 )
@@ -109,6 +116,23 @@ def _sweep(options: SweepOptions, out: SweepDirectory, start: float, deadline: f
         log.info("classifying %s, a video of the test split, with the best model", video)
         result.update(predict_videos(str(out.best), [str(video)]))
     return result
+
+
+def _points(sweep: SweepDirectory, options: SweepOptions, slots: Slots, time_s: float) -> tuple[list[Trial], list[str]]:
+    """The points to replicate, and the names of those for which there is no time."""
+    trials = sweep.finished_trials()
+    points = points_to_replicate(trials)
+    if options.time_budget is None:
+        return points, []
+    seconds = {trial.trial: trial.train_s or 0.0 for trial in trials}
+    for trial in trials:
+        # A parent is older than the refined trials that follow from it.
+        seconds[trial.trial] += seconds[trial.parent] if trial.parent else 0.0
+    kept = within_time(points, seconds, num_seeds=options.confirm, num_slots=slots.num_slots, time_s=time_s)
+    left_out = [point.trial for point in points if point not in kept]
+    if left_out:
+        log.info("there is no time to replicate %s: they are not on the frontier", ", ".join(left_out))
+    return kept, left_out
 
 
 def summary(result: dict[str, Any]) -> RenderableType:

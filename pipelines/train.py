@@ -4,6 +4,7 @@
     python -m pipelines.train SHARDS runs/tiny --recurrent-ranks 4 --hidden-modes 4x4x4x4
     python -m pipelines.train SHARDS runs/dense --input dense
     python -m pipelines.train SHARDS runs/smaller --init runs/gru/model --ranks 2 --epochs 4
+    python -m pipelines.train SHARDS runs/taught --ranks 2 --teacher runs/gru/model
     python -m pipelines.train SHARDS runs/gru --resume
     python -m pipelines.train SHARDS s3://bucket/gru
 
@@ -32,6 +33,7 @@ from pipelines.training.head_node import serve_files
 from pipelines.training.options import TrainOptions, flat_config
 from pipelines.training.run_directory import RUN_LAYOUT, RunDirectory
 from pipelines.training.setup import model_config, resolve_precision, starting_model, training_splits
+from pipelines.training.teacher import make_teacher
 from pipelines.training.tracking import Tracking, check_tracker
 from pipelines.training.trainer import DivergedError, fit
 from ttrnn.files import atomic_directory
@@ -56,7 +58,8 @@ def _train(options: TrainOptions) -> dict[str, Any]:
     # Absolute: the working directory of Ray's workers is another one.
     shards = str(Location.of(options.shards).absolute())
     init = None if options.init is None else os.path.abspath(options.init)
-    options = dataclasses.replace(options, shards=shards, out=os.path.abspath(options.out), init=init)
+    teacher = ",".join(map(os.path.abspath, options.teacher_paths)) or None
+    options = dataclasses.replace(options, shards=shards, out=os.path.abspath(options.out), init=init, teacher=teacher)
     check_tracker(options.track)
     options = resolve_precision(options)
     data = open_folds(options.shards, options.folding)
@@ -64,6 +67,7 @@ def _train(options: TrainOptions) -> dict[str, Any]:
     config = model_config(options, data)
     if options.init is not None and not options.resume:
         starting_model(options.init, config)
+    make_teacher(options, config)
     run = RunDirectory(Location.of(options.out).local)
     if run.config_path.exists():
         # Raises UserError for the config.json of another program, whose directory --overwrite must not delete.

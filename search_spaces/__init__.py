@@ -5,7 +5,11 @@ A search space is a module with two functions:
     space(trial) -> dict        samples values from the Optuna trial; returns options of pipelines.train by name
     baselines(frame) -> list    options of the models to train first, for frames of (height, width, channels)
 
-The frame of the data set is in `trial.study.user_attrs["frame"]`, as [height, width, channels]. `small` is the default
+Instead of `baselines`, it may have `first(frame, answers)`, which can ask a `Question` about the data: the sweep trains
+the models of the question, calls `first` again with the answer, and so on until it returns the list of models.
+
+The frame of the data set is in `trial.study.user_attrs["frame"]`, as [height, width, channels], and the answers, by
+the names of the questions, in `trial.study.user_attrs["answers"]`. `small` is the default
 space, `shapes` one of cells, modes and ranks, `ranks` one of ranks alone. The module `paper` is not a search
 space: it has the paper's experiments, for pipelines.reproduce.
 
@@ -28,28 +32,61 @@ have the same choices in each trial: if they differ, use several names, for exam
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-__all__ = ["NAMES", "Space", "load"]
+__all__ = ["NAMES", "Answers", "First", "Question", "Sampled", "Space", "load"]
 
 NAMES = ("small", "shapes", "ranks")
 
 
-def _no_baselines(frame: Sequence[int]) -> list[dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """What a sweep finds out about the data before it searches, by training models that differ in one thing."""
+
+    name: str
+    """its key in the answers"""
+    text: str
+    """what is asked, as the log and the report show it"""
+    models: Mapping[str, Mapping[str, Any]]
+    """answer -> options of the model that stands for it; that of the best model on the validation split is taken"""
+    epochs: float = 1.0
+    """share of the epochs of a trial for which they are trained"""
+    teaches: bool = False
+    """whether the later models learn from the scores of these, which may then exceed the limits of the sweep"""
+    taught: str | None = None
+    """the answer whose model learns from the teachers so far; if another one wins, no later model does"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A model to train first, by the values of the parameters that `space` samples: the sampler learns from it."""
+
+    params: Mapping[str, Any]
+
+
+Answers = Mapping[str, str] | None
+"""The answers so far by the names of the questions; None in a sweep of so few trials that nothing is asked."""
+
+
+First = Question | Sequence[Mapping[str, Any] | Sampled]
+"""The next question, or the models to train first: options of train, or values of what `space` samples."""
+
+
+def _no_models(frame: Sequence[int], answers: Answers) -> First:
     return []
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Space:
-    """The two functions of a search space."""
+    """The functions of a search space."""
 
     space: Callable[[Any], dict[str, Any]]
     """Optuna trial -> options of train."""
-    baselines: Callable[[Sequence[int]], list[dict[str, Any]]] = _no_baselines
-    """Frame (height, width, channels) -> options of the models to train first."""
+    first: Callable[[Sequence[int], Answers], First] = _no_models
+    """Frame (height, width, channels) and answers -> what to train before anything is sampled."""
 
 
 def load(name: str) -> Space:
@@ -67,13 +104,17 @@ def load(name: str) -> Space:
         raise ValueError(
             f"there is no search space {name!r}; choose {', '.join(NAMES)}, or your own as package.module:function"
         )
-    function, baselines = getattr(module, function_name, None), getattr(module, "baselines", None)
+    function = getattr(module, function_name, None)
     if not callable(function):
         what = "does not exist" if function is None else f"is not a function but {function!r}"
         raise ValueError(
             f"search space {name!r}: {function_name!r} in {module_name} {what}; give package.module:function"
         )
-    return Space(space=function, baselines=baselines if callable(baselines) else _no_baselines)
+    if callable(first := getattr(module, "first", None)):
+        return Space(space=function, first=first)
+    if callable(baselines := getattr(module, "baselines", None)):
+        return Space(space=function, first=lambda frame, answers: baselines(frame))
+    return Space(space=function)
 
 
 def _import(module_name: str, name: str) -> ModuleType:

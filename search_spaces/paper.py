@@ -134,6 +134,7 @@ _COMMON = {
     "brightness": 0.0,
     "patience": None,
     "init": None,
+    "teacher": None,
     "dropout": 0.25,
     "recurrent_dropout": 0.25,
     "optimizer": "adam",

@@ -1,60 +1,91 @@
-"""Search the best small models: convolution stem or none, hidden size, ranks, one or both directions, by one recipe.
+"""Search the best small models: stem, hidden size, ranks, one or both directions, by one recipe.
+
+Before it samples, it asks two questions about the data (see `search_spaces.Question`): whether a convolution stem or
+mirrored clips help, and whether small models should learn from the scores of the large ones of the first question.
 
 Modes follow the axes of the frame, or of the output of the stem. Each rank is one number for all bonds; `--refine`
-makes them uneven. The recipe (moving average of the weights, augmentation, differences of frames, a high learning rate)
-is that of the models in `baselines`, which are trained first: a person found it by hand on several data sets. Whether
-mirrored clips help is searched too, as they harm where left and right matter.
+makes them uneven. The recipe (moving average of the weights, augmentation, differences of frames, a learning rate that
+falls with the square root of the hidden size) was found by hand on several data sets.
 
-With 10 classes, most samples have 1,500 to 15,000 parameters. The space `shapes` has what is left out here: other
+With 10 classes, most samples have 1,500 to 20,000 parameters. The space `shapes` has what is left out here: other
 cells, numbers and orders of modes, ranks of each bond.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
 
+from search_spaces import Answers, First, Question, Sampled
 from search_spaces.shapes import hidden_modes
 from ttrnn.shapes import NUM_GATES, format_modes, frame_modes, gate_modes, map_modes, max_ranks
 from ttrnn.stem_shape import StemShape
 
-__all__ = ["RECIPE", "baselines", "space"]
+__all__ = ["RECIPE", "first", "space"]
 
 RECIPE: dict[str, Any] = {
     "cell": "gru",
     "differences": "extra",
+    "input_gain": 0.5,
     "weight_averaging": 0.98,
     "label_smoothing": 0.05,
     "speed": 1.2,
     "brightness": 0.2,
 }
-_CHANNELS = ("8x16", "6x8")
-_LOG2_HIDDEN_SIZE = (3, 7)
-_RANKS, _RECURRENT_RANKS = (2, 8), (2, 12)
+_CHANNELS = ("8x16", "6x8", "12x24", "16x32")
+_LOG2_HIDDEN_SIZE = (3, 8)
+_RANKS, _RECURRENT_RANKS = (2, 8), (2, 16)
+_LR, _LR_HIDDEN_SIZE = 1e-2, 64
 # Smaller frames have no pixels to spare at their edges.
 _LEAST_SHIFTED, _SHIFT = 16, 2
+_LEAST_WITH_STEM = 4
+# Answers to the questions.
+_STEM, _MIRRORED = "stem", "mirrored"
+_NO, _YES = "no", "yes"
+
+
+# Models that were good on several data sets: hidden size, ranks, both directions, and the place of the stem's channels.
+_GOOD = ((64, 4, 3, False, 0), (64, 5, 6, True, 0), (128, 6, 10, True, 3), (32, 3, 3, False, 1), (64, 6, 8, True, 2))
+_TEACHER = {"recurrent_ranks": "none", "bidirectional": True, "dropout": 0.25}
 
 
 def space(trial: optuna.Trial) -> dict[str, Any]:
     """Samples a model and the options of its training."""
-    frame = trial.study.user_attrs["frame"]
+    attrs = trial.study.user_attrs
+    frame, kind = attrs["frame"], _kind(attrs.get("answers"))
+    has_stem, is_mirrored = (_STEM in kind, _MIRRORED in kind) if kind is not None else (None, None)
     # Optuna requires the same choices for a name at all times: what cannot have a stem gets none.
-    stem = trial.suggest_categorical("stem", ["none", *_CHANNELS])
-    size = 2 ** trial.suggest_int("log2_hidden_size", *_LOG2_HIDDEN_SIZE)
-    rank = trial.suggest_int("rank", *_RANKS, log=True)
-    recurrent_rank = trial.suggest_int("recurrent_rank", *_RECURRENT_RANKS, log=True)
-    return {
-        **_model(frame, stem, size, rank, recurrent_rank),
-        **_recipe(frame),
-        "bidirectional": trial.suggest_categorical("bidirectional", [False, True]),
-        "flip": trial.suggest_categorical("flip", [False, True]),
-        "lr": trial.suggest_float("lr", 4e-3, 2e-2, log=True),
+    choices = {None: ["none", *_CHANNELS], True: list(_CHANNELS), False: ["none"]}[has_stem]
+    params = {
+        "stem": trial.suggest_categorical("stem", choices),
+        "log2_hidden_size": trial.suggest_int("log2_hidden_size", *_LOG2_HIDDEN_SIZE),
+        "rank": trial.suggest_int("rank", *_RANKS, log=True),
+        "recurrent_rank": trial.suggest_int("recurrent_rank", *_RECURRENT_RANKS, log=True),
+        "bidirectional": not attrs.get("streamable") and trial.suggest_categorical("bidirectional", [False, True]),
+        "flip": trial.suggest_categorical("flip", [False, True]) if is_mirrored is None else is_mirrored,
+        "lr_factor": trial.suggest_float("lr_factor", 0.5, 2.0, log=True),
         "dropout": trial.suggest_float("dropout", 0.0, 0.3),
     }
+    return _options(frame, params)
 
 
-def _recipe(frame: Sequence[int]) -> dict[str, Any]:
-    return {**RECIPE, "shift": _SHIFT if min(frame[:2]) >= _LEAST_SHIFTED else 0}
+def _kind(answers: Answers) -> str | None:
+    """What was found to suit the data; None if that was not asked."""
+    return None if answers is None else answers.get("kind")
+
+
+def _options(frame: Sequence[int], params: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of train for values of the sampled parameters."""
+    size = 2 ** params["log2_hidden_size"]
+    return {
+        **_model(frame, params["stem"], size, params["rank"], params["recurrent_rank"]),
+        **RECIPE,
+        "shift": _SHIFT if min(frame[:2]) >= _LEAST_SHIFTED else 0,
+        # The same rule suits all ranks.
+        "lr": round(_LR * math.sqrt(_LR_HIDDEN_SIZE / size) * params["lr_factor"], 5),
+        **{name: params[name] for name in ("bidirectional", "flip", "dropout")},
+    }
 
 
 def _model(frame: Sequence[int], stem: str, size: int, rank: int, recurrent_rank: int) -> dict[str, Any]:
@@ -77,26 +108,48 @@ def _model(frame: Sequence[int], stem: str, size: int, rank: int, recurrent_rank
 def _stem(frame: Sequence[int], stem: str) -> tuple[dict[str, Any], tuple[int, int, int]]:
     """The options of the stem, and the axes of what the input matrix sees."""
     height, width, channels = frame
-    if stem == "none" or min(height, width) < 4:
+    if stem == "none" or min(height, width) < _LEAST_WITH_STEM:
         return {"stem": "none"}, (height, width, channels)
     axes = StemShape.of(height, width, channels, stem, "auto", RECIPE["differences"]).maps[-1]
     return {"stem": "conv", "stem_channels": stem}, axes
 
 
-def baselines(frame: Sequence[int]) -> list[dict[str, Any]]:
-    """A small TT-GRU with and without a stem, in one and in both directions; a smaller and a larger one."""
-    settled = {**_recipe(frame), "lr": 1e-2, "dropout": 0.1}
+def first(frame: Sequence[int], answers: Answers) -> First:
+    """The questions about the data, and then models that were good on several data sets."""
+    kind = _kind(answers)
+    if answers is not None and kind is None:
+        return _suits(frame)
+    stems = ["none", _CHANNELS[0]] if kind is None else [_CHANNELS[0] if _STEM in kind else "none"]
+    flips = [True, False] if kind is None else [_MIRRORED in kind]
+    if answers is not None and "teaching" not in answers:
+        model = _options(frame, _good(stems[0], flips[0], *_GOOD[0]))
+        models = {_NO: model, _YES: model}
+        text = "does it help small models to learn from the scores of large ones?"
+        return Question(name="teaching", text=text, models=models, taught=_YES)
+    return [Sampled(_good(stem, flip, *sizes)) for sizes in _GOOD for stem in stems for flip in flips]
 
-    def model(stem: str, size: int, rank: int, recurrent_rank: int, **more: Any) -> dict[str, Any]:
-        return {**_model(frame, stem, size, rank, recurrent_rank), **settled, **more}
 
-    models = [
-        model("none", 64, 4, 6),
-        model(_CHANNELS[0], 64, 4, 4),
-        model(_CHANNELS[0], 64, 4, 4, flip=True),
-        model("none", 64, 5, 8, bidirectional=True),
-        model(_CHANNELS[0], 64, 5, 6, bidirectional=True),
-        model("none", 32, 3, 4),
-        {**model("none", 256, 4, 1, bidirectional=True), "recurrent_ranks": "none", "lr": 5e-3, "dropout": 0.25},
-    ]
-    return [values for at, values in enumerate(models) if values not in models[:at]]
+def _suits(frame: Sequence[int]) -> Question:
+    """Asks large models, which learn in fewer epochs than small ones, overfit sooner, and can teach later."""
+    models = {}
+    for stem in ("none", _CHANNELS[0]) if min(frame[:2]) >= _LEAST_WITH_STEM else ("none",):
+        for flip in (False, True):
+            params = _good(stem, flip, 256, 4, 1, True, 0)
+            name = " and ".join([_STEM] * (stem != "none") + [_MIRRORED] * flip) or "neither"
+            models[name] = {**_options(frame, params), **_TEACHER}
+    text = "do a convolution stem or mirrored clips help?"
+    return Question(name="kind", text=text, models=models, epochs=1 / 2, teaches=True)
+
+
+def _good(stem: str, flip: bool, size: int, rank: int, recurrent_rank: int, both: bool, wider: int) -> dict[str, Any]:
+    """Values of the sampled parameters for a good model."""
+    return {
+        "stem": _CHANNELS[wider] if stem != "none" else stem,
+        "log2_hidden_size": size.bit_length() - 1,
+        "rank": rank,
+        "recurrent_rank": recurrent_rank,
+        "bidirectional": both,
+        "flip": flip,
+        "lr_factor": 1.0,
+        "dropout": 0.2,
+    }

@@ -253,7 +253,7 @@ def _train(config: dict[str, Any]) -> None:
         if training.options.num_workers > 1:
             # This process is on the node of the command, its workers are on any nodes.
             options = resolve_precision(training.options)
-            RunDirectory(options.out).claim(options, training.model, ignored=("shards", "init"))
+            RunDirectory(options.out).claim(options, training.model, ignored=("shards", "init", "teacher"))
             fit_on_ray(options, server, [TuneReportCallback()], f"trial-{training.name}")
         else:
             _train_staged(training, server)
@@ -277,7 +277,7 @@ def _train_staged(training: Training, server: str | None) -> None:
         # The precision of a resumed run is in its config.json, which has been fetched above.
         options = resolve_precision(staged.localized(training.options))
         # The paths of data and parent may differ: the sweep may have been moved, or be a copy on another node.
-        RunDirectory(options.out).claim(options, training.model, ignored=("shards", "init"))
+        RunDirectory(options.out).claim(options, training.model, ignored=("shards", "init", "teacher"))
 
         def report(record: dict[str, Any]) -> None:
             staged.upload()

@@ -45,6 +45,13 @@ class TrainOptions(ModelOptions):
     init: str | None = None
     """model directory to start from: its weights are rounded to the given ranks; cell, modes and classes must be those
     of the model; default: random weights"""
+    teacher: str | None = None
+    """model directory whose scores the model learns beside the labels (knowledge distillation), or several, separated
+    by commas, whose mean scores it learns; trained on the same data; default: no teacher"""
+    teacher_weight: float = 0.7
+    """share of the loss that compares the scores with those of the teacher, 0 to 1"""
+    teacher_temperature: float = 3.0
+    """both scores are softened by this temperature before they are compared"""
     epochs: int = 24
     """passes over the train split"""
     batch_size: int = 16
@@ -114,6 +121,8 @@ class TrainOptions(ModelOptions):
         for name in ("seed", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if not 0 <= self.teacher_weight <= 1:
+            raise ValueError(f"0 <= teacher_weight <= 1 must hold, got {self.teacher_weight}")
         for name in ("label_smoothing", "weight_averaging"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"0 <= {name} < 1 must hold, got {getattr(self, name)}")
@@ -121,7 +130,7 @@ class TrainOptions(ModelOptions):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        for name in ("lr", "max_grad_norm", "input_gain", "checkpoint_minutes"):
+        for name in ("lr", "max_grad_norm", "input_gain", "teacher_temperature", "checkpoint_minutes"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive, got {value}")
@@ -131,6 +140,11 @@ class TrainOptions(ModelOptions):
             raise ValueError("with watch_test, keep best would select the model on the test split; use keep last")
         # Both check their values.
         _ = self.folding, self.augmentation()
+
+    @property
+    def teacher_paths(self) -> list[str]:
+        """The model directories that `teacher` names."""
+        return [] if self.teacher is None else self.teacher.split(",")
 
     @property
     def folding(self) -> Folding:

@@ -33,6 +33,10 @@ class Training:
     """the training ends with the epoch that exceeds this; used only with has_result"""
     is_baseline: bool = False
     """it is for comparison: never stopped early, and not counted among the trials"""
+    is_question: bool = False
+    """it answers a question about the data: never stopped early, and others are not compared with it"""
+    teacher_macs: int = 0
+    """multiply-adds of its teacher for one frame"""
 
 
 class Source(Protocol):

@@ -51,6 +51,9 @@ _ABSENT = {
     "split_by": "group",
     "watch_test": False,
     "init": None,
+    "teacher": None,
+    "teacher_weight": 0.7,
+    "teacher_temperature": 3.0,
     **{field.name: field.default for field in dataclasses.fields(Augmentation)},
 }
 

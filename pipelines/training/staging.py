@@ -102,7 +102,9 @@ class StagedRun:
     def localized(self, options: TrainOptions) -> TrainOptions:
         """The options with paths of this node; what they name is downloaded."""
         init = None if options.init is None else self.download(options.init)
-        return dataclasses.replace(options, out=str(self.out), shards=self.download_shards(options.shards), init=init)
+        teacher = ",".join(map(self.download, options.teacher_paths)) or None
+        shards = self.download_shards(options.shards)
+        return dataclasses.replace(options, out=str(self.out), shards=shards, init=init, teacher=teacher)
 
     def download(self, path: str) -> str:
         """Downloads a directory of the head node; gives its path here. A URI is left as it is."""

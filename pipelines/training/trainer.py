@@ -34,6 +34,7 @@ from pipelines.training.setup import (
     starting_model,
     training_splits,
 )
+from pipelines.training.teacher import make_teacher
 from ttrnn.files import remove_leftovers
 from ttrnn.model import VideoClassifier
 
@@ -65,6 +66,8 @@ class _Trainer:
             # Only refined trials start from another model.
             assert isinstance(self.model, VideoClassifier)
             self.model.load_state_dict(starting_model(options.init, self.model.config).state_dict())
+        teacher = make_teacher(options, self.model.config)
+        self.teacher = None if teacher is None else teacher.to(self.device)
         self.ema = make_ema(options, self.model)
         self.replica: nn.Module = self.model
         if self.world_size > 1:
@@ -132,7 +135,10 @@ class _Trainer:
     def _step(self, batch: Batch) -> None:
         progress, share = self.progress, batch.share
         seed_generators(epoch_seed(self.options.seed, progress.epoch + 1, progress.step, self.rank))
-        clip_losses = losses(self.replica(batch.frames), batch.labels, self.options.label_smoothing)
+        logits = self.replica(batch.frames)
+        clip_losses = losses(logits, batch.labels, self.options.label_smoothing)
+        if self.teacher is not None:
+            clip_losses = self.teacher.mixed(clip_losses, logits, batch.frames)
         # DDP averages the workers' gradients: with these weights, the average is the mean over all clips of the step.
         loss = clip_losses.mean() * share * self.world_size
         self.optimizer.zero_grad()
@@ -220,7 +226,7 @@ class _Trainer:
             "best_epoch": record["epoch"],
             "seed": options.seed,
             "shards": options.shards,
-            **({"init": options.init} if options.init else {}),
+            **{name: getattr(options, name) for name in ("init", "teacher") if getattr(options, name)},
             **(splits if options.folds or options.watch_test else {}),
         }
 

@@ -14,6 +14,7 @@ from pipelines.training.options import TrainOptions
 from pipelines.training.queue import Training
 from pipelines.training.run_directory import ENDED, RunDirectory
 from pipelines.training.setup import any_model_config, model_config, resolve_precision
+from pipelines.training.teacher import teacher_macs
 from pipelines.tuning.options import SweepOptions
 from pipelines.tuning.sweep_directory import SweepDirectory
 
@@ -38,7 +39,8 @@ def baseline_trainings(
 ) -> tuple[list[Training], list[Training]]:
     """The baselines to train or to resume, by `options.baselines`: (those between the trials, the one after them).
 
-    A baseline is left out if it is above --max-params or needs more memory than a node has.
+    They are trained like the trials: `common` has what was found out about the data, and the teacher. A baseline is
+    left out if it is above --max-params or needs more memory than a node has.
 
     Args:
         options: Of the sweep.
@@ -49,7 +51,7 @@ def baseline_trainings(
     """
     if options.baselines == "none":
         return [], []
-    chosen = baseline_options(data.frame.shape, len(data.classes), targets(options.num_trials))
+    chosen = baseline_options(data.frame.shape, len(data.classes), targets(options.most_trials))
     limit = options.max_params
     small = [
         training
@@ -84,7 +86,14 @@ def _training(
             slots.memory_bytes / 1e9,
         )
         return None
-    return Training(name=name, options=options, model=model, memory_bytes=memory_bytes, is_baseline=True)
+    return Training(
+        name=name,
+        options=options,
+        model=model,
+        memory_bytes=memory_bytes,
+        is_baseline=True,
+        teacher_macs=teacher_macs(options.teacher),
+    )
 
 
 def _announce(training: Training, data: ShardDataset) -> None:

@@ -150,8 +150,8 @@ def cost_text(options: SweepOptions, data: ShardDataset, first: Training, foreca
     """The expected time and disk space of a sweep, if all models cost as much as the first one."""
     total_s = forecast.seconds(0.0, [], 60 * options.time_budget if options.time_budget else float("inf"))
     shards = sum(shard["num_bytes"] for split in data.splits.values() for shard in split["shards"])
-    models = options.num_trials * (_RUN_BYTES + _PARAMETER_BYTES * first.model.num_params)
-    what = f"{options.num_trials} trials of {options.epochs_per_trial} epochs"
+    models = options.most_trials * (_RUN_BYTES + _PARAMETER_BYTES * first.model.num_params)
+    what = f"{options.most_trials} trials of {options.epochs_per_trial} epochs"
     what += ", refinements" if options.refine else ""
     what += f", {options.confirm} replications of each point" if options.confirm else ""
     what += f", {forecast.num_slots} at a time"

@@ -141,9 +141,7 @@ class Screen:
 
     def expect(self, epochs_s: Mapping[Key, float]) -> None:
         """Sets the expected seconds of an epoch of planned models, see Forecast."""
-        self.state = dataclasses.replace(
-            self.state, forecast=dataclasses.replace(self.state.forecast, expected=epochs_s)
-        )
+        self.state = dataclasses.replace(self.state, forecast=self.state.forecast.expecting(epochs_s))
 
     def started(self, trial: Trial) -> None:
         """Called when a trial starts.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,12 +39,16 @@ class SweepOptions:
     space: str = "small"
     """search space: small (stem or none, hidden size, ranks, directions), shapes (cells, modes, ranks), ranks (the
     paper's shape, ranks only), or your own as package.module:function"""
-    num_trials: int = 16
-    """models to train, not counting models that exceed a limit and duplicates, which are not trained"""
+    num_trials: int | None = None
+    """models to train, not counting models that exceed a limit and duplicates, which are not trained; default: 16, or
+    with --time-budget as many as fit"""
     epochs: int | None = None
-    """passes over the train split per model; default: 48, for the embedded demo 16"""
+    """passes over the train split per model; default: 48, for the embedded demo 16, with --time-budget as many as fit,
+    up to 80"""
     max_params: int | None = None
     """maximum number of parameters of a model, classifier included; default: no limit"""
+    streamable: bool = False
+    """only models in one direction, which give scores while a video runs"""
     max_macs: int | None = dataclasses.field(default=None, metadata={"aliases": ("max_flops",)})
     """maximum number of MACs (multiply-accumulates) of a model for one frame; default: no limit"""
     sampler: str = "tpe"
@@ -51,6 +56,9 @@ class SweepOptions:
     early_stopping: str = "frontier"
     """frontier: stop a trial if a smaller model is significantly better at the same epoch; asha: successive halving by
     the metric alone; none. Trials with several workers are not stopped early"""
+    teacher: str = "auto"
+    """models from whose scores the trials learn beside the labels: auto (large ones that the sweep trains first, if the
+    space has some and there are at least 12 trials), none, or model directories, separated by commas"""
     refine: bool = False
     """at the end, round the frontier's models to lower ranks and fine-tune them for a few epochs: one training gives
     many points"""
@@ -62,8 +70,9 @@ class SweepOptions:
     trials; and a linear classifier), dense (these, and a GRU with a dense input matrix, whose cost is logged before it
     starts), or none"""
     time_budget: float | None = None
-    """minutes after which no trial starts and running ones pause; resume with --resume; replication with new seeds is
-    not interrupted once it has started; default: no limit"""
+    """minutes for everything: number and length of the trainings, refinement and replication are planned to fit; at its
+    end running trials pause; replication with new seeds is not interrupted once it has started; with --resume, the time
+    of this command; default: no limit"""
     seed: int = 0
     """seed of the search, the models and the demo"""
     num_workers: int = 1
@@ -94,14 +103,29 @@ class SweepOptions:
         if not 0 < self.gpus_per_worker <= 1:
             raise ValueError(f"0 < gpus_per_worker <= 1 must hold, got {self.gpus_per_worker}")
         search_spaces.load(self.space)
+        for each in self.teacher_paths:
+            if not Location.of(each).exists():
+                raise ValueError(f"teacher must be auto, none or model directories, got {each}, which does not exist")
+
+    @property
+    def teacher_paths(self) -> list[str]:
+        """The model directories that `teacher` names."""
+        return [] if self.teacher in ("auto", "none") else [os.path.abspath(each) for each in self.teacher.split(",")]
 
     @property
     def epochs_per_trial(self) -> int:
         """`epochs` or its default: small models still improve after 40 epochs, but the demo shall be quick."""
         return self.epochs or (16 if self.data is None else 48)
 
+    @property
+    def most_trials(self) -> int:
+        """`num_trials` or its default; a sweep with a time budget has no such limit."""
+        return self.num_trials or (16 if self.time_budget is None else sys.maxsize)
+
     def settings(self) -> dict[str, Any]:
-        """The options that affect the result, and `out`."""
+        """The options that affect the result, and `out`; None for what is planned from a time budget."""
         data = None if self.data is None else str(Location.of(self.data).absolute())
-        values = dataclasses.asdict(self) | {"data": data, "epochs": self.epochs_per_trial}
+        values = dataclasses.asdict(self) | {"data": data, "teacher": ",".join(self.teacher_paths) or self.teacher}
+        if self.time_budget is None:
+            values |= {"num_trials": self.most_trials, "epochs": self.epochs_per_trial}
         return {name: value for name, value in values.items() if name not in _SET_BY_THE_COMMAND}

@@ -28,7 +28,8 @@ def claim_sweep(sweep: SweepDirectory, options: SweepOptions) -> SweepOptions:
     """Writes sweep.json; if it exists, checks that the sweep was started with these options.
 
     Returns:
-        The options; for those in MAY_GROW the larger one of the current and the earlier value.
+        The options; for those in MAY_GROW the larger one of the current and the earlier value, and the earlier number
+        of epochs if there is none.
 
     Raises:
         UserError: the sweep was started with other options.
@@ -42,11 +43,18 @@ def claim_sweep(sweep: SweepDirectory, options: SweepOptions) -> SweepOptions:
         earlier["max_macs"] = earlier.pop("max_flops")
     # Sweeps of earlier versions have no baselines; any sweep may get more or none on resumption.
     earlier["baselines"] = options.baselines
+    earlier = {"teacher": options.settings()["teacher"], "streamable": False, **earlier}
     if not earlier.keys() >= options.settings().keys():
         raise UserError(f"{sweep} is from an earlier version and cannot be resumed; give another --out")
+    if options.epochs is None:
+        options = dataclasses.replace(options, epochs=earlier["epochs"])
     settings = {name: value for name, value in options.settings().items() if name not in ("out", *MAY_GROW)}
     refuse_other_options(sweep.path, earlier, settings, name_of_out="--out")
-    return dataclasses.replace(options, **{name: max(earlier[name], getattr(options, name)) for name in MAY_GROW})
+    # A time budget alone asks for as many trials as fit.
+    is_planned = options.time_budget is not None and options.num_trials is None
+    num_trials = None if is_planned else max(earlier["num_trials"] or 0, options.most_trials)
+    grown = {name: max(earlier[name], getattr(options, name)) for name in ("refine", "confirm")}
+    return dataclasses.replace(options, num_trials=num_trials, **grown)
 
 
 def prepare_shards(options: SweepOptions, sweep: SweepDirectory) -> Location:

@@ -22,7 +22,7 @@ __all__ = ["Proposal", "propose"]
 
 # The settings that determine which functions a model can represent, as opposed to how it is trained.
 _SHAPE = {field.name: field.default for field in dataclasses.fields(ModelOptions) if not field.name.endswith("dropout")}
-_SET_BY_THE_SWEEP = ("shards", "seed")
+_SET_BY_THE_SWEEP = ("shards", "seed", "teacher")
 # Share of the weights that depend on the ranks, and of the epochs of a trial.
 _WEIGHTS, _EPOCHS = 1 / 2, 1 / 4
 # Factor of the parent's learning rate. Cores of lower rank have larger entries, and Adam changes each entry by about

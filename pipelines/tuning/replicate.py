@@ -50,19 +50,22 @@ def replicate(
     seeds: Sequence[int],
     slots: Slots,
     *,
+    left_out: Sequence[str] = (),
     on_start: Callable[[Sequence[Training]], object] = lambda trainings: None,
     callbacks: Sequence[tune.Callback] = (),
 ) -> list[dict[str, Any]]:
     """Trains each point with each seed, as many runs at a time as fit; resumes earlier runs. Ray must be running.
 
-    A refined point is replicated with its ancestors: the parent is trained with the same seed first, then rounded and
-    fine-tuned. A trial with N workers becomes one process with N times the batch size. Each run is tested once.
+    A model that was taught is taught by the same teacher again. A refined point is replicated with its ancestors: the
+    parent is trained with the same seed first, then rounded and fine-tuned. A trial with N workers becomes one process
+    with N times the batch size. Each run is tested once.
 
     Args:
         sweep: The sweep with the trials; the runs are added to it.
         points: Finished trials.
         seeds: Seeds that differ from those of the trials.
         slots: How many runs are trained at a time, with which resources.
+        left_out: Names of points of the frontier for which there is no time.
         on_start: Called once with the runs to do.
         callbacks: Callbacks for Tune.
 
@@ -85,9 +88,9 @@ def replicate(
 
     def on_end(training: Training, result: dict[str, Any]) -> None:
         results[todo[training.name]] = result
-        sweep.write_plan(seeds, _failed(results))
+        sweep.write_plan(seeds, _failed(results), left_out)
 
-    sweep.write_plan(seeds, _failed(results))
+    sweep.write_plan(seeds, _failed(results), left_out)
     queue = Queue(
         [trainings[key] for key in todo.values()],
         on_end=on_end,
@@ -138,6 +141,9 @@ class _Planner:
             self.add(parent)
             self.parents[run.name] = self.trainings[parent].name
             values["init"] = str(self._sweep.replication(*parent).model)
+        if values.get("teacher") is not None:
+            # The same for all seeds: it is a part of the recipe, like the data.
+            values["teacher"] = self._sweep.teacher_paths(values["teacher"])
         num_workers = values.pop("num_workers")
         values |= {"seed": seed, "batch_size": num_workers * values["batch_size"], "shards": str(self._data.place)}
         self.trainings[key] = self._training(run, TrainOptions(**values, out=str(run)), is_tested=trial in self._tested)

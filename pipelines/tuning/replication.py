@@ -69,7 +69,8 @@ def draw_frontier(sweep: SweepDirectory, trials: Sequence[Trial]) -> DrawnFronti
     missing = [
         point.trial
         for point in points
-        if any(seed not in results[point.trial] and (point.trial, seed) not in failed for seed in plan["seeds"])
+        if point.trial not in plan["left_out"]
+        and any(seed not in results[point.trial] and (point.trial, seed) not in failed for seed in plan["seeds"])
     ]
     if missing:
         log.warning(

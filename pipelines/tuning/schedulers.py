@@ -51,8 +51,9 @@ class _Frontier(_WithDeadline, FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         training = trial.config["training"]
-        # A refined trial starts from trained weights.
-        is_compared = training.options.init is None and not training.is_baseline and is_progress(result)
+        # A refined trial starts from trained weights, and a question may have fewer epochs.
+        is_own = training.options.init is None and not (training.is_baseline or training.is_question)
+        is_compared = is_own and is_progress(result)
         reason = None
         if self.stopping is not None and is_compared and result["epoch"] < training.options.epochs:
             values = [record["val_metric"] for record in RunDirectory(training.options.out).metrics()]
@@ -69,9 +70,10 @@ class _Asha(_WithDeadline, ASHAScheduler):
         self.deadline = deadline
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if not is_progress(result) or trial.config["training"].is_baseline:
+        training = trial.config["training"]
+        if not is_progress(result) or training.is_baseline or training.is_question:
             return self.decision(None, trial)
         decision: str = super().on_trial_result(tune_controller, trial, result)
-        is_last = result["epoch"] >= trial.config["training"].options.epochs
+        is_last = result["epoch"] >= training.options.epochs
         is_stopped = decision == TrialScheduler.STOP and not is_last
         return self.decision(f"not among the best at epoch {result['epoch']} (ASHA)" if is_stopped else None, trial)

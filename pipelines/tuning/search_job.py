@@ -1,7 +1,10 @@
 """Run the trials of a sweep: the search, and the refinement of its models."""
 
+import dataclasses
 import logging
 import math
+import sys
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +15,7 @@ from pipelines.training.memory import step_bytes
 from pipelines.training.options import TrainOptions
 from pipelines.training.queue import Training
 from pipelines.tuning.baselines import baseline_trainings, settle
+from pipelines.tuning.budget import POINTS, plan
 from pipelines.tuning.data_check import cost_text, measured_epoch
 from pipelines.tuning.display import Screen, tune_callback
 from pipelines.tuning.frontier import frontier
@@ -37,31 +41,39 @@ def run_search(
     Returns:
         The number of trials whose process failed.
     """
+    earlier, num_trials = sweep.trials(), options.most_trials
+    if options.time_budget is not None and not earlier:
+        options, num_trials = _planned(options, sweep, data, slots, deadline, screen)
     common = {"epochs": options.epochs_per_trial, "seed": options.seed, "num_workers": options.num_workers}
     search = _search(options, common, sweep, data, slots)
-    log.info(
-        "sweeping %d trials of %d epochs, %d at a time, over the space %s",
-        options.num_trials,
-        options.epochs_per_trial,
-        slots.num_slots,
-        options.space,
-    )
-    first, last = baseline_trainings(options, common, sweep, data, slots)
-    earlier = sweep.trials()
     stopping = EarlyStopping(len(data.split("val")), grace=max(1, options.epochs_per_trial // 4))
     for trial in earlier:
-        # A refined trial starts from trained weights: it is not compared with others.
-        if trial.num_params is not None and trial.parent is None and trial.state != "failed":
+        # A refined trial starts from trained weights, and a question may have fewer epochs: others are not compared
+        # with them.
+        is_own = trial.parent is None and not search.is_of_question(trial.trial)
+        if trial.num_params is not None and is_own and trial.state != "failed":
             stopping.add(Curve.of(trial.trial, trial.num_params, [value for _, value in trial.curve]))
     ended = [trial for trial in earlier if trial.state in ("complete", "stopped") and trial.parent is None]
     planned = search.planned()
-    screen.stage("search", options.num_trials, ended, planned)
-    if planned and not earlier and slots.device_type == local_device().type:
+    screen.stage(
+        "search", max(num_trials, len(ended) + 1) if num_trials < sys.maxsize else len(ended) + 1, ended, planned
+    )
+    if planned and not earlier and options.time_budget is None and slots.device_type == local_device().type:
         _estimate_cost(options, sweep, data, slots, screen, planned)
     # Ray Train would continue a trial of several workers after Tune has stopped it.
     scheduler = options.early_stopping if options.num_workers == 1 else "none"
+
+    def baselines() -> tuple[list[Training], list[Training]]:
+        return baseline_trainings(options, {**search.for_baselines(), **common}, sweep, data, slots)
+
     num_failed = run_trainings(
-        _Trials(search, stopping, lambda: _refinements(search, options, sweep, screen), first, last),
+        _Trials(
+            search,
+            stopping,
+            baselines=baselines,
+            refinements=lambda: _refinements(search, options, sweep, screen, deadline),
+            has_time=lambda: _has_time(screen, deadline),
+        ),
         slots,
         state=sweep.tune_state,
         scheduler=make_scheduler(scheduler, stopping, options.epochs_per_trial, deadline),
@@ -71,6 +83,25 @@ def run_search(
     if search.exhausted:
         log.warning("%s", search.exhausted)
     return num_failed
+
+
+def _planned(
+    options: SweepOptions, sweep: SweepDirectory, data: ShardDataset, slots: Slots, deadline: float, screen: Screen
+) -> tuple[SweepOptions, int]:
+    """The options with the planned number of epochs, which is written to sweep.json; about how many trials."""
+    found = plan(options, sweep, data, slots, screen.state.forecast, deadline - time.monotonic())
+    log.info("%s", found.text)
+    screen.expect(found.measured)
+    options, document = dataclasses.replace(options, epochs=found.epochs), sweep.read()
+    check = {**document.get("data_check", {}), "cost": found.text}
+    sweep.write({**document, "options": options.settings(), "data_check": check})
+    return options, found.num_trials
+
+
+def _has_time(screen: Screen, deadline: float) -> bool:
+    """Whether another trial leaves time for refinement and replication."""
+    forecast, points = screen.state.forecast, screen.state.points
+    return time.monotonic() + forecast.usual_s() + forecast.later_s(points, POINTS) <= deadline
 
 
 def _estimate_cost(
@@ -93,32 +124,48 @@ def _estimate_cost(
 class _Trials:
     """The source of a sweep's trainings: the proposals of the search, then rounds of refinements.
 
-    The baselines `first` alternate with the first proposals, those in `last` follow all of them.
+    Args:
+        search: Proposes the trials.
+        stopping: Is told of trials that failed.
+        baselines: Called once the questions are answered: those that alternate with the first proposals, and those that
+            follow all of them.
+        refinements: The next round of refinements; [] if there is none.
+        has_time: Whether there is time for another trial.
     """
 
     def __init__(
         self,
         search: Search,
         stopping: EarlyStopping,
+        *,
+        baselines: Callable[[], tuple[list[Training], list[Training]]],
         refinements: Callable[[], Sequence[Training]],
-        first: Sequence[Training] = (),
-        last: Sequence[Training] = (),
+        has_time: Callable[[], bool],
     ) -> None:
-        self._search, self._stopping, self._refinements = search, stopping, refinements
+        self._search, self._stopping, self._refinements, self._has_time = search, stopping, refinements, has_time
         self._refined: list[Training] = []
-        self._first, self._last = list(first), list(last)
+        self._make_baselines = baselines
+        self._baselines: tuple[list[Training], list[Training]] | None = None
         self._is_turn_of_baseline = False
         self.num_workers = search.num_workers
 
     def next(self, running: Collection[str]) -> Training | None:
+        if self._search.is_asking:
+            training = self._search.next()
+            if training is not None or self._search.is_asking:
+                return training
+        if self._baselines is None:
+            self._baselines = self._make_baselines()
+        first, last = self._baselines
         is_turn, self._is_turn_of_baseline = self._is_turn_of_baseline, not self._is_turn_of_baseline
-        if is_turn and self._first:
-            return self._first.pop(0)
-        if not self._refined and (training := self._search.next()) is not None:
-            return training
-        for baselines in (self._first, self._last):
-            if baselines:
-                return baselines.pop(0)
+        if self._has_time():
+            if is_turn and first:
+                return first.pop(0)
+            if not self._refined and (training := self._search.next()) is not None:
+                return training
+            for baselines in (first, last):
+                if baselines:
+                    return baselines.pop(0)
         if not self._refined and not running:
             self._refined = list(self._refinements())
         return self._refined.pop(0) if self._refined else None
@@ -150,17 +197,23 @@ def _search(
         data,
         common,
         space=options.space,
-        num_trials=options.num_trials,
+        num_trials=options.most_trials,
         costs=costs,
+        teacher=",".join(options.teacher_paths) or options.teacher,
+        streamable=options.streamable,
         limits={name: limit for name, limit in limits.items() if limit is not None and limit < math.inf},
         sampler=options.sampler,
         seed=options.seed,
     )
 
 
-def _refinements(search: Search, options: SweepOptions, sweep: SweepDirectory, screen: Screen) -> Sequence[Training]:
+def _refinements(
+    search: Search, options: SweepOptions, sweep: SweepDirectory, screen: Screen, deadline: float
+) -> Sequence[Training]:
     """A round of models that start from those of the frontier, rounded to lower ranks; [] if there are no more."""
     trials = sweep.finished_trials() if options.refine else []
+    if not trials or not _has_time(screen, deadline):
+        return []
     proposals = propose(sweep, frontier(trials), trials, epochs=options.epochs_per_trial, max_params=options.max_params)
     refined = [search.refine(proposal.values, proposal.parent) for proposal in proposals]
     trainings = [training for training in refined if training is not None]

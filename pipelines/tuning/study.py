@@ -1,14 +1,13 @@
 """Choose the models of a sweep with Optuna, and record their results in its study.
 
 A sweep is resumed from SWEEP/study.journal (Optuna) and SWEEP/trials/. User attributes of Optuna's trials: `values`
-(options of train that the space returned), `num_params`, `multiply_adds`, `rejected` (too_large or duplicate: proposed,
-but never trained), `duplicate_of` (the earlier trial of the same model) and `parent` (the trial whose weights a refined
-trial starts from).
+(options of train that the space returned), `num_params`, `multiply_adds`, `rejected` (too_large, not_streamable or
+duplicate: proposed, but never trained), `duplicate_of` (the earlier trial of the same model), `parent` (the trial whose
+weights a refined trial starts from), and `question`, `answer` and `teaches` (see questions.py).
 """
 
-import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -16,16 +15,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 import search_spaces
 from pipelines.core.errors import UserError, user_errors
-from pipelines.core.options import check_values
 from pipelines.data.dataset import ShardDataset
-from pipelines.training.options import TrainOptions, flat_config
 from pipelines.training.queue import Training
 from pipelines.training.run_directory import ENDED
-from pipelines.training.setup import model_config
+from pipelines.tuning.build import Builder, Costs, key, training
 from pipelines.tuning.optuna_study import make_sampler, open_study
+from pipelines.tuning.questions import Questions
 from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import read_trial, trial_name
-from ttrnn.model import ModelConfig
+from search_spaces import Sampled
 
 __all__ = ["Search"]
 
@@ -33,14 +31,16 @@ __all__ = ["Search"]
 log = logging.getLogger(__name__)
 # After so many rejected proposals in a row, the space counts as exhausted.
 _MAX_REJECTED = 300
-_SET_BY_THE_SWEEP = {"shards", "out", "epochs", "seed", "num_workers", "init", "resume", "overwrite"}
-Costs = Callable[[TrainOptions, ModelConfig], Mapping[str, float]]
+# Options that do not depend on the kind of model.
+_RECIPE = ("flip", "shift", "speed", "brightness", "temporal_crop", "label_smoothing", "weight_averaging")
+# With fewer trials, too few would be left for the search.
+_LEAST_TRIALS_TO_ASK = 12
 
 
 class Search:
     """Proposes models to train, and records their results in the study.
 
-    The baselines of the space are proposed first.
+    The models of the space's questions are proposed first, then those that it wants trained first.
 
     Args:
         sweep: The directory of the sweep.
@@ -50,7 +50,9 @@ class Search:
         num_trials: Number of models to train, not counting refined ones and those that crashed in an earlier command.
         costs: costs(options, model) -> costs of a model by name; must include `memory_bytes`, of its training.
         limits: Maximum of some costs, by the same names. A model above a limit is not trained; the study records the
-            excess as a constraint.
+            excess as a constraint. A teacher has only that of memory.
+        teacher: auto (the models of a question that teaches), none, or model directories as in TrainOptions.
+        streamable: No model in both directions, but for teachers.
         sampler: One of SAMPLERS.
         seed: Seed of the sampler.
     """
@@ -65,11 +67,15 @@ class Search:
         num_trials: int,
         costs: Costs,
         limits: Mapping[str, float],
+        teacher: str = "auto",
+        streamable: bool = False,
         sampler: str = "tpe",
         seed: int = 0,
     ) -> None:
-        self._sweep, self._data, self._common, self._costs, self._limits = sweep, data, common, costs, limits
+        self._sweep, self._common, self._costs, self._limits = sweep, common, costs, limits
         self._space, self._space_name = search_spaces.load(space), space
+        self._teacher, self._is_streamable = teacher, streamable
+        self._builder = Builder(sweep, data, common, space)
         self._sampler, self._seed, self.num_trials = sampler, seed, num_trials
         self.num_workers = int(common.get("num_workers", 1))
         self.exhausted: str | None = None
@@ -77,16 +83,17 @@ class Search:
         self._num_proposed = self._num_rejected = 0
         self._waiting: list[Training] = []
         self._names: dict[str, str] = {}
-        """Key of a model (see _key) -> name of its first trial, for all models that were ever proposed."""
+        """Key of a model (see build.key) -> name of its first trial, for all models that were ever proposed."""
         self.study = open_study(sweep.journal, data)
         for trial in self.trials():
             self._restore(trial)
-        what = f"the baselines of {space}"
-        with user_errors(what):
-            baselines = self._space.baselines(data.frame.shape)
-        for values in baselines:
-            self._check(values, what)
-        self._first = [values for values in baselines if _key(*self._build("", values)) not in self._names]
+        self.study.set_user_attr("streamable", streamable)
+        asks = num_trials >= _LEAST_TRIALS_TO_ASK
+        frame, num_val_clips = data.frame.shape, len(data.split("val"))
+        self.questions = Questions(
+            sweep, self.study, self._space, frame, num_val_clips, check=self._builder.check, asks=asks
+        )
+        self._first: list[Mapping[str, Any] | Sampled] | None = None
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Optuna's trials, of these states or of all."""
@@ -96,14 +103,14 @@ class Search:
         """Restores a trial of an earlier command: records its result, or proposes it again if it is unfinished."""
         name, attrs = trial_name(trial.number), trial.user_attrs
         if "values" not in attrs:
-            # The command was killed before the values of the trial were saved.
-            if not trial.state.is_finished():
+            # The command was killed before the values of the trial were saved, or before a queued trial was started.
+            if trial.state == TrialState.RUNNING:
                 self.study.tell(trial.number, state=TrialState.FAIL)
             return
-        options, model = self._build(name, attrs["values"])
+        options, model = self._builder.build(name, attrs["values"])
         if "rejected" in attrs or trial.state != TrialState.FAIL:
             # A model that crashed may be proposed again.
-            self._names.setdefault(_key(options, model), name)
+            self._names.setdefault(key(options, model), name)
         if "rejected" in attrs:
             if not trial.state.is_finished():
                 self._tell_rejected(trial.number, attrs)
@@ -114,43 +121,60 @@ class Search:
         self._num_proposed += "parent" not in attrs and trial.state != TrialState.FAIL
         if not trial.state.is_finished() and self.settle(name) not in ENDED:
             costs = self._costs(options, model)
-            for limit, amount in self._excess(costs).items():
+            for limit, amount in self._excess(costs, teaches=attrs.get("teaches", False)).items():
                 if amount > 0:
                     raise UserError(
                         f"the unfinished trial {name} takes {limit} {costs[limit]:,.0f}, but the limit is "
                         f"{self._limits[limit]:,.0f}; resume it where the limit is as high as at the start"
                     )
-            self._waiting.append(_training(name, options, model, costs))
+            self._waiting.append(training(name, options, model, costs, is_question="question" in attrs))
 
-    def _excess(self, costs: Mapping[str, float]) -> dict[str, float]:
+    def _excess(self, costs: Mapping[str, float], *, teaches: bool = False) -> dict[str, float]:
         """By how much the costs exceed each limit; negative below it."""
-        return {name: costs[name] - limit for name, limit in self._limits.items()}
+        limits = {name: limit for name, limit in self._limits.items() if not teaches or name == "memory_bytes"}
+        return {name: costs[name] - limit for name, limit in limits.items()}
 
     @property
     def num_left(self) -> int:
         """Number of trials still to propose, not counting unfinished ones of earlier commands."""
         return 0 if self.exhausted else max(0, self.num_trials - self._num_proposed)
 
+    @property
+    def is_asking(self) -> bool:
+        """Whether models of a question are still to be trained."""
+        return self.num_left > 0 and self.questions.question is not None
+
     def planned(self) -> list[Training]:
-        """The trainings to come whose models are known: unfinished ones, and baselines within the limits."""
-        built = [self._build("", values) for values in self._first]
-        costed = [(options, model, self._costs(options, model)) for options, model in built]
-        return (
-            self._waiting
-            + [
-                _training("", *each) for each in costed if all(amount <= 0 for amount in self._excess(each[2]).values())
-            ][: self.num_left]
-        )
+        """The trainings to come whose models are known: unfinished ones, and those to be trained first."""
+        question = self.questions.question
+        first = self.questions.first if question is None else [self._asked(each) for each in self.questions.unasked()]
+        known = [self._builder.build("", values) for values in first if not isinstance(values, Sampled)]
+        costed = [(options, model, self._costs(options, model)) for options, model in known]
+        fitting = [each for each in costed if all(amount <= 0 for amount in self._excess(each[2]).values())]
+        is_question = question is not None
+        return self._waiting + [training("", *each, is_question=is_question) for each in fitting][: self.num_left]
+
+    def _asked(self, answer: str) -> dict[str, Any]:
+        """The options of the model that stands for an answer to the present question."""
+        question = self.questions.question
+        assert question is not None
+        epochs = max(1, round(question.epochs * int(self._common["epochs"])))
+        values = {**question.models[answer], "epochs": epochs}
+        return self._taught(values) if answer == question.taught else values
 
     def next(self) -> Training | None:
-        """The next model to train; None if there are no more."""
+        """The next model to train; None if there are no more, or if `is_asking` and running ones must end first."""
         if self._waiting:
             return self._waiting.pop(0)
         while self.num_left:
-            training = self._ask()
-            if training is not None:
+            if self.is_asking:
+                self.questions.advance()
+                if self.is_asking and not self.questions.unasked():
+                    return None
+            proposed = self._ask()
+            if proposed is not None:
                 self._num_proposed, self._num_rejected = self._num_proposed + 1, 0
-                return training
+                return proposed
             self._num_rejected += 1
             if self._num_rejected >= _MAX_REJECTED:
                 self.exhausted = self._why_exhausted()
@@ -162,62 +186,93 @@ class Search:
         self.study.sampler = make_sampler(
             self._sampler, seed=self._seed, number=len(self.trials()), num_trained=num_trained
         )
-        trial = self.study.ask()
-        if self._first:
-            return self._propose(trial, self._first.pop(0), None)
-        what = f"the space {self._space_name}"
+        if self.is_asking:
+            question, answer = self.questions.question, self.questions.unasked()[0]
+            assert question is not None
+            about = {"question": question.name, "answer": answer, "teaches": question.teaches}
+            return self._propose(self.study.ask(), self._asked(answer), about)
+        if self._first is None:
+            self._first = [each for each in self.questions.first if not self._was_proposed(each)]
+        first = self._first.pop(0) if self._first else None
+        if isinstance(first, Mapping):
+            return self._propose(self.study.ask(), self._taught(first), {})
+        if first is not None:
+            self.study.enqueue_trial(dict(first.params))
+        trial, what = self.study.ask(), f"the space {self._space_name}"
         with user_errors(what):
             values = self._space.space(trial)
-        self._check(values, what)
-        return self._propose(trial, values, None)
+        self._builder.check(values, what)
+        return self._propose(trial, self._taught(values), {})
 
-    @staticmethod
-    def _check(values: Mapping[str, Any], what: str) -> None:
-        check_values(TrainOptions, values, what)
-        if reserved := sorted(_SET_BY_THE_SWEEP & values.keys()):
-            raise UserError(f"{what}: {reserved[0]} is set by the sweep for all trials; leave it out")
+    def _was_proposed(self, first: Mapping[str, Any] | Sampled) -> bool:
+        """Whether an earlier command proposed a model that is to be trained first."""
+        if isinstance(first, Mapping):
+            return key(*self._builder.build("", self._taught(first))) in self._names
+        sampled = [trial.params for trial in self.trials() if trial.params]
+        return any(all(params.get(name, value) == value for name, value in first.params.items()) for params in sampled)
+
+    @property
+    def teacher(self) -> str | None:
+        """The teacher of the trials to come: names of trials, or model directories, separated by commas."""
+        if self._teacher != "auto":
+            return None if self._teacher == "none" else self._teacher
+        return ",".join(self.questions.teachers) or None
+
+    def is_of_question(self, name: str) -> bool:
+        """Whether a trial answers a question."""
+        return "question" in self.trials()[int(name)].user_attrs
+
+    def for_baselines(self) -> dict[str, Any]:
+        """The options of train that baselines share with the trials: the teacher, and what suits the data."""
+        shared = {name: value for name, value in self.questions.chosen.items() if name in _RECIPE}
+        return self._builder.located(self._taught(shared))
+
+    def _taught(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {**values, "teacher": self.teacher} if self.teacher else dict(values)
 
     def refine(self, values: Mapping[str, Any], parent: str) -> Training | None:
         """Proposes a model that starts from the weights of the trial `parent`; None if too large or a duplicate."""
-        return self._propose(self.study.ask(), values, parent)
+        return self._propose(self.study.ask(), self._taught(values), {"parent": parent})
 
-    def _propose(self, trial: optuna.Trial, values: Mapping[str, Any], parent: str | None) -> Training | None:
-        """Saves the values of a trial in the study; a model that is too large or a duplicate is rejected at once."""
+    def _propose(self, trial: optuna.Trial, values: Mapping[str, Any], about: Mapping[str, Any]) -> Training | None:
+        """Saves the values of a trial in the study, with what `about` says of it; a model that is too large or a
+        duplicate is rejected at once."""
         name = trial_name(trial.number)
-        options, model = self._build(name, values)
-        attrs: dict[str, Any] = {"num_params": model.num_params, "multiply_adds": model.multiply_adds}
-        attrs |= {"parent": parent} if parent else {}
+        options, model = self._builder.build(name, values)
+        attrs: dict[str, Any] = {"num_params": model.num_params, "multiply_adds": model.multiply_adds, **about}
         costs = self._costs(options, model)
-        excess = self._excess(costs)
+        excess = self._excess(costs, teaches=about.get("teaches", False))
         for limit, amount in excess.items():
             trial.set_constraint(limit, amount)
-        key = _key(options, model)
+        identity = key(options, model)
         if any(amount > 0 for amount in excess.values()):
             attrs["rejected"] = "too_large"
-            if not trial.params and parent is None:
+            if not trial.params and "parent" not in about:
                 worst = max(excess, key=lambda limit: excess[limit] / self._limits[limit])
                 log.info(
-                    "the baseline with input %s and %s parameters is skipped: its %s, %s, exceeds %s",
+                    "the model to be trained first with input %s and %s parameters is skipped: its %s, %s, exceeds %s",
                     options.input,
                     f"{model.num_params:,}",
                     worst,
                     f"{costs[worst]:,.0f}",
                     f"{self._limits[worst]:,.0f}",
                 )
-        elif key in self._names:
-            attrs |= {"rejected": "duplicate", "duplicate_of": self._names[key]}
-        self._names.setdefault(key, name)
+        elif self._is_streamable and model.bidirectional and not about.get("teaches"):
+            attrs["rejected"] = "not_streamable"
+        elif identity in self._names:
+            attrs |= {"rejected": "duplicate", "duplicate_of": self._names[identity]}
+        self._names.setdefault(identity, name)
         # The values last: a trial that has them is complete.
         for attr, value in {**attrs, "values": dict(values)}.items():
             trial.set_user_attr(attr, value)
         if "rejected" in attrs:
             self._tell_rejected(trial.number, attrs)
             return None
-        return _training(name, options, model, costs)
+        return training(name, options, model, costs, is_question="question" in about)
 
     def _tell_rejected(self, number: int, attrs: Mapping[str, Any]) -> None:
         """Records a model that is too large as pruned, and a duplicate with the result of the first trial."""
-        if attrs["rejected"] == "too_large":
+        if attrs["rejected"] in ("too_large", "not_streamable"):
             self.study.tell(number, state=TrialState.PRUNED)
             return
         # Journals of earlier versions call it twin.
@@ -238,19 +293,6 @@ class Search:
                 "give larger limits"
             )
         return f"{why}; give another --space or fewer --num-trials"
-
-    def _build(self, name: str, values: Mapping[str, Any]) -> tuple[TrainOptions, ModelConfig]:
-        with user_errors(f"the space {self._space_name}"):
-            options = self._options(name, values)
-        return options, model_config(options, self._data)
-
-    def _options(self, name: str, values: Mapping[str, Any]) -> TrainOptions:
-        paths = {"shards": str(self._data.place), "out": str(self._sweep.run(name))}
-        values = dict(values)
-        if values.get("init") is not None:
-            # The name of a trial, not a path: a sweep may be moved.
-            values["init"] = str(self._sweep.run(values["init"]).model)
-        return TrainOptions(**{**self._common, **values, **paths})
 
     def settle(self, name: str, *, error: str | None = None) -> str:
         """Records in the study how a trial ended, from its summary.json; nothing for one that is to be continued.
@@ -282,12 +324,3 @@ class Search:
             # Not a result of the full number of epochs.
             self.study.tell(int(name), state=TrialState.PRUNED)
         return trial.state
-
-
-def _key(options: TrainOptions, model: ModelConfig) -> str:
-    """Identifies a model: all its settings, with ranks clipped and written for each bond."""
-    return json.dumps(flat_config(options, model), sort_keys=True)
-
-
-def _training(name: str, options: TrainOptions, model: ModelConfig, costs: Mapping[str, float]) -> Training:
-    return Training(name=name, options=options, model=model, memory_bytes=int(costs["memory_bytes"]))

@@ -10,6 +10,7 @@ No other module spells the names of these files or parses them.
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,18 @@ class SweepDirectory:
         """The run of a trial, or of a baseline, whose name begins with its kind."""
         return RunDirectory((self._baselines if trial.startswith((*KINDS, "dense")) else self._trials) / trial)
 
+    def teacher_paths(self, teacher: str) -> str:
+        """The option teacher of train for names of trials or paths of model directories, separated by commas.
+
+        A path of a trial of this sweep, which may have been moved, becomes its present one.
+        """
+        paths = []
+        for each in teacher.split(","):
+            trial = Path(each).parent.name if Path(each).parent.parent.name == self._trials.name else each
+            own = self.run(trial).model
+            paths.append(str(own if own.exists() else each))
+        return ",".join(paths)
+
     def replication(self, trial: str, seed: int) -> RunDirectory:
         """The run of a trial with a new seed."""
         return RunDirectory(self._replications / f"{trial}-s{seed}")
@@ -98,8 +111,12 @@ class SweepDirectory:
             json.dump({**_FORMAT, **document}, file, indent=1)
 
     def trials(self) -> list[Trial]:
-        """All trials in order of their names, finished or not; without baselines."""
-        return [read_trial(run) for run in _runs(self._trials)]
+        """All trials in order of their names, finished or not; without baselines.
+
+        A teacher may exceed the limits of the sweep: its state is then `teacher`, and it is never on the frontier.
+        """
+        options = self.read()["options"] if self.exists() else {}
+        return [_within(options, read_trial(run)) for run in _runs(self._trials)]
 
     def baselines(self) -> list[Trial]:
         """All baselines, by size; the state of those that have finished is `baseline`."""
@@ -154,22 +171,33 @@ class SweepDirectory:
             return {}
 
     def read_plan(self) -> dict[str, Any] | None:
-        """The seeds of the replications and the failed ones; None if there is no plan or, with a warning, if it cannot
-        be read."""
+        """The seeds of the replications, the failed ones, and the points for which there was no time; None if there is
+        no plan or, with a warning, if it cannot be read."""
         try:
             plan = json.loads(self._plan.read_text(encoding="utf-8"))
-            return {"seeds": plan["seeds"], "failed": plan["failed"]}
+            return {"seeds": plan["seeds"], "failed": plan["failed"], "left_out": plan.get("left_out", [])}
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.warning("%s cannot be read (%s): the frontier is drawn from single values", self._plan, error)
             return None
 
-    def write_plan(self, seeds: Sequence[int], failed: Sequence[Mapping[str, Any]]) -> None:
-        """Writes the seeds of the replications, and trial, seed and error of those that failed."""
+    def write_plan(
+        self, seeds: Sequence[int], failed: Sequence[Mapping[str, Any]], left_out: Sequence[str] = ()
+    ) -> None:
+        """Writes the seeds of the replications, trial, seed and error of those that failed, and the points of the
+        frontier for which there was no time."""
         self._replications.mkdir(exist_ok=True)
         with atomic_write(self._plan) as file:
-            json.dump({"seeds": list(seeds), "failed": list(failed)}, file, indent=1)
+            json.dump({"seeds": list(seeds), "failed": list(failed), "left_out": list(left_out)}, file, indent=1)
+
+
+def _within(options: Mapping[str, Any], trial: Trial) -> Trial:
+    """The trial; a complete one that exceeds the limits of the sweep as a teacher."""
+    costs = {"max_params": trial.num_params, "max_macs": trial.multiply_adds}
+    exceeds = any((cost or 0) > (options.get(name) or math.inf) for name, cost in costs.items())
+    exceeds |= bool(options.get("streamable")) and trial.config.get("bidirectional") is True
+    return dataclasses.replace(trial, state="teacher") if exceeds and trial.state == "complete" else trial
 
 
 def _runs(directory: Path) -> list[RunDirectory]:

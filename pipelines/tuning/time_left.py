@@ -86,6 +86,10 @@ class Forecast:
         new = dataclasses.replace(self, name=name, num_left=num_left, planned=tuple(planned), running={}, rests=())
         return dataclasses.replace(new, finished=finished, measured=measured)
 
+    def expecting(self, epochs_s: Mapping[Key, float]) -> "Forecast":
+        """Sets the expected seconds of an epoch of some models."""
+        return dataclasses.replace(self, expected=epochs_s)
+
     def started(self, trial: Trial, now: float) -> "Forecast":
         """A training starts; `epochs` of its configuration is the planned number."""
         # Compared by work: planned baselines have no names yet.
@@ -135,15 +139,30 @@ class Forecast:
         stage_s = self._stage_s(now)
         if stage_s is None or self.name == "confirm":
             return stage_s
-        points_s = self._points_s(points)
         if self.name == "refine":
             stage_s *= 1 + _LATER_ROUNDS
         elif self.refines:
-            stage_s += _REFINEMENT * points_s / self.num_slots
-            points_s *= 1 + _REFINEMENT
+            stage_s += self._refinement_s(points)
         if stage_s >= budget_s:
             return budget_s
-        return stage_s + self.num_seeds * (points_s + self._baseline_s(points)) / self.num_slots
+        return min(stage_s + self._replication_s(points), budget_s)
+
+    def later_s(self, points: Sequence[Trial], most_points: int) -> float:
+        """The time of the stages after this one, if no more than `most_points` of the frontier are replicated."""
+        share = min(1.0, most_points / max(len(points), 1))
+        refinement_s = self._refinement_s(points) if self.refines and self.name == "search" else 0.0
+        return refinement_s + share * self._replication_s(points)
+
+    def _refinement_s(self, points: Sequence[Trial]) -> float:
+        return _REFINEMENT * self._points_s(points) / self.num_slots
+
+    def _replication_s(self, points: Sequence[Trial]) -> float:
+        grows = 1 + _REFINEMENT if self.refines and self.name == "search" else 1.0
+        return self.num_seeds * (grows * self._points_s(points) + self._baseline_s(points)) / self.num_slots
+
+    def usual_s(self) -> float:
+        """The expected duration of a trial that is not known yet; 0 as long as nothing is measured."""
+        return self._usual_s() or 0.0
 
     def key(self, trial: Trial) -> Key:
         """The input of a model, and the cost of an epoch in multiply-adds."""

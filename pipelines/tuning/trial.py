@@ -112,7 +112,8 @@ def planned_trial(training: Training) -> Trial:
         state="running",
         config=dataclasses.asdict(training.options),
         num_params=training.model.num_params,
-        multiply_adds=training.model.multiply_adds,
+        # For its duration: the teacher takes the forward pass alone, a third of a training.
+        multiply_adds=training.model.multiply_adds + training.teacher_macs // 3,
     )
 
 

@@ -57,6 +57,8 @@ def test_input_parameters_are_those_of_the_paper(dataset, model):
 
 def test_all_options_that_affect_a_result_are_set():
     unset = {"shards", "out", "seed", "num_workers", "resume", "overwrite", "checkpoint_minutes", "track", "precision"}
+    # Without a teacher they have no effect.
+    unset |= {"teacher_weight", "teacher_temperature"}
     splits = {"folds", "fold", "split_by", "watch_test", "keep"}
     names = {field.name for field in dataclasses.fields(TrainOptions)}
     assert names - paper.train_options("ucf11", "tt-gru").keys() == unset | splits

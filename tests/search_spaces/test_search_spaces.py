@@ -47,6 +47,23 @@ def make_study(frame, sampler=None):
     return found
 
 
+def first_models(space, frame, answers=None):
+    """Options of all models that a space wants trained first, those of its questions included."""
+    found = space.first(frame, answers)
+    if isinstance(found, search_spaces.Question):
+        answer = list(found.models)[-1]
+        return [*found.models.values(), *first_models(space, frame, {**answers, found.name: answer})]
+    study = make_study(frame)
+    study.set_user_attr("answers", answers)
+    models = []
+    for each in found:
+        if isinstance(each, search_spaces.Sampled):
+            study.enqueue_trial(dict(each.params))
+            each = space.space(study.ask())
+        models.append(each)
+    return models
+
+
 def model(values, frame):
     assert values.keys() <= OPTIONS
     given = {name: value for name, value in values.items() if name in FIELDS}
@@ -63,7 +80,9 @@ def test_every_sample_of_a_space_is_a_model_that_fits_the_frame_without_clipping
         for text in ("in_modes", "hidden_modes", "ranks", "recurrent_ranks"):
             assert values[text] == getattr(config, text)
     assert len({config.num_params for config in configs}) > 20
-    assert all(model(values, frame).num_params for values in space.baselines(frame))
+    assert all(
+        model(values, frame).num_params for answers in (None, {}) for values in first_models(space, frame, answers)
+    )
 
 
 @pytest.mark.parametrize(("size", "num_modes"), [(12, 1), (12, 2), (60, 3), (64, 4), (13, 3), (1, 2)])
@@ -170,8 +189,8 @@ def test_small_models_with_and_without_a_stem_have_few_parameters():
 
 @pytest.mark.parametrize("frame", FRAMES, ids=str)
 def test_the_first_small_models_differ_and_need_no_stem_where_the_frame_has_no_room(frame):
-    models = small.baselines(frame)
-    assert len({str(values) for values in models}) == len(models)
+    models = first_models(small, frame)
+    assert len({str(values) for values in models}) == len(models) - (min(frame[:2]) < 4) * len(models) // 2
     assert any(values["stem"] == "conv" for values in models) == (min(frame[:2]) >= 4)
     assert all(values["shift"] < min(frame[:2]) for values in models)
 
@@ -189,8 +208,8 @@ def test_a_function_in_the_current_directory_is_a_space(own):
     own("mine/led", OWN + "def baselines(frame):\n    return [{'hidden_modes': f'{frame[0]}x2'}]\n")
     found = search_spaces.load("mine.tiny_spaces:tiny")
     assert found.space(optuna.trial.FixedTrial({"h": 5})) == {"hidden_modes": "5x2"}
-    assert found.baselines((4, 6, 1)) == []
-    assert search_spaces.load("mine.led:tiny").baselines((4, 6, 1)) == [{"hidden_modes": "4x2"}]
+    assert found.first((4, 6, 1), None) == []
+    assert search_spaces.load("mine.led:tiny").first((4, 6, 1), {}) == [{"hidden_modes": "4x2"}]
 
 
 def test_the_example_in_the_documentation_works(own):
@@ -200,7 +219,26 @@ def test_the_example_in_the_documentation_works(own):
     found, study = search_spaces.load("lips:both_ways"), make_study((32, 64, 1))
     points = [found.space(study.ask()) for _ in range(20)]
     assert {model(values, (32, 64, 1)).bidirectional for values in points} == {True, False}
-    assert found.baselines((32, 64, 1)) == shapes.baselines((32, 64, 1))
+    assert found.first((32, 64, 1), {}) == shapes.baselines((32, 64, 1))
+
+
+@pytest.mark.parametrize("frame", FRAMES, ids=str)
+@pytest.mark.parametrize("kind", ["neither", "stem", "mirrored", "stem and mirrored"])
+def test_small_models_follow_what_was_found_about_the_data(frame, kind):
+    question = small.first(frame, {})
+    assert question.teaches
+    assert all(values["flip"] == ("mirrored" in name) for name, values in question.models.items())
+    if kind not in question.models:
+        assert min(frame[:2]) < 4
+        return
+    answers = {"kind": kind, "teaching": "no"}
+    study = make_study(frame)
+    study.set_user_attr("answers", answers)
+    study.set_user_attr("streamable", True)
+    points = [*first_models(small, frame, answers), *(small.space(study.ask()) for _ in range(20))]
+    assert {values["flip"] for values in points} == {"mirrored" in kind}
+    assert {values["stem"] for values in points} == {"conv" if "stem" in kind else "none"}
+    assert not any(values["bidirectional"] for values in points[-20:])
 
 
 @pytest.mark.parametrize(

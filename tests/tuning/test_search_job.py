@@ -16,10 +16,18 @@ class FakeSearch:
 
     num_workers = 1
 
-    def __init__(self, trainings, states=()):
+    def __init__(self, trainings, states=(), questions=()):
+        self.questions, self.num_running = list(questions), 0
         self.left, self.states, self.errors = list(trainings), dict(states), {}
 
+    @property
+    def is_asking(self):
+        return bool(self.questions)
+
     def next(self):
+        """A question of None waits once for the models before it."""
+        if self.questions:
+            return self.questions.pop(0)
         return self.left.pop(0) if self.left else None
 
     def settle(self, name, *, error=None):
@@ -27,9 +35,19 @@ class FakeSearch:
         return self.states.get(name, "complete")
 
 
+def make(search, stopping=None, baselines=(), last=(), refinements=list, has_time=lambda: True):
+    return _Trials(
+        search,
+        stopping or EarlyStopping(100),
+        baselines=lambda: (list(baselines), list(last)),
+        refinements=refinements,
+        has_time=has_time,
+    )
+
+
 def test_refinements_start_when_all_trials_of_the_search_have_ended():
     rounds = [named("r1", "r2"), named("r3"), []]
-    trials = _Trials(FakeSearch(named("a", "b")), EarlyStopping(100), lambda: rounds.pop(0))
+    trials = make(FakeSearch(named("a", "b")), refinements=lambda: rounds.pop(0))
     assert [trials.next(()).name, trials.next(["a"]).name] == ["a", "b"]
     assert trials.next(["b"]) is None
     assert [trials.next(()).name, trials.next(["r1"]).name] == ["r1", "r2"]
@@ -42,7 +60,7 @@ def test_baselines_alternate_with_trials_the_dense_one_comes_last_and_the_study_
     first, last = ([SimpleNamespace(name=name, is_baseline=True, options=SimpleNamespace(out=str(tmp_path / name)))]
                    for name in ("linear", "dense"))  # fmt: skip
     search, rounds = FakeSearch(named("a", "b")), [named("r1"), []]
-    trials = _Trials(search, EarlyStopping(100), lambda: rounds.pop(0), first, last)
+    trials = make(search, baselines=first, last=last, refinements=lambda: rounds.pop(0))
     assert [trials.next(("x",)).name for _ in range(4)] == ["a", "linear", "b", "dense"]
     assert trials.next(["dense"]) is None
     trials.ended(first[0], "its process died")
@@ -51,9 +69,25 @@ def test_baselines_alternate_with_trials_the_dense_one_comes_last_and_the_study_
     assert trials.next(()).name == "r1"
 
 
+def test_nothing_else_starts_while_a_question_is_being_answered():
+    (linear,) = [SimpleNamespace(name="linear", is_baseline=True)]
+    trials = make(FakeSearch(named("a"), questions=[*named("q1", "q2"), None, *named("q3")]), baselines=[linear])
+    assert [trials.next(()).name, trials.next(["q1"]).name] == ["q1", "q2"]
+    assert trials.next(["q1", "q2"]) is None
+    assert [trials.next(()).name for _ in range(3)] == ["q3", "a", "linear"]
+
+
+def test_without_time_for_another_trial_the_refinements_follow():
+    times, rounds = [True, False, False, False], [named("r1"), []]
+    trials = make(FakeSearch(named("a", "b")), refinements=lambda: rounds.pop(0), has_time=lambda: times.pop(0))
+    assert trials.next(()).name == "a"
+    assert trials.next(["a"]) is None
+    assert trials.next(()).name == "r1"
+
+
 def test_other_trials_are_not_compared_with_a_failed_one():
     stopping = EarlyStopping(100)
-    trials = _Trials(FakeSearch([], {"a": "failed"}), stopping, list)
+    trials = make(FakeSearch([], {"a": "failed"}), stopping)
     for curve in (Curve("a", 900, [0.2, 0.8]), Curve("b", 900, [0.1, 0.7])):
         stopping.add(curve)
     trials.ended(*named("a"), "its process died")

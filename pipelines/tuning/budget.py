@@ -1,0 +1,189 @@
+"""Plan a sweep that has a time budget: the epochs of a trial, whether there is time for another one, and what to
+replicate.
+
+The time of trainings to come is that of the forecast (time_left.py).
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+
+import search_spaces
+from pipelines.cluster.slots import Slots
+from pipelines.core.text import duration
+from pipelines.data.dataset import ShardDataset
+from pipelines.training.queue import Training
+from pipelines.tuning.baselines import baseline_trainings
+from pipelines.tuning.build import Builder, training
+from pipelines.tuning.data_check import measured_epoch
+from pipelines.tuning.frontier import hypervolume
+from pipelines.tuning.options import SweepOptions
+from pipelines.tuning.sweep_directory import SweepDirectory
+from pipelines.tuning.time_left import Forecast, Key
+from pipelines.tuning.trial import Trial, planned_trial
+from search_spaces import Question
+
+__all__ = ["POINTS", "Costs", "Plan", "plan", "within_time"]
+
+# Small models hardly improve after 80 epochs; with fewer than 8, the learning-rate schedule is too short.
+_MOST_EPOCHS, _LEAST_EPOCHS = 80, 8
+# For this many trials after the questions and replicated points the epochs are planned; if they are fewer, that many
+# epochs are not worth it.
+_TRIALS, POINTS = 8, 4
+# Models whose mean cost is that of a usual trial.
+_SAMPLED = 8
+# The rest is left for starting processes, and for the tests at the end.
+_SHARE = 0.9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Costs:
+    """Seconds of one epoch of the trainings of a sweep."""
+
+    questions_s: float
+    """of the models of all questions, each times its share of the epochs of a trial"""
+    trial_s: float
+    """of a usual trial, with its teacher"""
+    baselines_s: float
+    """of all baselines together"""
+    num_baselines: int
+    num_seeds: int
+    """replications of each point"""
+    refines: bool
+    num_slots: int
+    """trainings at a time"""
+
+    def epochs(self, time_s: float) -> int:
+        """The most epochs of a trial, within limits, with which all that a sweep needs at least takes `time_s`."""
+        # A refinement trains for a quarter of the epochs.
+        trials = _TRIALS + (POINTS / 2 if self.refines else 0) + self.num_seeds * POINTS
+        # The best baseline of each size is replicated.
+        baselines = self.baselines_s * (1 + self.num_seeds * min(3, self.num_baselines) / max(self.num_baselines, 1))
+        epoch_s = (self.questions_s + trials * self.trial_s + baselines) / self.num_slots
+        most = math.floor(_SHARE * time_s / epoch_s)
+        return min(max(most, _LEAST_EPOCHS), _MOST_EPOCHS)
+
+    def num_trials(self, epochs: int, time_s: float) -> int:
+        """About how many trials after the questions fit into the time; at least one."""
+        later = (POINTS / 2 if self.refines else 0) + self.num_seeds * POINTS
+        rest_s = _SHARE * time_s * self.num_slots / epochs - self.questions_s - 2 * self.baselines_s
+        return max(1, math.floor(rest_s / self.trial_s - later))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a sweep with a time budget is going to do."""
+
+    epochs: int
+    """of a trial"""
+    num_trials: int
+    """about how many, those of the questions included"""
+    measured: Mapping[Key, float]
+    """seconds of an epoch of some models, see Forecast"""
+    text: str
+    """all of it in a sentence"""
+
+
+def plan(
+    options: SweepOptions, sweep: SweepDirectory, data: ShardDataset, slots: Slots, forecast: Forecast, time_s: float
+) -> Plan:
+    """Plans the epochs of a trial, unless they are given, after measuring a few steps of some models on this node.
+
+    Args:
+        options: Of the sweep.
+        sweep: Its directory.
+        data: The data set.
+        slots: How many trainings run at a time.
+        forecast: Of a sweep that has not begun.
+        time_s: The time that is left.
+    """
+    questions, sampled = _questions(options, data), _sampled(options, data)
+    builder = Builder(sweep, data, {"epochs": 1, "seed": options.seed}, options.space)
+
+    def trial(values: Mapping[str, Any]) -> Training:
+        return training("", *builder.build("", values), {"memory_bytes": 0})
+
+    asked = [(question, trial(values)) for question in questions for values in question.models.values()]
+    # Models of a question cost about the same.
+    measured = {id(question): each for question, each in asked}.values()
+    usual = [trial(values) for values in sampled]
+    some = (*measured, usual[0])
+    costs_s = {forecast.key(planned_trial(each)): measured_epoch(each, forecast, slots) for each in some}
+    forecast = forecast.stage("search", 0).expecting(costs_s)
+    teachers_s = [_epoch_s(forecast, each) for question, each in asked if question.teaches]
+    teaching_s = max(teachers_s, default=0.0) / 3 if options.teacher == "auto" else 0.0
+    small, _ = baseline_trainings(options, {"epochs": 1, "seed": options.seed}, sweep, data, slots)
+    costs = Costs(
+        questions_s=sum(question.epochs * _epoch_s(forecast, each) for question, each in asked),
+        trial_s=sum(_epoch_s(forecast, each) for each in usual) / len(usual) + teaching_s,
+        baselines_s=sum(_epoch_s(forecast, each) + teaching_s for each in small),
+        num_baselines=len(small),
+        num_seeds=options.confirm,
+        refines=options.refine,
+        num_slots=slots.num_slots,
+    )
+    epochs = options.epochs or costs.epochs(time_s)
+    num_trials = len(asked) + costs.num_trials(epochs, time_s)
+    text = (
+        f"planned for {duration(time_s)}: about {num_trials} trials of {epochs} epochs, {slots.num_slots} at a time, "
+        f"{len(small)} baselines"
+        + (", refinements" if options.refine else "")
+        + (f", {options.confirm} replications of each of some {POINTS} points" if options.confirm else "")
+        + "; a few steps of some models were measured"
+    )
+    return Plan(epochs=epochs, num_trials=min(num_trials, options.most_trials), measured=costs_s, text=text)
+
+
+def _epoch_s(forecast: Forecast, each: Training) -> float:
+    """Seconds of an epoch."""
+    return forecast.training_s(planned_trial(each)) or 0.0
+
+
+def _questions(options: SweepOptions, data: ShardDataset) -> list[Question]:
+    """All questions of the space, where the last answer of each is found."""
+
+    def asked() -> Iterator[Question]:
+        space, answers = search_spaces.load(options.space), dict[str, str]()
+        while isinstance(found := space.first(data.frame.shape, answers), Question):
+            yield found
+            answers[found.name] = list(found.models)[-1]
+
+    return list(asked())
+
+
+def _sampled(options: SweepOptions, data: ShardDataset) -> list[dict[str, Any]]:
+    """Options of some models of the space, sampled at random."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=options.seed))
+    study.set_user_attr("frame", list(data.frame.shape))
+    study.set_user_attr("streamable", options.streamable)
+    return [search_spaces.load(options.space).space(study.ask()) for _ in range(_SAMPLED)]
+
+
+def within_time(
+    points: Sequence[Trial], seconds: Mapping[str, float], *, num_seeds: int, num_slots: int, time_s: float
+) -> list[Trial]:
+    """The points of a frontier, and of that of the baselines, for whose replication there is time; at least one.
+
+    Those are left out first that add least to the area that their frontier dominates, for each second.
+
+    Args:
+        points: What would be replicated with time enough.
+        seconds: Name -> seconds of one training of a point, ancestors included.
+        num_seeds: Replications of each point.
+        num_slots: Trainings at a time.
+        time_s: The time that is left.
+    """
+    kept = list(points)
+    while len(kept) > 1 and num_seeds * sum(seconds[point.trial] for point in kept) / num_slots > time_s:
+        kept.remove(min(kept, key=lambda point: _added(point, kept) / max(seconds[point.trial], 1e-9)))
+    return kept
+
+
+def _added(point: Trial, points: Sequence[Trial]) -> float:
+    """The area that only this point dominates, among the trials or among the baselines."""
+    same = [other.coordinates for other in points if other.is_baseline == point.is_baseline]
+    others = [coordinates for coordinates in same if coordinates != point.coordinates]
+    return hypervolume(same) - hypervolume(others)

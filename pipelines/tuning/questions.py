@@ -1,0 +1,121 @@
+"""Ask the questions of a search space: train the models of each, and take the answer of the best one."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+import search_spaces
+from pipelines.core.errors import user_errors
+from pipelines.core.text import percent
+from pipelines.evaluation.metrics import standard_error
+from pipelines.tuning.sweep_directory import SweepDirectory
+from pipelines.tuning.trial import trial_name
+from search_spaces import Question, Sampled
+
+__all__ = ["Questions"]
+
+log = logging.getLogger(__name__)
+
+
+class Questions:
+    """The questions of a space, and the models that it wants trained first, in their order.
+
+    Trials of a question have the user attributes `question` and `answer`. Answers are kept in the study, for the space,
+    and in sweep.json as `findings`, for people.
+
+    Args:
+        sweep: The directory of the sweep.
+        study: Its study.
+        space: The search space.
+        frame: Height, width, channels.
+        num_val_clips: Number of clips in the validation split.
+        check: check(values, what) raises UserError for options that a space must not give.
+        asks: Whether anything is asked; else the space gets None as answers.
+    """
+
+    def __init__(
+        self,
+        sweep: SweepDirectory,
+        study: optuna.Study,
+        space: search_spaces.Space,
+        frame: Sequence[int],
+        num_val_clips: int,
+        *,
+        check: Callable[[Mapping[str, Any], str], object],
+        asks: bool,
+    ) -> None:
+        self._sweep, self._study, self._space, self._frame, self._check = sweep, study, space, frame, check
+        self._num_val_clips = num_val_clips
+        self._answers: dict[str, str] | None = {} if asks else None
+        self.question: Question | None = None
+        """The question that is being asked; None once all are answered."""
+        self.first: list[Mapping[str, Any] | Sampled] = []
+        """The models to train first, known once all questions are answered."""
+        self.chosen: Mapping[str, Any] = {}
+        """The options of the model that won the last question."""
+        self.teachers: list[str] = []
+        """Names of the trials from whose scores the next ones learn, but for those of a question."""
+        self.advance()
+
+    def advance(self) -> None:
+        """Takes the answers of the questions whose trials have ended."""
+        while True:
+            what = "the models that the space wants trained first"
+            with user_errors(what):
+                found = self._space.first(self._frame, self._answers)
+            for values in found.models.values() if isinstance(found, Question) else found:
+                if isinstance(values, Mapping):
+                    self._check(values, what)
+            if not isinstance(found, Question):
+                self.question, self.first = None, list(found)
+                break
+            self.question = found
+            trials = self._trials_of(found)
+            if self.unasked() or not all(trial.state.is_finished() for trial in trials.values()):
+                break
+            self._take_answer(found, trials)
+        self._study.set_user_attr("answers", self._answers)
+
+    def unasked(self) -> list[str]:
+        """The answers to the present question whose models have not been proposed."""
+        if self.question is None:
+            return []
+        return [answer for answer in self.question.models if answer not in self._trials_of(self.question)]
+
+    def _trials_of(self, question: Question) -> dict[str, FrozenTrial]:
+        """The trial of each answer, if it was proposed."""
+        trials = self._study.get_trials(deepcopy=False)
+        return {
+            trial.user_attrs["answer"]: trial for trial in trials if trial.user_attrs.get("question") == question.name
+        }
+
+    def _take_answer(self, question: Question, trials: Mapping[str, FrozenTrial]) -> None:
+        assert self._answers is not None
+        complete = [answer for answer in question.models if trials[answer].state == TrialState.COMPLETE]
+        values = {answer: trials[answer].values[0] for answer in complete}
+        # Of equal ones the first.
+        answer = max(values, key=lambda each: values[each], default=next(iter(question.models)))
+        self._answers[question.name], self.chosen = answer, question.models[answer]
+        if question.teaches and values:
+            least = values[answer] - standard_error(values[answer], self._num_val_clips)
+            self.teachers = [trial_name(trials[each].number) for each in values if values[each] >= least]
+        if question.taught not in (None, answer):
+            self.teachers = []
+        finding = {"question": question.text, "answer": answer, "values": values, "teaches": question.teaches}
+        finding["trials"] = {each: trial_name(trial.number) for each, trial in trials.items()}
+        document = self._sweep.read()
+        findings = [*document.get("findings", []), finding]
+        if finding not in document.get("findings", []):
+            self._sweep.write({**document, "findings": findings})
+            log.info("%s", finding_text(finding))
+
+
+def finding_text(finding: Mapping[str, Any]) -> str:
+    """A sentence about what a question found."""
+    values = finding["values"]
+    said = ", ".join(f"{answer} {percent(value)}" for answer, value in values.items())
+    text = f"{finding['question']} {finding['answer']} ({f'on validation: {said}' if said else 'nothing trained'})"
+    return text + ("; the later models learn from the scores of these" if finding["teaches"] and values else "")
