@@ -124,7 +124,13 @@ def _identity(row: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def read_trainings(path: Path) -> list[dict[str, str]]:
-    """Reads the file: a dict for each training, without the settings that its version did not have."""
+    """Reads the file: a dict for each training, without the settings that its version did not have.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist; write it with python -m tests.benchmarks.trainings")
     with path.open(encoding="utf-8", newline="") as file:
         return [{name: text for name, text in row.items() if text != ""} for row in csv.DictReader(file)]
 
