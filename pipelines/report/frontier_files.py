@@ -168,6 +168,7 @@ def _contents(
         "baseline": baseline.trial if baseline else None,
         "warning": chance_warning(best, document["chance"]),
         "data_check": document.get("data_check"),
+        "findings": document.get("findings", []),
         "replications": frontier.replications,
         "frontier": [dataclasses.asdict(point) for point in points],
         "not_replicated": [dataclasses.asdict(point) for point in frontier.not_replicated],

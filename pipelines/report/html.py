@@ -4,7 +4,7 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from pipelines.report import parts
 from pipelines.report.pareto_data import refinements
 from pipelines.report.view import view
+from pipelines.tuning.questions import finding_text
 from pipelines.tuning.sweep_directory import SweepDirectory
 from ttrnn.files import atomic_write
 
@@ -74,8 +75,19 @@ def _data_check(data: Mapping[str, Any]) -> str:
     if not check:
         return ""
     sentences = [*check["text"], *([f"expected: {check['cost']}"] if check.get("cost") else [])]
-    items = "".join(f"<li>{html.escape(text)}</li>" for text in sentences)
-    return f'<section id="data-check"><h2>Is there enough data?</h2><ul>{items}</ul></section>'
+    return f'<section id="data-check"><h2>Is there enough data?</h2>{_list(sentences)}</section>' + _findings(data)
+
+
+def _findings(data: Mapping[str, Any]) -> str:
+    """What the sweep found out about the data before it searched."""
+    if not (found := data.get("findings")):
+        return ""
+    sentences = map(finding_text, found)
+    return f'<section id="findings"><h2>What suits this data?</h2>{_list(sentences)}</section>'
+
+
+def _list(sentences: Iterable[str]) -> str:
+    return f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in sentences)}</ul>"
 
 
 def _verdict(data: Mapping[str, Any]) -> str:

@@ -168,7 +168,7 @@ def trials_table(data: Mapping[str, Any]) -> tuple[str, str]:
         name: str(value)
         for trial in data["trials"]
         for name, value in trial["config"].items()
-        if name not in (*varying, "init")
+        if name not in (*varying, "init", "teacher")
     }
     items = "".join(f"<li>{html.escape(name)} <b>{html.escape(value)}</b></li>" for name, value in common.items())
     table = (
@@ -268,8 +268,15 @@ def facts(data: Mapping[str, Any]) -> str:
         "Best": f"the highest validation {_metric_name(data)} of at most {data['options']['max_params']:,} parameters"
         if data["options"].get("max_params")
         else "the knee, since no --max-params was given",
-        "Knee": "the point highest above the line from guessing, counted as 100 parameters with the metric of chance, "
-        "to the highest point, over the logarithm of the parameters: from there on, more parameters gain less",
+        "Knee": "the point where ten times the parameters are no longer worth a quarter of what the highest point "
+        "gains over guessing",
+        "Teacher": "models that learn from the scores of larger ones beside the labels are replicated with the same "
+        "teacher: its own variance between seeds is not in the intervals"
+        if any(trial["config"].get("teacher", "none") != "none" for trial in data["trials"])
+        else "",
+        "Streamable": "every model runs in one direction and gives scores while a video runs"
+        if data["options"].get("streamable")
+        else "",
         "Hypervolume": ""
         if hypervolume is None
         else f"{percent(hypervolume)}: {data.get('hypervolume_reference', '')}",

@@ -136,10 +136,10 @@ def _details(trial: Mapping[str, Any], label: str, varying: Iterable[str]) -> di
 
 def varying_options(trials: Iterable[Mapping[str, Any]]) -> list[str]:
     """Names of the options in which trials differ; trials without a configuration are ignored."""
-    # The option init of a refined trial is shown as its parent.
+    # The option init of a refined trial is shown as its parent; a teacher is a path.
     values: dict[str, set[str]] = {}
     configs = [trial["config"] for trial in trials if trial["config"]]
-    for name in dict.fromkeys(name for config in configs for name in config if name != "init"):
+    for name in dict.fromkeys(name for config in configs for name in config if name not in ("init", "teacher")):
         values[name] = {str(config.get(name)) for config in configs}
     return [name for name, found in values.items() if len(found) > 1]
 

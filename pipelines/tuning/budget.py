@@ -167,7 +167,7 @@ def within_time(
 ) -> list[Trial]:
     """The points of a frontier, and of that of the baselines, for whose replication there is time; at least one.
 
-    Those are left out first that add least to the area that their frontier dominates, for each second.
+    Those are left out first that add least to the area that their frontier dominates.
 
     Args:
         points: What would be replicated with time enough.
@@ -178,7 +178,7 @@ def within_time(
     """
     kept = list(points)
     while len(kept) > 1 and num_seeds * sum(seconds[point.trial] for point in kept) / num_slots > time_s:
-        kept.remove(min(kept, key=lambda point: _added(point, kept) / max(seconds[point.trial], 1e-9)))
+        kept.remove(min(kept, key=lambda point: _added(point, kept)))
     return kept
 
 

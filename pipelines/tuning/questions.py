@@ -15,7 +15,7 @@ from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import trial_name
 from search_spaces import Question, Sampled
 
-__all__ = ["Questions"]
+__all__ = ["Questions", "finding_text"]
 
 log = logging.getLogger(__name__)
 
