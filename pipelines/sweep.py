@@ -124,11 +124,7 @@ def _points(sweep: SweepDirectory, options: SweepOptions, slots: Slots, time_s: 
     points = points_to_replicate(trials)
     if options.time_budget is None:
         return points, []
-    seconds = {trial.trial: trial.train_s or 0.0 for trial in trials}
-    for trial in trials:
-        # A parent is older than the refined trials that follow from it.
-        seconds[trial.trial] += seconds[trial.parent] if trial.parent else 0.0
-    kept = within_time(points, seconds, num_seeds=options.confirm, num_slots=slots.num_slots, time_s=time_s)
+    kept = within_time(points, trials, num_seeds=options.confirm, num_slots=slots.num_slots, time_s=time_s)
     left_out = [point.trial for point in points if point not in kept]
     if left_out:
         log.info("there is no time to replicate %s: they are not on the frontier", ", ".join(left_out))

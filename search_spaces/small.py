@@ -5,7 +5,7 @@ mirrored clips help, and whether small models should learn from the scores of th
 
 Modes follow the axes of the frame, or of the output of the stem. Each rank is one number for all bonds; `--refine`
 makes them uneven. The recipe (moving average of the weights, augmentation, differences of frames, a learning rate that
-falls with the square root of the hidden size) was found by hand on several data sets.
+falls with the square root of a large hidden size) was found by hand on several data sets.
 
 With 10 classes, most samples have 1,500 to 20,000 parameters. The space `shapes` has what is left out here: other
 cells, numbers and orders of modes, ranks of each bond.
@@ -36,6 +36,7 @@ RECIPE: dict[str, Any] = {
 _CHANNELS = ("8x16", "6x8", "12x24", "16x32")
 _LOG2_HIDDEN_SIZE = (3, 8)
 _RANKS, _RECURRENT_RANKS = (2, 8), (2, 16)
+# The learning rate that suits all ranks, up to this hidden size; above it, it falls with the square root.
 _LR, _LR_HIDDEN_SIZE = 1e-2, 64
 # Smaller frames have no pixels to spare at their edges.
 _LEAST_SHIFTED, _SHIFT = 16, 2
@@ -46,7 +47,14 @@ _NO, _YES = "no", "yes"
 
 
 # Models that were good on several data sets: hidden size, ranks, both directions, and the place of the stem's channels.
-_GOOD = ((64, 4, 3, False, 0), (64, 5, 6, True, 0), (128, 6, 10, True, 3), (32, 3, 3, False, 1), (64, 6, 8, True, 2))
+_GOOD = (
+    (64, 4, 3, False, 0),
+    (64, 5, 6, True, 0),
+    (64, 8, 8, False, 0),
+    (64, 8, 12, True, 0),
+    (32, 3, 3, False, 1),
+    (64, 3, 4, False, 1),
+)
 _TEACHER = {"recurrent_ranks": "none", "bidirectional": True, "dropout": 0.25}
 
 
@@ -82,8 +90,7 @@ def _options(frame: Sequence[int], params: Mapping[str, Any]) -> dict[str, Any]:
         **_model(frame, params["stem"], size, params["rank"], params["recurrent_rank"]),
         **RECIPE,
         "shift": _SHIFT if min(frame[:2]) >= _LEAST_SHIFTED else 0,
-        # The same rule suits all ranks.
-        "lr": round(_LR * math.sqrt(_LR_HIDDEN_SIZE / size) * params["lr_factor"], 5),
+        "lr": round(_LR * min(1.0, math.sqrt(_LR_HIDDEN_SIZE / size)) * params["lr_factor"], 5),
         **{name: params[name] for name in ("bidirectional", "flip", "dropout")},
     }
 

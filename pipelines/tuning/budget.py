@@ -163,7 +163,7 @@ def _sampled(options: SweepOptions, data: ShardDataset) -> list[dict[str, Any]]:
 
 
 def within_time(
-    points: Sequence[Trial], seconds: Mapping[str, float], *, num_seeds: int, num_slots: int, time_s: float
+    points: Sequence[Trial], trials: Sequence[Trial], *, num_seeds: int, num_slots: int, time_s: float
 ) -> list[Trial]:
     """The points of a frontier, and of that of the baselines, for whose replication there is time; at least one.
 
@@ -171,13 +171,21 @@ def within_time(
 
     Args:
         points: What would be replicated with time enough.
-        seconds: Name -> seconds of one training of a point, ancestors included.
+        trials: All trials, also the ancestors of refined points, which are trained again with them.
         num_seeds: Replications of each point.
         num_slots: Trainings at a time.
         time_s: The time that is left.
     """
-    kept = list(points)
-    while len(kept) > 1 and num_seeds * sum(seconds[point.trial] for point in kept) / num_slots > time_s:
+    kept, by_name = list(points), {trial.trial: trial for trial in trials}
+
+    def seconds() -> float:
+        names, parents = set[str](), {point.trial for point in kept}
+        while parents:
+            names |= parents
+            parents = {parent for name in parents if (parent := by_name[name].parent) is not None} - names
+        return num_seeds * sum(by_name[name].train_s or 0.0 for name in names) / num_slots
+
+    while len(kept) > 1 and seconds() > time_s:
         kept.remove(min(kept, key=lambda point: _added(point, kept)))
     return kept
 

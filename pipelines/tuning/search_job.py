@@ -72,7 +72,7 @@ def run_search(
             stopping,
             baselines=baselines,
             refinements=lambda: _refinements(search, options, sweep, screen, deadline),
-            has_time=lambda: _has_time(screen, deadline),
+            has_time=lambda: _has_time(screen, deadline, screen.state.forecast.usual_s()),
         ),
         slots,
         state=sweep.tune_state,
@@ -98,10 +98,10 @@ def _planned(
     return options, found.num_trials
 
 
-def _has_time(screen: Screen, deadline: float) -> bool:
-    """Whether another trial leaves time for refinement and replication."""
+def _has_time(screen: Screen, deadline: float, training_s: float = 0.0) -> bool:
+    """Whether a training leaves time for a round of refinements and for replications."""
     forecast, points = screen.state.forecast, screen.state.points
-    return time.monotonic() + forecast.usual_s() + forecast.later_s(points, POINTS) <= deadline
+    return time.monotonic() + training_s + forecast.later_s(points, POINTS) <= deadline
 
 
 def _estimate_cost(

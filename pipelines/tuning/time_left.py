@@ -148,9 +148,9 @@ class Forecast:
         return min(stage_s + self._replication_s(points), budget_s)
 
     def later_s(self, points: Sequence[Trial], most_points: int) -> float:
-        """The time of the stages after this one, if no more than `most_points` of the frontier are replicated."""
+        """The time of a round of refinements, and of replications of at most `most_points` of the frontier."""
         share = min(1.0, most_points / max(len(points), 1))
-        refinement_s = self._refinement_s(points) if self.refines and self.name == "search" else 0.0
+        refinement_s = self._refinement_s(points) if self.refines else 0.0
         return refinement_s + share * self._replication_s(points)
 
     def _refinement_s(self, points: Sequence[Trial]) -> float:

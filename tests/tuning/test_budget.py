@@ -46,18 +46,21 @@ def test_the_epochs_have_limits_and_more_time_gives_more_trials():
     assert counts == sorted(set(counts))
 
 
-def trial(name, num_params, val_metric, state="complete"):
-    return Trial(trial=name, state=state, num_params=num_params, val_metric=val_metric)
+def trial(name, num_params, val_metric, train_s=10.0, state="complete", parent=None):
+    return Trial(
+        trial=name, state=state, num_params=num_params, val_metric=val_metric, train_s=train_s, parent=parent
+    )  # fmt: skip
 
 
+# The parent of tiny, which is trained again with it, is not a point itself.
 POINTS = [
-    trial("tiny", 1_000, 0.5),
+    trial("tiny", 1_000, 0.5, 3.0, parent="wide"),
     trial("small", 3_000, 0.8),
     trial("hardly", 3_300, 0.805),
-    trial("large", 400_000, 0.85),
-    trial("cnn", 3_000, 0.6, "baseline"),
+    trial("large", 400_000, 0.85, 100.0),
+    trial("cnn", 3_000, 0.6, state="baseline"),
 ]
-SECONDS = {"tiny": 10.0, "small": 10.0, "hardly": 10.0, "large": 100.0, "cnn": 10.0}
+TRIALS = [*POINTS, trial("wide", 5_000, 0.7, 7.0)]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +73,7 @@ SECONDS = {"tiny": 10.0, "small": 10.0, "hardly": 10.0, "large": 100.0, "cnn": 1
     ],
 )
 def test_points_that_add_little_are_not_replicated_without_time(time_s, kept):
-    found = within_time(POINTS, SECONDS, num_seeds=3, num_slots=2, time_s=time_s)
+    found = within_time(POINTS, TRIALS, num_seeds=3, num_slots=2, time_s=time_s)
     assert [point.trial for point in found] == kept
 
 
