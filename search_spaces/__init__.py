@@ -32,7 +32,7 @@ have the same choices in each trial: if they differ, use several names, for exam
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -52,6 +52,8 @@ class Question:
     """what is asked, as the log and the report show it"""
     models: Mapping[str, Mapping[str, Any]]
     """answer -> options of the model that stands for it; that of the best model on the validation split is taken"""
+    preferred: Collection[str] = ()
+    """the best of these answers is taken if it is within one standard error of the best one"""
     epochs: float = 1.0
     """share of the epochs of a trial for which they are trained"""
     teaches: bool = False

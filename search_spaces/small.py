@@ -145,7 +145,9 @@ def _suits(frame: Sequence[int]) -> Question:
             name = " and ".join([_STEM] * (stem != "none") + [_MIRRORED] * flip) or "neither"
             models[name] = {**_options(frame, params), **_TEACHER}
     text = "do a convolution stem or mirrored clips help?"
-    return Question(name="kind", text=text, models=models, epochs=1 / 2, teaches=True)
+    # A stem helps small models more than these large ones.
+    stems = [name for name in models if _STEM in name]
+    return Question(name="kind", text=text, models=models, preferred=stems, epochs=1 / 2, teaches=True)
 
 
 def _good(stem: str, flip: bool, size: int, rank: int, recurrent_rank: int, both: bool, wider: int) -> dict[str, Any]:

@@ -96,12 +96,14 @@ class Questions:
         assert self._answers is not None
         complete = [answer for answer in question.models if trials[answer].state == TrialState.COMPLETE]
         values = {answer: trials[answer].values[0] for answer in complete}
+        highest = max(values.values(), default=0.0)
+        good = [each for each in values if values[each] >= highest - standard_error(highest, self._num_val_clips)]
+        candidates = [each for each in good if each in question.preferred] or good or list(question.models)
         # Of equal ones the first.
-        answer = max(values, key=lambda each: values[each], default=next(iter(question.models)))
+        answer = max(candidates, key=lambda each: values.get(each, 0.0))
         self._answers[question.name], self.chosen = answer, question.models[answer]
-        if question.teaches and values:
-            least = values[answer] - standard_error(values[answer], self._num_val_clips)
-            self.teachers = [trial_name(trials[each].number) for each in values if values[each] >= least]
+        if question.teaches:
+            self.teachers = [trial_name(trials[each].number) for each in good]
         if question.taught not in (None, answer):
             self.teachers = []
         finding = {"question": question.text, "answer": answer, "values": values, "teaches": question.teaches}
