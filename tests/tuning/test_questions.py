@@ -1,5 +1,7 @@
 """Test tuning/questions.py: the models of questions come first, and later models follow the answers."""
 
+import dataclasses
+
 import pytest
 
 import ttrnn
@@ -92,6 +94,15 @@ def test_the_best_model_of_a_question_is_the_answer_and_teaches_the_later_ones(t
         "does teaching help? yes (on validation: no 40.0%, yes 60.0%)",
     ]
     assert all(finding_text(finding) in caplog.text for finding in findings)
+
+
+@pytest.mark.parametrize(("values", "shift"), [([0.5, 0.8, 0.75], 2), ([0.5, 0.8, 0.6], 1), ([0.75, 0.8, 0.75], 0)])
+def test_a_preferred_answer_is_taken_where_it_is_not_clearly_worse(tmp_path, data, monkeypatch, values, shift):
+    original, question = first, dataclasses.replace(first((4, 8, 1), {}), preferred=("0", "2"))
+    monkeypatch.setattr(f"{__name__}.first", lambda frame, answers: original(frame, answers) if answers else question)
+    found = search(tmp_path, data)
+    ask(found, tmp_path, values)
+    assert found.next().options.shift == shift
 
 
 def test_without_a_gain_nobody_is_taught(tmp_path, data):
