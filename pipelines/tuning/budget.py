@@ -5,7 +5,7 @@ The time of trainings to come is that of the forecast (time_left.py).
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,15 +26,15 @@ from pipelines.tuning.time_left import Forecast, Key
 from pipelines.tuning.trial import Trial, planned_trial
 from search_spaces import Question
 
-__all__ = ["POINTS", "Costs", "Plan", "plan", "within_time"]
+__all__ = ["POINTS", "Costs", "Plan", "Planner", "within_time"]
 
 # Small models hardly improve after 80 epochs; with fewer than 8, the learning-rate schedule is too short.
 _MOST_EPOCHS, _LEAST_EPOCHS = 80, 8
 # For this many trials after the questions and replicated points the epochs are planned; if they are fewer, that many
 # epochs are not worth it.
 _TRIALS, POINTS = 8, 4
-# Models whose mean cost is that of a usual trial.
-_SAMPLED = 8
+# Models whose mean cost is that of a usual trial, and how many of them are measured.
+_SAMPLED, _MEASURED = 8, 3
 # The rest is left for starting processes, and for the tests at the end.
 _SHARE = 0.9
 
@@ -81,65 +81,73 @@ class Plan:
     """of a trial"""
     num_trials: int
     """about how many, those of the questions included"""
-    measured: Mapping[Key, float]
-    """seconds of an epoch of some models, see Forecast"""
     text: str
     """all of it in a sentence"""
 
 
-def plan(
-    options: SweepOptions, sweep: SweepDirectory, data: ShardDataset, slots: Slots, forecast: Forecast, time_s: float
-) -> Plan:
-    """Plans the epochs of a trial, unless they are given, after measuring a few steps of some models on this node.
+class Planner:
+    """Plans a sweep with a time budget, before it begins and again when its first question is answered.
 
     Args:
         options: Of the sweep.
         sweep: Its directory.
         data: The data set.
         slots: How many trainings run at a time.
-        forecast: Of a sweep that has not begun.
-        time_s: The time that is left.
     """
-    questions, sampled = _questions(options, data), _sampled(options, data)
-    builder = Builder(sweep, data, {"epochs": 1, "seed": options.seed}, options.space)
 
-    def trial(values: Mapping[str, Any]) -> Training:
-        return training("", *builder.build("", values), {"memory_bytes": 0})
+    def __init__(self, options: SweepOptions, sweep: SweepDirectory, data: ShardDataset, slots: Slots) -> None:
+        self._options, self._slots = options, slots
+        common = {"epochs": 1, "seed": options.seed}
+        builder = Builder(sweep, data, common, options.space)
 
-    asked = [(question, trial(values)) for question in questions for values in question.models.values()]
-    # Models of a question cost about the same.
-    measured = {id(question): each for question, each in asked}.values()
-    usual = [trial(values) for values in sampled]
-    some = (*measured, usual[0])
-    costs_s = {forecast.key(planned_trial(each)): measured_epoch(each, forecast, slots) for each in some}
-    forecast = forecast.stage("search", 0).expecting(costs_s)
-    teachers_s = [_epoch_s(forecast, each) for question, each in asked if question.teaches]
-    teaching_s = max(teachers_s, default=0.0) / 3 if options.teacher == "auto" else 0.0
-    small, _ = baseline_trainings(options, {"epochs": 1, "seed": options.seed}, sweep, data, slots)
-    costs = Costs(
-        questions_s=sum(question.epochs * _epoch_s(forecast, each) for question, each in asked),
-        trial_s=sum(_epoch_s(forecast, each) for each in usual) / len(usual) + teaching_s,
-        baselines_s=sum(_epoch_s(forecast, each) + teaching_s for each in small),
-        num_baselines=len(small),
-        num_seeds=options.confirm,
-        refines=options.refine,
-        num_slots=slots.num_slots,
-    )
-    epochs = options.epochs or costs.epochs(time_s)
-    num_trials = len(asked) + costs.num_trials(epochs, time_s)
-    text = (
-        f"planned for {duration(time_s)}: about {num_trials} trials of {epochs} epochs, {slots.num_slots} at a time, "
-        f"{len(small)} baselines"
-        + (", refinements" if options.refine else "")
-        + (f", {options.confirm} replications of each of some {POINTS} points" if options.confirm else "")
-        + "; a few steps of some models were measured"
-    )
-    return Plan(epochs=epochs, num_trials=min(num_trials, options.most_trials), measured=costs_s, text=text)
+        def trial(values: Mapping[str, Any]) -> Training:
+            return training("", *builder.build("", values), {"memory_bytes": 0})
+
+        self._asked = [(each, trial(values)) for each in _questions(options, data) for values in each.models.values()]
+        self._usual = [trial(values) for values in _sampled(options, data)]
+        self._baselines, _ = baseline_trainings(options, common, sweep, data, slots)
+
+    def measured(self, forecast: Forecast) -> dict[Key, float]:
+        """Seconds of an epoch of some models, from a few steps on this node."""
+        # Models of a question cost about the same.
+        some = [*{id(question): each for question, each in self._asked}.values(), *self._usual[:_MEASURED]]
+        return {forecast.key(planned_trial(each)): measured_epoch(each, forecast, self._slots) for each in some}
+
+    def plan(self, forecast: Forecast, time_s: float, answered: Collection[str] = ()) -> Plan:
+        """The plan for the time that is left.
+
+        Args:
+            forecast: With what was measured.
+            time_s: Seconds.
+            answered: The questions that have been answered.
+        """
+        options = self._options
+        asked = [(question, each) for question, each in self._asked if question.name not in answered]
+        teachers_s = [_epoch_s(forecast, each) for question, each in self._asked if question.teaches]
+        teaching_s = max(teachers_s, default=0.0) / 3 if options.teacher == "auto" else 0.0
+        costs = Costs(
+            questions_s=sum(question.epochs * _epoch_s(forecast, each) for question, each in asked),
+            trial_s=sum(_epoch_s(forecast, each) for each in self._usual) / len(self._usual) + teaching_s,
+            baselines_s=sum(_epoch_s(forecast, each) + teaching_s for each in self._baselines),
+            num_baselines=len(self._baselines),
+            num_seeds=options.confirm,
+            refines=options.refine,
+            num_slots=self._slots.num_slots,
+        )
+        epochs = options.epochs or costs.epochs(time_s)
+        num_trials = min(len(asked) + costs.num_trials(epochs, time_s), options.most_trials)
+        text = (
+            f"planned for {duration(time_s)}: about {num_trials} trials of {epochs} epochs, "
+            f"{self._slots.num_slots} at a time, {len(self._baselines)} baselines"
+            + (", refinements" if options.refine else "")
+            + (f", {options.confirm} replications of each of some {POINTS} points" if options.confirm else "")
+        )
+        return Plan(epochs=epochs, num_trials=num_trials, text=text)
 
 
 def _epoch_s(forecast: Forecast, each: Training) -> float:
     """Seconds of an epoch."""
-    return forecast.training_s(planned_trial(each)) or 0.0
+    return forecast.epoch_s(planned_trial(each)) or 0.0
 
 
 def _questions(options: SweepOptions, data: ShardDataset) -> list[Question]:

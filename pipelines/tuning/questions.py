@@ -60,6 +60,11 @@ class Questions:
         """Names of the trials from whose scores the next ones learn, but for those of a question."""
         self.advance()
 
+    @property
+    def answers(self) -> Mapping[str, str]:
+        """The answers so far, by the names of the questions."""
+        return self._answers or {}
+
     def advance(self) -> None:
         """Takes the answers of the questions whose trials have ended."""
         while True:

@@ -15,7 +15,7 @@ from pipelines.training.memory import step_bytes
 from pipelines.training.options import TrainOptions
 from pipelines.training.queue import Training
 from pipelines.tuning.baselines import baseline_trainings, settle
-from pipelines.tuning.budget import POINTS, plan
+from pipelines.tuning.budget import POINTS, Plan, Planner
 from pipelines.tuning.data_check import cost_text, measured_epoch
 from pipelines.tuning.display import Screen, tune_callback
 from pipelines.tuning.frontier import frontier
@@ -42,8 +42,13 @@ def run_search(
         The number of trials whose process failed.
     """
     earlier, num_trials = sweep.trials(), options.most_trials
+    planner = None
     if options.time_budget is not None and not earlier:
-        options, num_trials = _planned(options, sweep, data, slots, deadline, screen)
+        planner = Planner(options, sweep, data, slots)
+        screen.expect(planner.measured(screen.state.forecast))
+        plan = planner.plan(screen.state.forecast, deadline - time.monotonic())
+        options, num_trials = _write_plan(options, sweep, plan), plan.num_trials
+    # The plan for a time budget changes the epochs once.
     common = {"epochs": options.epochs_per_trial, "seed": options.seed, "num_workers": options.num_workers}
     search = _search(options, common, sweep, data, slots)
     stopping = EarlyStopping(len(data.split("val")), grace=max(1, options.epochs_per_trial // 4))
@@ -66,11 +71,18 @@ def run_search(
     def baselines() -> tuple[list[Training], list[Training]]:
         return baseline_trainings(options, {**search.for_baselines(), **common}, sweep, data, slots)
 
+    def plan_again(answered: Collection[str]) -> None:
+        """Plans the epochs anew, with what the models of the first question took on this cluster."""
+        if planner is not None:
+            plan = planner.plan(screen.state.forecast, deadline - time.monotonic(), answered)
+            common["epochs"] = _write_plan(options, sweep, plan).epochs_per_trial
+
     num_failed = run_trainings(
         _Trials(
             search,
             stopping,
             baselines=baselines,
+            on_first_answer=plan_again,
             refinements=lambda: _refinements(search, options, sweep, screen, deadline),
             has_time=lambda: _has_time(screen, deadline, screen.state.forecast.usual_s()),
         ),
@@ -85,17 +97,13 @@ def run_search(
     return num_failed
 
 
-def _planned(
-    options: SweepOptions, sweep: SweepDirectory, data: ShardDataset, slots: Slots, deadline: float, screen: Screen
-) -> tuple[SweepOptions, int]:
-    """The options with the planned number of epochs, which is written to sweep.json; about how many trials."""
-    found = plan(options, sweep, data, slots, screen.state.forecast, deadline - time.monotonic())
-    log.info("%s", found.text)
-    screen.expect(found.measured)
-    options, document = dataclasses.replace(options, epochs=found.epochs), sweep.read()
-    check = {**document.get("data_check", {}), "cost": found.text}
+def _write_plan(options: SweepOptions, sweep: SweepDirectory, plan: Plan) -> SweepOptions:
+    """The options with the planned number of epochs, which is logged and written to sweep.json."""
+    log.info("%s", plan.text)
+    options, document = dataclasses.replace(options, epochs=plan.epochs), sweep.read()
+    check = {**document.get("data_check", {}), "cost": plan.text}
     sweep.write({**document, "options": options.settings(), "data_check": check})
-    return options, found.num_trials
+    return options
 
 
 def _has_time(screen: Screen, deadline: float, training_s: float = 0.0) -> bool:
@@ -131,6 +139,7 @@ class _Trials:
             follow all of them.
         refinements: The next round of refinements; [] if there is none.
         has_time: Whether there is time for another trial.
+        on_first_answer: Called with the names of the answered questions once there are any.
     """
 
     def __init__(
@@ -141,16 +150,21 @@ class _Trials:
         baselines: Callable[[], tuple[list[Training], list[Training]]],
         refinements: Callable[[], Sequence[Training]],
         has_time: Callable[[], bool],
+        on_first_answer: Callable[[Collection[str]], object] = lambda answered: None,
     ) -> None:
         self._search, self._stopping, self._refinements, self._has_time = search, stopping, refinements, has_time
         self._refined: list[Training] = []
-        self._make_baselines = baselines
+        self._make_baselines, self._on_first_answer = baselines, on_first_answer
+        self._has_answers = bool(search.answered())
         self._baselines: tuple[list[Training], list[Training]] | None = None
         self._is_turn_of_baseline = False
         self.num_workers = search.num_workers
 
     def next(self, running: Collection[str]) -> Training | None:
         if self._search.is_asking:
+            if not self._has_answers and (answered := self._search.answered()):
+                self._has_answers = True
+                self._on_first_answer(answered)
             training = self._search.next()
             if training is not None or self._search.is_asking:
                 return training
@@ -214,7 +228,7 @@ def _refinements(
     trials = sweep.finished_trials() if options.refine else []
     if not trials or not _has_time(screen, deadline):
         return []
-    proposals = propose(sweep, frontier(trials), trials, epochs=options.epochs_per_trial, max_params=options.max_params)
+    proposals = propose(sweep, frontier(trials), trials, epochs=search.epochs, max_params=options.max_params)
     refined = [search.refine(proposal.values, proposal.parent) for proposal in proposals]
     trainings = [training for training in refined if training is not None]
     if trainings:

@@ -140,6 +140,11 @@ class Search:
         return 0 if self.exhausted else max(0, self.num_trials - self._num_proposed)
 
     @property
+    def epochs(self) -> int:
+        """Epochs of a trial."""
+        return int(self._common["epochs"])
+
+    @property
     def is_asking(self) -> bool:
         """Whether models of a question are still to be trained."""
         return self.num_left > 0 and self.questions.question is not None
@@ -158,8 +163,7 @@ class Search:
         """The options of the model that stands for an answer to the present question."""
         question = self.questions.question
         assert question is not None
-        epochs = max(1, round(question.epochs * int(self._common["epochs"])))
-        values = {**question.models[answer], "epochs": epochs}
+        values = {**question.models[answer], "epochs": max(1, round(question.epochs * self.epochs))}
         return self._taught(values) if answer == question.taught else values
 
     def next(self) -> Training | None:
@@ -217,6 +221,11 @@ class Search:
         if self._teacher != "auto":
             return None if self._teacher == "none" else self._teacher
         return ",".join(self.questions.teachers) or None
+
+    def answered(self) -> list[str]:
+        """The names of the questions that have been answered."""
+        self.questions.advance()
+        return list(self.questions.answers)
 
     def is_of_question(self, name: str) -> bool:
         """Whether a trial answers a question."""

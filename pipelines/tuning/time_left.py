@@ -172,11 +172,12 @@ class Forecast:
 
     def training_s(self, trial: Trial) -> float | None:
         """The expected duration of a whole training; None as long as nothing is measured."""
-        epoch_s = self._epoch_s(trial)
+        epoch_s = self.epoch_s(trial)
         rest = statistics.fmean(self.rests) if self.rests else 0.0
         return None if epoch_s is None else trial.config.get("epochs", 1) * epoch_s + rest
 
-    def _epoch_s(self, trial: Trial) -> float | None:
+    def epoch_s(self, trial: Trial) -> float | None:
+        """The expected duration of an epoch; None as long as nothing is measured."""
         key = self.key(trial)
         if key in self.measured:
             seconds, number = self.measured[key]
@@ -206,7 +207,7 @@ class Forecast:
         return None if None in running + waiting else max(free)
 
     def _running_s(self, run: _Running, now: float) -> float | None:
-        epoch_s = self._epoch_s(run.trial)
+        epoch_s = self.epoch_s(run.trial)
         if run.done:
             epoch_s = run.spent_s / (run.done - run.first)
         if epoch_s is None:

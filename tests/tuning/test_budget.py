@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.cluster.slots import Slots
 from pipelines.data.dataset import ShardDataset
-from pipelines.tuning.budget import Costs, plan, within_time
+from pipelines.tuning.budget import Costs, Planner, within_time
 from pipelines.tuning.data_check import forecast_of
 from pipelines.tuning.options import SweepOptions
 from pipelines.tuning.sweep_directory import SweepDirectory
@@ -85,14 +85,21 @@ def test_a_plan_measures_the_models_of_the_space(tmp_path, space, epochs):
         data=str(data.place), out=str(tmp_path), space=space, time_budget=1.0, confirm=2, refine=True, epochs=epochs
     )
     slots = Slots(2, "CPU", 1.0, 1e12)
+    planner = Planner(options, SweepDirectory(tmp_path), data, slots)
     forecast = forecast_of(data, options, slots.num_slots)
-    found = plan(options, SweepDirectory(tmp_path), data, slots, forecast, 60.0)
+    measured = planner.measured(forecast)
+    assert all(seconds > 0 for seconds in measured.values())
+    found = planner.plan(forecast.expecting(measured), 60.0)
     assert found.epochs == epochs or (epochs is None and 8 <= found.epochs <= 80)
     assert found.num_trials > (6 if space == "small" else 0)
-    assert all(seconds > 0 for seconds in found.measured.values())
     assert found.text.startswith(
         f"planned for 1 min 00 s: about {found.num_trials} trials of {found.epochs} epochs, 2 "
     )
+    # On a slower cluster there is time for fewer epochs; answered questions leave time for more.
+    slower = planner.plan(forecast.expecting({key: 500 * seconds for key, seconds in measured.items()}), 60.0)
+    assert epochs or slower.epochs < found.epochs
+    rest = planner.plan(forecast.expecting({key: 500 * seconds for key, seconds in measured.items()}), 600.0, ["kind"])
+    assert rest.epochs >= slower.epochs
 
 
 def test_a_model_above_the_limits_of_its_sweep_is_a_teacher(tmp_path):

@@ -30,6 +30,9 @@ class FakeSearch:
             return self.questions.pop(0)
         return self.left.pop(0) if self.left else None
 
+    def answered(self):
+        return []
+
     def settle(self, name, *, error=None):
         self.errors[name] = error
         return self.states.get(name, "complete")
@@ -75,6 +78,24 @@ def test_nothing_else_starts_while_a_question_is_being_answered():
     assert [trials.next(()).name, trials.next(["q1"]).name] == ["q1", "q2"]
     assert trials.next(["q1", "q2"]) is None
     assert [trials.next(()).name for _ in range(3)] == ["q3", "a", "linear"]
+
+
+def test_the_epochs_are_planned_again_once_when_the_first_question_is_answered():
+    answers, told = [[], [], ["kind"], ["kind", "teaching"]], []
+    search = FakeSearch(named("a"), questions=[*named("q1", "q2", "q3")])
+    search.answered = lambda: answers.pop(0)
+    trials = _Trials(
+        search,
+        EarlyStopping(100),
+        baselines=lambda: ([], []),
+        refinements=list,
+        has_time=lambda: True,
+        on_first_answer=told.append,
+    )
+    assert [trials.next(()).name for _ in range(2)] == ["q1", "q2"]
+    assert told == [["kind"]]
+    assert [trials.next(()).name for _ in range(2)] == ["q3", "a"]
+    assert told == [["kind"]]
 
 
 def test_without_time_for_another_trial_the_refinements_follow():
