@@ -60,6 +60,8 @@ class Question:
     """whether the later models learn from the scores of these, which may then exceed the limits of the sweep"""
     taught: str | None = None
     """the answer whose model learns from the teachers so far; if another one wins, no later model does"""
+    taught_epochs: float = 1.0
+    """share of the epochs of a trial for that model, where the comparison shall be at equal time"""
 
 
 @dataclass(frozen=True, slots=True)

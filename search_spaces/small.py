@@ -55,6 +55,8 @@ _GOOD = (
     (32, 3, 3, False, 1),
     (64, 3, 4, False, 1),
 )
+# An epoch with such a teacher takes 1.35 to 2.2 times as long.
+_TAUGHT_EPOCHS = 0.6
 _TEACHER = {"recurrent_ranks": "none", "bidirectional": True, "dropout": 0.25}
 
 
@@ -131,8 +133,8 @@ def first(frame: Sequence[int], answers: Answers) -> First:
     if answers is not None and "teaching" not in answers:
         model = _options(frame, _good(stems[0], flips[0], *_GOOD[0]))
         models = {_NO: model, _YES: model}
-        text = "does it help small models to learn from the scores of large ones?"
-        return Question(name="teaching", text=text, models=models, taught=_YES)
+        text = "does it help small models to learn from the scores of large ones, in the same time?"
+        return Question(name="teaching", text=text, models=models, taught=_YES, taught_epochs=_TAUGHT_EPOCHS)
     return [Sampled(_good(stem, flip, *sizes)) for sizes in _GOOD for stem in stems for flip in flips]
 
 

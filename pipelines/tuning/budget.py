@@ -86,7 +86,7 @@ class Plan:
 
 
 class Planner:
-    """Plans a sweep with a time budget, before it begins and again when its first question is answered.
+    """Plans a sweep with a time budget, before it begins and again when a question is answered.
 
     Args:
         options: Of the sweep.
@@ -113,18 +113,22 @@ class Planner:
         some = [*{id(question): each for question, each in self._asked}.values(), *self._usual[:_MEASURED]]
         return {forecast.key(planned_trial(each)): measured_epoch(each, forecast, self._slots) for each in some}
 
-    def plan(self, forecast: Forecast, time_s: float, answered: Collection[str] = ()) -> Plan:
+    def plan(
+        self, forecast: Forecast, time_s: float, answered: Collection[str] = (), *, is_taught: bool = False
+    ) -> Plan:
         """The plan for the time that is left.
 
         Args:
             forecast: With what was measured.
             time_s: Seconds.
             answered: The questions that have been answered.
+            is_taught: Whether the trials learn from the models of a question that teaches.
         """
         options = self._options
         asked = [(question, each) for question, each in self._asked if question.name not in answered]
         teachers_s = [_epoch_s(forecast, each) for question, each in self._asked if question.teaches]
-        teaching_s = max(teachers_s, default=0.0) / 3 if options.teacher == "auto" else 0.0
+        # The forward pass alone takes a third of a training.
+        teaching_s = max(teachers_s, default=0.0) / 3 if is_taught else 0.0
         costs = Costs(
             questions_s=sum(question.epochs * _epoch_s(forecast, each) for question, each in asked),
             trial_s=sum(_epoch_s(forecast, each) for each in self._usual) / len(self._usual) + teaching_s,

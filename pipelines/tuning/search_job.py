@@ -48,7 +48,7 @@ def run_search(
         screen.expect(planner.measured(screen.state.forecast))
         plan = planner.plan(screen.state.forecast, deadline - time.monotonic())
         options, num_trials = _write_plan(options, sweep, plan), plan.num_trials
-    # The plan for a time budget changes the epochs once.
+    # A time budget is planned again when a question is answered, and the epochs change.
     common = {"epochs": options.epochs_per_trial, "seed": options.seed, "num_workers": options.num_workers}
     search = _search(options, common, sweep, data, slots)
     stopping = EarlyStopping(len(data.split("val")), grace=max(1, options.epochs_per_trial // 4))
@@ -72,9 +72,10 @@ def run_search(
         return baseline_trainings(options, {**search.for_baselines(), **common}, sweep, data, slots)
 
     def plan_again(answered: Collection[str]) -> None:
-        """Plans the epochs anew, with what the models of the first question took on this cluster."""
+        """Plans the epochs anew, with what the models of a question took on this cluster."""
         if planner is not None:
-            plan = planner.plan(screen.state.forecast, deadline - time.monotonic(), answered)
+            is_taught, left_s = search.teaches(), deadline - time.monotonic()
+            plan = planner.plan(screen.state.forecast, left_s, answered, is_taught=is_taught)
             common["epochs"] = _write_plan(options, sweep, plan).epochs_per_trial
 
     num_failed = run_trainings(
@@ -82,7 +83,7 @@ def run_search(
             search,
             stopping,
             baselines=baselines,
-            on_first_answer=plan_again,
+            on_answer=plan_again,
             refinements=lambda: _refinements(search, options, sweep, screen, deadline),
             has_time=lambda: _has_time(screen, deadline, screen.state.forecast.usual_s()),
         ),
@@ -139,7 +140,7 @@ class _Trials:
             follow all of them.
         refinements: The next round of refinements; [] if there is none.
         has_time: Whether there is time for another trial.
-        on_first_answer: Called with the names of the answered questions once there are any.
+        on_answer: Called with the names of the answered questions when there is another one.
     """
 
     def __init__(
@@ -150,21 +151,21 @@ class _Trials:
         baselines: Callable[[], tuple[list[Training], list[Training]]],
         refinements: Callable[[], Sequence[Training]],
         has_time: Callable[[], bool],
-        on_first_answer: Callable[[Collection[str]], object] = lambda answered: None,
+        on_answer: Callable[[Collection[str]], object] = lambda answered: None,
     ) -> None:
         self._search, self._stopping, self._refinements, self._has_time = search, stopping, refinements, has_time
         self._refined: list[Training] = []
-        self._make_baselines, self._on_first_answer = baselines, on_first_answer
-        self._has_answers = bool(search.answered())
+        self._make_baselines, self._on_answer = baselines, on_answer
+        self._answered = search.answered()
         self._baselines: tuple[list[Training], list[Training]] | None = None
         self._is_turn_of_baseline = False
         self.num_workers = search.num_workers
 
     def next(self, running: Collection[str]) -> Training | None:
         if self._search.is_asking:
-            if not self._has_answers and (answered := self._search.answered()):
-                self._has_answers = True
-                self._on_first_answer(answered)
+            if (answered := self._search.answered()) != self._answered:
+                self._answered = answered
+                self._on_answer(answered)
             training = self._search.next()
             if training is not None or self._search.is_asking:
                 return training

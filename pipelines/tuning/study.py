@@ -163,7 +163,8 @@ class Search:
         """The options of the model that stands for an answer to the present question."""
         question = self.questions.question
         assert question is not None
-        values = {**question.models[answer], "epochs": max(1, round(question.epochs * self.epochs))}
+        share = question.taught_epochs if answer == question.taught else question.epochs
+        values = {**question.models[answer], "epochs": max(1, round(share * self.epochs))}
         return self._taught(values) if answer == question.taught else values
 
     def next(self) -> Training | None:
@@ -226,6 +227,10 @@ class Search:
         """The names of the questions that have been answered."""
         self.questions.advance()
         return list(self.questions.answers)
+
+    def teaches(self) -> bool:
+        """Whether all questions are answered and later models are taught."""
+        return self.questions.question is None and self.teacher is not None
 
     def is_of_question(self, name: str) -> bool:
         """Whether a trial answers a question."""
