@@ -53,7 +53,7 @@ class Question:
     models: Mapping[str, Mapping[str, Any]]
     """answer -> options of the model that stands for it; that of the best model on the validation split is taken"""
     preferred: Collection[str] = ()
-    """the best of these answers is taken if it is within one standard error of the best one"""
+    """the best of these answers is taken unless it is worse than another one by more than chance may explain"""
     epochs: float = 1.0
     """share of the epochs of a trial for which they are trained"""
     teaches: bool = False

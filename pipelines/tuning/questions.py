@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 import search_spaces
 from pipelines.core.errors import user_errors
 from pipelines.core.text import percent
+from pipelines.evaluation.compare import smallest_difference
 from pipelines.evaluation.metrics import standard_error
 from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import trial_name
@@ -101,14 +102,15 @@ class Questions:
         assert self._answers is not None
         complete = [answer for answer in question.models if trials[answer].state == TrialState.COMPLETE]
         values = {answer: trials[answer].values[0] for answer in complete}
-        highest = max(values.values(), default=0.0)
-        good = [each for each in values if values[each] >= highest - standard_error(highest, self._num_val_clips)]
-        candidates = [each for each in good if each in question.preferred] or good or list(question.models)
+        highest, unclear = max(values.values(), default=0.0), smallest_difference(self._num_val_clips)
+        preferred = [each for each in values if each in question.preferred and values[each] > highest - unclear]
+        candidates = preferred or list(values) or list(question.models)
         # Of equal ones the first.
         answer = max(candidates, key=lambda each: values.get(each, 0.0))
         self._answers[question.name], self.chosen = answer, question.models[answer]
         if question.teaches:
-            self.teachers = [trial_name(trials[each].number) for each in good]
+            least = highest - standard_error(highest, self._num_val_clips)
+            self.teachers = [trial_name(trials[each].number) for each in values if values[each] >= least]
         if question.taught not in (None, answer):
             self.teachers = []
         finding = {"question": question.text, "answer": answer, "values": values, "teaches": question.teaches}
