@@ -10,6 +10,7 @@ from string import Template
 from typing import Any
 
 from pipelines.report import parts
+from pipelines.report.facts import facts
 from pipelines.report.pareto_data import refinements
 from pipelines.report.view import view
 from pipelines.tuning.questions import finding_text
@@ -61,7 +62,7 @@ def write_page(path: str | Path, data: Mapping[str, Any]) -> None:
         pareto_csv=SweepDirectory.PARETO_CSV,
         trials=table,
         common_options=common_options,
-        facts=parts.facts(data),
+        facts=facts(data),
         next="\n".join(html.escape(command) for command in data["next"]),
     )
     with atomic_write(path, "wb") as file:

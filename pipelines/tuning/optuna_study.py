@@ -1,6 +1,7 @@
 """Open the Optuna study of a sweep, and make its samplers."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
 
 from pipelines.data.dataset import ShardDataset
 
-__all__ = ["SAMPLERS", "make_sampler", "open_study"]
+__all__ = ["SAMPLERS", "make_sampler", "open_study", "why_exhausted"]
 
 _NAME = "sweep"
 _OBJECTIVES = ("val_metric", "num_params")
@@ -57,3 +59,17 @@ def open_study(journal: Path, data: ShardDataset) -> optuna.Study:
         study.set_metric_names(list(_OBJECTIVES))
     study.set_user_attr("frame", list(data.frame.shape))
     return study
+
+
+def why_exhausted(trials: Sequence[FrozenTrial], space_name: str, num_rejected: int) -> str:
+    """Explains why the last `num_rejected` models that a space gave were all rejected."""
+    rejected = [trial for trial in trials if "rejected" in trial.user_attrs][-num_rejected:]
+    too_large = [trial for trial in rejected if trial.user_attrs["rejected"] == "too_large"]
+    why = f"none of the last {len(rejected)} models that the space {space_name} gave is new"
+    if too_large:
+        smallest = min(trial.user_attrs["num_params"] for trial in too_large)
+        why += (
+            f" and within the limits ({len(too_large)} are too large, the smallest with {smallest:,} parameters); "
+            "give larger limits"
+        )
+    return f"{why}; give another --space or fewer --num-trials"

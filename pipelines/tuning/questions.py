@@ -20,6 +20,9 @@ __all__ = ["Questions", "finding_text"]
 
 log = logging.getLogger(__name__)
 
+# Options that do not depend on the kind of model.
+_RECIPE = ("flip", "shift", "speed", "brightness", "temporal_crop", "label_smoothing", "weight_averaging")
+
 
 class Questions:
     """The questions of a space, and the models that it wants trained first, in their order.
@@ -34,6 +37,7 @@ class Questions:
         frame: Height, width, channels.
         num_val_clips: Number of clips in the validation split.
         check: check(values, what) raises UserError for options that a space must not give.
+        teacher: auto (the models of a question that teaches), none, or model directories as in TrainOptions.
         asks: Whether anything is asked; else the space gets None as answers.
     """
 
@@ -46,18 +50,19 @@ class Questions:
         num_val_clips: int,
         *,
         check: Callable[[Mapping[str, Any], str], object],
+        teacher: str,
         asks: bool,
     ) -> None:
         self._sweep, self._study, self._space, self._frame, self._check = sweep, study, space, frame, check
-        self._num_val_clips = num_val_clips
+        self._num_val_clips, self._teacher = num_val_clips, teacher
         self._answers: dict[str, str] | None = {} if asks else None
         self.question: Question | None = None
         """The question that is being asked; None once all are answered."""
         self.first: list[Mapping[str, Any] | Sampled] = []
         """The models to train first, known once all questions are answered."""
-        self.chosen: Mapping[str, Any] = {}
+        self._chosen: Mapping[str, Any] = {}
         """The options of the model that won the last question."""
-        self.teachers: list[str] = []
+        self._teachers: list[str] = []
         """Names of the trials from whose scores the next ones learn, but for those of a question."""
         self.advance()
 
@@ -85,6 +90,45 @@ class Questions:
             self._take_answer(found, trials)
         self._study.set_user_attr("answers", self._answers)
 
+    def options(self, answer: str, epochs: int) -> dict[str, Any]:
+        """The options of the model that stands for an answer to the present question.
+
+        Args:
+            answer: One of its answers.
+            epochs: Of a trial.
+        """
+        assert self.question is not None
+        is_taught = answer == self.question.taught
+        share = self.question.taught_epochs if is_taught else self.question.epochs
+        values = {**self.question.models[answer], "epochs": max(1, round(share * epochs))}
+        return self.taught(values) if is_taught else values
+
+    def known(self, epochs: int) -> list[Mapping[str, Any]]:
+        """The options of the models to train next, as far as they are known."""
+        if self.question is not None:
+            return [self.options(answer, epochs) for answer in self.unasked()]
+        return [values for values in self.first if not isinstance(values, Sampled)]
+
+    @property
+    def is_teaching(self) -> bool:
+        """Whether all questions are answered and later models are taught."""
+        return self.question is None and self.teacher is not None
+
+    @property
+    def teacher(self) -> str | None:
+        """The teacher of the trials to come: names of trials, or model directories, separated by commas."""
+        if self._teacher != "auto":
+            return None if self._teacher == "none" else self._teacher
+        return ",".join(self._teachers) or None
+
+    def taught(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Adds the teacher, if there is one, to the options of a model."""
+        return {**values, "teacher": self.teacher} if self.teacher else dict(values)
+
+    def for_baselines(self) -> dict[str, Any]:
+        """The options of train that baselines share with the trials: the teacher, and what suits the data."""
+        return self.taught({name: value for name, value in self._chosen.items() if name in _RECIPE})
+
     def unasked(self) -> list[str]:
         """The answers to the present question whose models have not been proposed."""
         if self.question is None:
@@ -107,12 +151,12 @@ class Questions:
         candidates = preferred or list(values) or list(question.models)
         # Of equal ones the first.
         answer = max(candidates, key=lambda each: values.get(each, 0.0))
-        self._answers[question.name], self.chosen = answer, question.models[answer]
+        self._answers[question.name], self._chosen = answer, question.models[answer]
         if question.teaches:
             least = highest - standard_error(highest, self._num_val_clips)
-            self.teachers = [trial_name(trials[each].number) for each in values if values[each] >= least]
+            self._teachers = [trial_name(trials[each].number) for each in values if values[each] >= least]
         if question.taught not in (None, answer):
-            self.teachers = []
+            self._teachers = []
         finding = {"question": question.text, "answer": answer, "values": values, "teaches": question.teaches}
         finding["trials"] = {each: trial_name(trial.number) for each, trial in trials.items()}
         document = self._sweep.read()

@@ -74,7 +74,7 @@ def run_search(
     def plan_again(answered: Collection[str]) -> None:
         """Plans the epochs anew, with what the models of a question took on this cluster."""
         if planner is not None:
-            is_taught, left_s = search.teaches(), deadline - time.monotonic()
+            is_taught, left_s = search.questions.is_teaching, deadline - time.monotonic()
             plan = planner.plan(screen.state.forecast, left_s, answered, is_taught=is_taught)
             common["epochs"] = _write_plan(options, sweep, plan).epochs_per_trial
 

@@ -19,7 +19,7 @@ from pipelines.data.dataset import ShardDataset
 from pipelines.training.queue import Training
 from pipelines.training.run_directory import ENDED
 from pipelines.tuning.build import Builder, Costs, key, training
-from pipelines.tuning.optuna_study import make_sampler, open_study
+from pipelines.tuning.optuna_study import make_sampler, open_study, why_exhausted
 from pipelines.tuning.questions import Questions
 from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import read_trial, trial_name
@@ -31,8 +31,6 @@ __all__ = ["Search"]
 log = logging.getLogger(__name__)
 # After so many rejected proposals in a row, the space counts as exhausted.
 _MAX_REJECTED = 300
-# Options that do not depend on the kind of model.
-_RECIPE = ("flip", "shift", "speed", "brightness", "temporal_crop", "label_smoothing", "weight_averaging")
 # With fewer trials, too few would be left for the search.
 _LEAST_TRIALS_TO_ASK = 12
 
@@ -51,7 +49,7 @@ class Search:
         costs: costs(options, model) -> costs of a model by name; must include `memory_bytes`, of its training.
         limits: Maximum of some costs, by the same names. A model above a limit is not trained; the study records the
             excess as a constraint. A teacher has only that of memory.
-        teacher: auto (the models of a question that teaches), none, or model directories as in TrainOptions.
+        teacher: See Questions.
         streamable: No model in both directions, but for teachers.
         sampler: One of SAMPLERS.
         seed: Seed of the sampler.
@@ -74,7 +72,7 @@ class Search:
     ) -> None:
         self._sweep, self._common, self._costs, self._limits = sweep, common, costs, limits
         self._space, self._space_name = search_spaces.load(space), space
-        self._teacher, self._is_streamable = teacher, streamable
+        self._is_streamable = streamable
         self._builder = Builder(sweep, data, common, space)
         self._sampler, self._seed, self.num_trials = sampler, seed, num_trials
         self.num_workers = int(common.get("num_workers", 1))
@@ -88,10 +86,15 @@ class Search:
         for trial in self.trials():
             self._restore(trial)
         self.study.set_user_attr("streamable", streamable)
-        asks = num_trials >= _LEAST_TRIALS_TO_ASK
-        frame, num_val_clips = data.frame.shape, len(data.split("val"))
         self.questions = Questions(
-            sweep, self.study, self._space, frame, num_val_clips, check=self._builder.check, asks=asks
+            sweep,
+            self.study,
+            self._space,
+            data.frame.shape,
+            len(data.split("val")),
+            check=self._builder.check,
+            teacher=teacher,
+            asks=num_trials >= _LEAST_TRIALS_TO_ASK,
         )
         self._first: list[Mapping[str, Any] | Sampled] | None = None
 
@@ -151,21 +154,10 @@ class Search:
 
     def planned(self) -> list[Training]:
         """The trainings to come whose models are known: unfinished ones, and those to be trained first."""
-        question = self.questions.question
-        first = self.questions.first if question is None else [self._asked(each) for each in self.questions.unasked()]
-        known = [self._builder.build("", values) for values in first if not isinstance(values, Sampled)]
+        known = [self._builder.build("", values) for values in self.questions.known(self.epochs)]
         costed = [(options, model, self._costs(options, model)) for options, model in known]
         fitting = [each for each in costed if all(amount <= 0 for amount in self._excess(each[2]).values())]
-        is_question = question is not None
-        return self._waiting + [training("", *each, is_question=is_question) for each in fitting][: self.num_left]
-
-    def _asked(self, answer: str) -> dict[str, Any]:
-        """The options of the model that stands for an answer to the present question."""
-        question = self.questions.question
-        assert question is not None
-        share = question.taught_epochs if answer == question.taught else question.epochs
-        values = {**question.models[answer], "epochs": max(1, round(share * self.epochs))}
-        return self._taught(values) if answer == question.taught else values
+        return self._waiting + [training("", *each, is_question=self.is_asking) for each in fitting][: self.num_left]
 
     def next(self) -> Training | None:
         """The next model to train; None if there are no more, or if `is_asking` and running ones must end first."""
@@ -182,7 +174,7 @@ class Search:
                 return proposed
             self._num_rejected += 1
             if self._num_rejected >= _MAX_REJECTED:
-                self.exhausted = self._why_exhausted()
+                self.exhausted = why_exhausted(self.trials(), self._space_name, _MAX_REJECTED)
         return None
 
     def _ask(self) -> Training | None:
@@ -195,58 +187,43 @@ class Search:
             question, answer = self.questions.question, self.questions.unasked()[0]
             assert question is not None
             about = {"question": question.name, "answer": answer, "teaches": question.teaches}
-            return self._propose(self.study.ask(), self._asked(answer), about)
+            return self._propose(self.study.ask(), self.questions.options(answer, self.epochs), about)
         if self._first is None:
             self._first = [each for each in self.questions.first if not self._was_proposed(each)]
         first = self._first.pop(0) if self._first else None
         if isinstance(first, Mapping):
-            return self._propose(self.study.ask(), self._taught(first), {})
+            return self._propose(self.study.ask(), self.questions.taught(first), {})
         if first is not None:
             self.study.enqueue_trial(dict(first.params))
         trial, what = self.study.ask(), f"the space {self._space_name}"
         with user_errors(what):
             values = self._space.space(trial)
         self._builder.check(values, what)
-        return self._propose(trial, self._taught(values), {})
+        return self._propose(trial, self.questions.taught(values), {})
 
     def _was_proposed(self, first: Mapping[str, Any] | Sampled) -> bool:
         """Whether an earlier command proposed a model that is to be trained first."""
         if isinstance(first, Mapping):
-            return key(*self._builder.build("", self._taught(first))) in self._names
+            return key(*self._builder.build("", self.questions.taught(first))) in self._names
         sampled = [trial.params for trial in self.trials() if trial.params]
         return any(all(params.get(name, value) == value for name, value in first.params.items()) for params in sampled)
-
-    @property
-    def teacher(self) -> str | None:
-        """The teacher of the trials to come: names of trials, or model directories, separated by commas."""
-        if self._teacher != "auto":
-            return None if self._teacher == "none" else self._teacher
-        return ",".join(self.questions.teachers) or None
 
     def answered(self) -> list[str]:
         """The names of the questions that have been answered."""
         self.questions.advance()
         return list(self.questions.answers)
 
-    def teaches(self) -> bool:
-        """Whether all questions are answered and later models are taught."""
-        return self.questions.question is None and self.teacher is not None
-
     def is_of_question(self, name: str) -> bool:
         """Whether a trial answers a question."""
         return "question" in self.trials()[int(name)].user_attrs
 
     def for_baselines(self) -> dict[str, Any]:
-        """The options of train that baselines share with the trials: the teacher, and what suits the data."""
-        shared = {name: value for name, value in self.questions.chosen.items() if name in _RECIPE}
-        return self._builder.located(self._taught(shared))
-
-    def _taught(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return {**values, "teacher": self.teacher} if self.teacher else dict(values)
+        """The options of train that baselines share with the trials."""
+        return self._builder.located(self.questions.for_baselines())
 
     def refine(self, values: Mapping[str, Any], parent: str) -> Training | None:
         """Proposes a model that starts from the weights of the trial `parent`; None if too large or a duplicate."""
-        return self._propose(self.study.ask(), self._taught(values), {"parent": parent})
+        return self._propose(self.study.ask(), self.questions.taught(values), {"parent": parent})
 
     def _propose(self, trial: optuna.Trial, values: Mapping[str, Any], about: Mapping[str, Any]) -> Training | None:
         """Saves the values of a trial in the study, with what `about` says of it; a model that is too large or a
@@ -263,14 +240,9 @@ class Search:
             attrs["rejected"] = "too_large"
             if not trial.params and "parent" not in about:
                 worst = max(excess, key=lambda limit: excess[limit] / self._limits[limit])
-                log.info(
-                    "the model to be trained first with input %s and %s parameters is skipped: its %s, %s, exceeds %s",
-                    options.input,
-                    f"{model.num_params:,}",
-                    worst,
-                    f"{costs[worst]:,.0f}",
-                    f"{self._limits[worst]:,.0f}",
-                )
+                size, cost, limit = (f"{each:,.0f}" for each in (model.num_params, costs[worst], self._limits[worst]))
+                what = f"the model to be trained first with input {options.input} and {size} parameters"
+                log.info("%s is skipped: its %s, %s, exceeds %s", what, worst, cost, limit)
         elif self._is_streamable and model.bidirectional and not about.get("teaches"):
             attrs["rejected"] = "not_streamable"
         elif identity in self._names:
@@ -295,18 +267,6 @@ class Search:
             self.study.tell(number, original.values, state=original.state)
         else:
             self.study.tell(number, state=TrialState.FAIL)
-
-    def _why_exhausted(self) -> str:
-        rejected = [trial for trial in self.trials() if "rejected" in trial.user_attrs][-_MAX_REJECTED:]
-        too_large = [trial for trial in rejected if trial.user_attrs["rejected"] == "too_large"]
-        why = f"none of the last {len(rejected)} models that the space {self._space_name} gave is new"
-        if too_large:
-            smallest = min(trial.user_attrs["num_params"] for trial in too_large)
-            why += (
-                f" and within the limits ({len(too_large)} are too large, the smallest with {smallest:,} parameters); "
-                "give larger limits"
-            )
-        return f"{why}; give another --space or fewer --num-trials"
 
     def settle(self, name: str, *, error: str | None = None) -> str:
         """Records in the study how a trial ended, from its summary.json; nothing for one that is to be continued.

@@ -131,7 +131,7 @@ def test_a_resumed_sweep_asks_the_rest_and_keeps_its_answers(tmp_path, data):
     # The models of the questions are not trained again.
     assert third.next().options.ranks == "3"
     assert third.next() is None
-    assert third.teacher == trainings[0].name
+    assert third.questions.teacher == trainings[0].name
     assert len(SweepDirectory(tmp_path).read()["findings"]) == 2
 
 
@@ -145,7 +145,7 @@ def test_where_models_of_a_question_fail_the_others_answer_it(tmp_path, data):
     for training in [found.next() for _ in range(3)]:
         end(found, tmp_path / "all", training, state="failed")
     assert found.next().options.shift == 0
-    assert found.teacher is None
+    assert found.questions.teacher is None
 
 
 def test_a_teacher_may_exceed_the_limits_but_the_others_must_not(tmp_path, data):
