@@ -25,6 +25,7 @@ from pipelines.storage.lock import only_writer
 from pipelines.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pipelines.training.optim import make_ema, make_optimizer, make_schedule
 from pipelines.training.options import TrainOptions, flat_config
+from pipelines.training.records import model_results
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.setup import (
     any_model_config,
@@ -210,25 +211,10 @@ class _Trainer:
         if self.rank > 0 or record is None:
             return
         if self.progress.best["epoch"] == record["epoch"]:
-            save(self.result, self.directory.model, self._results(record))
+            task = self.model.config.task
+            results = model_results(self.options, self.progress, self.train, self.val, record, task)
+            save(self.result, self.directory.model, results)
         self.directory.append_metrics(record)
-
-    def _results(self, record: dict[str, Any]) -> dict[str, Any]:
-        """The results of the training that the model directory records."""
-        options = self.options
-        splits = {name: getattr(options, name) for name in ("folds", "fold", "split_by", "watch_test")}
-        return {
-            "val_metric": record["val_metric"],
-            "val_interval": self.progress.best.get("val_interval"),
-            "metric": METRICS[self.model.config.task],
-            "num_val_clips": len(self.val),
-            "num_train_clips": len(self.train),
-            "best_epoch": record["epoch"],
-            "seed": options.seed,
-            "shards": options.shards,
-            **{name: getattr(options, name) for name in ("init", "teacher") if getattr(options, name)},
-            **(splits if options.folds or options.watch_test else {}),
-        }
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
