@@ -143,13 +143,22 @@ class Screen:
         """Sets the expected seconds of an epoch of planned models, see Forecast."""
         self.state = dataclasses.replace(self.state, forecast=self.state.forecast.expecting(epochs_s))
 
-    def started(self, trial: Trial) -> None:
+    def expect_baselines(self, baselines: Sequence[Training]) -> None:
+        """Counts the time of baselines, which are not trials of the stage."""
+        forecast = self.state.forecast.more(list(map(planned_trial, baselines)))
+        self.state = dataclasses.replace(self.state, forecast=forecast)
+
+    def started(self, trial: Trial, *, is_baseline: bool = False) -> None:
         """Called when a trial starts.
 
         Args:
             trial: Its name and configuration; `epochs` in the latter is the planned number.
+            is_baseline: Only its time counts.
         """
         state, name = self.state, trial.trial
+        if is_baseline:
+            self.state = dataclasses.replace(state, forecast=state.forecast.started(trial, time.monotonic()))
+            return
         is_first = not state.running and state.ended.total() == state.num_earlier
         self.state = dataclasses.replace(
             state,
@@ -159,27 +168,37 @@ class Screen:
             forecast=state.forecast.started(trial, time.monotonic()),
         )
 
-    def epoch(self, name: str, epoch: int, val_metric: float, time_s: float | None = None) -> None:
+    def epoch(
+        self, name: str, epoch: int, val_metric: float, time_s: float | None = None, *, is_baseline: bool = False
+    ) -> None:
         """Called after an epoch of a trial; val_metric is that of its best epoch, 0 to 1, time_s its duration."""
-        state = self.state
+        forecast = self.state.forecast.epoch(name, epoch, time.monotonic(), time_s)
+        self.state = state = dataclasses.replace(self.state, forecast=forecast)
+        if is_baseline:
+            return
         earlier = state.running.get(name, Trial(trial=name, state="running"))
         trial = dataclasses.replace(earlier, epochs=epoch, val_metric=val_metric)
-        self.state = dataclasses.replace(
-            state,
-            running={**state.running, name: trial},
-            forecast=state.forecast.epoch(name, epoch, time.monotonic(), time_s),
-        )
+        self.state = dataclasses.replace(state, running={**state.running, name: trial})
         if not self._live and time.monotonic() - self._logged_at > _TOTALS_WITHOUT_NEWS_EVERY_S:
             self._log_totals()
 
-    def ended(self, trial: Trial, *, joins: bool = True) -> None:
+    def ended(self, trial: Trial, *, joins: bool = True, is_baseline: bool = False) -> None:
         """Called when a trial has ended; its state is complete, stopped, failed or paused.
 
         Args:
             trial: The trial, see `read_trial`.
             joins: Whether it is added to the frontier if it is complete; replications are not.
+            is_baseline: It is none of the trials.
         """
         state, name = self.state, trial.trial
+        if is_baseline:
+            forecast = state.forecast.ended(trial, time.monotonic(), is_baseline=True)
+            self.state = dataclasses.replace(state, forecast=forecast)
+            log.info(
+                "baseline %(trial)s  %(state)s  %(val_metric)s  %(num_params)s parameters",
+                texts(dataclasses.asdict(trial)),
+            )
+            return
         self.state = dataclasses.replace(
             state,
             ended=state.ended + Counter([trial.state]),
@@ -219,46 +238,34 @@ def tune_callback(screen: Screen, *, joins: bool = True) -> "tune.Callback":
             return tune.Callback, ()
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            if not trial.config["training"].is_baseline:
-                screen.started(planned_trial(trial.config["training"]))
+            training = trial.config["training"]
+            screen.started(planned_trial(training), is_baseline=training.is_baseline)
 
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
-            if is_progress(result) and not trial.config["training"].is_baseline:
-                name, time_s = trial.config["training"].name, result.get("time_s")
-                screen.epoch(name, result["epoch"], result["best_val_metric"], time_s)
+            if is_progress(result):
+                training, best = trial.config["training"], result["best_val_metric"]
+                time_s = result.get("time_s")
+                screen.epoch(training.name, result["epoch"], best, time_s, is_baseline=training.is_baseline)
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             if trial.last_result.get("unfit_node"):
                 # It continues on another node.
                 return
             ended = _read(trial)
-            if trial.config["training"].is_baseline:
-                _log_baseline(ended)
-                return
             # A trial that is paused at the end of the time budget continues with --resume.
             ended = dataclasses.replace(ended, state="paused") if ended.state == "running" else ended
             if trial.last_result.get("failed"):
                 ended = dataclasses.replace(ended, state="failed", error=trial.last_result["problem"])
-            screen.ended(ended, joins=joins)
+            screen.ended(ended, joins=joins, is_baseline=trial.config["training"].is_baseline)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             error = str(trial.get_error() or "").strip().splitlines()
             failed = dataclasses.replace(_read(trial), state="failed", error=error[-1] if error else None)
-            if trial.config["training"].is_baseline:
-                _log_baseline(failed)
-                return
-            screen.ended(failed, joins=joins)
+            screen.ended(failed, joins=joins, is_baseline=trial.config["training"].is_baseline)
 
     return ScreenCallback()
-
-
-def _log_baseline(trial: Trial) -> None:
-    """Logs the result of a baseline, which is not counted among the trials."""
-    log.info(
-        "baseline %(trial)s  %(state)s  %(val_metric)s  %(num_params)s parameters", texts(dataclasses.asdict(trial))
-    )
 
 
 def _read(trial: Any) -> Trial:

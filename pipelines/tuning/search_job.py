@@ -69,7 +69,9 @@ def run_search(
     scheduler = options.early_stopping if options.num_workers == 1 else "none"
 
     def baselines() -> tuple[list[Training], list[Training]]:
-        return baseline_trainings(options, {**search.for_baselines(), **common}, sweep, data, slots)
+        first, last = baseline_trainings(options, {**search.for_baselines(), **common}, sweep, data, slots)
+        screen.expect_baselines([*first, *last])
+        return first, last
 
     def plan_again(answered: Collection[str]) -> None:
         """Plans the epochs anew, with what the models of a question took on this cluster."""

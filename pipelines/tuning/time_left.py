@@ -15,6 +15,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pipelines.tuning.frontier import baseline_frontier
 from pipelines.tuning.trial import Trial
 
 __all__ = ["Forecast", "Key"]
@@ -71,6 +72,8 @@ class Forecast:
     """seconds and number of the epochs so far of models of the same work"""
     finished: Mapping[str, tuple[Trial, float]] = field(default_factory=dict)
     """name -> (trial, seconds) of trials that have ended, not of replications"""
+    baselines: Mapping[str, tuple[Trial, float]] = field(default_factory=dict)
+    """the same for baselines"""
     rests: Sequence[float] = ()
     """seconds after the last epoch of each training of this stage that has ended"""
 
@@ -89,6 +92,10 @@ class Forecast:
     def expecting(self, epochs_s: Mapping[Key, float]) -> "Forecast":
         """Sets the expected seconds of an epoch of some models."""
         return dataclasses.replace(self, expected=epochs_s)
+
+    def more(self, planned: Sequence[Trial]) -> "Forecast":
+        """Adds trainings to the stage."""
+        return dataclasses.replace(self, num_left=self.num_left + len(planned), planned=(*self.planned, *planned))
 
     def started(self, trial: Trial, now: float) -> "Forecast":
         """A training starts; `epochs` of its configuration is the planned number."""
@@ -113,20 +120,22 @@ class Forecast:
         run = dataclasses.replace(run, first=first, done=epoch, seen=now, spent_s=run.spent_s + time_s)
         return dataclasses.replace(self, running={**self.running, name: run}, measured=measured)
 
-    def ended(self, trial: Trial, now: float, *, joins: bool = True) -> "Forecast":
-        """A training has ended; `joins`: it is a trial, not a replication."""
+    def ended(self, trial: Trial, now: float, *, joins: bool = True, is_baseline: bool = False) -> "Forecast":
+        """A training has ended; `joins`: it is a trial or a baseline, not a replication."""
         run = self.running.get(trial.trial)
         if run is None:
             return self
-        finished, measured = dict(self.finished), dict(self.measured)
+        finished, baselines, measured = dict(self.finished), dict(self.baselines), dict(self.measured)
         if not run.done and trial.epochs:
             # Reports may come late, all at once.
             _add(measured, self.key(run.trial), now - run.start, trial.epochs)
         if joins and trial.state in ("complete", "stopped"):
-            finished[trial.trial] = trial, trial.train_s or now - run.start
+            ended = dataclasses.replace(trial, state="baseline") if is_baseline else trial
+            (baselines if is_baseline else finished)[trial.trial] = ended, trial.train_s or now - run.start
         running = {name: other for name, other in self.running.items() if name != trial.trial}
         rests = (*self.rests, now - run.seen) if run.done else self.rests
-        return dataclasses.replace(self, running=running, finished=finished, measured=measured, rests=rests)
+        new = dataclasses.replace(self, running=running, measured=measured, rests=rests)
+        return dataclasses.replace(new, finished=finished, baselines=baselines)
 
     def seconds(self, now: float, points: Sequence[Trial], budget_s: float = math.inf) -> float | None:
         """The time to the end of the sweep; None as long as nothing is measured.
@@ -239,12 +248,14 @@ class Forecast:
         return total + each * math.log((num_finished + num_to_come) / num_finished)
 
     def _baseline_s(self, points: Sequence[Trial]) -> float:
-        """The duration of the dense baseline, which is replicated too."""
+        """The duration of one training of each baseline that is replicated: their frontier, and the dense one."""
+        done = [*self.finished.values(), *self.baselines.values()]
+        front = {trial.trial for trial in baseline_frontier(trial for trial, _ in self.baselines.values())}
         trials = [*self.planned, *(run.trial for run in self.running.values())]
-        found = [(trial, self.training_s(trial) or 0.0) for trial in trials] + list(self.finished.values())
-        names = {point.trial for point in points}
+        found = [(trial, self.training_s(trial) or 0.0) for trial in trials] + done
+        names = {point.trial for point in points} | front
         dense = [s for trial, s in found if trial.config.get("input") == "dense" and trial.trial not in names]
-        return max(dense, default=0.0)
+        return max(dense, default=0.0) + sum(self.baselines[name][1] for name in front)
 
 
 def _add(measured: dict[Key, tuple[float, int]], key: Key, seconds: float, number: int) -> None:
