@@ -243,7 +243,9 @@ class Forecast:
         if self.name != "search":
             return total
         # The frontier of n models grows by 1 / (n + 1) with another one, if sizes and metrics are independent.
-        num_finished, num_to_come = len(self.finished) + 1, len(self.running) + self.num_left
+        known = [*self.planned, *(run.trial for run in self.running.values())]
+        num_baselines = sum(trial.config.get("input", "tt") != "tt" for trial in known)
+        num_finished, num_to_come = len(self.finished) + 1, len(self.running) + self.num_left - num_baselines
         each = total / len(points) if points else self._usual_s() or 0.0
         return total + each * math.log((num_finished + num_to_come) / num_finished)
 

@@ -214,16 +214,16 @@ def test_a_resumed_sweep_uses_what_earlier_commands_measured():
 
 
 def test_baselines_take_time_and_the_best_of_them_are_replicated():
-    good, poor = model("cnn-1000", 1e5, 1000, value=0.6, kind="cnn"), model("linear", 1e5, 2000, kind="linear")
+    good, poor = model("cnn-1", 1e5, 1000, value=0.6, kind="cnn"), model("cnn-2", 1e5, 1000, kind="cnn")
     forecast = Forecast(num_seeds=2).stage("search", 0).more([good, poor])
     assert forecast.num_left == 2
-    forecast = forecast.started(good, 0.0).epoch("cnn-1000", 1, 1.0)
+    forecast = forecast.started(good, 0.0).epoch("cnn-1", 1, 1.0)
     # The rest of the first, all of the second, and two replications of what is measured by then: nothing.
     assert forecast.seconds(1.0, []) == pytest.approx(2 * EPOCHS - 1)
     forecast = forecast.ended(dataclasses.replace(good, state="complete", train_s=16.0), 16.0, is_baseline=True)
     assert forecast.seconds(16.0, []) == pytest.approx(16 + 2 * 16)
-    forecast = forecast.started(poor, 16.0).epoch("linear", EPOCHS, 30.0)
-    forecast = forecast.ended(dataclasses.replace(poor, state="complete", train_s=14.0), 30.0, is_baseline=True)
-    # The linear one is larger and worse.
-    assert forecast.seconds(30.0, []) == pytest.approx(2 * 16)
+    forecast = forecast.started(poor, 16.0).epoch("cnn-2", EPOCHS, 32.0)
+    forecast = forecast.ended(dataclasses.replace(poor, state="complete", train_s=16.0), 32.0, is_baseline=True)
+    # The other one is worse.
+    assert forecast.seconds(32.0, []) == pytest.approx(2 * 16)
     assert forecast.finished == {}
