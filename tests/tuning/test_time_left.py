@@ -220,9 +220,10 @@ def test_baselines_take_time_and_the_best_of_them_are_replicated():
     forecast = forecast.started(good, 0.0).epoch("cnn-1", 1, 1.0)
     # The rest of the first, all of the second, and two replications of what is measured by then: nothing.
     assert forecast.seconds(1.0, []) == pytest.approx(2 * EPOCHS - 1)
+    forecast = forecast.epoch("cnn-1", EPOCHS, 16.0, 1.0)
     forecast = forecast.ended(dataclasses.replace(good, state="complete", train_s=16.0), 16.0, is_baseline=True)
     assert forecast.seconds(16.0, []) == pytest.approx(16 + 2 * 16)
-    forecast = forecast.started(poor, 16.0).epoch("cnn-2", EPOCHS, 32.0)
+    forecast = forecast.started(poor, 16.0).epoch("cnn-2", EPOCHS, 32.0, 16.0)
     forecast = forecast.ended(dataclasses.replace(poor, state="complete", train_s=16.0), 32.0, is_baseline=True)
     # The other one is worse.
     assert forecast.seconds(32.0, []) == pytest.approx(2 * 16)
