@@ -164,6 +164,8 @@ class Screen:
             state,
             # The time that Ray takes to start is not part of the rate of trials.
             stage_start=time.monotonic() if is_first else state.stage_start,
+            # With a time budget, more trials follow than were planned while there is time.
+            total=max(state.total, state.ended.total() + len(state.running) + 1),
             running={**state.running, name: trial},
             forecast=state.forecast.started(trial, time.monotonic()),
         )

@@ -1,6 +1,7 @@
 """Test tuning/display.py: the screen on a terminal, log lines elsewhere, the callback of Tune."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -69,6 +70,20 @@ def test_trials_that_an_earlier_command_finished_count_as_done(plain):
         "1 complete, 1 stopped",
         "best accuracy 30.0% (chance 25.0%); 19 epochs",
     ]
+
+
+def test_more_trials_than_planned_are_counted_and_baselines_are_not(plain):
+    plain.stage("refine", total=1)
+    for number in range(2):
+        plain.started(Trial(trial=f"{number:04d}", state="running", config=SMALL))
+        plain.ended(point(number))
+    cnn = Trial(trial="cnn-1000", state="running", config={"input": "cnn", "epochs": 16})
+    plain.started(cnn, is_baseline=True)
+    plain.epoch("cnn-1000", 1, 0.9, is_baseline=True)
+    assert plain.state.forecast.running["cnn-1000"].done == 1
+    plain.ended(dataclasses.replace(cnn, state="complete", val_metric=0.9, num_params=1_000), is_baseline=True)
+    assert totals(plain.state, 1060.0)[:2] == ["2 of 2 trials", "2 complete"]
+    assert "cnn-1000" not in text_of(plain.state, 80, 24)
 
 
 def test_a_running_trial_is_shown_with_its_last_epoch_until_it_ends(plain):
