@@ -154,6 +154,34 @@ def test_page_says_if_there_is_enough_data_and_if_the_best_is_hardly_better_than
     assert [tag for tag, _ in page.tags].count("script") == 2
 
 
+def test_page_says_what_was_found_about_the_data_and_who_was_taught(tmp_path: Path) -> None:
+    findings = [
+        {"question": f"does {HOSTILE} help?", "answer": "yes", "values": {"no": 0.5, "yes": 0.625}, "teaches": True},
+        {"question": "is it so?", "answer": "no", "values": {}, "teaches": False},
+    ]
+    options = {"space": "small", "seed": 0, "epochs": 5, "max_params": 1_000, "streamable": True, "num_trials": 2}
+    trials = {
+        "0000": {"num_params": 900, "val_metric": 0.5, "config": config(teacher="/models/large")},
+        "0001": {"num_params": 5_000, "val_metric": 0.9, "config": config()},
+    }
+    check = {"text": ["34 validation clips"]}
+    sweep = make_sweep(tmp_path / "sweep", trials, data_check=check, findings=findings, options=options)
+    result = write_frontier(sweep, Evaluate())
+    page = Page(Path(result["files"]["report.html"]))
+    for part in (
+        "What suits this data?",
+        f"does {HOSTILE} help? yes (on validation: no 50.0%, yes 62.5%); the later models learn from the scores of "
+        "these",
+        "is it so? no (nothing trained)",
+        "replicated with the same teacher",
+        "every model runs in one direction",
+        "1 complete, 1 teacher",
+    ):
+        assert part in page.text
+    # The teacher is larger than allowed.
+    assert [point["trial"] for point in result["frontier"]] == ["0000"]
+
+
 def test_page_of_an_earlier_sweep_has_no_check_and_that_of_a_good_one_no_warning(page: Page) -> None:
     assert "Is there enough data?" not in page.text
     assert "hardly better" not in page.text
