@@ -275,7 +275,13 @@ LEAK = [
 @pytest.mark.parametrize(
     ("clips", "options", "kept", "message"),
     [
-        pytest.param([*given(train=3), *single(1)], {}, {}, "a/000.avi has no split, others have one", id="mixed"),
+        pytest.param(
+            [*given(train=3), *single(1)],
+            {},
+            {},
+            "2 clips have no split, others have one: a/000.avi, b/000.avi; give",
+            id="mixed",
+        ),
         pytest.param(given(val=3, test=3), {}, {}, "no clip has split train", id="no train"),
         pytest.param(
             LEAK,
@@ -288,14 +294,15 @@ LEAK = [
             [*given(train=3, val=1, test=1), ListedClip("c.avi", frozenset("c"), "", "train")],
             {},
             {},
-            "label 'c' has 1 clip in 1 group, and none in val, test; give it more clips, or leave it out$",
+            "label 'c' has 1 clip in 1 group, and none in val, test; give it more clips, leave it out, or allow val "
+            "and test without classes with --allow-missing-classes$",
             id="one clip",
         ),
         pytest.param(
             single(9, group_size=5),
             {},
             {},
-            "label 'a' has 9 clips in 2 groups, and none in .*; .*, or allow its groups .* with --allow-group-leak",
+            "label 'a' has 9 clips in 2 groups, and none in .*; .*; .* allow their groups .* --allow-group-leak",
             id="two groups",
         ),
         pytest.param(
