@@ -65,7 +65,8 @@ def read_csv(file: Location) -> CsvCatalog:
 
 def _read_lines(file: Location, rows: list[Row], header: list[str]) -> CsvCatalog:
     folder, columns = parent_of(file), [header.index(name) if name in header else None for name in _COLUMNS]
-    problems, doubtful = LineProblems(str(file)), set()
+    problems = LineProblems(str(file))
+    doubtful: set[str] = set()
     labels: dict[str, frozenset[str]] = {}
     clips: dict[str, ListedClip] = {}
     for number, values in rows:

@@ -1,7 +1,7 @@
 """List the clips of class folders, which may lie in folders named after splits, or contain such folders."""
 
 import posixpath
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from pipelines.core.errors import UserError
@@ -28,6 +28,7 @@ def read_folders(tree: Tree, _: int) -> Listing:
     if splits:
         return _listing(paths, depth, at=depth + 1, split_at=depth)
     if _contain_splits(paths, depth):
+        _refuse_ambiguous_classes(tree, paths, depth)
         return _listing(paths, depth, at=depth, split_at=depth + 1)
     # The folder of an archive of one split: train.zip.
     lone = bool(depth) and bool(split_named(paths[0][depth - 1]))
@@ -72,6 +73,19 @@ def _refuse_ambiguous_folders(tree: Tree, depth: int, tops: Sequence[str], named
         raise UserError(
             f"{tree.root} has only folders named after splits, {some(named)}, without class folders in them; put the "
             f"videos into {named[0]}/CLASS/, or {way}"
+        )
+
+
+def _refuse_ambiguous_classes(tree: Tree, paths: Sequence[Sequence[str]], depth: int) -> None:
+    """Refuses SITE/train/CLASS, which could also be CLASS/train/GROUP: the folders below the splits have one name."""
+    below: dict[str, set[str]] = defaultdict(set)
+    for parts in paths:
+        below[parts[depth]].add(parts[depth + 2] if len(parts) > depth + 3 else "")
+    shared = sorted(set.intersection(*below.values()) - {""})
+    if len(below) > 1 and shared:
+        raise UserError(
+            f"{tree.root}: the classes are either {some(sorted(below))}, or {some(shared)} in the splits of "
+            "each; give one of these folders, or --layout class-folders for the first, or a CSV file"
         )
 
 

@@ -90,7 +90,7 @@ class ListFamily:
             if nameless:
                 log.warning("%s: %s clips have no label and are left out", file, f"{nameless:,}")
         names = self._class_names(tree, found) if self.has_numbers else {}
-        clips = [
+        listed = [
             ListedClip(
                 clip,
                 frozenset(names.get(label, label) for label in entry.labels),
@@ -99,8 +99,8 @@ class ListFamily:
             )
             for clip, entry in found.items()
         ]
-        raise_problems(_first(problems + _disagreements(clips)))
-        return Listing("", clips)
+        raise_problems(_first(problems + _disagreements(listed)))
+        return Listing("", listed)
 
     def _lists(self, tree: Tree) -> list[str]:
         files = [name for name in tree.files if name.lower().endswith(self.suffix)]

@@ -170,8 +170,8 @@ def _places(videos: Sequence[_Named]) -> list[_Placed]:
     """The class and the split of every video: from its folders, or from its name where no folder is a class."""
     lowest = {video.folders[-1] if video.folders else "" for video in videos}
     if all(map(split_named, lowest)):
-        above = {video.folders[-2] if len(video.folders) > 1 else "" for video in videos}
-        if len(above) > 1 and "" not in above:
+        upper = {video.folders[-2] if len(video.folders) > 1 else "" for video in videos}
+        if len(upper) > 1 and "" not in upper:
             return [
                 _Placed(
                     video.folders[:-2], split_named(video.folders[-1]), video.folders[-2], "/".join(video.folders[:-1])

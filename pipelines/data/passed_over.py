@@ -23,7 +23,7 @@ def log_passed_over(tree: Tree, listing: Listing) -> list[str]:
         log.info("%s: %s files are no videos and are passed over: %s", tree.root, f"{len(others):,}", kinds_of(others))
     empty = _folders_without_clip(tree, listing)
     if empty:
-        log.warning("%s: %d folders beside the classes give no clip: %s", tree.root, len(empty), "; ".join(empty))
+        log.warning("%s: folders beside the classes without a clip: %s", tree.root, "; ".join(empty))
     return empty
 
 

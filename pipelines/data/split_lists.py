@@ -118,7 +118,7 @@ def read_hmdb51(tree: Tree, split_list: int) -> Listing:
     if not signs:
         raise UserError(f"there is no CLASS_test_split{split_list}.txt in {tree.root} or beside it; put it there")
     paths = [video.split("/") for video in tree.videos if video.count("/")]
-    listed = [(parts, sign) for parts in paths if (sign := signs.get((parts[-2], _stem(parts[-1]))))]
+    listed = [(parts, signs[key]) for parts in paths if (key := (parts[-2], _stem(parts[-1]))) in signs]
     folder = only_folder(tree, ("/".join([*parts[:-2], ""]) for parts, _ in listed))
     clips = [
         ListedClip("/".join(parts[-2:]), frozenset([parts[-2]]), _hmdb51_source(*parts[-2:]), _HMDB51_SPLITS[sign])
