@@ -132,10 +132,10 @@ class Plan:
         if self.shards and all(len(clip.labels) == 1 for shard in self.shards for clip in shard.clips):
             others = [clip.clip_id for clip in catalog.clips if len(clip.labels) != 1]
             if others:
-                more = f" (nor do {len(others) - 1:,} others)" if len(others) > 1 else ""
+                subject = f"{others[0]} does" if len(others) == 1 else f"{len(others):,} clips, {some(others)}, do"
                 raise UserError(
-                    f"{others[0]} does not have one label like all clips of {out}{more}: the task would become "
-                    f"{catalog.task}; correct its label, or start again with --overwrite"
+                    f"{subject} not have one label like all clips of {out}: the task would become {catalog.task}; "
+                    f"correct {'its label' if len(others) == 1 else 'their labels'}, or start again with --overwrite"
                 )
         return dataclasses.replace(self, shards=tuple(shards))
 
