@@ -19,7 +19,7 @@ class ClipIndex:
         pictures = (name for name in tree.files if name.lower().endswith(PICTURE_SUFFIXES))
         self.picture_folders = frozenset(posixpath.dirname(name) for name in pictures) - {""}
         self._by_stem: dict[str, list[str]] = defaultdict(list)
-        for clip in (*tree.videos, *sorted(self.picture_folders)):
+        for clip in dict.fromkeys((*tree.videos, *sorted(self.picture_folders))):
             self._by_stem[_without_suffix(posixpath.basename(clip))].append(clip)
 
     def find(self, key: str, split: str) -> list[str]:

@@ -39,6 +39,8 @@ _MAX_BYTES = 1 << 28
 class ListFamily:
     """Data sets whose lists have the same form."""
 
+    name: str
+    """of the layout"""
     suffix: str
     """of the lists"""
     name_pattern: re.Pattern[str]
@@ -49,15 +51,21 @@ class ListFamily:
     """whether labels are numbers, whose names another file gives"""
 
     def recognise(self, tree: Tree) -> str:
-        """The reason to read a tree by its lists; see `listing.Layout`."""
+        """The reason to read a tree by its lists; see `listing.Layout`. Raises UserError where class folders differ."""
+        used, labels_of = "", defaultdict[str, set[str]](set)
         index = None
         for file in self._lists(tree):
-            entries = [entry for entry in self._entries(tree, file) if entry.labels]
-            if entries:
+            for entry in self._entries(tree, file):
+                if not entry.labels:
+                    continue
                 index = index or ClipIndex(tree)
-                if any(index.find(key, entry.split) for entry in entries for key in entry.keys):
-                    return f"because {file} lists clips with their classes"
-        return ""
+                clips = next((clips for key in entry.keys if (clips := index.find(key, entry.split))), [])
+                used = used or (file if clips else "")
+                if len(clips) == 1:
+                    labels_of[_class_folder(clips[0])].add("|".join(entry.labels))
+        if used:
+            _refuse_other_classes(f"{tree.root}: {used}", self.name, labels_of)
+        return used and f"because {used} lists clips with their classes"
 
     def read(self, tree: Tree, split_list: int) -> Listing:
         """Lists the clips that both exist and are in a list with a label."""
@@ -169,6 +177,23 @@ def _class_folder(clip: str) -> str:
     return next((name for name in reversed(clip.split("/")[:-1]) if not split_named(name)), "")
 
 
+def _refuse_other_classes(file: str, layout: str, labels_of: Mapping[str, set[str]]) -> None:
+    """Refuses lists whose classes have nothing to do with the class folders."""
+    folders_of: dict[str, set[str]] = defaultdict(set)
+    for folder, labels in labels_of.items():
+        for label in labels:
+            folders_of[label].add(folder)
+    # One clip in a wrong folder is a mistake, which `_disagreements` names.
+    are_named_alike = 2 * len({_plain(name) for name in labels_of} & set(map(_plain, folders_of))) >= len(labels_of)
+    is_one_to_one = all(len(own) == 1 for own in (*labels_of.values(), *folders_of.values()))
+    if len(labels_of) > 1 and not are_named_alike and not is_one_to_one:
+        raise UserError(
+            f"{file} gives the classes {some(sorted(folders_of))}, but the clips lie in the folders "
+            f"{some(sorted(folder or './' for folder in labels_of))}; give --layout folders to take the folders for "
+            f"classes, or --layout {layout} to take the lists"
+        )
+
+
 def _disagreements(clips: Sequence[ListedClip]) -> list[str]:
     """A problem for each clip in a folder of another class or split than the lists give it."""
     classes = {_plain(label): label for clip in clips for label in clip.labels}
@@ -190,11 +215,13 @@ def _plain(name: str) -> str:
 
 
 _WITH_SPLIT = re.compile(r"train|val|dev|test|eval")
-KINETICS_LISTS = ListFamily(".csv", re.compile(r"train|val|test|kinetics"), parse_kinetics)
+KINETICS_LISTS = ListFamily("kinetics", ".csv", re.compile(r"train|val|test|kinetics"), parse_kinetics)
 """label,youtube_id,time_start,time_end,split"""
-IDENTITY_LISTS = ListFamily(".csv", _WITH_SPLIT, parse_identities)
+IDENTITY_LISTS = ListFamily("jester", ".csv", _WITH_SPLIT, parse_identities)
 """ID;label"""
-TEMPLATE_LISTS = ListFamily(".json", _WITH_SPLIT, parse_templates)
+TEMPLATE_LISTS = ListFamily("something-something", ".json", _WITH_SPLIT, parse_templates)
 """[{"id": .., "template": ..}]"""
-PATH_LISTS = ListFamily(".txt", re.compile(r"^(?!(train|test)list\d+).*(train|val|dev|test|eval)"), parse_paths, True)
+PATH_LISTS = ListFamily(
+    "mmaction2", ".txt", re.compile(r"^(?!(train|test)list\d+).*(train|val|dev|test|eval)"), parse_paths, True
+)
 """PATH [FRAMES] NUMBER ..."""

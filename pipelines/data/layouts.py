@@ -20,16 +20,12 @@ log = logging.getLogger(__name__)
 
 
 LIST_FAMILIES: dict[str, ListFamily] = {
-    "kinetics": KINETICS_LISTS,
-    "something-something": TEMPLATE_LISTS,
-    "jester": IDENTITY_LISTS,
-    "mmaction2": PATH_LISTS,
+    family.name: family for family in (KINETICS_LISTS, TEMPLATE_LISTS, IDENTITY_LISTS, PATH_LISTS)
 }
 """Layouts whose lists may also be given one by one, instead of the folder."""
 
 
-def _from_lists(name: str, reads: str) -> Layout:
-    family = LIST_FAMILIES[name]
+def _by_lists(family: ListFamily, reads: str) -> Layout:
     return Layout(reads, family.read, family.recognise)
 
 
@@ -50,18 +46,16 @@ LAYOUTS = {
         read_hmdb51,
         is_hmdb51,
     ),
-    "kinetics": _from_lists(
-        "kinetics", "ID_000010_000020.mp4 in any folder, and train.csv with label,youtube_id,time_start,time_end"
+    "kinetics": _by_lists(
+        KINETICS_LISTS, "ID_000010_000020.mp4 in any folder, and train.csv with label,youtube_id,time_start,time_end"
     ),
-    "something-something": _from_lists(
-        "something-something", "ID.webm, and ...train.json, ...validation.json with an id and a template for each"
+    "something-something": _by_lists(
+        TEMPLATE_LISTS, "ID.webm, and ...train.json, ...validation.json with an id and a template for each"
     ),
-    "jester": _from_lists(
-        "jester", "ID.webm or folders ID/00001.jpg, and ...train.csv, ...validation.csv of lines ID;label"
+    "jester": _by_lists(
+        IDENTITY_LISTS, "ID.webm or folders ID/00001.jpg, and ...train.csv, ...validation.csv of lines ID;label"
     ),
-    "mmaction2": _from_lists(
-        "mmaction2", "...train...txt, ...val...txt of lines PATH [FRAMES] NUMBER, and label_map.txt"
-    ),
+    "mmaction2": _by_lists(PATH_LISTS, "...train...txt, ...val...txt of lines PATH [FRAMES] NUMBER, and label_map.txt"),
     "ucf101": Layout(
         "CLASS/v_CLASS_gNN_cNN.avi (Archery/v_Archery_g01_c02.avi), and ucfTrainTestlist/ inside or beside it; or "
         "train/CLASS/v_CLASS_gNN_cNN.avi",

@@ -25,7 +25,7 @@ class Entry(NamedTuple):
 
 
 _KINETICS = {"youtube_id", "time_start", "time_end"}
-_IDENTITIES = ("video_id", "id")
+_IDENTITIES = ("path", "video_id", "id", "video", "video_name", "filename", "file_name", "file", "clip")
 _PATH_LINE = re.compile(r"(?P<path>\S.*?)(?P<separator>[ \t,;])[ ]*(?P<numbers>\d+(?:(?P=separator)[ ]*\d+)*)\s*")
 
 
@@ -53,7 +53,7 @@ def parse_kinetics(name: str, text: str) -> list[Entry]:
 
 
 def parse_identities(name: str, text: str) -> list[Entry]:
-    """Parses ID;label, as Jester and Something-Something v1 have it; empty if the list is another."""
+    """Parses ID;label, as Jester and Something-Something v1 have it, or a table with a header; else empty."""
     split = split_in_file_name(name)
     try:
         rows = read_rows(text, ";,\t")

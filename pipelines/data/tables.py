@@ -22,6 +22,9 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 
+# Of Excel's and LibreOffice's files: a ZIP archive, or the older compound file.
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+
 
 class TableError(ValueError):
     """The file is no text, or no table."""
@@ -40,6 +43,8 @@ def decode(content: bytes, name: str = "") -> str:
     Raises:
         TableError: it is no text.
     """
+    if content.startswith(_WORKBOOKS):
+        raise TableError("it is a workbook or an archive: save the sheet as CSV UTF-8")
     encoding = next((encoding for mark, encoding in _MARKS if content.startswith(mark)), "")
     if not encoding and b"\0" in content[:4096]:
         # Without a mark, every second byte of Western text in UTF-16 is 0.

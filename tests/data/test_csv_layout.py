@@ -148,7 +148,7 @@ def test_very_many_problems_are_counted(tmp_path: Path) -> None:
     ("content", "told"),
     [
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "clips.csv is not a CSV file"),
-        (b"PK\x03\x04\x14\0\x06\0", "clips.csv is not a CSV file"),
+        (b"PK\x03\x04\x14\0\x06\0", "is not a CSV file .it is a workbook or an archive: save the sheet as CSV UTF-8"),
         (b"path,label\n\x81\x8d,a\n", "is not a CSV file .it is neither UTF-8 nor cp1252"),
         (b"", "lacks the column path, label; .* got nothing"),
         (b"file;class\n1;2\n", "lacks the column path, label; .* got file,class"),

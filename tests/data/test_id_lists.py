@@ -241,3 +241,27 @@ def test_other_files_named_like_lists_do_no_harm(tmp_path: Path) -> None:
     write(tmp_path / "validation.txt", "The videos of val.", "1 2 3")
     (tmp_path / "training.csv").write_bytes(b"\0\1\2\xff")
     assert read_catalog(tmp_path).classes == ("a", "b")
+
+
+def test_lists_whose_classes_are_not_those_of_the_folders_are_refused_with_both_readings(tmp_path: Path) -> None:
+    for split, numbers in (("train", range(9)), ("val", range(9, 12))):
+        rows = [f"{label}{i}.mp4,{('mild', 'severe')[i % 2]}" for label in ("fall", "slip") for i in numbers]
+        write(tmp_path / f"{split}.csv", "filename,label", *rows)
+    touch(tmp_path, *(f"{label}/{label}{i}.mp4" for label in ("fall", "slip") for i in range(12)))
+    told = (
+        r"train.csv gives the classes mild, severe, but the clips lie in the folders fall, slip; give --layout folders "
+        "to take the folders for classes, or --layout jester to take the lists"
+    )
+    with pytest.raises(UserError, match=told):
+        read_catalog(tmp_path)
+    assert read_catalog(tmp_path, "folders").classes == ("fall", "slip")
+    assert read_catalog(tmp_path, "jester").classes == ("mild", "severe")
+
+
+def test_flat_folders_of_splits_with_tables_are_read(tmp_path: Path) -> None:
+    for split, numbers in (("train", range(9)), ("valid", range(9, 12)), ("test", range(12, 15))):
+        write(tmp_path / f"{split}.csv", "file_name,label", *(f"{split}/{i}.mp4,{'ab'[i % 2]}" for i in numbers))
+        touch(tmp_path, *(f"{split}/{i}.mp4" for i in numbers))
+    found = described(read_catalog(tmp_path))
+    assert len(found) == 15
+    assert (found["valid/10.mp4"], found["test/13.mp4"]) == (("a", "val"), ("b", "test"))
