@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pipelines.core.errors import UserError
 from pipelines.data.clip import ListedClip
+from pipelines.data.csv_layout import CSV
 from pipelines.data.listing import Listing
 from pipelines.data.problems import some
 from pipelines.data.split_names import split_named
@@ -61,7 +62,7 @@ def _refuse_ambiguous_folders(tree: Tree, depth: int, tops: Sequence[str], named
         return
     paths = [video.split("/") for video in tree.videos]
     others = [name for name in tops if name not in named]
-    way = "give --layout class-folders to take them all for classes"
+    way = f"give --layout class-folders to take them all for classes, or {CSV}"
     if others:
         counts = Counter(parts[depth] for parts in paths if len(parts) > depth + 1)
         kinds = [some(f"{name}/ ({counts[name]:,} videos)" for name in names) for names in (named, others)]
@@ -85,7 +86,7 @@ def _refuse_ambiguous_classes(tree: Tree, paths: Sequence[Sequence[str]], depth:
     if len(below) > 1 and shared:
         raise UserError(
             f"{tree.root}: the classes are either {some(sorted(below))}, or {some(shared)} in the splits of "
-            "each; give one of these folders, or --layout class-folders for the first, or a CSV file"
+            f"each; give one of these folders, or --layout class-folders for the first, or {CSV}"
         )
 
 

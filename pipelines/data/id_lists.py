@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pipelines.core.errors import UserError
 from pipelines.data.clip import ListedClip
 from pipelines.data.clip_index import ClipIndex
+from pipelines.data.csv_layout import CSV
 from pipelines.data.list_formats import (
     Entry,
     parse_class_names,
@@ -190,7 +191,7 @@ def _refuse_other_classes(file: str, layout: str, labels_of: Mapping[str, set[st
         raise UserError(
             f"{file} gives the classes {some(sorted(folders_of))}, but the clips lie in the folders "
             f"{some(sorted(folder or './' for folder in labels_of))}; give --layout folders to take the folders for "
-            f"classes, or --layout {layout} to take the lists"
+            f"classes, --layout {layout} to take the lists, or {CSV}"
         )
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from pipelines.core.errors import UserError
 from pipelines.data.clip import ListedClip
+from pipelines.data.csv_layout import CSV
 from pipelines.data.listing import Listing, only_folder, taken_by
 from pipelines.data.problems import some
 from pipelines.data.split_names import split_named
@@ -82,7 +83,7 @@ def is_celebrities(tree: Tree) -> str:
         raise UserError(
             f"{tree.root}: the videos are named as in YouTube Celebrities, with the classes {some(sorted(folder_of))}, "
             f"but lie in the folders {some(sorted(map(posixpath.basename, word_of)))}; give --layout folders to take "
-            "the folders for classes, or --layout youtube-celebrities to take the names"
+            f"the folders for classes, --layout youtube-celebrities to take the names, or {CSV}"
         )
     return reason
 
@@ -103,7 +104,7 @@ def _reason(tree: Tree, name: str, pattern: re.Pattern[str]) -> str:
         folders = some(f"{folder} ({number:,} videos)" for folder, number in sorted(lost.items()))
         raise UserError(
             f"{tree.root}: most videos are named as in {name}, but none in {folders}; give --layout folders to take "
-            f"every folder for a class, or --layout {name} to leave these out"
+            f"every folder for a class, --layout {name} to leave these out, or {CSV}"
         )
     return reason
 

@@ -21,7 +21,7 @@ class PreprocessOptions:
     """
 
     videos: str = positional(default="")
-    """folder of videos, or CSV file path,label,group,split"""
+    """folder of videos, CSV file path,label,group,split, or a list of Kinetics, Jester or mmaction2"""
     out: str = positional(default="")
     """directory of shards to make"""
     layout: str = "auto"

@@ -94,7 +94,11 @@ def assign_splits(
         if clip.clip_id in kept:
             fixed_units.setdefault(unit, kept[clip.clip_id])
     if options.folds or options.leave_group_out is not None:
-        known, salt = _test_splits(clips, units, options, fixed_units), "val:"
+        try:
+            known, salt = _test_splits(clips, units, options, fixed_units), "val:"
+        except UserError as error:
+            raise_problems([*problems, str(error)])
+            raise
         sources = ["train", "val"]
     else:
         if unsplit := _unsplit(clips):

@@ -250,7 +250,7 @@ def test_lists_whose_classes_are_not_those_of_the_folders_are_refused_with_both_
     touch(tmp_path, *(f"{label}/{label}{i}.mp4" for label in ("fall", "slip") for i in range(12)))
     told = (
         r"train.csv gives the classes mild, severe, but the clips lie in the folders fall, slip; give --layout folders "
-        "to take the folders for classes, or --layout jester to take the lists"
+        "to take the folders for classes, --layout jester to take the lists, or a CSV file path,label,group,split"
     )
     with pytest.raises(UserError, match=told):
         read_catalog(tmp_path)
