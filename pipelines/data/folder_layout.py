@@ -26,6 +26,9 @@ def read_folders(tree: Tree, _: int) -> Listing:
     tops = sorted({parts[depth] for parts in paths})
     splits = {name: split for name in tops if (split := split_named(name))}
     _refuse_ambiguous_folders(tree, depth, tops, list(splits))
+    if len(splits) == 1:
+        below = sorted({parts[depth + 1] for parts in paths if len(parts) > depth + 2})
+        _refuse_ambiguous_folders(tree, depth + 1, below, [name for name in below if split_named(name)])
     if splits:
         return _listing(paths, depth, at=depth + 1, split_at=depth)
     if _contain_splits(paths, depth):

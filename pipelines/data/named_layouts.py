@@ -146,6 +146,12 @@ def _read(tree: Tree, videos: Sequence[_Named], by_class: bool) -> Listing:
     if any(video.folders for video in videos):
         videos = [video for video in videos if video.folders]
     places = _places(videos)
+    named = sorted({place.label for place in places if place.class_folder and split_named(place.label)})
+    if named:
+        raise UserError(
+            f"{tree.root} has folders named after splits, {some(named)}, with and without class folders; give --layout "
+            f"class-folders to take all lowest folders for classes, or {CSV}"
+        )
     folders = {"/".join([*place.above, ""]) for place in places}
     folder = only_folder(tree, folders)
     # The folder of an archive of one split, train.zip, is not part of the clips' names.

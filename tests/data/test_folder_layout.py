@@ -154,3 +154,10 @@ def test_a_folder_without_videos_is_refused_with_the_kinds_of_its_files(tmp_path
 def test_videos_of_cameras_and_discs_are_listed(tmp_path: Path, suffix: str) -> None:
     touch(tmp_path, *(f"{label}/{i}{suffix}" for label in "ab" for i in range(5)))
     assert len(read_catalog(tmp_path).clips) == 10
+
+
+def test_a_class_in_folders_of_splits_may_be_named_train(tmp_path: Path) -> None:
+    touch(tmp_path, *files("{split}/{label}/{i}.avi", 9, label="bus car train"))
+    catalog = read_catalog(tmp_path)
+    assert catalog.classes == ("bus", "car", "train")
+    assert described(catalog)["test/train/0.avi"] == ("train", "test")
