@@ -108,9 +108,15 @@ def read_catalog(
     log.info(
         "%s: layout %s, %s clips of %d classes (%s)", location, found.layout, f"{len(listed):,}", len(classes), sizes
     )
+    clips = _records(found, assigned, classes)
+    task = "single_label" if all(len(clip.labels) == 1 for clip in clips) else "multi_label"
+    return Catalog(clips, tuple(classes), task, tuple(found.left_out))
+
+
+def _records(found: _Found, splits: Sequence[str], classes: Sequence[str]) -> tuple[ClipRecord, ...]:
     index = {label: number for number, label in enumerate(classes)}
-    labels = {names: tuple(sorted(index[label] for label in names)) for names in {clip.labels for clip in listed}}
-    clips = tuple(
+    labels = {names: tuple(sorted(index[label] for label in names)) for names in {clip.labels for clip in found.clips}}
+    return tuple(
         ClipRecord(
             clip_id=clip.clip_id,
             path=_path(found.base, clip.clip_id),
@@ -118,10 +124,8 @@ def read_catalog(
             group=clip.group,
             split=split,
         )
-        for clip, split in zip(listed, assigned, strict=True)
+        for clip, split in zip(found.clips, splits, strict=True)
     )
-    task = "single_label" if all(len(names) == 1 for names in labels) else "multi_label"
-    return Catalog(clips, tuple(classes), task, tuple(found.left_out))
 
 
 def _find(location: Location, layout: str, split_list: int) -> _Found:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from pipelines.core.errors import UserError
 
-__all__ = ["LineProblems", "raise_problems", "some"]
+__all__ = ["LineProblems", "joined", "raise_problems", "some"]
 
 
 def some(names: Iterable[str], limit: int = 3) -> str:
@@ -14,14 +14,17 @@ def some(names: Iterable[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 
-def raise_problems(problems: Sequence[str]) -> None:
-    """Raises a UserError that names all problems in one line, if there are any."""
+def joined(problems: Sequence[str]) -> str:
+    """All problems in one line."""
     if len(problems) == 1:
-        raise UserError(problems[0])
+        return problems[0]
+    return f"{len(problems)} problems: " + "; ".join(f"({i}) {text}" for i, text in enumerate(problems, 1))
+
+
+def raise_problems(problems: Sequence[str]) -> None:
+    """Raises a UserError that names all problems, if there are any."""
     if problems:
-        raise UserError(
-            f"{len(problems)} problems: " + "; ".join(f"({i}) {text}" for i, text in enumerate(problems, 1))
-        )
+        raise UserError(joined(problems))
 
 
 class LineProblems:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pipelines.core.errors import UserError
 from pipelines.data.clip import ListedClip
 from pipelines.data.partition import Unit, partition
-from pipelines.data.problems import raise_problems, some
+from pipelines.data.problems import joined, raise_problems, some
 
 __all__ = ["DEFAULT_SPLITS", "SPLITS", "SplitOptions", "assign_splits"]
 
@@ -93,18 +93,15 @@ def assign_splits(
     for clip, unit in zip(clips, units, strict=True):
         if clip.clip_id in kept:
             fixed_units.setdefault(unit, kept[clip.clip_id])
-    if options.folds or options.leave_group_out is not None:
-        try:
-            known, salt = _test_splits(clips, units, options, fixed_units), "val:"
-        except UserError as error:
-            raise_problems([*problems, str(error)])
-            raise
-        sources = ["train", "val"]
-    else:
-        if unsplit := _unsplit(clips):
-            raise_problems([*problems, unsplit, *_leaks(clips, [clip.split for clip in clips], options)])
-        known, salt = _given_splits(clips), ""
-        sources = ["train", *(split for split in SPLITS if split != "train" and split not in known)]
+    is_replaced = options.folds is not None or options.leave_group_out is not None
+    try:
+        known = _test_splits(clips, units, options, fixed_units) if is_replaced else _given_splits(clips)
+    except UserError as error:
+        leaks = [] if is_replaced else _leaks(clips, [clip.split for clip in clips], options)
+        message = joined([*problems, str(error), *leaks])
+        raise UserError(message) from error
+    missing = [split for split in SPLITS if split != "train" and split not in known]
+    sources = ["train", *(["val"] if is_replaced else missing)]
     if moves := _moves(clips, known, sources, kept):
         raise_problems([*problems, moves])
     pool = [i for i, split in enumerate(known) if not split]
@@ -113,7 +110,7 @@ def assign_splits(
     cut = partition(
         ((units[i], clips[i].labels) for i in pool),
         {split: SPLITS[split] for split in sources},
-        f"{salt}{options.seed}",
+        f"{'val:' if is_replaced else ''}{options.seed}",
         fixed_units,
     )
     splits = [
@@ -129,24 +126,16 @@ def _unit(clip: ListedClip, by_group: bool) -> Unit:
     return ("group", clip.group) if by_group and clip.group else ("clip", clip.clip_id)
 
 
-def _unsplit(clips: Sequence[ListedClip]) -> str:
-    """The reason why given splits cannot be completed, or ""."""
+def _given_splits(clips: Sequence[ListedClip]) -> list[str]:
+    """The given split of every clip; "" if it is to be cut: from train, if val or test is missing."""
     given = {clip.split for clip in clips}
     if "" in given and len(given) > 1:
         unsplit = [clip.clip_id for clip in clips if not clip.split]
-        if len(unsplit) == 1:
-            return f"{unsplit[0]} has no split, others have one; give every clip a split, or none"
-        return (
-            f"{len(unsplit):,} clips have no split, others have one: {some(unsplit)}; give every clip a split, or none"
-        )
+        subject = f"{unsplit[0]} has" if len(unsplit) == 1 else f"{len(unsplit):,} clips, {some(unsplit)}, have"
+        raise UserError(f"{subject} no split, others have one; give every clip a split, or none")
     if given and given != {""} and "train" not in given:
-        return f"no clip has split train, only {', '.join(sorted(given))}; give it to the clips to train on"
-    return ""
-
-
-def _given_splits(clips: Sequence[ListedClip]) -> list[str]:
-    """The given split of every clip; "" if it is to be cut: from train, if val or test is missing."""
-    complete = {clip.split for clip in clips} == set(SPLITS)
+        raise UserError(f"no clip has split train, only {', '.join(sorted(given))}; give it to the clips to train on")
+    complete = given == set(SPLITS)
     return [clip.split if complete or clip.split != "train" else "" for clip in clips]
 
 

@@ -122,7 +122,8 @@ def test_a_class_that_the_names_of_most_videos_would_lose_is_refused_with_both_r
 
 
 def test_a_folder_named_after_a_split_beside_class_folders_is_refused(tmp_path: Path) -> None:
-    touch(tmp_path, *ucf101("{label}/v_{label}_g{group:02}_c{clip:02}.avi"), *(f"train/v_Archery_g{i}_c01.avi" for i in range(30, 39)))
+    touch(tmp_path, *ucf101("{label}/v_{label}_g{group:02}_c{clip:02}.avi"))
+    touch(tmp_path, *(f"train/v_Archery_g{i}_c01.avi" for i in range(30, 39)))
     with pytest.raises(UserError, match="has folders named after splits, train, with and without class folders"):
         read_catalog(tmp_path)
     assert read_catalog(tmp_path, "class-folders").classes == ("Archery", "BaseballPitch", "train")

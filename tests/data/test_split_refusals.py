@@ -22,7 +22,7 @@ LEAK = [
             [*given(train=3), *single(1)],
             {},
             {},
-            "2 clips have no split, others have one: a/000.avi, b/000.avi; give",
+            "^2 clips, a/000.avi, b/000.avi, have no split, others have one; give",
             id="mixed",
         ),
         pytest.param(given(val=3, test=3), {}, {}, "no clip has split train", id="no train"),
