@@ -2,16 +2,21 @@
 
 import logging
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pipelines.core.errors import UserError
 from pipelines.data.clip import ClipRecord, ListedClip
-from pipelines.data.csv_layout import CSV, read_csv
-from pipelines.data.layouts import LAYOUTS, READERS, recognise
+from pipelines.data.csv_layout import CSV, is_csv_catalog, read_csv
+from pipelines.data.layouts import LAYOUTS, LIST_FAMILIES, read_as, recognise
+from pipelines.data.passed_over import kinds_of, log_passed_over
+from pipelines.data.problems import raise_problems
 from pipelines.data.splits import DEFAULT_SPLITS, SPLITS, SplitOptions, assign_splits
-from pipelines.data.tree import list_tree, parent_of
+from pipelines.data.tables import TableError, decode, read_rows
+from pipelines.data.tree import VIDEO_SUFFIXES, list_tree, parent_of
 from pipelines.storage.location import Location
 
 __all__ = ["Catalog", "read_catalog"]
@@ -31,6 +36,21 @@ class Catalog:
     """video files that do not fit the layout, or whose names are not UTF-8 (invalid bytes are escaped)"""
 
 
+class _Found(NamedTuple):
+    """The clips in a folder or a file, ordered by clip_id."""
+
+    layout: str
+    base: Location
+    """what clip_ids are relative to"""
+    clips: list[ListedClip]
+    left_out: list[str]
+    problems: list[str]
+    doubtful: frozenset[str] = frozenset()
+    """labels of lines that cannot be read"""
+    without_clip: tuple[str, ...] = ()
+    """class folders without a clip, and their files"""
+
+
 def read_catalog(
     videos: str | Path,
     layout: str = "auto",
@@ -47,81 +67,131 @@ def read_catalog(
     train split, or from all clips if it gives none: see `splits.assign_splits`.
 
     Args:
-        videos: A folder of videos, or a CSV file `path,label,group,split` whose paths are relative to it or URIs. Or
-            the URI of either.
+        videos: A folder of videos, or a CSV file `path,label,group,split` whose paths are relative to it or URIs, or a
+            list of a data set (Kinetics, Jester, Something-Something, mmaction2). Or the URI of one.
         layout: "auto", or a name in `LAYOUTS`.
         splits: How to split.
-        split_list: Which of UCF101's three pairs of lists to use.
+        split_list: Which of the three pairs of lists of UCF101 or HMDB51 to use.
         kept_splits: Splits of the clips, by clip_id, that are in a data set already: they stay there.
         kept_classes: Classes of that data set: they keep their indices.
-        for_training: False: given splits are kept as they are, even if there is no train split.
+        for_training: False: given splits are kept as they are, even if there is no train split, and a class need not
+            be in every split.
 
     Raises:
-        UserError: the catalogue does not allow to train and test a classifier.
+        UserError: the catalogue does not allow to train and test a classifier; the message names all problems.
     """
     location = Location.of(videos).absolute()
-    name, base, listed, left_out = _list_clips(location, layout, split_list)
+    found = _find(location, layout, split_list)
+    listed = found.clips
     classes = list(kept_classes)
     classes += sorted(set().union(*(clip.labels for clip in listed)) - set(classes))
-    if len(classes) < 2:
+    if len(classes) < 2 and not found.problems:
+        lost = f"; without a clip: {'; '.join(found.without_clip)}" if found.without_clip else ""
         raise UserError(
-            f"{location} has fewer than two classes ({', '.join(classes) or 'none'}); give it another (layout {name} "
-            f"reads {LAYOUTS[name]})"
+            f"{location} has fewer than two classes ({', '.join(classes) or 'none'}); give it another (layout "
+            f"{found.layout} reads {read_as(found.layout)}){lost}"
         )
     if for_training or {"", "train"} & {clip.split for clip in listed}:
-        assigned = assign_splits(listed, splits, kept_splits, kept_classes)
+        assigned = assign_splits(
+            listed,
+            splits,
+            kept_splits,
+            kept_classes,
+            for_training=for_training,
+            problems=found.problems,
+            doubtful=found.doubtful,
+        )
     else:
+        raise_problems(found.problems)
         assigned = [clip.split for clip in listed]
     sizes = ", ".join(f"{split} {assigned.count(split):,}" for split in SPLITS)
-    log.info("%s: layout %s, %s clips of %d classes (%s)", location, name, f"{len(listed):,}", len(classes), sizes)
+    log.info(
+        "%s: layout %s, %s clips of %d classes (%s)", location, found.layout, f"{len(listed):,}", len(classes), sizes
+    )
+    clips = _records(found, assigned, classes)
+    task = "single_label" if all(len(clip.labels) == 1 for clip in clips) else "multi_label"
+    return Catalog(clips, tuple(classes), task, tuple(found.left_out))
+
+
+def _records(found: _Found, splits: Sequence[str], classes: Sequence[str]) -> tuple[ClipRecord, ...]:
     index = {label: number for number, label in enumerate(classes)}
-    labels = {names: tuple(sorted(index[label] for label in names)) for names in {clip.labels for clip in listed}}
-    clips = tuple(
+    labels = {names: tuple(sorted(index[label] for label in names)) for names in {clip.labels for clip in found.clips}}
+    return tuple(
         ClipRecord(
             clip_id=clip.clip_id,
-            path=_path(base, clip.clip_id),
+            path=_path(found.base, clip.clip_id),
             labels=labels[clip.labels],
             group=clip.group,
             split=split,
         )
-        for clip, split in zip(listed, assigned, strict=True)
+        for clip, split in zip(found.clips, splits, strict=True)
     )
-    task = "single_label" if all(len(names) == 1 for names in labels) else "multi_label"
-    return Catalog(clips, tuple(classes), task, tuple(left_out))
 
 
-def _list_clips(location: Location, layout: str, split_list: int) -> tuple[str, Location, list[ListedClip], list[str]]:
-    """The name of the layout, what clip_ids are relative to, the clips ordered by clip_id, and videos left out."""
-    if layout not in ("auto", *LAYOUTS):
-        raise UserError(f"layout {layout!r} is unknown; the layouts are auto, {', '.join(LAYOUTS)}")
+def _find(location: Location, layout: str, split_list: int) -> _Found:
+    """Lists the clips of a folder or a file; logs which videos and files it passes over."""
+    if layout not in ("auto", "csv", *LAYOUTS):
+        raise UserError(f"layout {layout!r} is unknown; the layouts are auto, csv, {', '.join(LAYOUTS)}")
     if split_list not in (1, 2, 3):
         raise UserError(f"split_list must be 1, 2 or 3, as UCF101's lists are numbered, got {split_list}")
     if not location.exists():
         raise UserError(f"{location} does not exist; give a folder of videos, or {CSV}")
     is_folder = location.is_dir()
-    if layout != "auto" and (layout == "csv") == is_folder:
+    if layout != "auto" and (layout == "csv" if is_folder else layout not in ("csv", *LIST_FAMILIES)):
         kind = "folder" if is_folder else "file"
-        raise UserError(f"{location} is a {kind}; layout {layout} reads {LAYOUTS[layout]}")
-    left_out: list[str] = []
-    if is_folder:
-        tree, left_out = list_tree(location)
-        name = recognise(tree) if layout == "auto" else layout
-        folder, clips = READERS[name](tree, split_list)
-        base = location / folder if folder else location
-        # The lists of hollywood2 leave out videos on purpose: scenes, and clips with noisy labels.
-        if name != "hollywood2":
-            found = {posixpath.join(folder, clip.clip_id) for clip in clips}
-            left_out += [video for video in tree.videos if video not in found]
-    else:
-        name, base, clips = "csv", parent_of(location), read_csv(location)
-    if not clips:
-        raise UserError(f"{location} has no videos for layout {name}, which reads {LAYOUTS[name]}")
-    if left_out:
+        raise UserError(f"{location} is a {kind}; layout {layout} reads {read_as(layout)}")
+    found = _find_in_folder(location, layout, split_list) if is_folder else _find_in_file(location, layout)
+    if not found.clips:
+        raise_problems(found.problems)
+        files = location.files() if is_folder else []
+        passed_over = f"; it has {kinds_of(files)}" if files else ""
+        raise UserError(
+            f"{location} has no videos for layout {found.layout}, which reads {read_as(found.layout)}{passed_over}"
+        )
+    return found
+
+
+def _find_in_folder(location: Location, layout: str, split_list: int) -> _Found:
+    tree, left_out = list_tree(location)
+    name = recognise(tree) if layout == "auto" else layout
+    listing = LAYOUTS[name].read(tree, split_list)
+    base = location / listing.folder if listing.folder else location
+    known = listing.omitted | {posixpath.join(listing.folder, clip.clip_id) for clip in listing.clips}
+    left_out += [video for video in tree.videos if video not in known]
+    if listing.clips and left_out:
         some = ", ".join(map(repr, left_out[:3])) + (", ..." if len(left_out) > 3 else "")
         log.warning(
             "%s: %s videos do not fit layout %s and are left out: %s", location, f"{len(left_out):,}", name, some
         )
-    return name, base, sorted(clips), left_out
+    without_clip = log_passed_over(tree, listing) if listing.clips else []
+    return _Found(name, base, sorted(listing.clips), left_out, [], frozenset(), tuple(without_clip))
+
+
+def _find_in_file(file: Location, layout: str) -> _Found:
+    name = _layout_of_file(file) if layout == "auto" else layout
+    if name == "csv":
+        clips, problems, doubtful = read_csv(file)
+        return _Found(name, parent_of(file), sorted(clips), [], problems, doubtful)
+    base, relative = parent_of(file), file.name
+    # Lists lie beside the videos, or in a folder of their own beside that of the videos.
+    if re.match("annotation|list|label|split", base.name.lower()):
+        base, relative = parent_of(base), f"{base.name}/{relative}"
+    tree, _ = list_tree(base)
+    listing = LIST_FAMILIES[name].read_lists(tree, [relative])
+    return _Found(name, base, sorted(listing.clips), [], [])
+
+
+def _layout_of_file(file: Location) -> str:
+    """The layout of a list, or csv."""
+    if file.name.lower().endswith(VIDEO_SUFFIXES):
+        return "csv"
+    try:
+        text = decode(file.read_bytes())
+        if is_csv_catalog(read_rows(text)):
+            return "csv"
+    except TableError:
+        return "csv"
+    return next((name for name, family in LIST_FAMILIES.items() if family.parse(file.name, text)), "csv")
 
 
 def _path(base: Location, clip_id: str) -> str:

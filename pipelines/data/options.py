@@ -21,12 +21,12 @@ class PreprocessOptions:
     """
 
     videos: str = positional(default="")
-    """folder of videos, or CSV file path,label,group,split"""
+    """folder of videos, CSV file path,label,group,split, or a list of Kinetics, Jester or mmaction2"""
     out: str = positional(default="")
     """directory of shards to make"""
     layout: str = "auto"
-    """arrangement of the folder: auto, csv, folders (CLASS/.../clip.avi), ucf11, ucf101, hollywood2,
-    youtube-celebrities"""
+    """arrangement of the folder: auto, csv, folders (CLASS/.../clip.avi), class-folders (even if named train or
+    test), ucf11, ucf101, hmdb51, kinetics, jester, something-something, mmaction2, hollywood2, youtube-celebrities"""
     width: int = 160
     """of every frame, pixels"""
     height: int = 120
@@ -45,6 +45,8 @@ class PreprocessOptions:
     """take this many frames per second, by their time stamps"""
     allow_group_leak: bool = False
     """allow a group (speaker, source video) in several splits; clips are then split one by one"""
+    allow_missing_classes: bool = False
+    """allow val and test without some classes; train always needs all"""
     folds: int | None = None
     """cross-validation: split into this many equal parts, one of which is the test split; replaces given splits"""
     fold: int = 0
@@ -52,7 +54,7 @@ class PreprocessOptions:
     leave_group_out: str | None = None
     """this group is the test split (a pattern such as *_01: several); replaces given splits"""
     split_list: int = 1
-    """which of UCF101's official lists: 1, 2 or 3"""
+    """which of the official lists of UCF101 or HMDB51: 1, 2 or 3"""
     seed: int = 0
     """of the splits made here"""
     shard_mb: float = 64

@@ -16,6 +16,7 @@ from typing import Any
 from pipelines.core.errors import UserError
 from pipelines.data.catalog import Catalog
 from pipelines.data.clip import ClipRecord
+from pipelines.data.problems import raise_problems, some
 from pipelines.data.splits import SPLITS
 from pipelines.storage.location import Location
 
@@ -28,7 +29,7 @@ MIN_SHARDS = 32
 """Shards of a data set, if it has as many clips: work for that many workers. The result must not depend on the actual
 number of workers."""
 # Options that may change when a job is resumed: where the videos are, and those without an effect on finished shards.
-_FREE_OPTIONS = ("videos", "time_limit_s", "shard_mb")
+_FREE_OPTIONS = ("videos", "time_limit_s", "shard_mb", "allow_missing_classes")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -105,12 +106,16 @@ class Plan:
 
     def check_options(self, out: Location, options: Mapping[str, Any]) -> None:
         """Refuses to mix shards of different options in one directory. Raises UserError."""
-        for name, value in options.items():
-            if name not in _FREE_OPTIONS and self.options.get(name) != value:
-                raise UserError(
-                    f"{out} was started with {name}={self.options.get(name)}, not {value}; resume it with the same "
-                    "options, or start again with --overwrite"
-                )
+        changed = [
+            f"{name}={self.options.get(name)}, not {value}"
+            for name, value in options.items()
+            if name not in _FREE_OPTIONS and self.options.get(name) != value
+        ]
+        if changed:
+            raise UserError(
+                f"{out} was started with {'; '.join(changed)}; resume it with the same options, or start again with "
+                "--overwrite"
+            )
 
     def with_paths(self, out: Location, catalog: Catalog) -> "Plan":
         """The plan with the paths of its clips, as the catalogue has them.
@@ -119,26 +124,42 @@ class Plan:
             UserError: a clip is missing from the catalogue or has other labels, or new clips change the task.
         """
         found = {clip.clip_id: clip for clip in catalog.clips}
+        raise_problems(self._lost_clips(out, found))
         shards = []
         for shard in self.shards:
-            for clip in shard.clips:
-                match = found.get(clip.clip_id)
-                if match is None or (match.labels, match.group) != (clip.labels, clip.group):
-                    difference = "is no longer among" if match is None else "has another label or group than in"
-                    raise UserError(
-                        f"{clip.clip_id} {difference} the clips from which {out} was made; a data set can only grow: "
-                        "restore the clip, or start again with --overwrite"
-                    )
             located = tuple(dataclasses.replace(clip, path=found[clip.clip_id].path) for clip in shard.clips)
             shards.append(dataclasses.replace(shard, clips=located))
         if self.shards and all(len(clip.labels) == 1 for shard in self.shards for clip in shard.clips):
-            other = next((clip.clip_id for clip in catalog.clips if len(clip.labels) != 1), None)
-            if other is not None:
+            others = [clip.clip_id for clip in catalog.clips if len(clip.labels) != 1]
+            if others:
+                subject = f"{others[0]} does" if len(others) == 1 else f"{len(others):,} clips, {some(others)}, do"
                 raise UserError(
-                    f"{other} does not have one label like all clips of {out}: the task would become {catalog.task}; "
-                    "correct its label, or start again with --overwrite"
+                    f"{subject} not have one label like all clips of {out}: the task would become {catalog.task}; "
+                    f"correct {'its label' if len(others) == 1 else 'their labels'}, or start again with --overwrite"
                 )
         return dataclasses.replace(self, shards=tuple(shards))
+
+    def _lost_clips(self, out: Location, found: Mapping[str, ClipRecord]) -> list[str]:
+        """The refusals of clips that are gone from the catalogue, or have other labels or groups."""
+        gone, changed = dict[str, None](), dict[str, None]()
+        for shard in self.shards:
+            for clip in shard.clips:
+                match = found.get(clip.clip_id)
+                if match is None:
+                    gone[clip.clip_id] = None
+                elif (match.labels, match.group) != (clip.labels, clip.group):
+                    changed[clip.clip_id] = None
+        end = f"the clips from which {out} was made; a data set can only grow: restore"
+        return [
+            f"{next(iter(names))} {one} {end} the clip, or start again with --overwrite"
+            if len(names) == 1
+            else f"{len(names):,} clips, {some(names)}, {several} {end} the clips, or start again with --overwrite"
+            for names, one, several in (
+                (gone, "is no longer among", "are no longer among"),
+                (changed, "has another label or group than in", "have other labels or groups than in"),
+            )
+            if names
+        ]
 
     def grown(self, clips: Iterable[ClipRecord], clips_per_shard: int, classes: tuple[str, ...]) -> "Plan":
         """The plan with more shards, for clips that are not in it yet or are retried."""

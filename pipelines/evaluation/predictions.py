@@ -151,7 +151,7 @@ def _clips(model_name: str, model: Classifier, place: Location, split: str) -> l
         raise UserError(str(error).replace("--allow-group-leak", "--split all")) from error
     if unknown := catalog.classes[len(model.classes) :]:
         raise UserError(
-            f"{model_name} has the classes {', '.join(model.classes)}; {place} has others: {', '.join(unknown)}"
+            f"{model_name} knows the classes {', '.join(model.classes)}; {place} has others: {', '.join(unknown)}"
         )
     if model.task == "single_label" and catalog.task != model.task:
         raise UserError(f"{model_name} predicts one label, but clips of {place} have several; give single_label data")

@@ -1,21 +1,14 @@
 """Catalogues: each layout is read as its authors meant it, local or remote, and stray files do no harm."""
 
 import logging
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pipelines.core.errors import UserError
 from pipelines.data.catalog import Catalog, read_catalog
 from pipelines.data.splits import SPLITS, SplitOptions
-from pipelines.storage.location import Location
-from tests.s3 import s3_server
-
-DATA = Path(__file__).parents[3] / "shared" / "data"
-LEAK = SplitOptions(allow_group_leak=True)
 
 
 def touch(path: Path, *files: str) -> Path:
@@ -230,58 +223,6 @@ def test_youtube_celebrities_may_be_in_folders_by_person(tmp_path: Path) -> None
     }
 
 
-def test_a_csv_is_read_with_its_labels_groups_and_splits(tmp_path: Path) -> None:
-    lines = [
-        f"sub/{split}{i}.avi,{label},g{split}{i},{split}"
-        for split in SPLITS
-        for i, label in enumerate(["run", "eat | run", "eat"])
-    ]
-    others = [f"{tmp_path}/./x.avi,eat,,train", "../y.avi,eat,,train", "s3://lab/a%20b//z.avi,eat,,train", ""]
-    catalog = read_catalog(write_csv(tmp_path, *lines, *others, header="\ufeffpath,label,group,split"))
-    assert (catalog.classes, catalog.task) == (("eat", "run"), "multi_label")
-    found = {clip.clip_id: clip for clip in catalog.clips}
-    assert len(found) == 12
-    clip = found["sub/val1.avi"]
-    assert (clip.labels, clip.group, clip.split) == ((0, 1), "gval1", "val")
-    assert clip.path == f"{tmp_path}/sub/val1.avi"
-    assert found["x.avi"].path == f"{tmp_path}/x.avi"
-    assert os.path.normpath(found["../y.avi"].path) == f"{tmp_path.parent}/y.avi"
-    assert found["s3://lab/a%20b//z.avi"].path == "s3://lab/a%20b//z.avi"
-
-
-def test_paths_in_a_csv_behind_a_symbolic_link_are_found(tmp_path: Path) -> None:
-    """`..` of a link is the parent of its target."""
-    videos = touch(tmp_path / "far/videos", *(f"{label}/{i}.avi" for label in "ab" for i in range(4)))
-    (tmp_path / "far/lists").mkdir()
-    (tmp_path / "lists").symlink_to("far/lists")
-    files = sorted(videos.glob("*/*"))
-    relative = [f"../videos/{file.relative_to(videos)},{file.parent.name},," for file in files[::2]]
-    absolute = [f"{file},{file.parent.name},," for file in files[1::2]]
-    catalog = read_catalog(write_csv(tmp_path / "lists", *relative, *absolute))
-    assert [Path(clip.path).resolve() for clip in catalog.clips] == files
-    assert {clip.clip_id for clip in catalog.clips} == {f"../videos/{file.relative_to(videos)}" for file in files}
-
-
-def test_a_file_uri_is_the_path_that_it_names(tmp_path: Path) -> None:
-    lines = [f"{name}.avi,{name[0]},," for name in ("a1", "a2", "a3", "b1", "b2", "b3")]
-    uris = [f"file://{tmp_path}/{line}" for line in lines]
-    assert read_catalog(write_csv(tmp_path, *uris)) == read_catalog(write_csv(tmp_path, *lines))
-    with pytest.raises(UserError, match=r"a1.avi is listed twice"):
-        read_catalog(write_csv(tmp_path, *lines, uris[0]))
-
-
-NAMES = [" b c .avi", "l1\nl2.avi", 'comma, "quote".avi', "кот-猫.avi", "semi;colon|bar.avi", "100%.avi", "#?&=.avi"]
-
-
-def test_names_are_kept_verbatim(tmp_path: Path) -> None:
-    files = {f"{label}/{name}" for label in "ab" for name in NAMES}
-    catalog = read_catalog(touch(tmp_path, *files))
-    assert splits_of(catalog).keys() == files
-    assert all(Path(clip.path).exists() for clip in catalog.clips)
-    quoted = ['"{}",{},,'.format(file.replace('"', '""'), file[0]) for file in files]
-    assert splits_of(read_catalog(write_csv(tmp_path, *quoted))) == splits_of(catalog)
-
-
 @pytest.mark.parametrize("above", ["", "archive/"])
 def test_folders_named_after_splits_give_the_split(tmp_path: Path, above: str) -> None:
     names = [
@@ -334,173 +275,3 @@ def test_earlier_classes_keep_their_indices_and_earlier_clips_their_splits(tmp_p
 
 def test_one_new_class_is_enough_for_a_data_set_that_has_classes(tmp_path: Path) -> None:
     assert read_catalog(class_folders(tmp_path, classes="c"), kept_classes=["a"]).classes == ("a", "c")
-
-
-@pytest.fixture(scope="module")
-def query() -> Iterator[str]:
-    with s3_server() as query:
-        yield query
-
-
-def csv_and_videos(path: Path) -> Path:
-    files = [f"sub/{name}{i} é%20.avi" for name in "ab" for i in range(4)]
-    return write_csv(touch(path, *files), *(f"{file},{file[4]},," for file in files)).parent
-
-
-@pytest.mark.parametrize(
-    ("make", "videos", "split_list"),
-    [
-        (lambda path: class_folders(path, 4), "", 1),
-        (ucf101, "UCF-101", 2),
-        (ucf101, "", 1),
-        (hollywood2, "", 1),
-        (csv_and_videos, "clips.csv", 1),
-    ],
-    ids=["folders", "ucf101 and lists beside it", "ucf101", "hollywood2", "csv"],
-)
-def test_a_bucket_is_read_like_a_folder(
-    tmp_path: Path, query: str, make: Callable[[Path], Path], videos: str, split_list: int
-) -> None:
-    make(tmp_path)
-    bucket = Location.of(f"s3://lab/{tmp_path.name}?{query}")
-    for file in tmp_path.rglob("*"):
-        if file.is_file():
-            (bucket / file.relative_to(tmp_path).as_posix()).write_text(file.read_text() or "video")
-    local = read_catalog(tmp_path / videos, split_list=split_list)
-    remote = read_catalog(str(bucket / videos), split_list=split_list)
-    assert [(clip.clip_id, clip.labels, clip.group, clip.split) for clip in remote.clips] == [
-        (clip.clip_id, clip.labels, clip.group, clip.split) for clip in local.clips
-    ]
-    assert remote.classes == local.classes
-    assert all(Location.of(clip.path).exists() for clip in remote.clips)
-
-
-FULL = [f"{label}_{split}.avi,{label},,{split}" for label in "ab" for split in SPLITS]
-
-
-@pytest.mark.parametrize(
-    ("lines", "header", "message"),
-    [
-        pytest.param([], None, "clips.csv has no videos", id="no lines"),
-        pytest.param(
-            ["a.avi,x"], "path,label", "lacks the column group, split; .* got path,label", id="missing column"
-        ),
-        pytest.param(["a.avi;x;;"], "path;label;group;split", "lacks the column path, label", id="semicolons"),
-        pytest.param([*FULL, "c.avi,,,train"], None, "line 8: the label is empty", id="empty label"),
-        pytest.param([*FULL, "c.avi,a|,,train"], None, "line 8: the label is empty", id="empty second label"),
-        pytest.param([*FULL, "c.avi"], None, "line 8: the label is empty", id="short line"),
-        pytest.param([*FULL, ",a,,train"], None, "line 8: the path is empty", id="empty path"),
-        pytest.param(
-            [*FULL, "c.avi,a,,valid"],
-            None,
-            "line 8: split 'valid' is unknown; the splits are train, val, test",
-            id="unknown split",
-        ),
-        pytest.param([*FULL, "./b_val.avi,a,,train"], None, "line 8: b_val.avi is listed twice", id="same path twice"),
-        pytest.param([*FULL, "c.avi,a,,"], None, "c.avi has no split, others have one", id="some without a split"),
-        pytest.param(
-            [*FULL, "c.avi,lonely,,train"], None, "label 'lonely' has 1 clip in 1 group, and none in val", id="one clip"
-        ),
-        pytest.param([f"{i}.avi,a,," for i in range(9)], None, r"fewer than two classes \(a\)", id="one class"),
-        pytest.param(["a.avi,a,g,val", *FULL, "c.avi,a,g,test"], None, r"several splits: g \(test, val\)", id="leak"),
-    ],
-)
-def test_an_invalid_csv_is_refused_in_one_line(
-    tmp_path: Path, lines: list[str], header: str | None, message: str
-) -> None:
-    file = write_csv(tmp_path, *lines, header=header or "path,label,group,split")
-    with pytest.raises(UserError, match=message) as error:
-        read_catalog(file)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("files", "layout", "message"),
-    [
-        pytest.param([], "auto", "has no videos for layout folders, which reads CLASS", id="empty folder"),
-        pytest.param(["a/x.txt", "b/y.jpg"], "auto", "has no videos", id="no videos"),
-        pytest.param(["1.avi", "2.avi"], "auto", "has no videos for layout folders", id="no class folders"),
-        pytest.param(
-            ["train/a/v_a_01_01.avi", "test/a/v_a_02_01.avi"],
-            "auto",
-            r"contains 2 data sets \(test/, train/\); give one of them, or a CSV",
-            id="UCF11 in splits",
-        ),
-        pytest.param(
-            ["a/1.avi"],
-            "tapes",
-            "layout 'tapes' is unknown; the layouts are auto, csv, folders, ucf11, ucf101, hollywood2, youtube",
-            id="unknown layout",
-        ),
-        pytest.param(["a/1.avi"], "csv", "is a folder; layout csv reads", id="folder as CSV"),
-        pytest.param(["a/1.avi"], "ucf11", "has no videos for layout ucf11", id="not UCF11"),
-        pytest.param(["a/1.avi"], "hollywood2", "has no videos for layout hollywood2", id="not Hollywood2"),
-        pytest.param(["a/1.avi"], "youtube-celebrities", "has no videos for layout youtube", id="not celebrities"),
-    ],
-)
-def test_an_unsuitable_folder_is_refused_in_one_line(
-    tmp_path: Path, files: list[str], layout: str, message: str
-) -> None:
-    with pytest.raises(UserError, match=message) as error:
-        read_catalog(touch(tmp_path, *files), layout)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "message"),
-    [
-        ("ClipSets/Run_train.txt", "clip 2", "Run_train.txt, line 1: 'clip 2' is not CLIP 1 or CLIP -1"),
-        ("ClipSets/Run_train.txt", "actioncliptest00001 1", "actioncliptest00001 is in the lists of train and of test"),
-        ("ClipSets/Run_train.txt", "\xff", "cannot be read .*; unpack the data set's lists again"),
-    ],
-    ids=["no sign", "in two lists", "no text"],
-)
-def test_a_damaged_list_is_refused_in_one_line(tmp_path: Path, file: str, text: str, message: str) -> None:
-    (hollywood2(tmp_path) / file).write_text(text, encoding="latin-1")
-    with pytest.raises(UserError, match=message) as error:
-        read_catalog(tmp_path)
-    assert "\n" not in str(error.value)
-
-
-def test_a_missing_list_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"there is no trainlist03.txt in .*; put it there"):
-        read_catalog(ucf101(tmp_path / "bare", lists=""), split_list=3)
-    (ucf101(tmp_path / "half") / "ucfTrainTestlist" / "testlist01.txt").unlink()
-    with pytest.raises(UserError, match=r"testlist01.txt cannot be read"):
-        read_catalog(tmp_path / "half")
-    with pytest.raises(UserError, match=r"split_list must be 1, 2 or 3, .* got 4"):
-        read_catalog(tmp_path / "half", split_list=4)
-
-
-def test_a_missing_path_and_a_file_that_is_not_csv_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere does not exist; give a folder"):
-        read_catalog(tmp_path / "nowhere")
-    (tmp_path / "clip").write_bytes(bytes(range(256)))
-    with pytest.raises(UserError, match=r"clip is not a CSV file"):
-        read_catalog(tmp_path / "clip")
-    with pytest.raises(UserError, match=r"clip.avi is a video; give the folder"):
-        read_catalog(touch(tmp_path, "clip.avi") / "clip.avi")
-    with pytest.raises(UserError, match=r"clip is a file; layout folders reads"):
-        read_catalog(tmp_path / "clip", "folders")
-
-
-@pytest.mark.skipif(not DATA.exists(), reason=f"no real videos in {DATA}")
-@pytest.mark.parametrize(
-    ("file", "splits", "sizes"),
-    [
-        ("avletters.csv", LEAK, {"train": 442, "val": 78, "test": 260}),
-        ("miracl_words_speaker.csv", SplitOptions(), {"train": 800, "val": 200, "test": 200}),
-        ("ucf101_10.csv", SplitOptions(), {"train": 160, "val": 66, "test": 66}),
-    ],
-)
-def test_real_catalogues_keep_their_splits(file: str, splits: SplitOptions, sizes: dict[str, int]) -> None:
-    catalog = read_catalog(DATA / file, splits=splits)
-    assert Counter(clip.split for clip in catalog.clips) == sizes
-    assert all(Path(clip.path).exists() for clip in catalog.clips)
-
-
-@pytest.mark.skipif(not DATA.exists(), reason=f"no real videos in {DATA}")
-def test_real_folders_are_recognised() -> None:
-    with pytest.raises(UserError, match=r"fewer than two classes \(basketball\).*layout ucf11"):
-        read_catalog(DATA / "ucf11")
-    assert {clip.group[:2] for clip in read_catalog(DATA / "ucf101_10").clips} == {"v_"}

@@ -1,0 +1,56 @@
+"""Report the files of a folder that are no clips, and the class folders without a clip."""
+
+import contextlib
+import logging
+import os
+import posixpath
+from collections import Counter, defaultdict
+
+from pipelines.data.listing import Listing
+from pipelines.data.tree import Tree
+
+__all__ = ["kinds_of", "log_passed_over"]
+
+log = logging.getLogger(__name__)
+
+
+def log_passed_over(tree: Tree, listing: Listing) -> list[str]:
+    """Logs the kinds of files that are passed over, and the class folders that give no clip; returns the latter."""
+    clips = {posixpath.join(listing.folder, clip.clip_id) for clip in listing.clips}
+    videos = set(tree.videos)
+    others = [file for file in tree.files if file not in videos and posixpath.dirname(file) not in clips]
+    if others:
+        log.info("%s: %s files are no videos and are passed over: %s", tree.root, f"{len(others):,}", kinds_of(others))
+    empty = _folders_without_clip(tree, listing)
+    if empty:
+        log.warning("%s: folders beside the classes without a clip: %s", tree.root, "; ".join(empty))
+    return empty
+
+
+def kinds_of(files: list[str]) -> str:
+    """The number of files of each kind, most frequent first: 12 .mts, 3 .txt."""
+    kinds = Counter(posixpath.splitext(file)[1].lower() or "without extension" for file in files)
+    return ", ".join(f"{number:,} {kind}" for kind, number in sorted(kinds.items(), key=lambda pair: (-pair[1], pair)))
+
+
+def _folders_without_clip(tree: Tree, listing: Listing) -> list[str]:
+    """The folders beside class folders, or beside folders of splits, that give no clip, each with its files."""
+    known, parents = set(listing.class_folders), set()
+    for folder in listing.class_folders:
+        while folder != listing.folder and folder:
+            folder = posixpath.dirname(folder)
+            parents.add(folder)
+    found: dict[str, list[str]] = defaultdict(list)
+    for file in tree.files:
+        parts = file.split("/")
+        folder = next((name for end in range(1, len(parts)) if (name := "/".join(parts[:end])) not in parents), file)
+        if folder != file and folder not in known and posixpath.dirname(folder) in parents:
+            found[folder].append(file)
+    if tree.root.is_local:
+        for parent in parents:
+            with contextlib.suppress(OSError), os.scandir(os.path.join(tree.root.text, parent)) as entries:
+                for entry in entries:
+                    name = posixpath.join(parent, entry.name)
+                    if entry.is_dir() and not entry.name.startswith(".") and name not in known | parents:
+                        found.setdefault(name, [])
+    return [f"{folder}/ ({kinds_of(files) or 'empty'})" for folder, files in sorted(found.items())]
