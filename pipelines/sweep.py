@@ -124,10 +124,17 @@ def _points(sweep: SweepDirectory, options: SweepOptions, slots: Slots, time_s: 
     points = points_to_replicate(trials)
     if options.time_budget is None:
         return points, []
-    kept = within_time(points, trials, num_seeds=options.confirm, num_slots=slots.num_slots, time_s=time_s)
+    kept = within_time(
+        points,
+        trials,
+        chance=sweep.read()["chance"],
+        num_runs=lambda trial: options.confirm - len(sweep.replication_results(trial)),
+        num_slots=slots.num_slots,
+        time_s=time_s,
+    )
     left_out = [point.trial for point in points if point not in kept]
     if left_out:
-        log.info("there is no time to replicate %s: they are not on the frontier", ", ".join(left_out))
+        log.info("there is no time to replicate %s; left off the frontier", ", ".join(left_out))
     return kept, left_out
 
 

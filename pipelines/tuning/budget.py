@@ -5,7 +5,7 @@ The time of trainings to come is that of the forecast (time_left.py).
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from pipelines.training.queue import Training
 from pipelines.tuning.baselines import baseline_trainings
 from pipelines.tuning.build import Builder, training
 from pipelines.tuning.data_check import measured_epoch
-from pipelines.tuning.frontier import hypervolume
+from pipelines.tuning.frontier import hypervolume, knee
 from pipelines.tuning.options import SweepOptions
 from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.time_left import Forecast, Key
@@ -175,35 +175,55 @@ def _sampled(options: SweepOptions, data: ShardDataset) -> list[dict[str, Any]]:
 
 
 def within_time(
-    points: Sequence[Trial], trials: Sequence[Trial], *, num_seeds: int, num_slots: int, time_s: float
+    points: Sequence[Trial],
+    trials: Sequence[Trial],
+    *,
+    chance: float,
+    num_runs: Callable[[str], int],
+    num_slots: int,
+    time_s: float,
 ) -> list[Trial]:
     """The points of a frontier, and of that of the baselines, for whose replication there is time; at least one.
 
-    Those are left out first that add least to the area that their frontier dominates.
+    The knee and the highest point come first, then those that add most to the area that the frontier dominates. Every
+    third one is a baseline.
 
     Args:
         points: What would be replicated with time enough.
         trials: All trials, also the ancestors of refined points, which are trained again with them.
-        num_seeds: Replications of each point.
+        chance: The metric of guessing, 0 to 1.
+        num_runs: Name of a trial -> how many replications are still to be trained.
         num_slots: Trainings at a time.
         time_s: The time that is left.
     """
-    kept, by_name = list(points), {trial.trial: trial for trial in trials}
-
-    def seconds() -> float:
-        names, parents = set[str](), {point.trial for point in kept}
-        while parents:
-            names |= parents
-            parents = {parent for name in parents if (parent := by_name[name].parent) is not None} - names
-        return num_seeds * sum(by_name[name].train_s or 0.0 for name in names) / num_slots
-
-    while len(kept) > 1 and seconds() > time_s:
-        kept.remove(min(kept, key=lambda point: _added(point, kept)))
-    return kept
+    by_name, kept, names = {trial.trial: trial for trial in trials}, list[Trial](), set[str]()
+    for point in _by_importance(points, chance):
+        wanted, name = set(names), point.trial if point.trial not in names else None
+        while name is not None:
+            wanted.add(name)
+            name = by_name[name].parent
+        if not kept or sum(num_runs(name) * (by_name[name].train_s or 0.0) for name in wanted) <= time_s * num_slots:
+            kept, names = [*kept, point], wanted
+    return [point for point in points if point in kept]
 
 
-def _added(point: Trial, points: Sequence[Trial]) -> float:
-    """The area that only this point dominates, among the trials or among the baselines."""
-    same = [other.coordinates for other in points if other.is_baseline == point.is_baseline]
-    others = [coordinates for coordinates in same if coordinates != point.coordinates]
-    return hypervolume(same) - hypervolume(others)
+def _by_importance(points: Sequence[Trial], chance: float) -> list[Trial]:
+    models, baselines = ([point for point in points if point.is_baseline == kind] for kind in (False, True))
+    first = [knee(models, chance), models[-1]] if models else []
+    ordered, others = _by_area(models, list(dict.fromkeys(point.trial for point in first))), _by_area(baselines, [])
+    found = []
+    while ordered or others:
+        found += [*ordered[:2], *others[:1]]
+        ordered, others = ordered[2:], others[1:]
+    return found
+
+
+def _by_area(points: Sequence[Trial], first: Sequence[str]) -> list[Trial]:
+    """Those named first, and then each time the point that adds most to the area that those before it dominate."""
+    by_name = {point.trial: point for point in points}
+    found = [by_name.pop(name) for name in first]
+    while by_name:
+        before = [point.coordinates for point in found]
+        best = max(by_name.values(), key=lambda point: hypervolume([*before, point.coordinates]))
+        found.append(by_name.pop(best.trial))
+    return found

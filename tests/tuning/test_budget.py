@@ -66,15 +66,24 @@ TRIALS = [*POINTS, trial("wide", 5_000, 0.7, 7.0)]
 @pytest.mark.parametrize(
     ("time_s", "kept"),
     [
-        (500.0, ["tiny", "small", "hardly", "large", "cnn"]),
-        (209.0, ["tiny", "small", "large", "cnn"]),
-        (190.0, ["tiny", "small", "cnn"]),
+        # 3 seeds: small 30, large 300, cnn 30, tiny 30 with its parent, hardly 30; two at a time.
+        (210.0, ["tiny", "small", "hardly", "large", "cnn"]),
+        (195.0, ["tiny", "small", "large", "cnn"]),
+        (180.0, ["small", "large", "cnn"]),
+        (60.0, ["tiny", "small", "hardly", "cnn"]),
+        (30.0, ["small", "cnn"]),
         (0.0, ["small"]),
     ],
 )
-def test_points_that_add_little_are_not_replicated_without_time(time_s, kept):
-    found = within_time(POINTS, TRIALS, num_seeds=3, num_slots=2, time_s=time_s)
+def test_the_knee_the_highest_point_and_a_baseline_are_replicated_first(time_s, kept):
+    found = within_time(POINTS, TRIALS, chance=0.1, num_runs=lambda trial: 3, num_slots=2, time_s=time_s)
     assert [point.trial for point in found] == kept
+
+
+def test_replications_that_are_done_take_no_time():
+    runs = {"large": 0, "wide": 1, "tiny": 2, "small": 3, "hardly": 3, "cnn": 0}
+    found = within_time(POINTS, TRIALS, chance=0.1, num_runs=runs.__getitem__, num_slots=1, time_s=43.0)
+    assert [point.trial for point in found] == ["tiny", "small", "large", "cnn"]
 
 
 @pytest.mark.parametrize("space", ["small", "ranks"])
