@@ -34,12 +34,11 @@ from pipelines.storage.bucket import working_copy
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
 from pipelines.storage.output import prepare_out, undone_if_refused
-from pipelines.tuning.budget import within_time
 from pipelines.tuning.data_check import forecast_of
 from pipelines.tuning.display import Screen, tune_callback
 from pipelines.tuning.options import SweepOptions
 from pipelines.tuning.preparation import claim_sweep, describe_data, prepare_shards
-from pipelines.tuning.replicate import points_to_replicate, replicate
+from pipelines.tuning.replicate import points_to_replicate, replicate, within_time
 from pipelines.tuning.search_job import run_search
 from pipelines.tuning.sweep_directory import SWEEP_LAYOUT, SweepDirectory
 from pipelines.tuning.trial import Trial

@@ -33,7 +33,7 @@ from pipelines.training.head_node import serve_files
 from pipelines.training.options import TrainOptions, flat_config
 from pipelines.training.run_directory import RUN_LAYOUT, RunDirectory
 from pipelines.training.setup import model_config, resolve_precision, starting_model, training_splits
-from pipelines.training.teacher import make_teacher
+from pipelines.training.teacher import check_teachers
 from pipelines.training.tracking import Tracking, check_tracker
 from pipelines.training.trainer import DivergedError, fit
 from ttrnn.files import atomic_directory
@@ -67,7 +67,7 @@ def _train(options: TrainOptions) -> dict[str, Any]:
     config = model_config(options, data)
     if options.init is not None and not options.resume:
         starting_model(options.init, config)
-    make_teacher(options, config)
+    check_teachers(options.teacher_paths, data)
     run = RunDirectory(Location.of(options.out).local)
     if run.config_path.exists():
         # Raises UserError for the config.json of another program, whose directory --overwrite must not delete.

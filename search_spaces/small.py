@@ -66,9 +66,12 @@ def space(trial: optuna.Trial) -> dict[str, Any]:
     frame, kind = attrs["frame"], _kind(attrs.get("answers"))
     has_stem, is_mirrored = (_STEM in kind, _MIRRORED in kind) if kind is not None else (None, None)
     # Optuna requires the same choices for a name at all times: what cannot have a stem gets none.
-    choices = {None: ["none", *_CHANNELS], True: list(_CHANNELS), False: ["none"]}[has_stem]
+    if has_stem is None:
+        stem = trial.suggest_categorical("any_stem", ["none", *_CHANNELS])
+    else:
+        stem = trial.suggest_categorical("stem_channels", list(_CHANNELS)) if has_stem else "none"
     params = {
-        "stem": trial.suggest_categorical("stem", choices),
+        "stem": stem,
         "log2_hidden_size": trial.suggest_int("log2_hidden_size", *_LOG2_HIDDEN_SIZE),
         "rank": trial.suggest_int("rank", *_RANKS, log=True),
         "recurrent_rank": trial.suggest_int("recurrent_rank", *_RECURRENT_RANKS, log=True),
@@ -135,7 +138,12 @@ def first(frame: Sequence[int], answers: Answers) -> First:
         models = {_NO: model, _YES: model}
         text = "does it help small models to learn from the scores of large ones, in the same time?"
         return Question(name="teaching", text=text, models=models, taught=_YES, taught_epochs=_TAUGHT_EPOCHS)
-    return [Sampled(_good(stem, flip, *sizes)) for sizes in _GOOD for stem in stems for flip in flips]
+    return [Sampled(_sampled(_good(stem, flip, *sizes))) for sizes in _GOOD for stem in stems for flip in flips]
+
+
+def _sampled(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters by the names under which `space` samples them."""
+    return {"any_stem": params["stem"], "stem_channels": params["stem"], **params}
 
 
 def _suits(frame: Sequence[int]) -> Question:

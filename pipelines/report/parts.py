@@ -93,9 +93,12 @@ def _value(mark: Mark | None) -> str:
 def notes(data: Mapping[str, Any]) -> str:
     """A warning if the best point is hardly better than chance; a note for each point that was not replicated."""
     found = [f"<b>Warning:</b> {html.escape(data['warning'])}."] if data.get("warning") else []
+    left_out = (data.get("replications") or {}).get("left_out", [])
     for point in data.get("not_replicated") or []:
         replication = point["replication"]
         outcome = "Training it again with new seeds failed for some of them."
+        if point["trial"] in left_out:
+            outcome = "There was no time to train it again with new seeds; resume with --confirm, or a --time-budget."
         if replication:
             outcome = (
                 f"Trained again with {len(replication['seeds'])} new seeds it reached "

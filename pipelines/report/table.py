@@ -100,6 +100,8 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         for point in result["not_replicated"]
         if point["replication"]
     ]
+    if left_out := (replications or {}).get("left_out"):
+        lines.append(f"no time to replicate {', '.join(left_out)}: resume with --confirm, or a --time-budget")
     lines += [
         f"replication failed: trial {run['trial']} with seed {run['seed']}: {run['error']}"
         for run in (replications or {}).get("failed", [])

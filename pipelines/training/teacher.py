@@ -4,7 +4,8 @@ Legend: B clips, C classes.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +14,14 @@ from torch.nn import functional
 import ttrnn
 from pipelines.baselines.config import AnyConfig
 from pipelines.core.errors import UserError, user_errors
+from pipelines.data.dataset import ShardDataset
 from pipelines.training.options import TrainOptions
+from ttrnn.model import VideoClassifier
 
-__all__ = ["Teacher", "make_teacher", "teacher_macs"]
+__all__ = ["Teacher", "check_teachers", "make_teacher", "teacher_macs"]
+
+# What a teacher must have in common with the data.
+_OF_DATA = ("width", "height", "channels", "classes", "task")
 
 
 class Teacher:
@@ -34,16 +40,7 @@ class Teacher:
 
     def __init__(self, paths: Sequence[str], config: AnyConfig, weight: float, temperature: float) -> None:
         self._weight, self._temperature, self._task = weight, temperature, config.task
-        with user_errors("teacher"):
-            self._models = [ttrnn.load(path) for path in paths]
-        for path, model in zip(paths, self._models, strict=True):
-            for name in ("width", "height", "channels", "classes", "task"):
-                theirs, own = getattr(model.config, name), getattr(config, name)
-                if theirs != own:
-                    raise UserError(
-                        f"--teacher {path} has {name} {theirs}, the data {own}; give a model that was trained on this "
-                        "data"
-                    )
+        self._models = _load(paths, {name: getattr(config, name) for name in _OF_DATA})
 
     def to(self, device: torch.device) -> "Teacher":
         """Moves the models to a device."""
@@ -72,6 +69,25 @@ class Teacher:
             distance = (cross - entropy).mean(dim=1)
         # The gradient of the distance shrinks with the square of the temperature.
         return (1 - self._weight) * losses + self._weight * self._temperature**2 * distance
+
+
+def check_teachers(paths: Sequence[str], data: ShardDataset) -> None:
+    """Raises UserError if a path is not a model directory, or its model sees other frames or classes than the data."""
+    frame = data.frame
+    values = {"width": frame.width, "height": frame.height, "channels": frame.channels}
+    _load(paths, {**values, "classes": data.classes, "task": data.task})
+
+
+def _load(paths: Sequence[str], wanted: Mapping[str, Any]) -> list[VideoClassifier]:
+    with user_errors("teacher"):
+        models = [ttrnn.load(path) for path in paths]
+    for path, model in zip(paths, models, strict=True):
+        for name, own in wanted.items():
+            if (theirs := getattr(model.config, name)) != own:
+                raise UserError(
+                    f"--teacher {path} has {name} {theirs}, the data {own}; give a model that was trained on this data"
+                )
+    return models
 
 
 def make_teacher(options: TrainOptions, config: AnyConfig) -> Teacher | None:

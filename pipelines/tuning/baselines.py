@@ -18,7 +18,7 @@ from pipelines.training.teacher import teacher_macs
 from pipelines.tuning.options import SweepOptions
 from pipelines.tuning.sweep_directory import SweepDirectory
 
-__all__ = ["baseline_trainings", "settle", "targets"]
+__all__ = ["announce", "baseline_trainings", "settle", "targets"]
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +62,6 @@ def baseline_trainings(
     dense = None
     if options.baselines == "dense":
         dense = _training("dense", {**_DENSE, **common}, sweep, data, slots)
-        if dense is not None:
-            _announce(dense, data)
     return small, [] if dense is None else [dense]
 
 
@@ -96,7 +94,7 @@ def _training(
     )
 
 
-def _announce(training: Training, data: ShardDataset) -> None:
+def announce(training: Training, data: ShardDataset) -> None:
     """Logs the costs of the dense baseline."""
     options, model = resolve_precision(training.options), model_config(training.options, data)
     step, train, val = measure_step(options, model), data.split("train"), data.split("val")

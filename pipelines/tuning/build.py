@@ -32,8 +32,9 @@ class Builder:
     """
 
     def __init__(self, sweep: SweepDirectory, data: ShardDataset, common: Mapping[str, Any], space_name: str) -> None:
-        self._sweep, self._data, self._common = sweep, data, common
-        self.space_name = space_name
+        self._sweep, self._data, self._common = sweep, data, dict(common)
+        self._space_name, self.epochs = space_name, int(common["epochs"])
+        """Epochs of a model whose values have none of their own."""
 
     def check(self, values: Mapping[str, Any], what: str) -> None:
         """Raises UserError if a space returned options that do not exist or that the sweep sets."""
@@ -43,13 +44,13 @@ class Builder:
 
     def build(self, name: str, values: Mapping[str, Any]) -> tuple[TrainOptions, ModelConfig]:
         """Options and configuration of the trial `name`. Raises UserError if they do not fit each other or the data."""
-        with user_errors(f"the space {self.space_name}"):
+        with user_errors(f"the space {self._space_name}"):
             options = self._options(name, values)
         return options, model_config(options, self._data)
 
     def _options(self, name: str, values: Mapping[str, Any]) -> TrainOptions:
         paths = {"shards": str(self._data.place), "out": str(self._sweep.run(name))}
-        return TrainOptions(**{**self._common, **self.located(values), **paths})
+        return TrainOptions(**{**self._common, "epochs": self.epochs, **self.located(values), **paths})
 
     def located(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The values with paths of model directories in place of names of trials."""

@@ -146,17 +146,17 @@ def measured_epoch(training: Training, forecast: Forecast, slots: Slots) -> floa
     return step.training_s(num_steps(forecast.num_clips, training.options.batch_size), forecast.num_frames)
 
 
-def cost_text(options: SweepOptions, data: ShardDataset, first: Training, forecast: Forecast) -> str:
-    """The expected time and disk space of a sweep, if all models cost as much as the first one."""
+def cost_text(options: SweepOptions, data: ShardDataset, usual: Training, forecast: Forecast) -> str:
+    """The expected time and disk space of a sweep, if all models whose sizes are not known cost as much as one."""
     total_s = forecast.seconds(0.0, [], 60 * options.time_budget if options.time_budget else float("inf"))
     shards = sum(shard["num_bytes"] for split in data.splits.values() for shard in split["shards"])
-    models = options.most_trials * (_RUN_BYTES + _PARAMETER_BYTES * first.model.num_params)
+    models = options.most_trials * (_RUN_BYTES + _PARAMETER_BYTES * usual.model.num_params)
     what = f"{options.most_trials} trials of {options.epochs_per_trial} epochs"
     what += ", refinements" if options.refine else ""
     what += f", {options.confirm} replications of each point" if options.confirm else ""
     what += f", {forecast.num_slots} at a time"
     return (
         f"{what}: about {duration(total_s or 0.0)} of training and {models / 1e6:,.0f} MB, "
-        f"beside {shards / 1e6:,.0f} MB of shards, if all models cost as much as the first one, of "
-        f"{first.model.num_params:,} parameters, of which a few steps were measured"
+        f"beside {shards / 1e6:,.0f} MB of shards, if most models cost as much as one of "
+        f"{usual.model.num_params:,} parameters, of which a few steps were measured"
     )

@@ -16,7 +16,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
@@ -225,12 +225,15 @@ class Screen:
         log.info("%s: %s", self.state.stage, "; ".join(filter(None, totals(self.state, self._logged_at))))
 
 
-def tune_callback(screen: Screen, *, joins: bool = True) -> "tune.Callback":
+def tune_callback(
+    screen: Screen, *, joins: bool = True, within: Callable[[Trial], Trial] = lambda trial: trial
+) -> "tune.Callback":
     """A callback for Tune that updates `screen` with the trainings of `run_trainings`.
 
     Args:
         screen: The display.
         joins: See `Screen.ended`.
+        within: Gives a trial that exceeds the limits of the sweep another state.
     """
     from ray import tune
 
@@ -255,7 +258,7 @@ def tune_callback(screen: Screen, *, joins: bool = True) -> "tune.Callback":
             if trial.last_result.get("unfit_node"):
                 # It continues on another node.
                 return
-            ended = _read(trial)
+            ended = within(_read(trial))
             # A trial that is paused at the end of the time budget continues with --resume.
             ended = dataclasses.replace(ended, state="paused") if ended.state == "running" else ended
             if trial.last_result.get("failed"):

@@ -1,8 +1,9 @@
 """Open the Optuna study of a sweep, and make its samplers."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -10,11 +11,11 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from pipelines.data.dataset import ShardDataset
 
-__all__ = ["SAMPLERS", "make_sampler", "open_study", "why_exhausted"]
+__all__ = ["SAMPLERS", "make_sampler", "open_study", "tell_rejected", "why_exhausted"]
 
 _NAME = "sweep"
 _OBJECTIVES = ("val_metric", "num_params")
@@ -72,4 +73,19 @@ def why_exhausted(trials: Sequence[FrozenTrial], space_name: str, num_rejected: 
             f" and within the limits ({len(too_large)} are too large, the smallest with {smallest:,} parameters); "
             "give larger limits"
         )
+    if both := sum(trial.user_attrs["rejected"] == "not_streamable" for trial in rejected):
+        why += f" ({both} run in both directions, which --streamable excludes)"
     return f"{why}; give another --space or fewer --num-trials"
+
+
+def tell_rejected(study: optuna.Study, number: int, attrs: Mapping[str, Any]) -> None:
+    """Records a duplicate with the result of the first trial of its model, and another rejected one as pruned."""
+    if attrs["rejected"] != "duplicate":
+        study.tell(number, state=TrialState.PRUNED)
+        return
+    # Journals of earlier versions call it twin.
+    original = study.get_trials(deepcopy=False)[int(attrs.get("duplicate_of") or attrs["twin"])]
+    if original.state in (TrialState.COMPLETE, TrialState.PRUNED):
+        study.tell(number, original.values, state=original.state)
+    else:
+        study.tell(number, state=TrialState.FAIL)

@@ -48,11 +48,15 @@ def claim_sweep(sweep: SweepDirectory, options: SweepOptions) -> SweepOptions:
         raise UserError(f"{sweep} is from an earlier version and cannot be resumed; give another --out")
     if options.epochs is None:
         options = dataclasses.replace(options, epochs=earlier["epochs"])
+    if earlier["epochs"] is None:
+        # It was killed before its epochs were planned.
+        earlier["epochs"] = options.settings()["epochs"]
     settings = {name: value for name, value in options.settings().items() if name not in ("out", *MAY_GROW)}
     refuse_other_options(sweep.path, earlier, settings, name_of_out="--out")
     # A time budget alone asks for as many trials as fit.
     is_planned = options.time_budget is not None and options.num_trials is None
-    num_trials = None if is_planned else max(earlier["num_trials"] or 0, options.most_trials)
+    least = options.num_trials or earlier["num_trials"] or options.most_trials
+    num_trials = None if is_planned else max(earlier["num_trials"] or 0, least)
     grown = {name: max(earlier[name], getattr(options, name)) for name in ("refine", "confirm")}
     return dataclasses.replace(options, num_trials=num_trials, **grown)
 

@@ -16,12 +16,21 @@ from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import trial_name
 from search_spaces import Question, Sampled
 
-__all__ = ["Questions", "finding_text"]
+__all__ = ["Questions", "finding_text", "may_ask"]
 
 log = logging.getLogger(__name__)
 
+# More teachers take longer than they teach.
+_MOST_TEACHERS = 2
+# With fewer trials, too few would be left for the search.
+_LEAST_TRIALS = 12
 # Options that do not depend on the kind of model.
 _RECIPE = ("flip", "shift", "speed", "brightness", "temporal_crop", "label_smoothing", "weight_averaging")
+
+
+def may_ask(num_trials: int) -> bool:
+    """Whether a sweep of so many trials asks questions about the data."""
+    return num_trials >= _LEAST_TRIALS
 
 
 class Questions:
@@ -71,8 +80,9 @@ class Questions:
         """The answers so far, by the names of the questions."""
         return self._answers or {}
 
-    def advance(self) -> None:
-        """Takes the answers of the questions whose trials have ended."""
+    def advance(self) -> bool:
+        """Takes the answers of the questions whose trials have ended; returns whether there were any."""
+        before = dict(self.answers)
         while True:
             what = "the models that the space wants trained first"
             with user_errors(what):
@@ -84,11 +94,18 @@ class Questions:
                 self.question, self.first = None, list(found)
                 break
             self.question = found
+            if found.taught is not None and (self._teacher != "auto" or not self._teachers):
+                # Nothing to find out: there is no teacher, or it was chosen.
+                taught = [answer for answer in found.models if (answer == found.taught) == (self.teacher is not None)]
+                self._answers = {**self.answers, found.name: taught[0]}
+                continue
             trials = self._trials_of(found)
-            if self.unasked() or not all(trial.state.is_finished() for trial in trials.values()):
+            if trials.keys() < found.models.keys() or not all(each.state.is_finished() for each in trials.values()):
                 break
             self._take_answer(found, trials)
-        self._study.set_user_attr("answers", self._answers)
+        if "answers" not in self._study.user_attrs or self._study.user_attrs["answers"] != self._answers:
+            self._study.set_user_attr("answers", self._answers)
+        return before != self.answers
 
     def options(self, answer: str, epochs: int) -> dict[str, Any]:
         """The options of the model that stands for an answer to the present question.
@@ -110,9 +127,9 @@ class Questions:
         return [values for values in self.first if not isinstance(values, Sampled)]
 
     @property
-    def is_teaching(self) -> bool:
-        """Whether all questions are answered and later models are taught."""
-        return self.question is None and self.teacher is not None
+    def num_teachers(self) -> int:
+        """The number of models that teach the trials after the questions; 0 as long as these are not answered."""
+        return 0 if self.teacher is None or self.question is not None else len(self.teacher.split(","))
 
     @property
     def teacher(self) -> str | None:
@@ -133,13 +150,18 @@ class Questions:
         """The answers to the present question whose models have not been proposed."""
         if self.question is None:
             return []
-        return [answer for answer in self.question.models if answer not in self._trials_of(self.question)]
+        asked = self._trials_of(self.question)
+        return [answer for answer in self.question.models if answer not in asked]
 
     def _trials_of(self, question: Question) -> dict[str, FrozenTrial]:
         """The trial of each answer, if it was proposed."""
         trials = self._study.get_trials(deepcopy=False)
+        # A trial without values was killed before it was proposed.
+        asked = [trial.user_attrs for trial in trials]
         return {
-            trial.user_attrs["answer"]: trial for trial in trials if trial.user_attrs.get("question") == question.name
+            attrs["answer"]: trial
+            for trial, attrs in zip(trials, asked, strict=True)
+            if attrs.get("question") == question.name and "values" in attrs
         }
 
     def _take_answer(self, question: Question, trials: Mapping[str, FrozenTrial]) -> None:
@@ -154,11 +176,13 @@ class Questions:
         self._answers[question.name], self._chosen = answer, question.models[answer]
         if question.teaches:
             least = highest - standard_error(highest, self._num_val_clips)
-            self._teachers = [trial_name(trials[each].number) for each in values if values[each] >= least]
+            good = sorted((each for each in values if values[each] >= least), key=lambda each: -values[each])
+            self._teachers = sorted(trial_name(trials[each].number) for each in good[:_MOST_TEACHERS])
         if question.taught not in (None, answer):
             self._teachers = []
-        finding = {"question": question.text, "answer": answer, "values": values, "teaches": question.teaches}
+        finding = {"question": question.text, "answer": answer, "values": values}
         finding["trials"] = {each: trial_name(trial.number) for each, trial in trials.items()}
+        finding["teachers"] = self._teachers if answer == question.taught else []
         document = self._sweep.read()
         findings = [*document.get("findings", []), finding]
         if finding not in document.get("findings", []):
@@ -171,4 +195,5 @@ def finding_text(finding: Mapping[str, Any]) -> str:
     values = finding["values"]
     said = ", ".join(f"{answer} {percent(value)}" for answer, value in values.items())
     text = f"{finding['question']} {finding['answer']} ({f'on validation: {said}' if said else 'nothing trained'})"
-    return text + ("; the later models learn from the scores of these" if finding["teaches"] and values else "")
+    teachers = " and ".join(finding["teachers"])
+    return text + (f"; the later models learn from the scores of {teachers}" if teachers else "")

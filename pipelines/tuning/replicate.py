@@ -24,11 +24,12 @@ from pipelines.training.queue import Queue, Training
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.setup import any_model_config
 from pipelines.training.single_run import earlier_result
-from pipelines.tuning.frontier import baseline_frontier, dense_baseline, frontier
+from pipelines.training.teacher import teacher_macs
+from pipelines.tuning.frontier import baseline_frontier, dense_baseline, frontier, hypervolume, knee
 from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import Trial
 
-__all__ = ["points_to_replicate", "replicate"]
+__all__ = ["points_to_replicate", "replicate", "within_time"]
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,61 @@ def points_to_replicate(trials: Iterable[Trial]) -> list[Trial]:
     points = [*frontier(trials), *baseline_frontier(trials)]
     dense = dense_baseline(trials)
     return points if dense is None or dense in points else [*points, dense]
+
+
+def within_time(
+    points: Sequence[Trial],
+    trials: Sequence[Trial],
+    *,
+    chance: float,
+    num_runs: Callable[[str], int],
+    num_slots: int,
+    time_s: float,
+) -> list[Trial]:
+    """The points of a frontier, and of that of the baselines, for whose replication there is time; at least one.
+
+    The knee and the highest point come first, then those that add most to the area that the frontier dominates. Every
+    third one is a baseline.
+
+    Args:
+        points: What would be replicated with time enough.
+        trials: All trials, also the ancestors of refined points, which are trained again with them.
+        chance: The metric of guessing, 0 to 1.
+        num_runs: Name of a trial -> how many replications are still to be trained.
+        num_slots: Trainings at a time.
+        time_s: The time that is left.
+    """
+    by_name, kept, names = {trial.trial: trial for trial in trials}, list[Trial](), set[str]()
+    for point in _by_importance(points, chance):
+        wanted, name = set(names), point.trial if point.trial not in names else None
+        while name is not None:
+            wanted.add(name)
+            name = by_name[name].parent
+        if not kept or sum(num_runs(name) * (by_name[name].train_s or 0.0) for name in wanted) <= time_s * num_slots:
+            kept, names = [*kept, point], wanted
+    return [point for point in points if point in kept]
+
+
+def _by_importance(points: Sequence[Trial], chance: float) -> list[Trial]:
+    models, baselines = ([point for point in points if point.is_baseline == kind] for kind in (False, True))
+    first = [knee(models, chance), models[-1]] if models else []
+    ordered, others = _by_area(models, list(dict.fromkeys(point.trial for point in first))), _by_area(baselines, [])
+    found = []
+    while ordered or others:
+        found += [*ordered[:2], *others[:1]]
+        ordered, others = ordered[2:], others[1:]
+    return found
+
+
+def _by_area(points: Sequence[Trial], first: Sequence[str]) -> list[Trial]:
+    """Those named first, and then each time the point that adds most to the area that those before it dominate."""
+    by_name = {point.trial: point for point in points}
+    found = [by_name.pop(name) for name in first]
+    while by_name:
+        before = [point.coordinates for point in found]
+        best = max(by_name.values(), key=lambda point: hypervolume([*before, point.coordinates]))
+        found.append(by_name.pop(best.trial))
+    return found
 
 
 def replicate(
@@ -157,6 +213,7 @@ class _Planner:
             options=options,
             model=model,
             memory_bytes=step_bytes(model, options.batch_size, self._longest, self._device),
+            teacher_macs=teacher_macs(options.teacher),
             has_result=True,
             has_test_split=is_tested,
         )

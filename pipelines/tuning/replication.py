@@ -98,7 +98,7 @@ def draw_frontier(sweep: SweepDirectory, trials: Sequence[Trial]) -> DrawnFronti
         points=redrawn,
         not_replicated=[trial for trial in by_name.values() if trial.not_replicated],
         trials=list(by_name.values()),
-        replications={"seeds": plan["seeds"], "method": METHOD, "failed": plan["failed"]},
+        replications={"method": METHOD, **plan},
     )
 
 

@@ -57,7 +57,9 @@ class _Frontier(_WithDeadline, FIFOScheduler):
         reason = None
         if self.stopping is not None and is_compared and result["epoch"] < training.options.epochs:
             values = [record["val_metric"] for record in RunDirectory(training.options.out).metrics()]
-            reason = self.stopping.reason_to_stop(Curve.of(training.name, training.model.num_params, values))
+            reason = self.stopping.reason_to_stop(
+                Curve.of(training.name, training.model.num_params, values), max(1, training.options.epochs // 4)
+            )
         return self.decision(reason, trial)
 
 
@@ -65,8 +67,10 @@ class _Asha(_WithDeadline, ASHAScheduler):
     """Stops trials by asynchronous successive halving (ASHA), by the validation metric alone."""
 
     def __init__(self, epochs: int, deadline: float) -> None:
-        # No trial is stopped at its last epoch, at which it is complete.
-        super().__init__("epoch", "best_val_metric", "max", max_t=epochs + 1, grace_period=max(1, epochs // 9))
+        # No trial is stopped at its last epoch, at which it is complete. A plan may give it more epochs than these.
+        super().__init__(
+            "epoch", "best_val_metric", "max", max_t=epochs, grace_period=max(1, epochs // 9), stop_last_trials=False
+        )
         self.deadline = deadline
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:

@@ -68,11 +68,16 @@ class EarlyStopping:
         """Removes a failed trial, so that others are not compared with it."""
         self._curves.pop(trial, None)
 
-    def reason_to_stop(self, curve: Curve) -> str | None:
-        """The reason if the trial is significantly dominated at the last epoch of its curve; else None."""
+    def reason_to_stop(self, curve: Curve, grace: int | None = None) -> str | None:
+        """The reason if the trial is significantly dominated at the last epoch of its curve; else None.
+
+        Args:
+            curve: Of the trial.
+            grace: Its own number of epochs before which it is not stopped.
+        """
         self.add(curve)
         epoch = len(curve.best)
-        if epoch < self._grace:
+        if epoch < (self._grace if grace is None else grace):
             return None
         rivals = [
             other

@@ -7,7 +7,7 @@ weights a refined trial starts from), and `question`, `answer` and `teaches` (se
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import optuna
@@ -19,8 +19,8 @@ from pipelines.data.dataset import ShardDataset
 from pipelines.training.queue import Training
 from pipelines.training.run_directory import ENDED
 from pipelines.tuning.build import Builder, Costs, key, training
-from pipelines.tuning.optuna_study import make_sampler, open_study, why_exhausted
-from pipelines.tuning.questions import Questions
+from pipelines.tuning.optuna_study import make_sampler, open_study, tell_rejected, why_exhausted
+from pipelines.tuning.questions import Questions, may_ask
 from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import read_trial, trial_name
 from search_spaces import Sampled
@@ -31,8 +31,6 @@ __all__ = ["Search"]
 log = logging.getLogger(__name__)
 # After so many rejected proposals in a row, the space counts as exhausted.
 _MAX_REJECTED = 300
-# With fewer trials, too few would be left for the search.
-_LEAST_TRIALS_TO_ASK = 12
 
 
 class Search:
@@ -51,6 +49,7 @@ class Search:
             excess as a constraint. A teacher has only that of memory.
         teacher: See Questions.
         streamable: No model in both directions, but for teachers.
+        asks: Whether the space may ask questions about the data, in a sweep that begins.
         sampler: One of SAMPLERS.
         seed: Seed of the sampler.
     """
@@ -67,25 +66,28 @@ class Search:
         limits: Mapping[str, float],
         teacher: str = "auto",
         streamable: bool = False,
+        asks: bool = True,
         sampler: str = "tpe",
         seed: int = 0,
     ) -> None:
-        self._sweep, self._common, self._costs, self._limits = sweep, common, costs, limits
+        self._sweep, self._costs, self._limits, self._is_streamable = sweep, costs, limits, streamable
         self._space, self._space_name = search_spaces.load(space), space
-        self._is_streamable = streamable
         self._builder = Builder(sweep, data, common, space)
         self._sampler, self._seed, self.num_trials = sampler, seed, num_trials
         self.num_workers = int(common.get("num_workers", 1))
+        self.on_answer: Callable[[Collection[str]], object] = lambda answered: None
+        """Called with the names of the answered questions when there is another one."""
         self.exhausted: str | None = None
         """The reason why there are fewer than num_trials trials, if so."""
-        self._num_proposed = self._num_rejected = 0
-        self._waiting: list[Training] = []
+        self._num_proposed, self._num_rejected, self._waiting = 0, 0, list[Training]()
         self._names: dict[str, str] = {}
         """Key of a model (see build.key) -> name of its first trial, for all models that were ever proposed."""
         self.study = open_study(sweep.journal, data)
+        asks &= may_ask(num_trials) and not self.trials()
         for trial in self.trials():
             self._restore(trial)
-        self.study.set_user_attr("streamable", streamable)
+        if self.study.user_attrs.get("streamable") != streamable:
+            self.study.set_user_attr("streamable", streamable)
         self.questions = Questions(
             sweep,
             self.study,
@@ -94,7 +96,8 @@ class Search:
             len(data.split("val")),
             check=self._builder.check,
             teacher=teacher,
-            asks=num_trials >= _LEAST_TRIALS_TO_ASK,
+            # Whether a sweep asks is decided once: the sampler needs the same choices in all of its trials.
+            asks=self.study.user_attrs.get("answers", {} if asks else None) is not None,
         )
         self._first: list[Mapping[str, Any] | Sampled] | None = None
 
@@ -116,7 +119,7 @@ class Search:
             self._names.setdefault(key(options, model), name)
         if "rejected" in attrs:
             if not trial.state.is_finished():
-                self._tell_rejected(trial.number, attrs)
+                tell_rejected(self.study, trial.number, attrs)
             return
         if trial.state.is_finished():
             # Versions that kept the checkpoints of ended trials may have left one.
@@ -144,8 +147,17 @@ class Search:
 
     @property
     def epochs(self) -> int:
-        """Epochs of a trial."""
-        return int(self._common["epochs"])
+        """Epochs of the trials to come, but for those of a question."""
+        return self._builder.epochs
+
+    @epochs.setter
+    def epochs(self, epochs: int) -> None:
+        self._builder.epochs = epochs
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether trials of an earlier command are to be continued."""
+        return bool(self._waiting)
 
     @property
     def is_asking(self) -> bool:
@@ -156,7 +168,10 @@ class Search:
         """The trainings to come whose models are known: unfinished ones, and those to be trained first."""
         known = [self._builder.build("", values) for values in self.questions.known(self.epochs)]
         costed = [(options, model, self._costs(options, model)) for options, model in known]
-        fitting = [each for each in costed if all(amount <= 0 for amount in self._excess(each[2]).values())]
+        question = self.questions.question
+        teaches = question is not None and question.teaches
+        excess = [self._excess(each[2], teaches=teaches).values() for each in costed]
+        fitting = [each for each, own in zip(costed, excess, strict=True) if all(amount <= 0 for amount in own)]
         return self._waiting + [training("", *each, is_question=self.is_asking) for each in fitting][: self.num_left]
 
     def next(self) -> Training | None:
@@ -165,7 +180,8 @@ class Search:
             return self._waiting.pop(0)
         while self.num_left:
             if self.is_asking:
-                self.questions.advance()
+                if self.questions.advance():
+                    self.on_answer(list(self.questions.answers))
                 if self.is_asking and not self.questions.unasked():
                     return None
             proposed = self._ask()
@@ -208,14 +224,10 @@ class Search:
         sampled = [trial.params for trial in self.trials() if trial.params]
         return any(all(params.get(name, value) == value for name, value in first.params.items()) for params in sampled)
 
-    def answered(self) -> list[str]:
-        """The names of the questions that have been answered."""
-        self.questions.advance()
-        return list(self.questions.answers)
-
     def is_of_question(self, name: str) -> bool:
         """Whether a trial answers a question."""
-        return "question" in self.trials()[int(name)].user_attrs
+        of_questions = (trial.number for trial in self.trials() if "question" in trial.user_attrs)
+        return name in map(trial_name, of_questions)
 
     def for_baselines(self) -> dict[str, Any]:
         """The options of train that baselines share with the trials."""
@@ -252,21 +264,9 @@ class Search:
         for attr, value in {**attrs, "values": dict(values)}.items():
             trial.set_user_attr(attr, value)
         if "rejected" in attrs:
-            self._tell_rejected(trial.number, attrs)
+            tell_rejected(self.study, trial.number, attrs)
             return None
         return training(name, options, model, costs, is_question="question" in about)
-
-    def _tell_rejected(self, number: int, attrs: Mapping[str, Any]) -> None:
-        """Records a model that is too large as pruned, and a duplicate with the result of the first trial."""
-        if attrs["rejected"] in ("too_large", "not_streamable"):
-            self.study.tell(number, state=TrialState.PRUNED)
-            return
-        # Journals of earlier versions call it twin.
-        original = self.trials()[int(attrs.get("duplicate_of") or attrs["twin"])]
-        if original.state in (TrialState.COMPLETE, TrialState.PRUNED):
-            self.study.tell(number, original.values, state=original.state)
-        else:
-            self.study.tell(number, state=TrialState.FAIL)
 
     def settle(self, name: str, *, error: str | None = None) -> str:
         """Records in the study how a trial ended, from its summary.json; nothing for one that is to be continued.

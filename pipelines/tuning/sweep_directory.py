@@ -73,14 +73,15 @@ class SweepDirectory:
     def teacher_paths(self, teacher: str) -> str:
         """The option teacher of train for names of trials or paths of model directories, separated by commas.
 
-        A path of a trial of this sweep, which may have been moved, becomes its present one.
+        A path that no longer exists, as the sweep was moved, becomes that of the trial here.
         """
-        paths = []
-        for each in teacher.split(","):
-            trial = Path(each).parent.name if Path(each).parent.parent.name == self._trials.name else each
-            own = self.run(trial).model
-            paths.append(str(own if own.exists() else each))
-        return ",".join(paths)
+        return ",".join(map(self._teacher_path, teacher.split(",")))
+
+    def _teacher_path(self, each: str) -> str:
+        if "/" not in each:
+            return str(self.run(each).model)
+        own = self.run(Path(each).parent.name).model
+        return str(own if own.exists() and not Path(each).exists() else each)
 
     def replication(self, trial: str, seed: int) -> RunDirectory:
         """The run of a trial with a new seed."""
@@ -116,7 +117,15 @@ class SweepDirectory:
         A teacher may exceed the limits of the sweep: its state is then `teacher`, and it is never on the frontier.
         """
         options = self.read()["options"] if self.exists() else {}
-        return [_within(options, read_trial(run)) for run in _runs(self._trials)]
+        return [self.within(read_trial(run), options) for run in _runs(self._trials)]
+
+    def within(self, trial: Trial, options: Mapping[str, Any] | None = None) -> Trial:
+        """The trial; a complete one that exceeds the limits of the sweep as a teacher."""
+        options = self.read()["options"] if options is None else options
+        costs = {"max_params": trial.num_params, "max_macs": trial.multiply_adds}
+        exceeds = any((cost or 0) > (options.get(name) or math.inf) for name, cost in costs.items())
+        exceeds |= bool(options.get("streamable")) and trial.config.get("bidirectional") is True
+        return dataclasses.replace(trial, state="teacher") if exceeds and trial.state == "complete" else trial
 
     def baselines(self) -> list[Trial]:
         """All baselines, by size; the state of those that have finished is `baseline`."""
@@ -190,14 +199,6 @@ class SweepDirectory:
         self._replications.mkdir(exist_ok=True)
         with atomic_write(self._plan) as file:
             json.dump({"seeds": list(seeds), "failed": list(failed), "left_out": list(left_out)}, file, indent=1)
-
-
-def _within(options: Mapping[str, Any], trial: Trial) -> Trial:
-    """The trial; a complete one that exceeds the limits of the sweep as a teacher."""
-    costs = {"max_params": trial.num_params, "max_macs": trial.multiply_adds}
-    exceeds = any((cost or 0) > (options.get(name) or math.inf) for name, cost in costs.items())
-    exceeds |= bool(options.get("streamable")) and trial.config.get("bidirectional") is True
-    return dataclasses.replace(trial, state="teacher") if exceeds and trial.state == "complete" else trial
 
 
 def _runs(directory: Path) -> list[RunDirectory]:

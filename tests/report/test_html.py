@@ -156,8 +156,13 @@ def test_page_says_if_there_is_enough_data_and_if_the_best_is_hardly_better_than
 
 def test_page_says_what_was_found_about_the_data_and_who_was_taught(tmp_path: Path) -> None:
     findings = [
-        {"question": f"does {HOSTILE} help?", "answer": "yes", "values": {"no": 0.5, "yes": 0.625}, "teaches": True},
-        {"question": "is it so?", "answer": "no", "values": {}, "teaches": False},
+        {
+            "question": f"does {HOSTILE} help?",
+            "answer": "yes",
+            "values": {"no": 0.5, "yes": 0.625},
+            "teachers": ["0003"],
+        },
+        {"question": "is it so?", "answer": "no", "values": {}, "teachers": []},
     ]
     options = {"space": "small", "seed": 0, "epochs": 5, "max_params": 1_000, "streamable": True, "num_trials": 2}
     trials = {
@@ -171,7 +176,7 @@ def test_page_says_what_was_found_about_the_data_and_who_was_taught(tmp_path: Pa
     for part in (
         "What suits this data?",
         f"does {HOSTILE} help? yes (on validation: no 50.0%, yes 62.5%); the later models learn from the scores of "
-        "these",
+        "0003",
         "is it so? no (nothing trained)",
         "replicated with the same teacher",
         "every model runs in one direction",

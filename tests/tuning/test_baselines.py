@@ -7,7 +7,7 @@ import pytest
 from pipelines.baselines.sizes import TARGETS
 from pipelines.cluster.slots import Slots
 from pipelines.data.dataset import ShardDataset
-from pipelines.tuning.baselines import baseline_trainings, targets
+from pipelines.tuning.baselines import announce, baseline_trainings, targets
 from pipelines.tuning.options import SweepOptions
 from pipelines.tuning.sweep_directory import SweepDirectory
 from tests.shards import make_shards
@@ -61,6 +61,7 @@ def test_those_that_have_ended_are_not_trained_again(data, tmp_path):
 def test_the_dense_baseline_is_trained_on_request_and_its_costs_are_logged(data, tmp_path, caplog, num_trials):
     with caplog.at_level(logging.INFO):
         small, (dense,) = plan(data, tmp_path, baselines="dense", num_trials=num_trials)
+        announce(dense, data)
     assert small
     assert (dense.name, dense.model.input, dense.is_baseline) == ("dense", "dense", True)
     assert (

@@ -6,14 +6,15 @@ import pytest
 
 from pipelines.cluster.slots import Slots
 from pipelines.data.dataset import ShardDataset
-from pipelines.tuning.budget import Costs, Planner, within_time
+from pipelines.tuning.budget import EpochCosts, Planner
 from pipelines.tuning.data_check import forecast_of
 from pipelines.tuning.options import SweepOptions
+from pipelines.tuning.replicate import within_time
 from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import Trial
 from tests.shards import make_shards
 
-COSTS = Costs(
+COSTS = EpochCosts(
     questions_s=4.0, trial_s=1.0, baselines_s=3.0, num_baselines=9, num_seeds=3, refines=True, num_slots=2
 )  # fmt: skip
 
@@ -130,3 +131,7 @@ def test_a_teacher_is_found_where_the_sweep_is_now(tmp_path):
     assert sweep.teacher_paths("0002,/other/model") == f"{own},/other/model"
     assert sweep.teacher_paths("/old/place/trials/0002/model") == own
     assert sweep.teacher_paths("/old/place/trials/0003/model") == "/old/place/trials/0003/model"
+    # A trial of another sweep, which exists, stays one.
+    other = tmp_path / "other" / "trials" / "0002" / "model"
+    other.mkdir(parents=True)
+    assert sweep.teacher_paths(str(other)) == str(other)

@@ -96,4 +96,4 @@ def test_the_expected_cost_names_what_it_is_computed_from(tmp_path):
     options = SweepOptions(num_trials=8, epochs=2, refine=True, confirm=3)
     text = cost_text(options, data, first, planned)
     assert text.startswith("8 trials of 2 epochs, refinements, 3 replications of each point, 2 at a time: about ")
-    assert f"the first one, of {first.model.num_params:,} parameters, of which a few steps were measured" in text
+    assert f"as one of {first.model.num_params:,} parameters, of which a few steps were measured" in text

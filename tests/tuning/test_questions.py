@@ -89,9 +89,9 @@ def test_the_best_model_of_a_question_is_the_answer_and_teaches_the_later_ones(t
     assert found.for_baselines() == {"shift": 1, "teacher": teachers}
     findings = SweepDirectory(tmp_path).read()["findings"]
     assert [finding_text(finding) for finding in findings] == [
-        "which shift helps? 1 (on validation: 0 50.0%, 1 80.0%, 2 75.0%); the later models learn from the scores of "
-        "these",
-        "does teaching help? yes (on validation: no 40.0%, yes 60.0%)",
+        "which shift helps? 1 (on validation: 0 50.0%, 1 80.0%, 2 75.0%)",
+        "does teaching help? yes (on validation: no 40.0%, yes 60.0%); the later models learn from the scores of 0001 "
+        "and 0002",
     ]
     assert all(finding_text(finding) in caplog.text for finding in findings)
 
@@ -162,16 +162,75 @@ def test_the_teacher_may_be_chosen(tmp_path, data, teacher, monkeypatch):
     found = search(tmp_path, data, teacher=teacher)
     ask(found, tmp_path, [0.5, 0.6, 0.7])
     expected = None if teacher == "none" else teacher
-    first, second = (found.next() for _ in range(2))
-    assert first.options.teacher is None
-    # The second model of the question is then the same, and is not trained twice.
-    assert second is None if teacher == "none" else second.options.teacher == expected
+    # There is nothing to find out about teaching.
+    assert found.next().options.teacher == expected
+    assert not found.is_asking
+    assert found.questions.answers["teaching"] == ("no" if teacher == "none" else "yes")
 
 
 def test_a_small_sweep_asks_nothing(tmp_path, data):
     found = search(tmp_path, data, num_trials=11)
     assert not found.is_asking
     assert [found.next().options.shift for _ in range(2)] == [0, 1]
+
+
+def test_a_sweep_that_began_without_questions_asks_none_later(tmp_path, data):
+    found = search(tmp_path, data, num_trials=4)
+    names = [found.next().options.ranks for _ in range(2)]
+    again = search(tmp_path, data, num_trials=100)
+    assert not again.is_asking
+    assert [again.next().options.ranks for _ in range(2)] == names
+    assert again.study.user_attrs["answers"] is None
+
+
+def test_a_sweep_that_asked_keeps_its_answers_with_any_number_of_trials(tmp_path, data):
+    found = search(tmp_path, data)
+    ask(found, tmp_path, [0.5, 0.8, 0.1])
+    again = search(tmp_path, data, num_trials=8)
+    assert again.questions.answers == {"shift": "1"}
+    assert again.is_asking
+
+
+def test_a_model_of_a_question_that_was_not_wholly_proposed_is_proposed_again(tmp_path, data):
+    found = search(tmp_path, data)
+    found.next()
+    for values in ({"question": "shift"}, {"question": "shift", "answer": "1", "teaches": True}):
+        killed = found.study.ask()
+        for name, value in values.items():
+            killed.set_user_attr(name, value)
+    again = search(tmp_path, data)
+    assert [again.next().options.shift for _ in range(3)] == [0, 1, 2]
+    assert again.next() is None
+
+
+def test_waiting_for_answers_does_not_write_the_journal(tmp_path, data):
+    found = search(tmp_path, data)
+    for _ in range(3):
+        found.next()
+    before = (tmp_path / "study.journal").read_bytes()
+    assert [found.next() for _ in range(5)] == [None] * 5
+    assert (tmp_path / "study.journal").read_bytes() == before
+
+
+def test_the_epochs_may_change_when_a_question_is_answered(tmp_path, data):
+    found, told = search(tmp_path, data), []
+
+    def answered(names):
+        told.append(names)
+        found.epochs = 10 * len(names)
+
+    found.on_answer = answered
+    assert {training.options.epochs for training in ask(found, tmp_path, [0.5, 0.8, 0.1])} == {1}
+    assert {training.options.epochs for training in ask(found, tmp_path, [0.5, 0.8])} == {10}
+    assert found.next().options.epochs == 20
+    assert told == [["shift"], ["shift", "teaching"]]
+
+
+def test_no_more_than_two_models_teach(tmp_path, data):
+    found = search(tmp_path, data)
+    trainings = ask(found, tmp_path, [0.8, 0.9, 0.85])
+    found.next()
+    assert found.questions.teacher == f"{trainings[1].name},{trainings[2].name}"
 
 
 def test_questions_are_checked_like_the_space(tmp_path, data, monkeypatch):

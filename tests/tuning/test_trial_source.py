@@ -1,10 +1,10 @@
-"""Test tuning/search_job.py: the search runs first, then rounds of refinements."""
+"""Test tuning/trial_source.py: the search runs first, then rounds of refinements."""
 
 from types import SimpleNamespace
 
 from pipelines.training.run_directory import RunDirectory
-from pipelines.tuning.search_job import _Trials
 from pipelines.tuning.stopping import Curve, EarlyStopping
+from pipelines.tuning.trial_source import TrialSource
 
 
 def named(*names):
@@ -30,8 +30,7 @@ class FakeSearch:
             return self.questions.pop(0)
         return self.left.pop(0) if self.left else None
 
-    def answered(self):
-        return []
+    has_unfinished = False
 
     def settle(self, name, *, error=None):
         self.errors[name] = error
@@ -39,7 +38,7 @@ class FakeSearch:
 
 
 def make(search, stopping=None, baselines=(), last=(), refinements=list, has_time=lambda: True):
-    return _Trials(
+    return TrialSource(
         search,
         stopping or EarlyStopping(100),
         baselines=lambda: (list(baselines), list(last)),
@@ -80,22 +79,19 @@ def test_nothing_else_starts_while_a_question_is_being_answered():
     assert [trials.next(()).name for _ in range(3)] == ["q3", "a", "linear"]
 
 
-def test_the_epochs_are_planned_again_when_a_question_is_answered():
-    answers, told = [[], [], ["kind"], ["kind"]], []
-    search = FakeSearch(named("a"), questions=[*named("q1", "q2", "q3")])
-    search.answered = lambda: answers.pop(0)
-    trials = _Trials(
-        search,
-        EarlyStopping(100),
-        baselines=lambda: ([], []),
-        refinements=list,
-        has_time=lambda: True,
-        on_answer=told.append,
-    )
-    assert [trials.next(()).name for _ in range(2)] == ["q1", "q2"]
-    assert told == [["kind"]]
-    assert [trials.next(()).name for _ in range(2)] == ["q3", "a"]
-    assert told == [["kind"]]
+def test_after_many_crashes_in_a_row_nothing_else_starts(caplog):
+    trials = make(FakeSearch(named(*"abcdefghijklmno")))
+    for number in range(11):
+        training = trials.next(())
+        trials.ended(training, None if number == 0 else "no space left")
+    assert trials.next(()) is None
+    assert "10 trainings in a row crashed, the last one with: no space left" in caplog.text
+
+
+def test_unfinished_trials_continue_even_without_time_for_another_one():
+    search = FakeSearch(named("a"))
+    search.has_unfinished = True
+    assert make(search, has_time=lambda: False).next(()).name == "a"
 
 
 def test_without_time_for_another_trial_the_refinements_follow():
