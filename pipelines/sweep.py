@@ -34,6 +34,7 @@ from pipelines.storage.bucket import working_copy
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
 from pipelines.storage.output import prepare_out, undone_if_refused
+from pipelines.training.teacher import check_teachers
 from pipelines.tuning.data_check import forecast_of
 from pipelines.tuning.display import Screen, tune_callback
 from pipelines.tuning.options import SweepOptions
@@ -75,6 +76,7 @@ def _sweep(options: SweepOptions, out: SweepDirectory, start: float, deadline: f
     options = claim_sweep(out, options)
     with undone_if_refused(out.path, marker=marker), start_ray():
         data = ShardDataset.open(prepare_shards(options, out))
+        check_teachers(options.teacher_paths, data)
         document = describe_data(out, options, data)
         slots = Slots.of_cluster(options.num_workers, options.gpus_per_worker, options.slots)
         budget_s = deadline - time.monotonic() if options.time_budget else None

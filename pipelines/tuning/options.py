@@ -103,6 +103,9 @@ class SweepOptions:
         if not 0 < self.gpus_per_worker <= 1:
             raise ValueError(f"0 < gpus_per_worker <= 1 must hold, got {self.gpus_per_worker}")
         search_spaces.load(self.space)
+        if "," in self.out and self.teacher == "auto":
+            # Commas separate the teachers, which lie in it.
+            raise ValueError(f"out must not have a comma, got {self.out}; give another directory, or --teacher none")
         for each in self.teacher_paths:
             if not Location.of(each).exists():
                 raise ValueError(f"teacher must be auto, none or model directories, got {each}, which does not exist")

@@ -13,7 +13,6 @@ from pipelines.training.launcher import run_trainings
 from pipelines.training.memory import step_bytes
 from pipelines.training.options import TrainOptions
 from pipelines.training.queue import Training
-from pipelines.training.teacher import check_teachers
 from pipelines.tuning.baselines import announce, baseline_trainings
 from pipelines.tuning.budget import POINTS, Plan, Planner
 from pipelines.tuning.data_check import cost_text
@@ -42,11 +41,7 @@ def run_search(
 
     Returns:
         The number of trials whose process failed.
-
-    Raises:
-        UserError: a teacher does not fit the data.
     """
-    check_teachers(options.teacher_paths, data)
     return _SearchJob(options, sweep, data, slots, deadline, screen).run()
 
 

@@ -78,8 +78,8 @@ def test_a_moved_sweep_is_extended_with_its_answers_and_replicated(streamable, s
 def test_a_time_budget_is_planned(shards, tmp_path, caplog):
     caplog.set_level("INFO")
     out = tmp_path / "sweep"
-    options = {"data": str(shards), "out": str(out), "space": "ranks", "baselines": "none"}
-    result = sweep(SweepOptions(**options, time_budget=0.2, refine=True, confirm=1))
+    options = {"data": str(shards), "out": str(out), "space": "ranks", "baselines": "none", "num_trials": 3}
+    result = sweep(SweepOptions(**options, time_budget=2.0, refine=True, confirm=1))
     planned = json.loads((out / "sweep.json").read_text())
     assert 8 <= planned["options"]["epochs"] <= 80
     assert planned["data_check"]["cost"].startswith("planned for ")
@@ -88,7 +88,7 @@ def test_a_time_budget_is_planned(shards, tmp_path, caplog):
     assert str(planned["options"]["epochs"]) in {row["epochs"] for row in complete}
     assert result["frontier"]
     # Another budget goes on with as many epochs.
-    again = sweep(SweepOptions(**options, time_budget=0.05, refine=True, confirm=1, resume=True))
+    again = sweep(SweepOptions(**options, time_budget=2.0, refine=True, confirm=1, resume=True))
     assert json.loads((out / "sweep.json").read_text())["options"]["epochs"] == planned["options"]["epochs"]
     assert len(again["trials"]) >= len(result["trials"])
 
@@ -97,10 +97,12 @@ def test_a_teacher_of_other_data_is_refused_before_anything_is_trained(shards, t
     sizes = {"width": 8, "height": 4, "channels": 1, "in_modes": "4x8", "hidden_modes": "2x2", "ranks": "1"}
     ttrnn.save(VideoClassifier(ModelConfig(**sizes, classes=tuple(CLASSES))), tmp_path / "teacher")
     common = {"data": str(shards), "out": str(tmp_path / "sweep"), "num_trials": 1}
-    with pytest.raises(UserError, match="--teacher .*teacher has classes .*give a model that was trained on this data"):
+    with pytest.raises(
+        UserError, match=r"--teacher .*teacher has classes .*give a model that was trained on this data"
+    ):
         sweep(SweepOptions(**common, teacher=str(tmp_path / "teacher")))
     assert not (tmp_path / "sweep").exists()
-    with pytest.raises(UserError, match="teacher: .* is not a model directory"):
+    with pytest.raises(UserError, match=r"teacher: .* is not a model directory"):
         sweep(SweepOptions(**common, teacher=str(shards)))
-    with pytest.raises(ValueError, match="teacher must be auto, none or model directories, got .*nowhere"):
+    with pytest.raises(ValueError, match=r"teacher must be auto, none or model directories, got .*nowhere"):
         SweepOptions(**common, teacher=str(tmp_path / "nowhere"))

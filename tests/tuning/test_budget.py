@@ -135,3 +135,9 @@ def test_a_teacher_is_found_where_the_sweep_is_now(tmp_path):
     other = tmp_path / "other" / "trials" / "0002" / "model"
     other.mkdir(parents=True)
     assert sweep.teacher_paths(str(other)) == str(other)
+
+
+def test_a_directory_with_a_comma_cannot_hold_teachers(tmp_path):
+    with pytest.raises(ValueError, match=r"out must not have a comma, got .*a,b; give another directory"):
+        SweepOptions(out=f"{tmp_path}/a,b")
+    assert SweepOptions(out=f"{tmp_path}/a,b", teacher="none").teacher_paths == []
