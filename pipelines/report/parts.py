@@ -94,11 +94,16 @@ def notes(data: Mapping[str, Any]) -> str:
     """A warning if the best point is hardly better than chance; a note for each point that was not replicated."""
     found = [f"<b>Warning:</b> {html.escape(data['warning'])}."] if data.get("warning") else []
     left_out = (data.get("replications") or {}).get("left_out", [])
+    if left_out:
+        found.append(
+            f"<b>Not replicated</b> for lack of time, and left off the frontier: {html.escape(', '.join(left_out))}. "
+            "Resume the sweep with --confirm, or with a --time-budget."
+        )
     for point in data.get("not_replicated") or []:
+        if point["trial"] in left_out:
+            continue
         replication = point["replication"]
         outcome = "Training it again with new seeds failed for some of them."
-        if point["trial"] in left_out:
-            outcome = "There was no time to train it again with new seeds; resume with --confirm, or a --time-budget."
         if replication:
             outcome = (
                 f"Trained again with {len(replication['seeds'])} new seeds it reached "

@@ -72,6 +72,20 @@ def test_table_shows_means_points_that_were_not_replicated_and_failed_replicatio
     assert "Training it again with new seeds failed for some of them" in (sweep / "report.html").read_text()
 
 
+def test_points_for_whose_replication_there_was_no_time_are_named_once(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep")
+    write_replications(sweep, {"0001": [0.8, 0.84]})
+    plan = {"seeds": [1, 2], "failed": [], "left_out": ["0003", "0005"]}
+    (sweep / "confirm/plan.json").write_text(json.dumps(plan))
+    result = write_frontier(sweep, Evaluate())
+    assert [point["trial"] for point in result["frontier"]] == ["0001"]
+    text = " ".join("\n".join(printed(result, 120)).split())
+    assert "no time to replicate 0003, 0005: resume with --confirm, or a --time-budget" in text
+    page = (sweep / "report.html").read_text()
+    assert page.count("for lack of time, and left off the frontier: 0003, 0005.") == 1
+    assert "failed for some of them" not in page
+
+
 def test_table_lists_baselines_and_chance_below_the_frontier_and_the_sentence_below_it(tmp_path: Path) -> None:
     sweep = add_baselines(make_sweep(tmp_path / "sweep"), {"low-rank-10000": (9_900, 0.8), "linear": (900, 0.2)})
     data = write_frontier(sweep, Evaluate())
