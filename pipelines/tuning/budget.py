@@ -118,10 +118,17 @@ class Planner:
         """A model of the space, sampled at random."""
         return self._usual[0]
 
-    def measured(self, forecast: Forecast) -> dict[Key, float]:
-        """Seconds of an epoch of some models, from a few steps on this node."""
-        # Models of a question cost about the same.
-        some = [*{id(question): each for question, each in self._asked}.values(), *self._usual[:_MEASURED]]
+    def measured(self, forecast: Forecast, *, asks: bool) -> dict[Key, float]:
+        """Seconds of an epoch of some models, from a few steps on this node.
+
+        Args:
+            forecast: Of a sweep that has not begun.
+            asks: Whether there are questions.
+        """
+        some = self._usual[: 1 if self._options.time_budget is None else _MEASURED]
+        if asks:
+            # Models of a question cost about the same.
+            some += {id(question): each for question, each in self._asked}.values()
         return {forecast.key(planned_trial(each)): measured_epoch(each, forecast, self._slots) for each in some}
 
     def plan(

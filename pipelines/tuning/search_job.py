@@ -65,7 +65,7 @@ class _SearchJob:
         self._planner = None if self._earlier else Planner(options, sweep, data, slots)
         asks, self._num_trials = may_ask(options.most_trials), options.most_trials
         if self._planner is not None and self._can_measure:
-            screen.expect(self._planner.measured(screen.state.forecast))
+            screen.expect(self._planner.measured(screen.state.forecast, asks=asks))
             if options.time_budget is not None:
                 plan = self._planner.plan(screen.state.forecast, self._left_s(), asks=asks)
                 if asks and not may_ask(plan.num_trials):

@@ -97,7 +97,7 @@ def test_a_plan_measures_the_models_of_the_space(tmp_path, space, epochs):
     slots = Slots(2, "CPU", 1.0, 1e12)
     planner = Planner(options, SweepDirectory(tmp_path), data, slots)
     forecast = forecast_of(data, options, slots.num_slots)
-    measured = planner.measured(forecast)
+    measured = planner.measured(forecast, asks=True)
     assert all(seconds > 0 for seconds in measured.values())
     found = planner.plan(forecast.expecting(measured), 60.0)
     assert found.epochs == epochs or (epochs is None and 8 <= found.epochs <= 80)
