@@ -156,11 +156,14 @@ class Forecast:
             return budget_s
         return min(stage_s + self._replication_s(points), budget_s)
 
-    def later_s(self, points: Sequence[Trial], most_points: int) -> float:
-        """The time of a round of refinements, and of replications of at most `most_points` of the frontier."""
-        share = min(1.0, most_points / max(len(points), 1))
+    def later_s(self, points: Sequence[Trial], num_points: int) -> float:
+        """The time to reserve for a round of refinements, and for replications of so many models of the usual cost.
+
+        Dear points of the frontier are replicated only if there is more time.
+        """
         refinement_s = self._refinement_s(points) if self.refines else 0.0
-        return refinement_s + share * self._replication_s(points)
+        replicated_s = num_points * self.usual_s() + self._baseline_s(points)
+        return refinement_s + self.num_seeds * replicated_s / self.num_slots
 
     def _refinement_s(self, points: Sequence[Trial]) -> float:
         return _REFINEMENT * self._points_s(points) / self.num_slots

@@ -176,7 +176,8 @@ def test_max_flops_is_an_alias_of_max_macs(tmp_path, name):
 
 
 def test_a_sweep_of_an_earlier_version_is_resumed_with_max_flops_as_max_macs(tmp_path):
-    sweep_directory, options = SweepDirectory(tmp_path), SweepOptions(max_macs=10_000, out=str(tmp_path))
+    numbers = {"num_trials": 16, "epochs": 48}
+    sweep_directory, options = SweepDirectory(tmp_path), SweepOptions(max_macs=10_000, out=str(tmp_path), **numbers)
     claim_sweep(sweep_directory, options)
     document = json.loads((tmp_path / "sweep.json").read_text())
     document["options"]["max_flops"] = document["options"].pop("max_macs")
@@ -184,6 +185,8 @@ def test_a_sweep_of_an_earlier_version_is_resumed_with_max_flops_as_max_macs(tmp
     del document["options"]["baselines"]
     (tmp_path / "sweep.json").write_text(json.dumps(document))
     assert claim_sweep(sweep_directory, options) == options
+    # Numbers that are not given again are the earlier ones.
+    assert claim_sweep(sweep_directory, dataclasses.replace(options, num_trials=None, epochs=None)) == options
     with pytest.raises(UserError, match="max_macs 10000, not 20000"):
         claim_sweep(sweep_directory, dataclasses.replace(options, max_macs=20_000))
 
@@ -193,11 +196,7 @@ def test_an_existing_sweep_is_refused_and_not_resumed_with_other_options(swept, 
     with pytest.raises(UserError, match="--resume"):
         sweep(SweepOptions(data=str(shards), out=str(out)))
     with pytest.raises(UserError, match="epochs 2, not 48"):
-        sweep(
-            SweepOptions(
-                data=str(shards), out=str(out), space="shapes", max_params=150_000, early_stopping="none", resume=True
-            )
-        )
+        sweep(SweepOptions(data=str(shards), out=str(out), resume=True, **SWEPT | {"epochs": 48}))
 
 
 def test_overwrite_never_deletes_the_data_of_the_sweep(swept):

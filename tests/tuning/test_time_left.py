@@ -228,3 +228,19 @@ def test_baselines_take_time_and_the_best_of_them_are_replicated():
     # The other one is worse.
     assert forecast.seconds(32.0, []) == pytest.approx(2 * 16)
     assert forecast.finished == {}
+
+
+def test_the_time_to_reserve_is_that_of_usual_models():
+    forecast = Forecast(num_seeds=3, num_slots=2).stage("search", 9)
+    assert forecast.later_s([], 4) == 0.0
+    for name, train_s in (("0000", 10.0), ("0001", 30.0)):
+        trial = model(name, 1e5, 1000)
+        forecast = forecast.started(trial, 0.0).epoch(name, EPOCHS, train_s, train_s)
+        forecast = forecast.ended(dataclasses.replace(trial, state="complete", train_s=train_s), train_s)
+    # Four models of 20 s each with three seeds, two at a time.
+    assert forecast.usual_s() == pytest.approx(20.0)
+    assert forecast.later_s([], 4) == pytest.approx(120.0)
+    dear = [model("0001", 1e5, 1000)]
+    refining = dataclasses.replace(forecast, refines=True)
+    assert forecast.later_s(dear, 4) == pytest.approx(120.0)
+    assert 120.0 < refining.later_s(dear, 4) < 150.0
