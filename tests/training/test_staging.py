@@ -108,6 +108,18 @@ def test_the_model_to_start_from_is_downloaded(server, shards, tmp_path, node):
     assert train(server, node, child)["state"] == "complete"
 
 
+def test_teachers_are_downloaded(server, shards, tmp_path, node):
+    parents = [tmp_path / name for name in ("one", "other")]
+    for parent in parents:
+        train(server, node, options(shards, parent, epochs=1))
+    teacher = ",".join(str(parent / "model") for parent in parents)
+    child = options(shards, tmp_path / "child", epochs=1, teacher=teacher)
+    with staged_run(server, child.out, root=node) as staged:
+        paths = staged.localized(child).teacher_paths
+    assert paths == [str(node / (parent / "model").relative_to("/")) for parent in parents]
+    assert train(server, node, child)["state"] == "complete"
+
+
 def test_a_process_that_was_replaced_cannot_write(server, shards, tmp_path, node):
     out = tmp_path / "run"
     old = StagedRun(server, out, root=node)
