@@ -1,5 +1,6 @@
 """Test the command train: its files, its messages, its faults, several workers."""
 
+import dataclasses
 import json
 import os
 import re
@@ -72,6 +73,23 @@ def test_a_model_that_can_not_be_rounded_to_the_options_is_refused_before_anythi
         assert not Path("run").exists()
     result = train(options(shards, "run", init="model", ranks="1", epochs=1))
     assert result["config"]["init"] == str(tmp_path / "model")
+
+
+def test_teachers_are_checked_before_anything_is_written_and_named_by_the_model(shards, tmp_path, monkeypatch):
+    config = model_config(options(shards, "out"), open_folds(shards, options(shards, "out").folding))
+    ttrnn.save(VideoClassifier(config), tmp_path / "one")
+    ttrnn.save(VideoClassifier(dataclasses.replace(config, classes=("a", "b"))), tmp_path / "other")
+    monkeypatch.chdir(tmp_path)
+    for teacher, message in (("nowhere", "nowhere is not a model directory"), ("one,other", "other has classes ")):
+        with pytest.raises(UserError, match=message):
+            train(options(shards, "run", teacher=teacher))
+        assert not Path("run").exists()
+    result = train(options(shards, "run", teacher="one,one", epochs=1))
+    assert result["config"]["teacher"] == f"{tmp_path / 'one'},{tmp_path / 'one'}"
+    assert (
+        json.loads((tmp_path / "run/model/config.json").read_text())["results"]["teacher"]
+        == f"{tmp_path}/one,{tmp_path}/one"
+    )
 
 
 def test_a_run_has_the_files_of_the_design(shards, tmp_path):
