@@ -185,7 +185,13 @@ class _SearchJob:
     def _has_time(self, training_s: float = 0.0) -> bool:
         """Whether a training leaves time for a round of refinements and for replications."""
         forecast, points = self._screen.state.forecast, self._screen.state.points
-        return training_s + forecast.later_s(points, POINTS) <= self._left_s()
+        return training_s + forecast.later_s(points, self._num_to_replicate()) <= self._left_s()
+
+    def _num_to_replicate(self) -> int:
+        """How many points to reserve time for: at least one, as a new one may follow from each training."""
+        replicated = [self._sweep.replication_results(point.trial) for point in self._screen.state.points]
+        num_done = sum(len(results) >= self._options.confirm for results in replicated)
+        return max(1, POINTS - num_done)
 
     def _refinements(self) -> Sequence[Training]:
         """A round of models that start from those of the frontier, rounded to lower ranks; [] if there are no more."""
