@@ -20,7 +20,8 @@ def log_passed_over(tree: Tree, listing: Listing) -> list[str]:
     videos = set(tree.videos)
     others = [file for file in tree.files if file not in videos and posixpath.dirname(file) not in clips]
     if others:
-        log.info("%s: %s files are no videos and are passed over: %s", tree.root, f"{len(others):,}", kinds_of(others))
+        what = "1 file is no video and is" if len(others) == 1 else f"{len(others):,} files are no videos and are"
+        log.info("%s: %s passed over: %s", tree.root, what, kinds_of(others))
     empty = _folders_without_clip(tree, listing)
     if empty:
         log.warning("%s: folders beside the classes without a clip: %s", tree.root, "; ".join(empty))
