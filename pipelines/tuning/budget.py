@@ -56,8 +56,7 @@ class EpochCosts:
 
     def epochs(self, time_s: float) -> int:
         """The most epochs of a trial, within limits, with which all that a sweep needs at least takes `time_s`."""
-        # A refinement trains for a quarter of the epochs.
-        trials = _TRIALS + (POINTS / 2 if self.refines else 0) + self.num_seeds * POINTS
+        trials = _TRIALS + self._num_later
         # The best baseline of each size is replicated.
         baselines = self.baselines_s * (1 + self.num_seeds * min(3, self.num_baselines) / max(self.num_baselines, 1))
         epoch_s = (self.questions_s + trials * self.trial_s + baselines) / self.num_slots
@@ -66,9 +65,13 @@ class EpochCosts:
 
     def num_trials(self, epochs: int, time_s: float) -> int:
         """About how many trials after the questions fit into the time; at least one."""
-        later = (POINTS / 2 if self.refines else 0) + self.num_seeds * POINTS
         rest_s = _SHARE * time_s * self.num_slots / epochs - self.questions_s - 2 * self.baselines_s
-        return max(1, math.floor(rest_s / self.trial_s - later))
+        return max(1, math.floor(rest_s / self.trial_s - self._num_later))
+
+    @property
+    def _num_later(self) -> float:
+        """Refinements, which train for a quarter of the epochs, and replications, as a number of trials."""
+        return (POINTS / 2 if self.refines else 0) + self.num_seeds * POINTS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +105,8 @@ class Planner:
             return training("", *builder.build("", values), {"memory_bytes": 0})
 
         with user_errors(f"the space {options.space}"):
-            questions, sampled_values = _questions(options, data), _sampled(options, data)
+            questions = [question for question, _ in _asked(options, data)]
+            sampled_values = _sampled(options, data)
         for values in (*(values for each in questions for values in each.models.values()), *sampled_values):
             builder.check(values, f"the space {options.space}")
         self._asked = [(each, trial(values)) for each in questions for values in each.models.values()]
@@ -183,11 +187,6 @@ def _fits(each: Training, options: SweepOptions) -> bool:
     """Whether a model is within the limits of the sweep."""
     model, params, macs = each.model, options.max_params, options.max_macs
     return model.num_params <= (params or math.inf) and model.multiply_adds <= (macs or math.inf)
-
-
-def _questions(options: SweepOptions, data: ShardDataset) -> list[Question]:
-    """All questions of the space, where the last answer of each is found."""
-    return [question for question, _ in _asked(options, data)]
 
 
 def _asked(options: SweepOptions, data: ShardDataset) -> Iterator[tuple[Question, str]]:

@@ -35,7 +35,7 @@ def long_clips(rounds: int, quick: bool) -> Iterator[Row]:
         layer = kind((8, 20, 20, 18), (4, 4, 4, 4), 4, batch_first=True, mean=_MEAN, scale=_SCALE)
         model = _Last(layer, 11)
         # A contiguous copy of each length, as a loader hands it over.
-        work = {length: _step(model, frames[:, :length].contiguous(), optimise=False) for length in lengths}
+        work = {length: training_step(model, frames[:, :length].contiguous(), optimise=False) for length in lengths}
         times = interleaved(work, min(rounds, 3))
         for length in lengths:
             per_frame = [1e6 * seconds / (batch * length) for seconds in times[length]]
@@ -68,8 +68,8 @@ def _small(
     size, in_modes = torch.Size(hidden_modes).numel(), frame_modes(height, width, 1)
     work: dict[tuple[str, str], Callable[[], object]] = {}
     low = "Linear + nn.GRU"
-    work[low, "float32"] = _step(LowRank(height * width, low_rank, size), frames)
-    work["nn.GRU", "float32"] = _step(LowRank(height * width, None, size), frames)
+    work[low, "float32"] = training_step(LowRank(height * width, low_rank, size), frames)
+    work["nn.GRU", "float32"] = training_step(LowRank(height * width, None, size), frames)
     for name, recurrent_ranks in (("ttrnn", None), ("ttrnn, TT recurrent", rank)):
         for precision in ("float32", "bfloat16"):
             layer = TTGRU(
@@ -82,7 +82,7 @@ def _small(
                 scale=_SCALE,
                 compute_dtype=torch.bfloat16 if precision == "bfloat16" else None,
             )
-            work[name, precision] = _step(_Last(layer, 10), frames)
+            work[name, precision] = training_step(_Last(layer, 10), frames)
     times = interleaved(work, rounds)
     shape = f"GRU {width}x{height} {format_modes(hidden_modes)} rank {rank} 16x11"
     for (name, precision), seconds in times.items():
@@ -120,7 +120,7 @@ class LowRank(nn.Module):
         return self.head(self.rnn(x)[1][-1])
 
 
-def _step(network: nn.Module, frames: Tensor, optimise: bool = True) -> Callable[[], None]:
+def training_step(network: nn.Module, frames: Tensor, optimise: bool = True) -> Callable[[], None]:
     """Forward, loss on the last state, backward, and AdamW where wanted."""
     labels = torch.arange(len(frames)) % 10
     # So small a rate that the weights stay what they are over all rounds.

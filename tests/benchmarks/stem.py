@@ -4,11 +4,12 @@ Legend: B batch, T time.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from tests.benchmarks.clips import training_step
 from tests.benchmarks.measure import Row, interleaved, row
 from ttrnn.model import ModelConfig, VideoClassifier
 from ttrnn.stem import DIFFERENCE_GAIN
@@ -45,12 +46,12 @@ def _stem(size: tuple[int, int, int], hidden_size: str, batch: int, rounds: int)
     about = {"width": width, "height": height, "channels": channels, "classes": tuple(map(str, range(10))),
              "mean": (_MEAN,), "std": (_STD,), "differences": "extra", **_MODELS[hidden_size]}  # fmt: skip
     config = ModelConfig(**about, stem="conv")
-    work = {(_PLAIN, "float32"): _step(_Plain(config), frames)}
+    work = {(_PLAIN, "float32"): training_step(_Plain(config), frames)}
     for name, chosen in ((_OURS, config), (_WITHOUT, ModelConfig(**about))):
         for precision in ("float32", "bfloat16"):
             model = VideoClassifier(chosen)
             model.rnn.compute_dtype = torch.bfloat16 if precision == "bfloat16" else None
-            work[name, precision] = _step(model, frames)
+            work[name, precision] = training_step(model, frames)
     times = interleaved(work, rounds)
     shape = f"GRU {width}x{height}x{channels} hidden {hidden_size} {batch}x16"
     for (name, precision), seconds in times.items():
@@ -78,17 +79,3 @@ class _Plain(nn.Module):
         x = self.layers(torch.cat([x, moved], dim=4).flatten(0, 1).permute(0, 3, 1, 2))
         x = x.permute(0, 2, 3, 1).reshape(*frames.shape[:2], -1)
         return self.head(self.rnn(x)[1][-1])
-
-
-def _step(network: nn.Module, frames: Tensor) -> Callable[[], None]:
-    labels = torch.arange(len(frames)) % 10
-    # So small a rate that the weights stay what they are over all rounds.
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-6, fused=True)
-
-    def step() -> None:
-        loss = nn.functional.cross_entropy(network(frames), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step

@@ -9,23 +9,11 @@ import pytest
 
 from pipelines.data.catalog import Catalog, read_catalog
 from pipelines.data.splits import SPLITS, SplitOptions
-
-
-def touch(path: Path, *files: str) -> Path:
-    for file in files:
-        (path / file).parent.mkdir(parents=True, exist_ok=True)
-        (path / file).touch()
-    return path
-
-
-def write_lines(file: Path, *lines: str) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return file
+from tests.trees import touch, write
 
 
 def write_csv(path: Path, *lines: str, header: str = "path,label,group,split") -> Path:
-    return write_lines(path / "clips.csv", header, *lines)
+    return write(path / "clips.csv", header, *lines)
 
 
 def class_folders(path: Path, num_clips: int = 20, classes: str = "ab") -> Path:
@@ -54,8 +42,8 @@ def ucf101(path: Path, lists: str = "ucfTrainTestlist") -> Path:
     for number in (1, 2, 3) if lists else ():
         tested = [clip for clip in clips if int(clip.split("_g")[1][:2]) // 5 == number]
         learned = [f"{clip} {1 + clip.startswith('H')}" for clip in clips if clip not in tested]
-        write_lines(path / lists / f"testlist{number:02}.txt", *tested)
-        write_lines(path / lists / f"trainlist{number:02}.txt", *learned)
+        write(path / lists / f"testlist{number:02}.txt", *tested)
+        write(path / lists / f"trainlist{number:02}.txt", *learned)
     return path
 
 
@@ -64,9 +52,9 @@ def hollywood2(path: Path) -> Path:
     for label, signs in labels.items():
         for split, number in (("train", 8), ("test", 4), ("autotrain", 6)):
             lines = [f"actionclip{split}{i:05}  {sign}" for i, sign in enumerate(signs[:number])]
-            write_lines(path / "ClipSets" / f"{label}_{split}.txt", *lines)
+            write(path / "ClipSets" / f"{label}_{split}.txt", *lines)
             touch(path / "AVIClips", *(f"actionclip{split}{i:05}.avi" for i in range(number)))
-    write_lines(path / "ClipSetsScenes" / "EXT-house_test.txt", "sceneclipauto00001  1")
+    write(path / "ClipSetsScenes" / "EXT-house_test.txt", "sceneclipauto00001  1")
     return touch(path, "AVIClipsScenes/sceneclipauto00001.avi", "ShotBounds/actioncliptest00001.sht", "README")
 
 
