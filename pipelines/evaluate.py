@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.core import command
-from pipelines.core.options import positional
+from pipelines.core.options import positional, takes_options
 from pipelines.core.text import percent
 from pipelines.evaluation.classifier import reading_model
 from pipelines.evaluation.compare import comparison_text
@@ -56,6 +56,7 @@ class EvaluateOptions:
     """delete OUT first if it exists"""
 
 
+@takes_options(EvaluateOptions)
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     """The command as a function."""
     splits = {"folds": options.folds, "fold": options.fold, "split_by": options.split_by}

@@ -19,6 +19,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from pipelines.core import command
+from pipelines.core.options import takes_options
 from pipelines.core.text import python
 from pipelines.data.options import PreprocessOptions
 from pipelines.data.preprocessing import make_shards
@@ -28,6 +29,7 @@ from pipelines.storage.location import Location
 __all__ = ["summary"]
 
 
+@takes_options(PreprocessOptions)
 def preprocess(options: PreprocessOptions) -> dict[str, Any]:
     """Makes shards, or inspects or verifies existing ones; for results and errors see `make_shards`."""
     # Only the inspection loads matplotlib.
