@@ -43,7 +43,7 @@ class ExportOptions:
     """model directory to write"""
     select: str = "best"
     """for a sweep: best (of --max-params, given here or to the sweep; without it, the knee), knee (from where on more
-    parameters gain less), highest (validation metric), smallest (within --tolerance of the highest), or trial:ID; by
+    parameters gain less), highest (validation metric), smallest (within --tolerance of the highest), or a trial (9); by
     the means of replications if there are any"""
     tolerance: float | None = None
     """with --select smallest: by how much its metric may be below the highest, 0 to 1; default: one standard error"""
@@ -85,6 +85,11 @@ def export(options: ExportOptions) -> dict[str, Any]:
                 weights = read_config(model_dir)["sha256"]["model.safetensors"]
             test = sweep.known_tests().get((trial.trial, weights), {})
             results |= {name: test[name] for name in ("test_metric", "test_interval") if name in test}
+        elif (options.select, options.max_params, options.tolerance) != ("best", None, None):
+            raise UserError(
+                f"{options.source} is no sweep, so there is nothing to choose; leave out --select, --max-params and "
+                "--tolerance"
+            )
         elif (copy.path / "model.safetensors").exists():
             model_dir = copy.path
         elif not model_dir.exists():

@@ -8,6 +8,7 @@ this dict to the text that a person reads:
 """
 
 import contextlib
+import dataclasses
 import errno
 import json
 import logging
@@ -83,7 +84,8 @@ def _run(
         log.error("error: %s", error)
         return 1
     except KeyboardInterrupt:
-        log.error("interrupted")
+        goes_on = "resume" in {field.name for field in dataclasses.fields(options_class)}  # type: ignore[arg-type]
+        log.error("interrupted%s", "; the same command with --resume goes on" if goes_on else "")
         return 130
     except BrokenPipeError:
         # The reader (head, say) has ended. Python would report it again when it closes standard output.
