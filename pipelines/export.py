@@ -11,7 +11,8 @@ python -m pipelines.export s3://bucket/sweep model
 import dataclasses
 import shlex
 import sys
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -36,6 +37,8 @@ __all__ = ["ExportOptions", "export"]
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ExportOptions:
     """Write a model directory: weights, configuration and model card; predict needs nothing else."""
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"dtype": DTYPES}
 
     source: str = positional()
     """directory or URI of a sweep, of a run, or of a model"""

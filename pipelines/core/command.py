@@ -64,7 +64,9 @@ def _run(
     module = sys.modules[step.__module__]
     prog = f"python -m {step.__module__}" if module.__name__ != "__main__" else None
     try:
-        options, as_json = parse(options_class, argv, prog)
+        lines = (module.__doc__ or "").splitlines()
+        examples = "\n".join(line for line in lines if line.startswith("    "))
+        options, as_json = parse(options_class, argv, prog, examples)
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             log.info("Ctrl-C is ignored here, as the shell that started this command asked; SIGTERM ends it")
         # Ray and OpenCV write to standard output too; with --json all of that goes to standard error.

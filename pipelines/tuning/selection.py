@@ -103,7 +103,11 @@ def _by_name(trials: Sequence[Trial], name: str) -> Trial:
     found = next((trial for trial in trials if trial.trial in names), None)
     if found is not None and found.is_finished:
         return found
-    what = f"there is no trial {name!r}" if found is None else f"{found.trial} can't be chosen ({found.stopped_by or found.state})"
+    what = (
+        f"there is no trial {name!r}"
+        if found is None
+        else f"{found.trial} can't be chosen ({found.stopped_by or found.state})"
+    )
     raise UserError(f"{what}; there are {', '.join(trial.trial for trial in trials if trial.is_finished)}")
 
 
