@@ -150,7 +150,7 @@ def frontier_table(data: Mapping[str, Any]) -> str:
 def _class(column: str) -> str:
     if column in (*_NUMBERS, "val", "test"):
         return ' class="number"'
-    return f' class="{column}"' if column in ("label", "state") else ""
+    return f' class="{column}"' if column in ("label", "state", "modes") else ""
 
 
 def _row(trial: str, cells: Mapping[str, str]) -> str:
