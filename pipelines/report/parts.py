@@ -68,7 +68,8 @@ def _card(role: str, title: str, trial: Mapping[str, Any], val: Mark, test: Mark
     return (
         f'<div class="card {role}"><h2>{title}</h2><p class="value">{_value(val)}</p>'
         f"<p>{'not tested' if test is None else 'test ' + _value(test)}</p>"
-        f"<p>{count(trial['num_params'])} parameters, {4e-3 * trial['num_params']:,.1f} kB in float32<br>trial {html.escape(trial['trial'])}{seeds}</p></div>"
+        f"<p>{count(trial['num_params'])} parameters, {4e-3 * trial['num_params']:,.1f} kB in float32<br>"
+        f"trial {html.escape(trial['trial'])}{seeds}</p></div>"
     )
 
 
