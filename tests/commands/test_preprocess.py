@@ -179,9 +179,7 @@ def test_a_missing_file_of_a_csv_is_a_rejected_clip(videos: Path, tmp_path: Path
     ],
     ids=["everything", "a class"],
 )
-def test_an_error_says_that_too_few_clips_are_left(
-    tmp_path: Path, bad: tuple[str, ...], message: str
-) -> None:
+def test_an_error_says_that_too_few_clips_are_left(tmp_path: Path, bad: tuple[str, ...], message: str) -> None:
     videos = write_class_folders(tmp_path / "videos", num_clips=3)
     for name in bad:
         for file in (videos / name).iterdir():
