@@ -105,7 +105,11 @@ def _mistakes(
         return known
     if shards is None or not (shards / DATASET_JSON).exists():
         return None
-    found = find_mistakes(fetch(sweep.run(data["best"]).model), ShardDataset.open(shards))
+    try:
+        found = find_mistakes(fetch(sweep.run(data["best"]).model), ShardDataset.open(shards))
+    except UserError as error:
+        log.warning("the page does not show what the best model gets wrong: %s", error)
+        return None
     return found and {"trial": data["best"], "model_sha256": digest, **found}
 
 
