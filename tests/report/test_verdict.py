@@ -80,7 +80,8 @@ CASES = {
         [trial("1", 3_100, 0.5), trial("9", 200_000, 0.9)],
         [trial("thumbnail", 3_000, 0.4)],
         ("wins", "1", "thumbnail"),
-        "the best baseline of about its size or less. The best tensor train, trial 9 with 200,000 parameters, has 90.0%.",
+        "the best baseline of about its size or less. The best tensor train, trial 9 with 200,000 parameters, has "
+        "90.0%.",
     ),
     "a dense baseline": (
         [trial("1", 3_100, 0.5), trial("9", 200_000, 0.9)],
