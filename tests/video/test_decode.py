@@ -318,7 +318,16 @@ def test_bad_files_are_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str])
 
 
 def test_every_reason_is_explained() -> None:
-    assert set(REASONS) == {"missing", "unreadable", "no_frames", "truncated", "too_large", "crashed", "timed_out"}
+    assert set(REASONS) == {
+        "missing",
+        "unreadable",
+        "no_decoder",
+        "no_frames",
+        "truncated",
+        "too_large",
+        "crashed",
+        "timed_out",
+    }
 
 
 @pytest.mark.skipif(not DATA.exists(), reason=f"no real videos in {DATA}")
@@ -344,8 +353,9 @@ def test_images_of_a_video_are_those_of_the_clip(video: Path, sampling: Sampling
     fps, images = open_images(str(video), sampling)
     clip = decode(video, FrameSize(48, 32, 3), sampling)
     assert fps == pytest.approx(clip.fps)
-    # OpenCV has BGR.
-    np.testing.assert_array_equal([image[..., ::-1].copy() for _, image in images], clip.frames)
+    times, pixels = zip(*((seconds, image.copy()) for seconds, image, _ in images), strict=True)
+    np.testing.assert_array_equal(pixels, clip.frames)
+    assert list(times) == clip.times
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "headers only", "half"])
