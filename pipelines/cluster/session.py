@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import tempfile
@@ -21,6 +22,8 @@ __all__ = ["exit_if_ray_dies", "is_ray_running", "start_ray"]
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 2.0
+# Its logs and sockets; with less, Ray waits for half a minute and fails.
+_LEAST_FREE_BYTES = 10_000_000
 
 
 def is_ray_running() -> bool:
@@ -57,6 +60,11 @@ def start_ray(**kwargs: Any) -> Iterator[None]:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # Tune would handle Ctrl-C although the shell asked this command to ignore it.
         os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    try:
+        Path.home()
+    except RuntimeError:
+        # Ray asks for it on import. Debian's name for the home of users without one.
+        os.environ["HOME"] = "/nonexistent"
     # Imported here, so that Ray reads these variables, and commands without Ray start fast.
     import ray
 
@@ -106,13 +114,15 @@ def _join_or_start(kwargs: dict[str, Any]) -> None:
         ) from error
     if address is None:
         _provide_token()
+        directory = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+        advice = "free space there, or set RAY_TMPDIR to another with a short name"
+        if os.path.isdir(directory) and shutil.disk_usage(directory).free < _LEAST_FREE_BYTES:
+            raise UserError(f"there is no room for Ray in the temporary directory {directory}; {advice}")
         try:
             ray.init("local", include_dashboard=False, **quiet, **kwargs)
         except OSError as error:
-            directory = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
             raise UserError(
-                f"Ray can't start with the temporary directory {directory} ({error.strerror or error}); free space "
-                "there, or set RAY_TMPDIR to another with a short name"
+                f"Ray can't start with the temporary directory {directory} ({error.strerror or error}); {advice}"
             ) from error
         return
     log.info("joining the Ray cluster at %s", address)
