@@ -15,11 +15,24 @@ from pipelines.cluster.ray_internals import cluster_address, hide_authentication
 from pipelines.core.errors import UserError
 from pipelines.core.periodic import repeated
 
-__all__ = ["exit_if_ray_dies", "start_ray"]
+__all__ = ["exit_if_ray_dies", "is_ray_running", "start_ray"]
 
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 2.0
+
+
+def is_ray_running() -> bool:
+    """Whether `start_ray` would join a cluster, or does nothing because Ray has been started."""
+    import ray
+
+    if ray.is_initialized():
+        return True
+    try:
+        return cluster_address() is not None
+    except (ValueError, ConnectionError):
+        # `start_ray` explains what is wrong.
+        return True
 
 
 @contextlib.contextmanager

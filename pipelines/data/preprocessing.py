@@ -6,37 +6,29 @@ time: the job can be resumed, and the bytes are the same. The nodes that see the
 also those that join later, if both are URIs; otherwise those that share the paths.
 """
 
-import contextlib
-import csv
-import functools
-import io
-import json
 import logging
-import os
 import posixpath
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from pipelines.cluster.nodes import nodes_with_files
-from pipelines.cluster.session import start_ray
-from pipelines.core.errors import StepError, UserError
-from pipelines.core.progress import progress
+from pipelines.core.errors import UserError
 from pipelines.data.catalog import Catalog, read_catalog
 from pipelines.data.clip import ClipRecord
 from pipelines.data.copies import count_frames
 from pipelines.data.options import PreprocessOptions
-from pipelines.data.plan import MIN_SHARDS, PREPROCESS_JSON, Plan, Shard, clips_per_shard, read_reports
-from pipelines.data.shard_writer import make_shard
-from pipelines.data.shards import REJECTED_CSV, write_dataset_json
+from pipelines.data.plan import MIN_SHARDS, PREPROCESS_JSON, Plan, clips_per_shard, read_reports
+from pipelines.data.rejected import REJECTED_CSV, write_rejected
+from pipelines.data.shard_jobs import write_shards
+from pipelines.data.shards import write_dataset_json
 from pipelines.data.splits import SPLITS
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
 from pipelines.storage.output import prepare_out
+from pipelines.video.ffmpeg import DECODER
 from ttrnn.files import remove_leftovers
 
 __all__ = ["expected_frames", "make_shards"]
@@ -93,7 +85,7 @@ def _make_shards(options: PreprocessOptions, out: Location) -> dict[str, Any]:
     try:
         if missing:
             log.info("decoding %s clips into %d shards", f"{sum(len(s.clips) for s in missing):,}", len(missing))
-            reports |= _run(missing, out, options)
+            reports |= write_shards(missing, out, options)
     finally:
         if out.is_local:
             remove_leftovers(out.local)
@@ -133,69 +125,12 @@ def expected_frames(clips: Sequence[ClipRecord], options: PreprocessOptions) -> 
     return sum(announced) / len(announced) if announced else 0
 
 
-def _run(shards: Sequence[Shard], out: Location, options: PreprocessOptions) -> dict[str, dict[str, Any]]:
-    """Makes shards on the cluster; returns the report on each, by file."""
-    with start_ray():
-        import ray.data
-
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        for handler in logging.getLogger("ray.data").handlers:
-            # Ray's plans and timings go to its log file only; handlers of other libraries are left alone.
-            if isinstance(handler, logging.StreamHandler) and type(handler).__module__.startswith("ray."):
-                handler.setLevel(logging.ERROR)
-        task = functools.partial(
-            make_shard, out=out, frame=options.frame, sampling=options.sampling, time_limit_s=options.time_limit_s
-        )
-        items = [{"shard": shard.to_json()} for shard in shards]
-        rows = ray.data.from_items(items, override_num_blocks=len(shards))
-        reports = {}
-        mapped = rows.map(task, label_selector=_node_selector(shards, out, options.videos))
-        # Closed at once after an error, so that no task outlives this function.
-        with contextlib.closing(iter(mapped.iter_rows())) as results:  # type: ignore[type-var]
-            for row in progress(results, len(shards), "shards"):
-                if row["errno"]:
-                    raise OSError(row["errno"], row["error"])
-                if row["error"]:
-                    raise StepError(f"{row['error']}; run the same command with --resume")
-                report = json.loads(row["report"])
-                reports[report["shard"]["file"]] = report
-        return reports
-
-
-def _node_selector(shards: Sequence[Shard], out: Location, videos: str) -> dict[str, str] | None:
-    """The nodes that see OUT and a sample of the videos, as a label selector of Ray; None: all nodes."""
-    paths = [clip.path for shard in shards for clip in shard.clips if Location.of(clip.path).is_local]
-    if not paths and not out.is_local:
-        return None
-    some = {*paths[:: -(-len(paths) // 64) or 1], *paths[-1:]}
-    files = {path: os.path.getsize(path) for path in some if os.path.isfile(path)}
-    with contextlib.ExitStack() as stack:
-        if out.is_local:
-            token = stack.enter_context(tempfile.NamedTemporaryFile(dir=out.local, prefix=".", suffix=".tmp"))
-            files[token.name] = 0
-        seeing, others = nodes_with_files(files)
-    advice = f"put {videos} and {out} on s3:// or a file system that all nodes share"
-    if not any(node["Resources"].get("CPU") for node in seeing):
-        raise UserError(f"no node with a CPU, of {len(seeing + others)} nodes, sees {videos} and {out}; {advice}")
-    if others:
-        log.warning(
-            "%d of %d nodes do not see %s and %s: %s; %s to use all nodes",
-            len(others),
-            len(seeing + others),
-            videos,
-            out,
-            "only this node decodes" if len(seeing) == 1 else f"the other {len(seeing)} decode",
-            advice,
-        )
-    return {"ray.io/node-id": f"in({','.join(node['NodeID'] for node in seeing)})"}
-
-
 def _finish(
     out: Location, options: PreprocessOptions, catalog: Catalog, plan: Plan, reports: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """Writes rejected.csv, then dataset.json, which completes the shards; returns the result of the command."""
-    rejected = plan.rejected(reports) | dict.fromkeys(catalog.left_out, _MISPLACED)
-    (out / REJECTED_CSV).write_text(_to_csv([("path", "reason"), *sorted(rejected.items())]))
+    rejected = plan.rejected(reports) | {path: [_MISPLACED] for path in catalog.left_out}
+    write_rejected(out, rejected)
     _refuse_lost_classes(out, catalog, rejected)
     finished = [reports[shard.file] for shard in plan.shards]
     number, total, squares = np.sum([report["pixel_sums"] for report in finished], axis=0)
@@ -216,6 +151,7 @@ def _finish(
         std=std,
         splits=shards,
         options=options.settings(),
+        decoder=DECODER,
     )
     splits = {
         split: {name: sum(shard[name] for shard in shards[split]) for name in ("num_clips", "num_frames", "num_bytes")}
@@ -228,23 +164,12 @@ def _finish(
         "task": catalog.task,
         **totals,
         "num_rejected": len(rejected),
-        "rejected": dict(Counter(rejected.values())),
+        "rejected": dict(Counter(reason for reason, *_ in rejected.values())),
         "splits": splits,
     }
 
 
-def _to_csv(rows: Iterable[tuple[str, str]]) -> str:
-    text = io.StringIO()
-    plain, quoting = (
-        csv.writer(text, lineterminator="\n", quoting=kind) for kind in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
-    )
-    for row in rows:
-        # Readers take a carriage return for the end of a line, but the plain writer does not quote it.
-        (quoting if "\r" in row[0] else plain).writerow(row)
-    return text.getvalue()
-
-
-def _refuse_lost_classes(out: Location, catalog: Catalog, rejected: dict[str, str]) -> None:
+def _refuse_lost_classes(out: Location, catalog: Catalog, rejected: Collection[str]) -> None:
     reasons = f"see {out / REJECTED_CSV} for the reasons"
     kept = [clip for clip in catalog.clips if clip.clip_id not in rejected]
     if not kept:

@@ -6,7 +6,6 @@
 Legend: T time, H W frame height and width in pixels, C channels (3: RGB, 1: grey).
 """
 
-import csv
 import hashlib
 import io
 import json
@@ -18,7 +17,6 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.core.errors import user_errors
 from pipelines.storage.location import Location
 from pipelines.video.frame import FrameSize
 
@@ -26,10 +24,8 @@ __all__ = [
     "DATASET_JSON",
     "FORMAT",
     "FORMAT_VERSION",
-    "REJECTED_CSV",
     "SCHEMA",
     "Clip",
-    "read_rejected",
     "write_dataset_json",
     "write_shard",
 ]
@@ -38,7 +34,6 @@ __all__ = [
 FORMAT = "ttrnn-shards"
 FORMAT_VERSION = 1
 DATASET_JSON = "dataset.json"
-REJECTED_CSV = "rejected.csv"
 SCHEMA = pa.schema(
     [
         ("clip_id", pa.string()),
@@ -129,6 +124,7 @@ def write_dataset_json(
     std: Sequence[float],
     splits: Mapping[str, Sequence[Mapping[str, Any]]],
     options: Mapping[str, Any],
+    decoder: str = "",
 ) -> None:
     """Writes dataset.json, which marks the shards as complete: call it last.
 
@@ -142,6 +138,7 @@ def write_dataset_json(
         std: Likewise.
         splits: For each split the results of `write_shard`, in order.
         options: What the shards were made with; for information only.
+        decoder: Its name and version, on which pixels depend a little; for information only.
     """
     totals = {
         name: {
@@ -162,18 +159,6 @@ def write_dataset_json(
         "std": list(std),
         "splits": totals,
         "options": dict(options),
+        "decoder": decoder,
     }
     (Location.of(place) / DATASET_JSON).write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
-
-
-def read_rejected(place: Location) -> list[tuple[str, str]]:
-    """(path, reason) of each rejected clip; [] without rejected.csv, which shards of other programs may lack."""
-    file = place / REJECTED_CSV
-    try:
-        # Names of files may be in any encoding.
-        text = file.read_bytes().decode("utf-8", "replace")
-    except FileNotFoundError:
-        return []
-    with user_errors(f"{file} is damaged; run preprocess --resume"):
-        # Further columns may follow.
-        return [(path, reason) for path, reason, *_ in list(csv.reader(io.StringIO(text, newline="")))[1:]]
