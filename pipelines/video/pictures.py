@@ -16,13 +16,12 @@ import numpy as np
 from pipelines.video.errors import RejectedError
 from pipelines.video.reader import Image
 from pipelines.video.sampling import Sampling
+from pipelines.video.suffixes import PICTURE_SUFFIXES
 from pipelines.video.values import to_uint8
 
-__all__ = ["PICTURE_SUFFIXES", "PictureReader"]
+__all__ = ["PictureReader"]
 
 
-PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Extensions of pictures, in lower case: a folder of them is a clip."""
 _SAME_KIND = {".jpeg": ".jpg", ".tiff": ".tif"}
 # For folders whose rate is unknown, as for videos.
 _DEFAULT_FPS = 25.0
