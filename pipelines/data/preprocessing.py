@@ -19,6 +19,7 @@ from pipelines.core.errors import UserError
 from pipelines.data.catalog import Catalog, read_catalog
 from pipelines.data.clip import ClipRecord
 from pipelines.data.copies import count_frames
+from pipelines.data.frame_size import settled
 from pipelines.data.options import PreprocessOptions
 from pipelines.data.plan import MIN_SHARDS, PREPROCESS_JSON, Plan, clips_per_shard, read_reports
 from pipelines.data.rejected import REJECTED_CSV, write_rejected
@@ -61,10 +62,8 @@ def make_shards(options: PreprocessOptions) -> dict[str, Any]:
 
 
 def _make_shards(options: PreprocessOptions, out: Location) -> dict[str, Any]:
-    plan = Plan(options.settings())
-    if options.resume and (earlier := Plan.read(out)) is not None:
-        earlier.check_options(out, plan.options)
-        plan = replace(earlier, options=plan.options)
+    earlier = Plan.read(out) if options.resume else None
+    plan = earlier or Plan({})
     catalog = read_catalog(
         options.videos,
         options.layout,
@@ -73,6 +72,10 @@ def _make_shards(options: PreprocessOptions, out: Location) -> dict[str, Any]:
         kept_splits=plan.splits(),
         kept_classes=plan.classes,
     )
+    options = settled(options, catalog)
+    if earlier is not None:
+        earlier.check_options(out, options.settings())
+    plan = replace(plan, options=options.settings())
     if options.overwrite:
         _refuse_to_delete_videos(out, options.videos, catalog)
     prepare_out(out, marker=PREPROCESS_JSON, overwrite=options.overwrite, resume=options.resume)
