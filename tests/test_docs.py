@@ -15,10 +15,10 @@ from pipelines.data.dataset import ShardDataset
 REPO = Path(__file__).parents[1]
 
 
-def commands(page: str) -> list[list[str]]:
-    """The words of each line that is indented and begins with `python`."""
-    lines = (REPO / "docs" / page).read_text(encoding="utf-8").splitlines()
-    return [shlex.split(line) for line in lines if line.startswith("    python ")]
+def commands(page: str, section: str) -> list[list[str]]:
+    """The words of each line of a section that is indented and begins with `python`."""
+    text = (REPO / "docs" / page).read_text(encoding="utf-8").split(f"\n## {section}\n")[1].split("\n## ")[0]
+    return [shlex.split(line) for line in text.splitlines() if line.startswith("    python ")]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A folder in which all commands have run, and what they printed."""
     folder, printed = tmp_path_factory.mktemp("docs"), []
     (folder / "docs").symlink_to(REPO / "docs")
-    for words in commands("data.md"):
+    for words in commands("data.md", "From arrays to a model: a sensor of 8 x 8"):
         as_json = ["--json"] if words[1] == "-m" else []
         result = subprocess.run(
             [sys.executable, *words[1:], *as_json],

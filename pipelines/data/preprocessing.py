@@ -9,7 +9,7 @@ also those that join later, if both are URIs; otherwise those that share the pat
 import logging
 import posixpath
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from pipelines.data.splits import SPLITS
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
 from pipelines.storage.output import prepare_out
+from pipelines.video.errors import REASONS
 from pipelines.video.ffmpeg import DECODER
 from ttrnn.files import remove_leftovers
 
@@ -172,8 +173,10 @@ def _finish(
     }
 
 
-def _refuse_lost_classes(out: Location, catalog: Catalog, rejected: Collection[str]) -> None:
+def _refuse_lost_classes(out: Location, catalog: Catalog, rejected: Mapping[str, Sequence[Any]]) -> None:
     reasons = f"see {out / REJECTED_CSV} for the reasons"
+    for reason, number in Counter(reason for reason, *_ in rejected.values()).most_common(1):
+        reasons += f" ({number:,} {reason}: {REASONS[reason]})" if reason in REASONS else ""
     kept = [clip for clip in catalog.clips if clip.clip_id not in rejected]
     if not kept:
         raise UserError(f"all {len(rejected):,} clips were rejected; {reasons}")
