@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from pipelines.data.dataset import ShardDataset
+from pipelines.video.errors import REASONS
 
 REPO = Path(__file__).parents[1]
 
@@ -39,6 +41,12 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
         assert result.returncode == 0, (words, result.stderr)
         printed.append(result.stdout)
     return folder, printed
+
+
+def test_every_reason_to_reject_a_clip_is_explained() -> None:
+    page = (REPO / "docs" / "data.md").read_text(encoding="utf-8")
+    explained = re.findall(r"^  \| ([a-z_]+) \| ", page, re.MULTILINE)
+    assert sorted(explained) == sorted(["reason", *REASONS, "misplaced"])
 
 
 def test_arrays_become_a_model_that_classifies_them(outputs: tuple[Path, list[str]]) -> None:
