@@ -58,22 +58,19 @@ def _depth(videos: Sequence[str]) -> int:
 
 def _refuse_single_pictures(tree: Tree, depth: int, may_have_splits: bool) -> None:
     """Refuses pictures in the place of clips, and folders that hold both pictures and folders of pictures."""
-    clips = sorted(tree.picture_folders.intersection(tree.videos))
-    for clip in clips:
-        *above, _ = parts = clip.split("/")
-        is_class = len(parts) == depth + 1 or (
-            may_have_splits and len(parts) == depth + 2 and bool(split_named(parts[depth]))
-        )
-        if is_class:
+    for clip in sorted(tree.picture_folders.intersection(tree.videos)):
+        parts = clip.split("/")
+        is_in_split = may_have_splits and bool(split_named(parts[depth]))
+        if len(parts) <= depth + 1 + is_in_split:
             raise UserError(
                 f"{tree.root}: {clip}/ directly holds pictures, but in the place of a class; a clip is a folder of "
                 f"pictures: put those of each clip into a folder of its own, {clip}/CLIP/0001.jpg, or give {CSV}"
             )
-        outer = next((name for end in range(1, len(parts)) if (name := "/".join(above[:end])) in tree.picture_folders), "")
-        if outer:
+        above = ["/".join(parts[:end]) for end in range(1, len(parts))]
+        for outer in tree.picture_folders.intersection(above):
             raise UserError(
-                f"{tree.root}: {outer}/ holds pictures, and {clip}/ too: either may be the clip; move one of them away, "
-                f"or give {CSV}"
+                f"{tree.root}: {outer}/ holds pictures, and {clip}/ too: either may be the clip; move one of them "
+                f"away, or give {CSV}"
             )
 
 

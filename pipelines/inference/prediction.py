@@ -113,7 +113,9 @@ def _inputs(given: Sequence[str]) -> Iterator[str]:
         has_pictures = any("/" not in file and file.lower().endswith(PICTURE_SUFFIXES) for file in tree.files)
         if has_pictures and not set(tree.videos) - tree.picture_folders:
             if tree.videos:
-                raise UserError(f"{name} holds pictures, and {tree.videos[0]} in it too; give the folders that are clips")
+                raise UserError(
+                    f"{name} holds pictures, and {tree.videos[0]} in it too; give the folders that are clips"
+                )
             yield name
             continue
         if not tree.videos:

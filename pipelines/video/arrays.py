@@ -10,6 +10,7 @@ import contextlib
 import functools
 import math
 import os
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,7 @@ __all__ = ["ArrayFrames", "ArrayReader", "is_array"]
 
 
 _NPY, _ZIP, _ARROW_FILE, _ARROW_MESSAGE = b"\x93NUMPY", b"PK", b"ARROW1", b"\xff\xff\xff\xff"
+_HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _MAX_HEADER_BYTES = 2**16
 _MAX_FRAME_BYTES = _MAX_WHOLE_BYTES = 2**31
 # For arrays that do not give a rate, as for videos.
@@ -170,15 +172,19 @@ def _read_header(stream: IO[bytes], path: str) -> _Header:
     try:
         version = np.lib.format.read_magic(stream)
         start = stream.tell()
-        if version == (1, 0):
-            return _Header(*np.lib.format.read_array_header_1_0(stream))
         # Longer ones are those of arrays with named fields.
-        if version != (2, 0) or int.from_bytes(stream.read(4), "little") > _MAX_HEADER_BYTES:
-            raise RejectedError(path, "unreadable")
+        is_short = version == (1, 0) or int.from_bytes(stream.read(4), "little") < _MAX_HEADER_BYTES
         stream.seek(start)
-        return _Header(*np.lib.format.read_array_header_2_0(stream))
-    except (ValueError, RecursionError) as error:
+        read = _HEADER_READERS.get(version) if is_short else None
+        # Python 2 wrote longer integers, of which numpy warns.
+        with warnings.catch_warnings(action="ignore"):
+            header = _Header(*read(stream)) if read else None
+    except Exception as error:
+        # Whatever numpy and the parser of Python raise about a damaged header.
         raise RejectedError(path, "unreadable") from error
+    if header is None:
+        raise RejectedError(path, "unreadable")
+    return header
 
 
 def _open_npy(stream: IO[bytes], path: str, num_bytes: int) -> ArrayFrames:
@@ -225,7 +231,9 @@ def _open_npz(file: IO[bytes]) -> ArrayFrames:
         archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise RejectedError(file.name, "unreadable") from error
-    members = {info.filename.removesuffix(".npy"): info for info in archive.infolist() if info.filename.endswith(".npy")}
+    members = {
+        info.filename.removesuffix(".npy"): info for info in archive.infolist() if info.filename.endswith(".npy")
+    }
     names = ["frames"] if "frames" in members else [name for name in members if name not in ("fps", "times")]
     if len(names) != 1:
         raise RejectedError(file.name, "several_arrays" if names else "unreadable")
@@ -251,7 +259,11 @@ def _read_numbers(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str, nu
     """float64 [number]"""
     with _open_member(archive, info, path) as stream:
         header = _read_header(stream, path)
-        if header.dtype.kind not in "iuf" or math.prod(header.shape) != number or not 0 < number * 8 <= _MAX_WHOLE_BYTES:
+        if (
+            header.dtype.kind not in "iuf"
+            or math.prod(header.shape) != number
+            or not 0 < number * 8 <= _MAX_WHOLE_BYTES
+        ):
             raise RejectedError(path, "wrong_times")
         content = stream.read(number * header.dtype.itemsize)
     if len(content) < number * header.dtype.itemsize:

@@ -209,9 +209,7 @@ def _open_file(path: str) -> IO[bytes]:
     return file
 
 
-def _fill(
-    video: Reader, num_total: int, sampling: Sampling, frames: np.ndarray
-) -> tuple[list[float], "_Progress"]:
+def _fill(video: Reader, num_total: int, sampling: Sampling, frames: np.ndarray) -> tuple[list[float], "_Progress"]:
     """Fills `frames` [T, H, W, C] with the sampled frames of a video of `num_total` frames; returns their times in s.
 
     Raises:

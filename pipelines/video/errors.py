@@ -21,7 +21,7 @@ REASONS = {
     "no_rate": "frames are taken by time (fps), but it has no frame rate: store one, or give --picture-fps, or --every",
     "damaged": "its content contradicts its own header or checksum",
     "bad_picture": "one of its pictures does not decode",
-    "mixed_pictures": "its pictures are not numbered alike (0001.jpg, 0002.jpg): which are frames, and when, is unknown",
+    "mixed_pictures": "its pictures are not numbered alike (0001.jpg, 0002.jpg): their order is unknown",
     "crashed": "the decoding process crashed on it, twice",
     "timed_out": "decoding took longer than the time limit",
 }

@@ -56,7 +56,9 @@ def test_videos_and_pictures_have_the_size_of_videos(tmp_path: Path) -> None:
 
 def test_arrays_of_several_sizes_are_refused_unless_a_size_is_given(tmp_path: Path) -> None:
     arrays(arrays(tmp_path, (3, 8, 8)), (3, 16, 8), start=9)
-    told = r"differ in width x height x channels: 8 x 8 x 1 \(18 clips, such as .*\.npy\); 8 x 16 x 1 .* give --width and"
+    told = (
+        r"differ in width x height x channels: 8 x 8 x 1 \(18 clips, such as .*\.npy\); 8 x 16 x 1 .* give --width and"
+    )
     with pytest.raises(UserError, match=told) as error:
         size(tmp_path)
     assert "\n" not in str(error.value)

@@ -31,7 +31,9 @@ def test_clips_are_of_one_kind(tmp_path: Path) -> None:
         assert left_out == []
 
 
-@pytest.mark.parametrize("name", ["{}.NPY", "{}.npz", "{}.arrow", "{}.feather", "{}/img_1.PNG", "{}/1.webp", "{}/1.tif"])
+@pytest.mark.parametrize(
+    "name", ["{}.NPY", "{}.npz", "{}.arrow", "{}.feather", "{}/img_1.PNG", "{}/1.webp", "{}/1.tif"]
+)
 def test_arrays_and_folders_of_pictures_are_clips_of_class_folders(tmp_path: Path, name: str) -> None:
     files = [f"{label}/{name.format(i)}" for label in "ab" for i in range(9)]
     catalog = read_catalog(touch(tmp_path, *files))
@@ -54,9 +56,9 @@ def test_ucf101_may_be_folders_of_pictures(tmp_path: Path) -> None:
     for file in [*(pictures / "UCF-101").rglob("*.avi")]:
         file.unlink()
         touch(file.with_suffix(""), "img_00001.jpg", "img_00002.jpg")
-    assert [
-        (f"{clip.clip_id}.avi", clip.labels, clip.group, clip.split) for clip in read_catalog(pictures).clips
-    ] == [(clip.clip_id, clip.labels, clip.group, clip.split) for clip in videos.clips]
+    assert [(f"{clip.clip_id}.avi", clip.labels, clip.group, clip.split) for clip in read_catalog(pictures).clips] == [
+        (clip.clip_id, clip.labels, clip.group, clip.split) for clip in videos.clips
+    ]
 
 
 def test_the_rate_of_jester_is_known_where_it_has_pictures(tmp_path: Path) -> None:
@@ -103,7 +105,10 @@ def test_previews_of_videos_are_no_reason_for_a_warning(tmp_path: Path, caplog: 
 @pytest.mark.parametrize(
     ("names", "told"),
     [
-        (["a/1.jpg", "a/2.jpg", "b/1.jpg"], r"a/ directly holds pictures, but in the place of a class; .*a/CLIP/0001.jpg"),
+        (
+            ["a/1.jpg", "a/2.jpg", "b/1.jpg"],
+            r"a/ directly holds pictures, but in the place of a class; .*a/CLIP/0001.jpg",
+        ),
         ([*PICTURES, "c/1.jpg"], "c/ directly holds pictures, but in the place of a class"),
         ([*PICTURES, "a/1.jpg"], "a/ directly holds pictures, but in the place of a class"),
         ([*PICTURES, "a/0/thumbs/1.jpg"], "a/0/ holds pictures, and a/0/thumbs/ too: either may be the clip"),
