@@ -1,10 +1,11 @@
 """Run a command by its name: `ttrnn sweep` and `python -m pipelines sweep` are `python -m pipelines.sweep`."""
 
-import difflib
 import importlib
 import importlib.metadata
 import sys
 from collections.abc import Sequence
+
+from pipelines.core.options import did_you_mean
 
 __all__ = ["COMMANDS", "main"]
 
@@ -32,9 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"ttrnn {importlib.metadata.version('ttrnn')}\n")
         return 0
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        guess = f"did you mean {near[0]}? " if near else ""
-        sys.stderr.write(f"error: ttrnn has no command {name!r}; {guess}the commands are {', '.join(COMMANDS)}\n")
+        guess = did_you_mean(name, COMMANDS)
+        sys.stderr.write(f"error: ttrnn has no command {name!r}{guess}; the commands are {', '.join(COMMANDS)}\n")
         return 2
     code: int = importlib.import_module(f"pipelines.{name}").main(others[:-1])
     return code

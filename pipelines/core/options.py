@@ -3,25 +3,67 @@
 import argparse
 import ast
 import dataclasses
+import difflib
+import functools
 import inspect
 import json
 import textwrap
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pipelines.core.errors import UserError, user_errors
 
-__all__ = ["check_values", "field_help", "positional"]
+__all__ = ["check_values", "did_you_mean", "field_help", "positional", "takes_options"]
 
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def positional(**kwargs: Any) -> Any:
     """A dataclass field that the command line takes by position, without a `--name`."""
     return dataclasses.field(metadata={"positional": True}, **kwargs)
+
+
+def takes_options(options_class: type) -> Callable[[Callable[[Any], R]], Callable[..., R]]:
+    """Lets a function of an options object also be called with the options themselves, as Python functions are.
+
+    Example:
+        predict(PredictOptions(model="model", video=("clip.avi",)))
+        predict("model", "clip.avi", window="2s")
+    """
+
+    def decorate(function: Callable[[Any], R]) -> Callable[..., R]:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> R:
+            if len(args) == 1 and isinstance(args[0], options_class) and not kwargs:
+                return function(args[0])
+            return function(_from_arguments(options_class, args, kwargs))
+
+        return call
+
+    return decorate
+
+
+def _from_arguments(options_class: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The options; those that the command line takes by position may be given so here."""
+    hints, values, rest = get_type_hints(options_class), dict(kwargs), list(args)
+    for field in dataclasses.fields(options_class):
+        if rest and field.metadata.get("positional"):
+            many = _scalar_type(hints[field.name])[1] and not isinstance(rest[0], list | tuple)
+            values[field.name], rest = (rest, []) if many else (rest[0], rest[1:])
+    if rest:
+        raise TypeError(f"{len(rest)} values too many by position: {', '.join(map(repr, rest))}")
+    return options_class(**{name: _as_option(value) for name, value in values.items()})
+
+
+def _as_option(value: Any) -> Any:
+    """A command line has text where Python may have a Path, and options are tuples where Python may have lists."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_as_option, value))
+    return str(value) if isinstance(value, Path) else value
 
 
 def field_help(options_class: type) -> dict[str, str]:
@@ -100,7 +142,12 @@ def parse(options_class: type[T], argv: Sequence[str] | None, prog: str | None =
     Raises:
         UserError: an unknown option, a value of the wrong type, or a value that the dataclass refuses.
     """
-    given = vars(build_parser(options_class, prog).parse_args(argv))
+    parser = build_parser(options_class, prog)
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flags = [flag for flag in parser._option_string_actions if flag.startswith("--")]
+        raise UserError(f"unknown: {' '.join(unknown)}{did_you_mean(unknown[0].split('=')[0], flags)} (see --help)")
+    given = vars(namespace)
     as_json, config = given.pop("json", False), given.pop("config", None)
     values = {**(_read_config(options_class, config) if config else {}), **{k: v for k, v in given.items() if v != []}}
     for field in dataclasses.fields(options_class):  # type: ignore[arg-type]
@@ -142,7 +189,8 @@ def check_values(options_class: type, values: Any, what: str) -> None:
     hints = get_type_hints(options_class)
     for name, value in values.items():
         if name not in hints:
-            raise UserError(f"{what}: unknown option {name!r}; the options are {', '.join(sorted(hints))}")
+            guess = did_you_mean(str(name), hints)
+            raise UserError(f"{what}: unknown option {name!r}{guess}; the options are {', '.join(sorted(hints))}")
         kind, many = _scalar_type(hints[name])
         if many and not isinstance(value, list):
             raise UserError(f"{what}: {name} must be a list, got {json.dumps(value, default=repr)}")
@@ -151,6 +199,12 @@ def check_values(options_class: type, values: Any, what: str) -> None:
             right_type = isinstance(item, int | float if kind is float else kind)
             if not optional and (not right_type or (kind is not bool and isinstance(item, bool))):
                 raise UserError(f"{what}: {name} must be {kind.__name__}, got {json.dumps(item, default=repr)}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean WORD?` with the most similar known word, or "" if none is."""
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _scalar_type(hint: Any) -> tuple[Any, bool]:

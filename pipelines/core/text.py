@@ -5,7 +5,7 @@ import shlex
 import shutil
 import sys
 
-__all__ = ["duration", "percent", "python"]
+__all__ = ["duration", "percent", "plural", "python"]
 
 
 def python() -> str:
@@ -25,3 +25,8 @@ def duration(seconds: float) -> str:
 def percent(value: float | None) -> str:
     """0.9375 -> `93.8%`; `-` for None."""
     return "-" if value is None else f"{100 * value:.1f}%"
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 clip`, `1,600 clips`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
