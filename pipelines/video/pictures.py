@@ -25,6 +25,7 @@ __all__ = ["PictureReader"]
 _SAME_KIND = {".jpeg": ".jpg", ".tiff": ".tif"}
 # For folders whose rate is unknown, as for videos.
 _DEFAULT_FPS = 25.0
+_NOWHERE = os.open(os.devnull, os.O_WRONLY)
 # Grey stays grey, 16 bits stay 16 bits; the orientation that a camera stored is applied, transparency is dropped.
 _AS_STORED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
 
@@ -101,11 +102,10 @@ def _read(path: str) -> np.ndarray | None:
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """Discards what image libraries print about damaged pictures, on standard error."""
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
+    kept = os.dup(2)
+    os.dup2(_NOWHERE, 2)
     try:
         yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-        os.close(nothing)

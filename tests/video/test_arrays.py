@@ -370,6 +370,20 @@ def test_compression_that_numpy_does_not_write_is_unreadable(tmp_path: Path, met
     assert reason(tmp_path / "a.npz") == "unreadable"
 
 
+def test_a_recording_beyond_the_memory_of_the_decoder_is_sampled(tmp_path: Path) -> None:
+    file, num_frames, size = tmp_path / "a.npy", 30_000, 512 * 640 * 2
+    start = header(f"({num_frames}, 512, 640)", "<u2")
+    with file.open("wb") as opened:
+        opened.write(start)
+        for number in (3750, 26250):
+            opened.seek(len(start) + number * size)
+            opened.write(np.full(size // 2, number, "<u2").tobytes())
+        opened.truncate(len(start) + num_frames * size)
+    with IsolatedDecoder(60) as decoder:
+        frames = decoder.decode(file, FrameSize(8, 8, 1), Sampling(num_frames=4, value_range="0:30000")).frames
+    assert frames[:, 0, 0, 0].tolist() == [32, 0, 0, 223]
+
+
 def test_a_bomb_is_read_frame_by_frame_up_to_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stream, num_frames = io.BytesIO(), 100_000
     with (

@@ -101,6 +101,17 @@ def test_pictures_of_several_sizes_are_resized_like_a_video(tmp_path: Path) -> N
     assert [frame.max() for frame in frames] == [frame.min() for frame in frames] == [200] * 3 + [100] * 3
 
 
+def test_a_stored_orientation_is_applied(tmp_path: Path) -> None:
+    pil = pytest.importorskip("PIL.Image")
+    image = pil.fromarray(np.repeat(np.repeat(COLOURED[0, :4, :6], 8, axis=0), 8, axis=1))
+    exif = pil.Exif()
+    # To be shown a quarter turn clockwise.
+    exif[274] = 6
+    image.save(tmp_path / "1.jpg", exif=exif, quality=100, subsampling=0)
+    found = decode(tmp_path, FrameSize(32, 48, 3), Sampling()).frames[0]
+    assert np.abs(found.astype(int) - np.rot90(np.asarray(image), -1)).mean() < 2
+
+
 def test_pictures_of_16_bits_need_a_range(tmp_path: Path) -> None:
     values = RANDOM.integers(0, 5000, (5, 32, 48), np.uint16)
     folder = write_pictures(tmp_path / "depth", values)
