@@ -42,6 +42,7 @@ def takes_options(options_class: type) -> Callable[[Callable[[Any], R]], Callabl
                 return function(args[0])
             return function(_from_arguments(options_class, args, kwargs))
 
+        call.options_class = options_class  # type: ignore[attr-defined]
         return call
 
     return decorate
@@ -85,45 +86,53 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see --help)")
 
 
-def build_parser(options_class: type, prog: str | None = None) -> argparse.ArgumentParser:
-    """An argparse parser whose options are the fields of a dataclass; its result holds only options that were given."""
-    doc = inspect.getdoc(options_class) or ""
+def build_parser(options_class: type, prog: str | None = None, examples: str = "") -> argparse.ArgumentParser:
+    """An argparse parser whose options are the fields of a dataclass; its result holds only options that were given.
+
+    Options stand in a group for each class that has fields; a class may have CHOICES, values by the name of the field.
+    """
+    fields = {field.name: field for field in dataclasses.fields(options_class)}
+    places = [_place(field) for field in fields.values() if field.metadata.get("positional")]
     parser = _Parser(
         prog=prog,
-        description=doc,
+        usage=" ".join(["%(prog)s", *places, "[options]"]),
+        description=inspect.getdoc(options_class) or "",
+        epilog=examples and f"examples:\n{examples}",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     helps, hints = field_help(options_class), get_type_hints(options_class)
-    for field in dataclasses.fields(options_class):
-        kind, many = _scalar_type(hints[field.name])
-        default = field.default
-        text = helps.get(field.name, "").replace("%", "%%")
-        if default is not dataclasses.MISSING and default is not None and default is not False and default != ():
-            text += f" [default: {default}]"
-        if field.metadata.get("positional"):
-            # Not required: --config may give it.
-            parser.add_argument(
-                field.name, metavar=field.name.upper(), help=text, type=kind, nargs="*" if many else "?"
-            )
-        elif kind is bool:
-            parser.add_argument(
-                _flag(field.name),
-                dest=field.name,
-                help=text,
-                action=argparse.BooleanOptionalAction if default is True else "store_true",
-            )
-        else:
-            parser.add_argument(
-                _flag(field.name),
-                *map(_flag, field.metadata.get("aliases", ())),
-                dest=field.name,
-                help=text,
-                type=_or_none(kind) if field.default is not None and _is_optional(hints[field.name]) else kind,
-                nargs="+" if many else None,
-                metavar=kind.__name__.upper(),
-            )
+    choices = getattr(options_class, "CHOICES", {})
+    for cls in options_class.__mro__[:-1]:
+        own = [fields.pop(name) for name in vars(cls).get("__annotations__", ()) if name in fields]
+        group = parser.add_argument_group(_title(cls)) if own and cls is not options_class else parser
+        for field in own:
+            kind, many = _scalar_type(hints[field.name])
+            text = helps.get(field.name, "").replace("%", "%%") + _default_text(field.default)
+            if field.metadata.get("positional"):
+                # Not required: --config may give it.
+                group.add_argument(
+                    field.name, metavar=field.name.upper(), help=text, type=kind, nargs="*" if many else "?"
+                )
+            elif kind is bool:
+                group.add_argument(
+                    _flag(field.name),
+                    dest=field.name,
+                    help=text,
+                    action=argparse.BooleanOptionalAction if field.default is True else "store_true",
+                )
+            else:
+                among = choices.get(field.name)
+                group.add_argument(
+                    _flag(field.name),
+                    *map(_flag, field.metadata.get("aliases", ())),
+                    dest=field.name,
+                    help=text,
+                    type=_or_none(kind) if field.default is not None and _is_optional(hints[field.name]) else kind,
+                    nargs="+" if many else None,
+                    metavar="{" + ",".join(among) + "}" if among else kind.__name__.upper(),
+                )
     parser.add_argument(
         "--config",
         metavar="FILE.json",
@@ -133,7 +142,28 @@ def build_parser(options_class: type, prog: str | None = None) -> argparse.Argum
     return parser
 
 
-def parse(options_class: type[T], argv: Sequence[str] | None, prog: str | None = None) -> tuple[T, bool]:
+def _place(field: "dataclasses.Field[Any]") -> str:
+    """A value that is given by position, as the usage line shows it."""
+    name = field.name.upper()
+    text = f"{name} [{name} ...]" if get_origin(field.type) is tuple else name
+    has_default = field.default is not dataclasses.MISSING
+    return f"[{text}]" if has_default else text
+
+
+def _title(cls: type) -> str:
+    """A group of options, by the first sentence about their class."""
+    return (inspect.getdoc(cls) or cls.__name__).split(".")[0].split(",")[0].lower()
+
+
+def _default_text(default: Any) -> str:
+    if default is dataclasses.MISSING or default is None or default is False or default in ((), ""):
+        return ""
+    return f" [default: {' '.join(map(str, default)) if isinstance(default, tuple) else default}]"
+
+
+def parse(
+    options_class: type[T], argv: Sequence[str] | None, prog: str | None = None, examples: str = ""
+) -> tuple[T, bool]:
     """Reads options: the command line overrides `--config FILE.json`, which overrides the defaults.
 
     Returns:
@@ -142,7 +172,7 @@ def parse(options_class: type[T], argv: Sequence[str] | None, prog: str | None =
     Raises:
         UserError: an unknown option, a value of the wrong type, or a value that the dataclass refuses.
     """
-    parser = build_parser(options_class, prog)
+    parser = build_parser(options_class, prog, examples)
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         flags = [flag for flag in parser._option_string_actions if flag.startswith("--")]
@@ -186,11 +216,11 @@ def check_values(options_class: type, values: Any, what: str) -> None:
     """
     if not isinstance(values, Mapping):
         raise UserError(f"{what}: must be options by their names, got {values!r}")
-    hints = get_type_hints(options_class)
+    hints, names = get_type_hints(options_class), sorted(field.name for field in dataclasses.fields(options_class))
     for name, value in values.items():
-        if name not in hints:
-            guess = did_you_mean(str(name), hints)
-            raise UserError(f"{what}: unknown option {name!r}{guess}; the options are {', '.join(sorted(hints))}")
+        if name not in names:
+            guess = did_you_mean(str(name), names)
+            raise UserError(f"{what}: unknown option {name!r}{guess}; the options are {', '.join(names)}")
         kind, many = _scalar_type(hints[name])
         if many and not isinstance(value, list):
             raise UserError(f"{what}: {name} must be a list, got {json.dumps(value, default=repr)}")
