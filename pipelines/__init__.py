@@ -4,6 +4,8 @@ import importlib.util
 import os
 import sys
 
+__all__: list[str] = []
+
 _PACKAGES = ("av", "cv2", "matplotlib", "optuna", "pyarrow", "ray", "rich", "scipy")
 
 if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:

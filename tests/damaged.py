@@ -26,7 +26,7 @@ CODECS = {
     "ffv1.mkv": "FFV1",
     "mpeg1.mpg": "MPG1",
 }
-NOT_ONE = {"unreadable", "no_frames"}
+NOT_ONE = {"unreadable", "no_decoder", "no_frames"}
 DAMAGED = NOT_ONE | {"truncated"}
 NONE, SOME, WHOLE = range(0), range(1, NUM_FRAMES + 1), range(NUM_FRAMES, NUM_FRAMES + 1)
 # A tenth of the frames of an accepted file, and two more, may be missing.

@@ -143,6 +143,8 @@ def serve(connection_descriptor: int, *memory_descriptors: int) -> None:
                 answer = _answer(job, slot, memories[slot].array, reader)
             except RejectedError as error:
                 answer = Rejection(error.reason, error.facts)
+            except MemoryError:
+                answer = Rejection("too_large")
             signal.alarm(0)
             connection.send(answer)
 

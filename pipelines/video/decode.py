@@ -83,8 +83,9 @@ def decode_into(path: str, frame: FrameSize, sampling: Sampling, memory: np.ndar
     with _open(path, sampling) as open_reader:
         video = open_reader()
         with _rejecting(path, video):
-            times, progress = _fill(video, video.num_announced, sampling, frames)
-            if sampling.num_frames is not None and progress.num_frames != video.num_announced:
+            num_announced = video.num_announced
+            times, progress = _fill(video, num_announced, sampling, frames)
+            if sampling.num_frames is not None and progress.num_frames != num_announced:
                 times, _ = _fill(open_reader(), progress.num_frames, sampling, frames)
             _check_complete(path, video, sampling, len(times), progress)
     if sampling.num_frames is not None:

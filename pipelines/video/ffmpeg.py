@@ -5,9 +5,8 @@ Legend: H W image height and width in pixels.
 
 import contextlib
 import functools
-import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import IO
 
@@ -34,8 +33,12 @@ DECODER = f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}"
 _MIN_FRAME_BYTES = 8
 # These name other files, which would be opened.
 _LISTS = {"concat", "dash", "hls", "imf"}
+# These may hold one image or several.
+_PICTURES = {"apng", "gif", "webp", "webp_anim"}
 # Matroska's clock without a rate has a tick of 1 ms. No camera of a data set is faster, and no true rate is as high.
 _MAX_RATE = 1000
+# Of these, every other row and column has chroma, which is repeated: the fast way gives what the slow one gives.
+_COMMON = {"yuv420p", "yuvj420p"}
 _SDR = {"dst_color_trc": ColorTrc.BT709, "dst_color_primaries": ColorPrimaries.BT709}
 _HDR = {ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67}
 # FFmpeg's own words on damaged files are kept here, as evidence, instead of being reported on the terminal.
@@ -65,22 +68,27 @@ class VideoReader:
         self._stream = _video_stream(self._container, file.name)
         entries = self._stream.index_entries
         indexed = max((entry.pos + entry.size for entry in entries), default=0)
-        self.is_cut = max(indexed, promised_size(file)) > num_bytes
-        self.fps = _rate(self._stream.average_rate) or _measured_rate(device, file.name)
+        self._share = num_bytes / max(indexed, promised_size(file), num_bytes, 1)
+        self.is_cut = self._share < 1
+        stored = _rate(self._stream.average_rate) or _rate(self._stream.codec_context.framerate)
+        self.fps = stored or _mean_rate(_stamps(device, file.name))
         self.num_announced = _announced(self._container, self._stream, self.fps)
         if not 0 < self.num_announced <= num_bytes / _MIN_FRAME_BYTES:
             self.num_announced = 0
         self.pixel_aspect = float(self._stream.sample_aspect_ratio or 1) or 1.0
+        if self._container.format.name in _PICTURES and len(_stamps(device, file.name)) < 2:
+            raise RejectedError(file.name, "unreadable")
         context = self._stream.codec_context
         self.codec, self.width, self.height = context.name, context.width, context.height
         # One thread: callers with many clips decode as many at a time as there are cores.
         context.thread_count = 1
-        self._progressive: av.filter.Graph | None = None
+        self._graph: tuple[tuple[int, int, str], av.filter.Graph] | None = None
         self._turn: tuple[bool, bool, bool] | None = None
 
     def __iter__(self) -> Iterator[Image]:
-        step, start, now = 1 / (self.fps or 25), None, 0.0
+        step, start, now, number = 1 / (self.fps or 25), None, 0.0, 0
         for frame in self._frames():
+            number += 1
             stamp: float | None = frame.time
             if stamp is not None:
                 now = stamp if start is None else max(stamp, now)
@@ -89,6 +97,8 @@ class VideoReader:
                 now += step
             start = now if start is None else start
             yield Image(now - start, functools.partial(self._pixels, frame))
+        # A WMV file that was cut off has lost its index.
+        self.num_announced = self.num_announced or round(number / self._share)
 
     def _frames(self) -> Iterator[VideoFrame]:
         """All frames that decode; damage is skipped and noted."""
@@ -100,7 +110,8 @@ class VideoReader:
                 raise
             except av.error.FFmpegError:
                 self.is_cut = True
-            if _complaints:
+            # Packets of a transport stream with a gap are marked.
+            if _complaints or (packet is not None and packet.is_corrupt):
                 self.is_cut = True
                 _complaints.clear()
             yield from frames
@@ -122,32 +133,44 @@ class VideoReader:
             self._turn = _turn(frame)
             if self._turn[0]:
                 self.pixel_aspect = 1 / self.pixel_aspect
-        if frame.interlaced_frame:
-            # swscale would convert each field by itself; players show the frame as it is.
-            frame = self._as_progressive(frame)
-        colours = _SDR if frame.color_trc in _HDR else {}
-        image = _reformatter.reformat(frame, format="rgb24", threads=1, **colours)
+        image = self._as_rgb(frame)
         plane = image.planes[0]
         pixels = np.ndarray((image.height, image.width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1))
         return _turned(pixels, *self._turn)
 
-    def _as_progressive(self, frame: VideoFrame) -> VideoFrame:
-        if self._progressive is None:
-            self._progressive = av.filter.Graph()
-            source = self._progressive.add_buffer(template=self._stream)
-            self._progressive.link_nodes(
-                source, self._progressive.add("setfield", "prog"), self._progressive.add("buffersink")
-            ).configure()
-        self._progressive.push(frame)
-        return self._progressive.pull()
+    def _as_rgb(self, frame: VideoFrame) -> VideoFrame:
+        if frame.color_trc in _HDR:
+            return _reformatter.reformat(frame, format="rgb24", threads=1, **_SDR)
+        is_even = not (frame.width | frame.height) & 1
+        if frame.format.name in _COMMON and is_even and not frame.interlaced_frame:
+            return _reformatter.reformat(frame, format="rgb24", threads=1)
+        size = frame.width, frame.height, frame.format.name
+        if self._graph is None or self._graph[0] != size:
+            self._graph = size, _conversion(frame)
+        self._graph[1].push(frame)
+        return self._graph[1].pull()
+
+
+def _conversion(frame: VideoFrame) -> av.filter.Graph:
+    """Converts frames to RGB as players do: fields stay together, and samples of chroma lie where the format says."""
+    graph = av.filter.Graph()
+    graph.threads = 1
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 1000)
+    )
+    filters = [
+        graph.add("setfield", "prog"),
+        graph.add("scale", "flags=bicubic"),
+        graph.add("format", "pix_fmts=rgb24"),
+    ]
+    return graph.link_nodes(source, *filters, graph.add("buffersink")).configure() or graph
 
 
 def _open(device: str, path: str) -> av.container.InputContainer:
     try:
         container = av.open(device, metadata_errors="ignore", options={"protocol_whitelist": "file"})
-    except MemoryError:
-        raise
-    except (av.error.FFmpegError, ValueError) as error:
+    # A header with a huge number takes all memory.
+    except (av.error.FFmpegError, ValueError, MemoryError) as error:
         raise RejectedError(path, "unreadable") from error
     kind = container.format.name
     # FFmpeg opens still images too, by demuxers such as png_pipe.
@@ -174,16 +197,20 @@ def _rate(rate: Fraction | None) -> float:
     return float(rate) if rate and 0 < rate < _MAX_RATE else 0.0
 
 
-def _measured_rate(device: str, path: str) -> float:
-    """The mean rate of a file that does not give it, by the time stamps, without decoding; 0 if it has none."""
-    first, last, number = math.inf, -math.inf, 0
+def _stamps(device: str, path: str) -> list[float]:
+    """The times of the packets of a video, in s, without decoding."""
+    stamps = []
     with _open(device, path) as container, contextlib.suppress(av.error.FFmpegError):
-        stream = _video_stream(container, path)
-        for packet in container.demux(stream):
+        for packet in container.demux(_video_stream(container, path)):
             if packet.pts is not None and packet.time_base is not None:
-                stamp = float(packet.pts * packet.time_base)
-                first, last, number = min(first, stamp), max(last, stamp), number + 1
-    return (number - 1) / (last - first) if last > first else 0.0
+                stamps.append(float(packet.pts * packet.time_base))
+    return stamps
+
+
+def _mean_rate(stamps: Sequence[float]) -> float:
+    """The rate of a file that does not give it; 0 if it has no times."""
+    span = max(stamps, default=0.0) - min(stamps, default=0.0)
+    return (len(stamps) - 1) / span if span > 0 else 0.0
 
 
 def _announced(container: av.container.InputContainer, stream: VideoStream, fps: float) -> int:

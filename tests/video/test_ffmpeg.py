@@ -80,8 +80,8 @@ CODECS = {
     "interlaced h264.ts": "-vf setfield=bff -c:v libx264 -flags +ildct+ilme -pix_fmt yuv420p",
     "interlaced mpeg2.vob": "-vf setfield=tff -c:v mpeg2video -flags +ildct+ilme",
     "interlaced prores.mov": "-vf setfield=tff -c:v prores_ks -flags +ildct",
-    "odd size.avi": "-vf crop=75:49 -c:v mpeg4",
-    "odd size.mkv": "-vf crop=75:49 -c:v libx264 -pix_fmt yuv444p",
+    "odd size.avi": "-vf scale=75:49 -c:v mpeg4",
+    "odd size.mkv": "-vf scale=75:49 -c:v libx264 -pix_fmt yuv444p",
     "variable rate.mp4": "-vf setpts=N*N*0.01/TB -fps_mode vfr -c:v libx264 -pix_fmt yuv420p",
     "variable rate.webm": "-vf setpts=N*N*0.01/TB -fps_mode vfr -c:v libvpx",
     "pixel aspect.mp4": "-vf setsar=2 -c:v libx264 -pix_fmt yuv420p",
@@ -157,7 +157,8 @@ def test_a_file_that_ends_early_is_truncated(tmp_path: Path, suffix: str, share:
     assert error.value.reason == "truncated"
     assert error.value.facts is not None
     assert error.value.facts[:3] == (error.value.facts.codec, WIDTH, HEIGHT)
-    assert error.value.facts.announced_frames == pytest.approx(75, abs=2)
+    # A WMV file has lost its index: the number follows from its bytes.
+    assert error.value.facts.announced_frames == pytest.approx(75, abs=15 if suffix == ".wmv" else 2)
 
 
 def test_the_cover_of_an_album_is_no_video(tmp_path: Path) -> None:
