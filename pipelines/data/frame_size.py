@@ -3,6 +3,7 @@
 import os
 from collections import defaultdict
 from dataclasses import replace
+from typing import Any
 
 from pipelines.core.errors import UserError
 from pipelines.data.catalog import Catalog
@@ -26,8 +27,8 @@ def settled(options: PreprocessOptions, catalog: Catalog) -> PreprocessOptions:
     missing = [name for name in ("width", "height", "channels") if getattr(options, name) is None]
     arrays = [clip.path for clip in catalog.clips if _may_be_array(clip.path)] if missing else []
     examples: dict[tuple[int, ...], list[str]] = defaultdict(list)
-    for path, size in array_sizes(arrays).items():
-        examples[tuple(getattr(size or options.frame, name) for name in missing)].append(path)
+    for path, own in array_sizes(arrays).items():
+        examples[tuple(getattr(own or options.frame, name) for name in missing)].append(path)
     others = sorted({clip.path for clip in catalog.clips} - set(arrays))
     if not examples or others:
         examples[tuple(getattr(options.frame, name) for name in missing)] += others
@@ -41,7 +42,8 @@ def settled(options: PreprocessOptions, catalog: Catalog) -> PreprocessOptions:
             f"{' and '.join(f'--{name}' for name in missing)}"
         )
     (size,) = examples
-    return replace(options, **dict(zip(missing, size, strict=True)))
+    chosen: dict[str, Any] = dict(zip(missing, size, strict=True))
+    return replace(options, **chosen)
 
 
 def _may_be_array(path: str) -> bool:

@@ -105,9 +105,12 @@ def _batch(reader: Any, number: int, name: str, path: str) -> np.ndarray:
     shape = [len(column)]
     while isinstance(column, _LISTS) and not column.null_count:
         values = column.flatten()
-        length = len(values) // max(1, len(column))
-        if not isinstance(column, pa.FixedSizeListArray) and (np.diff(column.offsets.to_numpy()) != length).any():
-            raise RejectedError(path, "wrong_shape")
+        if isinstance(column, pa.FixedSizeListArray):
+            length = column.type.list_size
+        else:
+            length = len(values) // max(1, len(column))
+            if (np.diff(column.offsets.to_numpy()) != length).any():
+                raise RejectedError(path, "wrong_shape")
         shape.append(length)
         column = values
     if column.null_count or not _is_number(column.type):

@@ -183,7 +183,7 @@ def _sampled_rate(video: Reader, sampling: Sampling) -> float:
     return video.fps / (sampling.every or 1)
 
 
-def _check_complete(path: str, video: VideoReader, sampling: Sampling, num_frames: int, progress: "_Progress") -> None:
+def _check_complete(path: str, video: Reader, sampling: Sampling, num_frames: int, progress: "_Progress") -> None:
     """Raises RejectedError if too little of a video was decoded, and not because its header is wrong."""
     if not num_frames:
         raise RejectedError(path, "no_frames")

@@ -102,7 +102,7 @@ def test_the_size_of_a_folder_counts_when_small_jobs_are_told_from_large_ones(tm
     clip = ClipRecord(clip_id="clip", path=str(folder), labels=(0,), group="", split="train")
     assert _is_small([Shard("train-00000.arrow", "train", (clip,))])
     with (folder / "3.png").open("wb") as file:
-        file.truncate(SMALL_BYTES)
+        file.truncate(int(SMALL_BYTES))
     assert not _is_small([Shard("train-00000.arrow", "train", (clip,))])
 
 

@@ -49,7 +49,7 @@ def test_an_invalid_csv_is_refused_in_one_line(
     ("files", "layout", "message"),
     [
         pytest.param([], "auto", "has no videos for layout folders, which reads CLASS", id="empty folder"),
-        pytest.param(["a/x.txt", "b/y.jpg"], "auto", "has no videos", id="no videos"),
+        pytest.param(["a/x.txt", "b/y.svg"], "auto", "has no videos", id="no videos"),
         pytest.param(["1.avi", "2.avi"], "auto", "has no videos for layout folders", id="no class folders"),
         pytest.param(
             ["old/a/v_a_01_01.avi", "new/b/v_b_02_01.avi"],

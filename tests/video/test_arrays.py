@@ -207,7 +207,8 @@ def test_times_are_those_that_are_stored(
     assert decoded.fps == pytest.approx(fps)
     assert decoded.times == pytest.approx(list(times))
     if fps:
-        assert len(read(file, GREY, fps=fps / 2).frames) == pytest.approx(6, abs=1)
+        ticks = np.floor(np.array(decoded.times) * fps / 2 + 1e-6)
+        assert len(read(file, GREY, fps=fps / 2).frames) == len(np.unique(ticks))
     else:
         assert reason(file, fps=5) == "no_rate"
 
