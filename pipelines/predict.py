@@ -34,7 +34,8 @@ class PredictOptions:
     model: str = positional()
     """model directory, run or ONNX file (clip or step), such as runs/sweep/best, or a URI of one"""
     video: tuple[str, ...] = positional()
-    """video files, folders of videos, - for raw frames on standard input, or the number of a camera, from 0"""
+    """video files, arrays (.npy, .npz, Arrow), folders of pictures (each is one clip), folders of these, - for raw
+    frames on standard input, or the number of a camera, from 0"""
     window: str | None = None
     """classify windows of this length: frames (48) or seconds (2.5s); the probabilities of a video are their mean"""
     hop: str | None = None

@@ -2,6 +2,7 @@
 
     python -m pipelines.preprocess videos/ shards/
     python -m pipelines.preprocess clips.csv shards/ --width 64 --height 32 --channels 1 --num-frames 24
+    python -m pipelines.preprocess arrays/ shards/ --value-range 20:40      .npy, .npz or Arrow: T x H x W (x C)
     python -m pipelines.preprocess videos/ shards/ --resume       finish an interrupted job, or add new clips
     python -m pipelines.preprocess videos/ s3://bucket/shards
     python -m pipelines.preprocess --inspect shards/

@@ -16,8 +16,9 @@ from pipelines.data.passed_over import kinds_of, log_passed_over
 from pipelines.data.problems import raise_problems
 from pipelines.data.splits import DEFAULT_SPLITS, SPLITS, SplitOptions, assign_splits
 from pipelines.data.tables import TableError, decode, read_rows
-from pipelines.data.tree import VIDEO_SUFFIXES, list_tree, parent_of
+from pipelines.data.tree import list_tree, parent_of
 from pipelines.storage.location import Location
+from pipelines.video.suffixes import FILE_SUFFIXES
 
 __all__ = ["Catalog", "read_catalog"]
 
@@ -34,6 +35,8 @@ class Catalog:
     task: str
     left_out: tuple[str, ...] = ()
     """video files that do not fit the layout, or whose names are not UTF-8 (invalid bytes are escaped)"""
+    picture_fps: float | None = None
+    """rate of folders of pictures, frames/s, if there are any and the layout knows it"""
 
 
 class _Found(NamedTuple):
@@ -110,7 +113,13 @@ def read_catalog(
     )
     clips = _records(found, assigned, classes)
     task = "single_label" if all(len(clip.labels) == 1 for clip in clips) else "multi_label"
-    return Catalog(clips, tuple(classes), task, tuple(found.left_out))
+    return Catalog(clips, tuple(classes), task, tuple(found.left_out), _picture_fps(found))
+
+
+def _picture_fps(found: _Found) -> float | None:
+    family = LIST_FAMILIES.get(found.layout)
+    has_pictures = any(not clip.clip_id.lower().endswith(FILE_SUFFIXES) for clip in found.clips)
+    return family.picture_fps if family and has_pictures else None
 
 
 def _records(found: _Found, splits: Sequence[str], classes: Sequence[str]) -> tuple[ClipRecord, ...]:
@@ -183,7 +192,7 @@ def _find_in_file(file: Location, layout: str) -> _Found:
 
 def _layout_of_file(file: Location) -> str:
     """The layout of a list, or csv."""
-    if file.name.lower().endswith(VIDEO_SUFFIXES):
+    if file.name.lower().endswith(FILE_SUFFIXES):
         return "csv"
     try:
         text = decode(file.read_bytes())

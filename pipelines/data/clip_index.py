@@ -4,20 +4,17 @@ import posixpath
 from collections import defaultdict
 
 from pipelines.data.split_names import split_named
-from pipelines.data.tree import VIDEO_SUFFIXES, Tree
+from pipelines.data.tree import Tree
+from pipelines.video.suffixes import FILE_SUFFIXES
 
-__all__ = ["PICTURE_SUFFIXES", "ClipIndex"]
-
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
-"""Extensions of pictures, in lower case: a folder of them may be a clip."""
+__all__ = ["ClipIndex"]
 
 
 class ClipIndex:
-    """The clips of a tree: videos, and folders that directly contain pictures."""
+    """The clips of a tree, and its folders that directly hold pictures."""
 
     def __init__(self, tree: Tree) -> None:
-        pictures = (name for name in tree.files if name.lower().endswith(PICTURE_SUFFIXES))
-        self.picture_folders = frozenset(posixpath.dirname(name) for name in pictures) - {""}
+        self.picture_folders = tree.picture_folders
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         for clip in dict.fromkeys((*tree.videos, *sorted(self.picture_folders))):
             self._by_stem[_without_suffix(posixpath.basename(clip))].append(clip)
@@ -40,7 +37,7 @@ class ClipIndex:
 
 
 def _without_suffix(name: str) -> str:
-    return posixpath.splitext(name)[0] if name.lower().endswith(VIDEO_SUFFIXES) else name
+    return posixpath.splitext(name)[0] if name.lower().endswith(FILE_SUFFIXES) else name
 
 
 def _names(key: str, clip: str) -> bool:

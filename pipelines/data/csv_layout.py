@@ -13,8 +13,9 @@ from pipelines.data.problems import LineProblems
 from pipelines.data.split_names import split_named
 from pipelines.data.splits import SPLITS
 from pipelines.data.tables import Row, TableError, decode, read_rows
-from pipelines.data.tree import VIDEO_SUFFIXES, parent_of
+from pipelines.data.tree import parent_of
 from pipelines.storage.location import Location
+from pipelines.video.suffixes import FILE_SUFFIXES
 
 __all__ = ["CSV", "CsvCatalog", "is_csv_catalog", "read_csv"]
 
@@ -48,8 +49,8 @@ def read_csv(file: Location) -> CsvCatalog:
     Raises:
         UserError: the file is not CSV, or lacks a column.
     """
-    if file.name.lower().endswith(VIDEO_SUFFIXES):
-        raise UserError(f"{file} is a video; give the folder of all videos, or {CSV}")
+    if file.name.lower().endswith(FILE_SUFFIXES):
+        raise UserError(f"{file} is a clip; give the folder of all clips, or {CSV}")
     try:
         rows = read_rows(decode(file.read_bytes(), str(file)))
     except TableError as error:

@@ -19,10 +19,12 @@ def read_folders(tree: Tree, _: int) -> Listing:
     """Reads CLASS/.../clip, SPLIT/CLASS/.../clip and CLASS/SPLIT/.../clip, below the folder that an archive adds.
 
     Raises:
-        UserError: folders named after splits are beside others, or contain no class folders.
+        UserError: folders named after splits are beside others, or contain no class folders; or class folders directly
+            hold pictures.
     """
-    paths = [video.split("/") for video in tree.videos if "/" in video]
     depth = _depth(tree.videos)
+    _refuse_single_pictures(tree, depth, may_have_splits=True)
+    paths = [video.split("/") for video in tree.videos if "/" in video]
     tops = sorted({parts[depth] for parts in paths})
     splits = {name: split for name in tops if (split := split_named(name))}
     _refuse_ambiguous_folders(tree, depth, tops, list(splits))
@@ -42,6 +44,7 @@ def read_folders(tree: Tree, _: int) -> Listing:
 def read_class_folders(tree: Tree, _: int) -> Listing:
     """Reads CLASS/.../clip, where a class may be named like a split."""
     depth = _depth(tree.videos)
+    _refuse_single_pictures(tree, depth, may_have_splits=False)
     paths = [video.split("/") for video in tree.videos if "/" in video]
     return _listing(paths, depth, at=depth, split_at=None)
 
@@ -51,6 +54,24 @@ def _depth(videos: Sequence[str]) -> int:
     folders = {posixpath.dirname(video) for video in videos}
     common = posixpath.commonpath(folders or [""])
     return common.count("/") + 1 if common and common not in folders else 0
+
+
+def _refuse_single_pictures(tree: Tree, depth: int, may_have_splits: bool) -> None:
+    """Refuses pictures in the place of clips, and folders that hold both pictures and folders of pictures."""
+    for clip in sorted(tree.picture_folders.intersection(tree.videos)):
+        parts = clip.split("/")
+        is_in_split = may_have_splits and bool(split_named(parts[depth]))
+        if len(parts) <= depth + 1 + is_in_split:
+            raise UserError(
+                f"{tree.root}: {clip}/ directly holds pictures, but in the place of a class; a clip is a folder of "
+                f"pictures: put those of each clip into a folder of its own, {clip}/CLIP/0001.jpg, or give {CSV}"
+            )
+        above = ["/".join(parts[:end]) for end in range(1, len(parts))]
+        for outer in tree.picture_folders.intersection(above):
+            raise UserError(
+                f"{tree.root}: {outer}/ holds pictures, and {clip}/ too: either may be the clip; move one of them "
+                f"away, or give {CSV}"
+            )
 
 
 def _contain_splits(paths: Sequence[Sequence[str]], depth: int) -> bool:

@@ -50,6 +50,8 @@ class ListFamily:
     """(file name, text) -> the clips; empty if the list is of another form"""
     has_numbers: bool = False
     """whether labels are numbers, whose names another file gives"""
+    picture_fps: float | None = None
+    """rate of the data set's folders of pictures, frames/s; None if they may have any"""
 
     def recognise(self, tree: Tree) -> str:
         """The reason to read a tree by its lists; see `listing.Layout`. Raises UserError where class folders differ."""
@@ -216,11 +218,13 @@ def _plain(name: str) -> str:
 
 
 _WITH_SPLIT = re.compile(r"train|val|dev|test|eval")
+# Their videos were recorded at this rate, and so were the pictures taken from them.
+_CROWD_FPS = 12.0
 KINETICS_LISTS = ListFamily("kinetics", ".csv", re.compile(r"train|val|test|kinetics"), parse_kinetics)
 """label,youtube_id,time_start,time_end,split"""
-IDENTITY_LISTS = ListFamily("jester", ".csv", _WITH_SPLIT, parse_identities)
+IDENTITY_LISTS = ListFamily("jester", ".csv", _WITH_SPLIT, parse_identities, picture_fps=_CROWD_FPS)
 """ID;label"""
-TEMPLATE_LISTS = ListFamily("something-something", ".json", _WITH_SPLIT, parse_templates)
+TEMPLATE_LISTS = ListFamily("something-something", ".json", _WITH_SPLIT, parse_templates, picture_fps=_CROWD_FPS)
 """[{"id": .., "template": ..}]"""
 PATH_LISTS = ListFamily(
     "mmaction2", ".txt", re.compile(r"^(?!(train|test)list\d+).*(train|val|dev|test|eval)"), parse_paths, True

@@ -29,10 +29,11 @@ __all__ = [
 ]
 
 
-_UCF11 = re.compile(r"(?P<folder>(?:[^/]+/)*)(?P<group>v_(?P<word>[^/]+)_\d+)_\d+\.\w+")
-_UCF101 = re.compile(r"(?P<folder>(?:[^/]+/)*)(?P<group>v_(?P<word>[^/]+)_g\d+)_c\d+\.\w+")
+_UCF11 = re.compile(r"(?P<folder>(?:[^/]+/)*)(?P<group>v_(?P<word>[^/]+)_\d+)_\d+(?:\.\w+)?")
+_UCF101 = re.compile(r"(?P<folder>(?:[^/]+/)*)(?P<group>v_(?P<word>[^/]+)_g\d+)_c\d+(?:\.\w+)?")
+# Folders of pictures have no extension.
 # 0002_01_002_adam_sandler.avi is the second clip from the first video of this person; there are three per person.
-_CELEBRITY = re.compile(r"(?P<folder>(?:[^/]+/)*)\d{4}_(?P<group>\d\d)_\d{3}_(?P<word>[^/]+)\.\w+")
+_CELEBRITY = re.compile(r"(?P<folder>(?:[^/]+/)*)\d{4}_(?P<group>\d\d)_\d{3}_(?P<word>[^/]+?)(?:\.\w+)?")
 
 
 class _Named(NamedTuple):

@@ -21,18 +21,19 @@ class PreprocessOptions:
     """
 
     videos: str = positional(default="")
-    """folder of videos, CSV file path,label,group,split, or a list of Kinetics, Jester or mmaction2"""
+    """folder of videos, of arrays or of folders of pictures, CSV file path,label,group,split, or a list of Kinetics,
+    Jester or mmaction2"""
     out: str = positional(default="")
     """directory of shards to make"""
     layout: str = "auto"
     """arrangement of the folder: auto, csv, folders (CLASS/.../clip.avi), class-folders (even if named train or
     test), ucf11, ucf101, hmdb51, kinetics, jester, something-something, mmaction2, hollywood2, youtube-celebrities"""
-    width: int = 160
-    """of every frame, pixels"""
-    height: int = 120
-    """of every frame, pixels"""
-    channels: int = 3
-    """3 for RGB, 1 for grey"""
+    width: int | None = None
+    """of every frame, pixels; default: 160, for arrays their own"""
+    height: int | None = None
+    """of every frame, pixels; default: 120, for arrays their own"""
+    channels: int | None = None
+    """3 for RGB, 1 for grey; default: 3, for arrays their own"""
     fit: str = "stretch"
     """how to fit images of another aspect ratio: stretch, crop (centre) or letterbox (black bars)"""
     max_frames: int | None = None
@@ -43,6 +44,11 @@ class PreprocessOptions:
     """take every n-th frame"""
     fps: float | None = None
     """take this many frames per second, by their time stamps"""
+    value_range: str | None = None
+    """LOW:HIGH, the values that become 0 and 255 (20:40; below 0 as --value-range=-5:30), of arrays and pictures of
+    other types than uint8"""
+    picture_fps: float | None = None
+    """rate of folders of pictures, frames/s; default: 12 for jester and something-something, else unknown"""
     allow_group_leak: bool = False
     """allow a group (speaker, source video) in several splits; clips are then split one by one"""
     allow_missing_classes: bool = False
@@ -84,9 +90,9 @@ class PreprocessOptions:
         if self.sheet and not self.inspect:
             raise ValueError("sheet needs inspect; give both")
         for name in ("width", "height", "shard_mb", "time_limit_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if self.channels not in (1, 3):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+        if self.channels not in (None, 1, 3):
             raise ValueError(f"channels must be 3 (RGB) or 1 (grey), got {self.channels}")
         if self.split_list not in (1, 2, 3):
             raise ValueError(f"split_list must be 1, 2 or 3, got {self.split_list}")
@@ -98,8 +104,8 @@ class PreprocessOptions:
 
     @property
     def frame(self) -> FrameSize:
-        """The size of every frame."""
-        return FrameSize(self.width, self.height, self.channels)
+        """The size of every frame; that of videos where it is not given."""
+        return FrameSize(self.width or 160, self.height or 120, self.channels or 3)
 
     @property
     def sampling(self) -> Sampling:

@@ -6,8 +6,10 @@ import os
 import posixpath
 from collections import Counter, defaultdict
 
+from pipelines.data.csv_layout import CSV
 from pipelines.data.listing import Listing
 from pipelines.data.tree import Tree
+from pipelines.video.suffixes import ARRAY_SUFFIXES, PICTURE_SUFFIXES
 
 __all__ = ["kinds_of", "log_passed_over"]
 
@@ -22,10 +24,27 @@ def log_passed_over(tree: Tree, listing: Listing) -> list[str]:
     if others:
         what = "1 file is no video and is" if len(others) == 1 else f"{len(others):,} files are no videos and are"
         log.info("%s: %s passed over: %s", tree.root, what, kinds_of(others))
+    _warn_of_other_clips(tree, others)
     empty = _folders_without_clip(tree, listing)
     if empty:
         log.warning("%s: folders beside the classes without a clip: %s", tree.root, "; ".join(empty))
     return empty
+
+
+def _warn_of_other_clips(tree: Tree, others: list[str]) -> None:
+    """Warns of arrays, and of folders of pictures, that might have been meant as clips."""
+    arrays = [file for file in others if file.lower().endswith(ARRAY_SUFFIXES)]
+    pictures = Counter(posixpath.dirname(file) for file in others if file.lower().endswith(PICTURE_SUFFIXES))
+    num_folders = sum(number > 1 for number in pictures.values())
+    if arrays or num_folders:
+        log.warning(
+            "%s: %s arrays and %s folders of pictures are beside other clips, and are passed over; name those that are "
+            "clips in %s",
+            tree.root,
+            f"{len(arrays):,}",
+            f"{num_folders:,}",
+            CSV,
+        )
 
 
 def kinds_of(files: list[str]) -> str:

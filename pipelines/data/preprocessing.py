@@ -9,7 +9,7 @@ also those that join later, if both are URIs; otherwise those that share the pat
 import logging
 import posixpath
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from pipelines.core.errors import UserError
 from pipelines.data.catalog import Catalog, read_catalog
 from pipelines.data.clip import ClipRecord
 from pipelines.data.copies import count_frames
+from pipelines.data.frame_size import settled
 from pipelines.data.options import PreprocessOptions
 from pipelines.data.plan import MIN_SHARDS, PREPROCESS_JSON, Plan, clips_per_shard, read_reports
 from pipelines.data.rejected import REJECTED_CSV, write_rejected
@@ -28,6 +29,7 @@ from pipelines.data.splits import SPLITS
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
 from pipelines.storage.output import prepare_out
+from pipelines.video.errors import REASONS
 from pipelines.video.ffmpeg import DECODER
 from ttrnn.files import remove_leftovers
 
@@ -61,10 +63,8 @@ def make_shards(options: PreprocessOptions) -> dict[str, Any]:
 
 
 def _make_shards(options: PreprocessOptions, out: Location) -> dict[str, Any]:
-    plan = Plan(options.settings())
-    if options.resume and (earlier := Plan.read(out)) is not None:
-        earlier.check_options(out, plan.options)
-        plan = replace(earlier, options=plan.options)
+    earlier = Plan.read(out) if options.resume else None
+    plan = earlier or Plan({})
     catalog = read_catalog(
         options.videos,
         options.layout,
@@ -73,6 +73,10 @@ def _make_shards(options: PreprocessOptions, out: Location) -> dict[str, Any]:
         kept_splits=plan.splits(),
         kept_classes=plan.classes,
     )
+    options = settled(options, catalog)
+    if earlier is not None:
+        earlier.check_options(out, options.settings())
+    plan = replace(plan, options=options.settings())
     if options.overwrite:
         _refuse_to_delete_videos(out, options.videos, catalog)
     prepare_out(out, marker=PREPROCESS_JSON, overwrite=options.overwrite, resume=options.resume)
@@ -169,8 +173,10 @@ def _finish(
     }
 
 
-def _refuse_lost_classes(out: Location, catalog: Catalog, rejected: Collection[str]) -> None:
+def _refuse_lost_classes(out: Location, catalog: Catalog, rejected: Mapping[str, Sequence[Any]]) -> None:
     reasons = f"see {out / REJECTED_CSV} for the reasons"
+    for reason, number in Counter(reason for reason, *_ in rejected.values()).most_common(1):
+        reasons += f" ({number:,} {reason}: {REASONS[reason]})" if reason in REASONS else ""
     kept = [clip for clip in catalog.clips if clip.clip_id not in rejected]
     if not kept:
         raise UserError(f"all {len(rejected):,} clips were rejected; {reasons}")

@@ -57,10 +57,15 @@ def _is_small(shards: Sequence[Shard]) -> bool:
     total = 0
     for path in paths:
         with contextlib.suppress(OSError, ValueError):
-            total += os.path.getsize(path)
+            total += sum(map(os.path.getsize, _files(path)))
         if total > SMALL_BYTES:
             return False
     return True
+
+
+def _files(path: str) -> list[str]:
+    """The file of a clip, or the files in its folder."""
+    return [entry.path for entry in os.scandir(path)] if os.path.isdir(path) else [path]
 
 
 def _on_cluster(task: Any, rows: Sequence[dict[str, Any]], nodes: dict[str, str] | None) -> dict[str, dict[str, Any]]:
@@ -96,7 +101,8 @@ def _node_selector(shards: Sequence[Shard], out: Location, videos: str) -> dict[
     if not paths and not out.is_local:
         return None
     some = {*paths[:: -(-len(paths) // 64) or 1], *paths[-1:]}
-    files = {path: os.path.getsize(path) for path in some if os.path.isfile(path)}
+    firsts = [file for path in some for file in _files(path)[:1]]
+    files = {path: os.path.getsize(path) for path in firsts if os.path.isfile(path)}
     with contextlib.ExitStack() as stack:
         if out.is_local:
             token = stack.enter_context(tempfile.NamedTemporaryFile(dir=out.local, prefix=".", suffix=".tmp"))

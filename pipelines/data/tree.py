@@ -1,4 +1,4 @@
-"""List the files and videos below a folder, local or remote."""
+"""List the files and clips below a folder, local or remote."""
 
 import os
 import posixpath
@@ -6,16 +6,9 @@ from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from pipelines.storage.location import Location
+from pipelines.video.suffixes import ARRAY_SUFFIXES, PICTURE_SUFFIXES, VIDEO_SUFFIXES
 
-__all__ = ["VIDEO_SUFFIXES", "Tree", "list_tree", "parent_of"]
-
-
-VIDEO_SUFFIXES = (
-    ".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".m2t", ".m2ts", ".m2v", ".m4v", ".mkv",
-    ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob",
-    ".webm", ".wmv"
-)  # fmt: skip
-"""Extensions of video files, in lower case."""
+__all__ = ["Tree", "list_tree", "parent_of"]
 
 
 class Tree(NamedTuple):
@@ -24,19 +17,26 @@ class Tree(NamedTuple):
     root: Location
     files: list[str]
     videos: list[str]
+    """the clips: videos; if there are none, arrays; if there are neither, the folders that directly hold pictures
+
+    Features and previews are kept beside videos, and must not become clips.
+    """
+    picture_folders: frozenset[str]
+    """all folders below that directly hold pictures"""
 
 
 def list_tree(root: Location) -> tuple[Tree, list[str]]:
-    """Lists a folder; also returns the videos to leave out because their names are not UTF-8, in escaped form."""
+    """Lists a folder; also returns the clips to leave out because their names are not UTF-8, in escaped form."""
     files = root.files()
-    videos, left_out = [], []
-    for name in files:
-        if name.lower().endswith(VIDEO_SUFFIXES):
-            if name.isascii() or _is_utf8(name):
-                videos.append(name)
-            else:
-                left_out.append(name.encode("utf-8", "backslashreplace").decode())
-    return Tree(root, files, videos), left_out
+    videos, arrays, pictures = (
+        [name for name in files if name.lower().endswith(suffixes)]
+        for suffixes in (VIDEO_SUFFIXES, ARRAY_SUFFIXES, PICTURE_SUFFIXES)
+    )
+    folders = {posixpath.dirname(name) for name in pictures} - {""}
+    found = videos or arrays or sorted(folders)
+    clips = [name for name in found if name.isascii() or _is_utf8(name)]
+    left_out = [name.encode("utf-8", "backslashreplace").decode() for name in found if not _is_utf8(name)]
+    return Tree(root, files, clips, frozenset(folders)), left_out
 
 
 def _is_utf8(name: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.core.errors import UserError
 from pipelines.core.progress import progress
-from pipelines.data.tree import VIDEO_SUFFIXES
+from pipelines.data.tree import list_tree
 from pipelines.evaluation.classifier import open_classifier, reading_model
 from pipelines.inference.output import LiveOutput, write_line
 from pipelines.inference.recognizer import TIME_LIMIT_S, Recognizer, is_camera
@@ -16,6 +16,7 @@ from pipelines.storage.location import Location
 from pipelines.video.errors import RejectedError
 from pipelines.video.overlay import annotate
 from pipelines.video.pool import on_all_cores
+from pipelines.video.suffixes import ARRAY_SUFFIXES, PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from pipelines.video.windows import Length
 from pipelines.video.worker import IsolatedDecoder
 
@@ -103,17 +104,26 @@ def _predict(recognizer: Recognizer, paths: list[str]) -> Iterator[tuple[int, di
 
 
 def _inputs(given: Sequence[str]) -> Iterator[str]:
-    """Yields the videos; a folder is replaced by the videos in it, sorted by name."""
+    """Yields the clips; a folder is replaced by the clips in it, sorted by name, unless it is a clip of pictures."""
     for name in given:
         if name == "-" or not Path(name).is_dir():
             yield name
             continue
-        files = [file for file in Location.of(name).files() if file.lower().endswith(VIDEO_SUFFIXES)]
-        if not files:
+        tree, _ = list_tree(Location.of(name))
+        has_pictures = any("/" not in file and file.lower().endswith(PICTURE_SUFFIXES) for file in tree.files)
+        if has_pictures and not set(tree.videos) - tree.picture_folders:
+            if tree.videos:
+                raise UserError(
+                    f"{name} holds pictures, and {tree.videos[0]} in it too; give the folders that are clips"
+                )
+            yield name
+            continue
+        if not tree.videos:
             raise UserError(
-                f"{name} has no videos ({', '.join(VIDEO_SUFFIXES)}); give another folder, or files by name"
+                f"{name} has no videos ({', '.join(VIDEO_SUFFIXES)}), no arrays ({', '.join(ARRAY_SUFFIXES)}) and no "
+                f"pictures ({', '.join(PICTURE_SUFFIXES)}); give another folder, or files by name"
             )
-        yield from (str(Path(name, file)) for file in files)
+        yield from (str(Path(name, clip)) for clip in tree.videos)
 
 
 def _check_sources(paths: Sequence[str], lengths: Iterable[Length], *, is_streamed: bool) -> None:
@@ -135,7 +145,8 @@ def _check_sources(paths: Sequence[str], lengths: Iterable[Length], *, is_stream
 
 def _check_annotated_file(name: str, paths: Sequence[str], overwrite: bool) -> None:
     """Raises UserError if the annotated video cannot be written."""
-    if len(paths) != 1 or paths[0] == "-" or is_camera(paths[0]):
+    is_video = len(paths) == 1 and paths[0] != "-" and not is_camera(paths[0])
+    if not is_video or Path(paths[0]).is_dir() or paths[0].lower().endswith(ARRAY_SUFFIXES):
         raise UserError(f"--annotate {name} is for one video file; give one")
     out = Path(name)
     if out.exists() and (not overwrite or out.is_dir()):

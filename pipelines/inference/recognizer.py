@@ -20,7 +20,7 @@ from pipelines.video import sources
 from pipelines.video.decode import MAX_CLIP_BYTES, Decoded
 from pipelines.video.errors import RejectedError, VideoError
 from pipelines.video.sampling import Sampling
-from pipelines.video.sources import FrameSource
+from pipelines.video.sources import FrameSource, known_times
 from pipelines.video.windows import Length, sample_clip, windows
 from pipelines.video.worker import IsolatedDecoder
 
@@ -105,7 +105,7 @@ class Recognizer:
             with sources.open_camera(int(path), frame, sampling) as source:
                 yield source
         elif (decoded := self._decode_whole(path, sampling, decoder)) is not None:
-            yield FrameSource(zip(decoded.times, decoded.frames, strict=True), decoded.frames)
+            yield FrameSource(zip(known_times(decoded), decoded.frames, strict=True), decoded.frames)
         else:
             with sources.open_video(path, frame, sampling, decoder) as source:
                 yield source

@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 import cv2
 import numpy as np
 
-from pipelines.video.decode import MAX_CLIP_BYTES, announced_frames, as_clip, decode_into, open_images
+from pipelines.video.decode import MAX_CLIP_BYTES, announced_frames, array_size, as_clip, decode_into, open_images
 from pipelines.video.errors import RejectedError, VideoFacts
 from pipelines.video.fitting import resize
 from pipelines.video.frame import FrameSize
@@ -41,7 +41,7 @@ class Job(NamedTuple):
     """A request to the child."""
 
     kind: str
-    """count, clip, open (a stream and its first block) or next (its next block)"""
+    """count, size (of the frames of an array), clip, open (a stream and its first block) or next (its next block)"""
     path: str
     frame: FrameSize | None = None
     sampling: Sampling = Sampling()
@@ -152,6 +152,8 @@ def serve(connection_descriptor: int, *memory_descriptors: int) -> None:
 def _answer(job: Job, slot: int, memory: np.ndarray, reader: _BlockReader | None) -> Any:
     if job.kind == "count":
         return announced_frames(job.path)
+    if job.kind == "size":
+        return array_size(job.path)
     if job.kind == "clip":
         assert job.frame is not None
         return slot, *decode_into(job.path, job.frame, job.sampling, memory)

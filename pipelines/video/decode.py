@@ -5,10 +5,11 @@ Legend: T time, H W frame height and width in pixels, C channels (3: RGB, 1: gre
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -16,14 +17,26 @@ from typing import IO, NamedTuple
 import cv2
 import numpy as np
 
+from pipelines.video.arrays import ArrayReader, is_array
 from pipelines.video.errors import RejectedError, VideoFacts
 from pipelines.video.ffmpeg import VideoReader
 from pipelines.video.fitting import resize
 from pipelines.video.frame import FrameSize
-from pipelines.video.reader import Image
+from pipelines.video.pictures import PictureReader
+from pipelines.video.reader import Image, Reader
 from pipelines.video.sampling import Sampling, evenly_spaced
 
-__all__ = ["MAX_CLIP_BYTES", "Decoded", "Images", "announced_frames", "as_clip", "decode", "decode_into", "open_images"]
+__all__ = [
+    "MAX_CLIP_BYTES",
+    "Decoded",
+    "Images",
+    "announced_frames",
+    "array_size",
+    "as_clip",
+    "decode",
+    "decode_into",
+    "open_images",
+]
 
 
 MAX_CLIP_BYTES = 2**31
@@ -67,13 +80,13 @@ def as_clip(memory: np.ndarray, num_frames: int, frame: FrameSize) -> np.ndarray
 def decode_into(path: str, frame: FrameSize, sampling: Sampling, memory: np.ndarray) -> tuple[list[float], float]:
     """As `decode`, into the front of `memory`; returns the time of each frame in s, and their rate in frames/s."""
     frames = as_clip(memory, len(memory) // frame.size, frame)
-    with _open_file(path) as file:
-        video = VideoReader(file)
+    with _open(path, sampling) as open_reader:
+        video = open_reader()
         with _rejecting(path, video):
             num_announced = video.num_announced
             times, progress = _fill(video, num_announced, sampling, frames)
             if sampling.num_frames is not None and progress.num_frames != num_announced:
-                times, _ = _fill(VideoReader(file), progress.num_frames, sampling, frames)
+                times, _ = _fill(open_reader(), progress.num_frames, sampling, frames)
             _check_complete(path, video, sampling, len(times), progress)
     if sampling.num_frames is not None:
         return times, video.fps * len(times) / progress.num_frames
@@ -102,13 +115,12 @@ def open_images(path: str, sampling: Sampling) -> Images:
     """
     assert sampling.num_frames is None
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(_open_file(path))
-        video = VideoReader(file)
-        stack.pop_all()
+        video = stack.enter_context(_open(path, sampling))()
+        opened = stack.pop_all()
 
     def images() -> Iterator[tuple[float, np.ndarray, float]]:
         num_images, progress = 0, _Progress()
-        with file, _rejecting(path, video):
+        with opened, _rejecting(path, video):
             for image in _sampled_images(video, 0, sampling, progress):
                 pixels = image.pixels()
                 yield image.seconds, pixels, video.pixel_aspect
@@ -120,12 +132,37 @@ def open_images(path: str, sampling: Sampling) -> Images:
 
 def announced_frames(path: str) -> int:
     """The number of frames that the header announces; 0 if it does not, or announces more than the file can hold."""
-    with _open_file(path) as file:
-        return VideoReader(file).num_announced
+    with _open(path, Sampling(value_range="0:1")) as open_reader:
+        return open_reader().num_announced
+
+
+def array_size(path: str) -> FrameSize | None:
+    """The own frame size of an array; None for all that is no array. Raises RejectedError."""
+    # Its values do not matter here.
+    with _open(path, Sampling(value_range="0:1")) as open_reader:
+        video = open_reader()
+        return FrameSize(video.width, video.height, video.channels) if isinstance(video, ArrayReader) else None
 
 
 @contextlib.contextmanager
-def _rejecting(path: str, video: VideoReader) -> Iterator[None]:
+def _open(path: str, sampling: Sampling) -> Iterator[Callable[[], VideoReader | ArrayReader | PictureReader]]:
+    """Opens a file or a folder of pictures; yields a function that begins to read it, which may be called again."""
+    with contextlib.ExitStack() as stack:
+        reader: Callable[[], VideoReader | ArrayReader | PictureReader]
+        if os.path.isdir(path):
+            reader = functools.partial(PictureReader, path, sampling)
+        elif is_array(file := stack.enter_context(_open_file(path))):
+            reader = functools.partial(ArrayReader, file, sampling)
+        else:
+            reader = functools.partial(VideoReader, file)
+        try:
+            yield reader
+        except MemoryError as error:
+            raise RejectedError(path, "too_large") from error
+
+
+@contextlib.contextmanager
+def _rejecting(path: str, video: Reader) -> Iterator[None]:
     """Rejects a video that does not fit into memory; adds to a rejection what is known of the video."""
     try:
         yield
@@ -135,18 +172,18 @@ def _rejecting(path: str, video: VideoReader) -> Iterator[None]:
         raise RejectedError(path, error.reason, _facts(video)) from error
 
 
-def _facts(video: VideoReader) -> VideoFacts:
+def _facts(video: Reader) -> VideoFacts:
     return VideoFacts(video.codec, video.width, video.height, video.fps, video.num_announced)
 
 
-def _sampled_rate(video: VideoReader, sampling: Sampling) -> float:
+def _sampled_rate(video: Reader, sampling: Sampling) -> float:
     """The rate of sampled frames in frames/s, unless they are evenly spaced; 0 if the file does not give it."""
     if sampling.fps is not None:
         return min(video.fps, sampling.fps) or sampling.fps
     return video.fps / (sampling.every or 1)
 
 
-def _check_complete(path: str, video: VideoReader, sampling: Sampling, num_frames: int, progress: "_Progress") -> None:
+def _check_complete(path: str, video: Reader, sampling: Sampling, num_frames: int, progress: "_Progress") -> None:
     """Raises RejectedError if too little of a video was decoded, and not because its header is wrong."""
     if not num_frames:
         raise RejectedError(path, "no_frames")
@@ -173,9 +210,7 @@ def _open_file(path: str) -> IO[bytes]:
     return file
 
 
-def _fill(
-    video: VideoReader, num_total: int, sampling: Sampling, frames: np.ndarray
-) -> tuple[list[float], "_Progress"]:
+def _fill(video: Reader, num_total: int, sampling: Sampling, frames: np.ndarray) -> tuple[list[float], "_Progress"]:
     """Fills `frames` [T, H, W, C] with the sampled frames of a video of `num_total` frames; returns their times in s.
 
     Raises:
@@ -207,7 +242,7 @@ class _Progress:
         return self.seconds - self.gap_s
 
 
-def _sampled_images(video: VideoReader, num_total: int, sampling: Sampling, progress: _Progress) -> Iterator[Image]:
+def _sampled_images(video: Reader, num_total: int, sampling: Sampling, progress: _Progress) -> Iterator[Image]:
     """The sampled images, each valid until the next; `progress` is kept up to date."""
     num_taken, tick = 0, -1
     max_frames, every = sampling.max_frames or sys.maxsize, sampling.every or 1

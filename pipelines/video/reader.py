@@ -26,6 +26,11 @@ class Reader(Protocol):
     """frames/s; 0 if unknown"""
     pixel_aspect: float
     """width of a pixel, as displayed, in heights of a pixel"""
+    codec: str
+    width: int
+    """of the images as stored, pixels; 0 if unknown"""
+    height: int
+    """likewise"""
     is_cut: bool
     """whether the file has turned out to be damaged, or to end before its own index says"""
 

@@ -1,5 +1,6 @@
 """Choose which frames of a video make a clip, and how each is fitted to the frame size."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -7,6 +8,8 @@ __all__ = ["FITS", "Sampling", "evenly_spaced"]
 
 
 FITS = ("stretch", "crop", "letterbox")
+# Earlier versions do not know these: they are stored only if they are set.
+_NEW = ("value_range", "picture_fps")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,9 +26,15 @@ class Sampling:
     """take every n-th frame, beginning with the first"""
     fit: str = "stretch"
     """for videos of another aspect ratio: stretch, crop (the centre fills the frame) or letterbox (black bars)"""
+    value_range: str | None = None
+    """LOW:HIGH, the values of arrays, and of pictures of more than 8 bits, that become 0 and 255; uint8 stays as it
+    is"""
+    picture_fps: float | None = None
+    """rate of folders of pictures, which do not say it, in frames/s"""
 
     def __post_init__(self) -> None:
-        for name in ("max_frames", "num_frames", "fps", "every"):
+        _ = self.limits  # for its own checks
+        for name in ("max_frames", "num_frames", "fps", "every", "picture_fps"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
         given = [f"{n}={value}" for n in ("num_frames", "fps", "every") if (value := getattr(self, n)) is not None]
@@ -34,9 +43,22 @@ class Sampling:
         if self.fit not in FITS:
             raise ValueError(f"fit must be stretch, crop or letterbox, got {self.fit!r}")
 
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """The two values of value_range. Raises ValueError."""
+        if self.value_range is None:
+            return None
+        try:
+            low, high = map(float, self.value_range.split(":"))
+        except ValueError:
+            low = high = math.nan
+        if not (low < high and math.isfinite(high - low) and math.isfinite(255 / (high - low))):
+            raise ValueError(f"value_range must be LOW:HIGH, two numbers such as 20:40, got {self.value_range!r}")
+        return low, high
+
     def to_dict(self) -> dict[str, Any]:
         """The values as they are stored in dataset.json."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None or name not in _NEW}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Sampling":

@@ -6,7 +6,7 @@ Legend: T time, H W frame height and width in pixels, C channels (3: RGB, 1: gre
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,14 @@ import cv2
 import numpy as np
 
 from pipelines.core.errors import UserError
+from pipelines.video.decode import Decoded
 from pipelines.video.errors import VideoError
 from pipelines.video.fitting import resize
 from pipelines.video.frame import FrameSize
 from pipelines.video.sampling import Sampling
 from pipelines.video.worker import IsolatedDecoder
 
-__all__ = ["FrameSource", "open_camera", "open_raw", "open_video"]
+__all__ = ["FrameSource", "known_times", "open_camera", "open_raw", "open_video"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,12 @@ def open_video(
     """
     stream = decoder.stream(path, frame, sampling)
     with contextlib.closing(stream.frames):
-        yield FrameSource(stream.frames)
+        yield FrameSource((seconds if stream.fps else None, pixels) for seconds, pixels in stream.frames)
+
+
+def known_times(decoded: Decoded) -> Sequence[float | None]:
+    """The time of each frame in s; None if neither a rate nor time stamps are known."""
+    return decoded.times if decoded.fps else [None] * len(decoded.times)
 
 
 def open_raw(descriptor: int, frame: FrameSize) -> FrameSource:

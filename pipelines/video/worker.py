@@ -105,6 +105,14 @@ class IsolatedDecoder:
         (answer,) = self._answers([Job("count", _absolute(path))], time_limit_s)
         return 0 if isinstance(answer, RejectedError) else answer
 
+    def array_size(self, path: str | Path, time_limit_s: float = 10) -> FrameSize | None:
+        """The own frame size of an array; None for all that is no array. Raises RejectedError."""
+        (answer,) = self._answers([Job("size", _absolute(path))], time_limit_s)
+        if isinstance(answer, RejectedError):
+            raise answer
+        size: FrameSize | None = answer
+        return size
+
     def stream(self, path: str | Path, frame: FrameSize | None, sampling: Sampling) -> Stream:
         """Opens a video of any length to read it frame by frame; the child decodes a block of frames ahead.
 

@@ -49,7 +49,7 @@ def test_an_invalid_csv_is_refused_in_one_line(
     ("files", "layout", "message"),
     [
         pytest.param([], "auto", "has no videos for layout folders, which reads CLASS", id="empty folder"),
-        pytest.param(["a/x.txt", "b/y.jpg"], "auto", "has no videos", id="no videos"),
+        pytest.param(["a/x.txt", "b/y.svg"], "auto", "has no videos", id="no videos"),
         pytest.param(["1.avi", "2.avi"], "auto", "has no videos for layout folders", id="no class folders"),
         pytest.param(
             ["old/a/v_a_01_01.avi", "new/b/v_b_02_01.avi"],
@@ -109,7 +109,7 @@ def test_a_missing_path_and_a_file_that_is_not_csv_are_refused(tmp_path: Path) -
     (tmp_path / "clip").write_bytes(bytes(range(256)))
     with pytest.raises(UserError, match=r"clip is not a CSV file"):
         read_catalog(tmp_path / "clip")
-    with pytest.raises(UserError, match=r"clip.avi is a video; give the folder"):
+    with pytest.raises(UserError, match=r"clip.avi is a clip; give the folder"):
         read_catalog(touch(tmp_path, "clip.avi") / "clip.avi")
     with pytest.raises(UserError, match=r"clip is a file; layout folders reads"):
         read_catalog(tmp_path / "clip", "folders")
