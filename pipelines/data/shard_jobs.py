@@ -76,8 +76,8 @@ def _on_cluster(task: Any, rows: Sequence[dict[str, Any]], nodes: dict[str, str]
         # Ray's plans and timings go to its log file only; handlers of other libraries are left alone.
         if isinstance(handler, logging.StreamHandler) and type(handler).__module__.startswith("ray."):
             handler.setLevel(logging.ERROR)
-    mapped = ray.data.from_items(rows, override_num_blocks=len(rows)).map(task, label_selector=nodes)
-    return _reports(iter(mapped.iter_rows()), len(rows))
+    mapped = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map(task, label_selector=nodes)
+    return _reports(iter(mapped.iter_rows()), len(rows))  # type: ignore[arg-type]
 
 
 def _reports(results: Generator[dict[str, Any], None, None], number: int) -> dict[str, dict[str, Any]]:

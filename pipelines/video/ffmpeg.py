@@ -8,7 +8,7 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import IO
+from typing import IO, Any
 
 import av
 import av.error
@@ -16,7 +16,6 @@ import av.filter
 import av.logging
 import cv2
 import numpy as np
-from av.sidedata.sidedata import Type as SideData
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorTrc, VideoReformatter
 from av.video.stream import VideoStream
@@ -135,7 +134,9 @@ class VideoReader:
                 self.pixel_aspect = 1 / self.pixel_aspect
         image = self._as_rgb(frame)
         plane = image.planes[0]
-        pixels = np.ndarray((image.height, image.width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1))
+        # Its rows may be padded.
+        strides = plane.line_size, 3, 1
+        pixels = np.ndarray((image.height, image.width, 3), np.uint8, memoryview(plane), strides=strides)
         return _turned(pixels, *self._turn)
 
     def _as_rgb(self, frame: VideoFrame) -> VideoFrame:
@@ -148,7 +149,9 @@ class VideoReader:
         if self._graph is None or self._graph[0] != size:
             self._graph = size, _conversion(frame)
         self._graph[1].push(frame)
-        return self._graph[1].pull()
+        image = self._graph[1].pull()
+        assert isinstance(image, VideoFrame)
+        return image
 
 
 def _conversion(frame: VideoFrame) -> av.filter.Graph:
@@ -163,7 +166,8 @@ def _conversion(frame: VideoFrame) -> av.filter.Graph:
         graph.add("scale", "flags=bicubic"),
         graph.add("format", "pix_fmts=rgb24"),
     ]
-    return graph.link_nodes(source, *filters, graph.add("buffersink")).configure() or graph
+    graph.link_nodes(source, *filters, graph.add("buffersink")).configure()
+    return graph
 
 
 def _open(device: str, path: str) -> av.container.InputContainer:
@@ -223,7 +227,7 @@ def _announced(container: av.container.InputContainer, stream: VideoStream, fps:
 
 def _turn(frame: VideoFrame) -> tuple[bool, bool, bool]:
     """The display matrix of a frame: whether to swap rows and columns, then to flip up and down, left and right."""
-    data = frame.side_data.get(SideData.DISPLAYMATRIX)
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return False, False, False
     # A point (x, y) is shown at (a x + c y, b x + d y).

@@ -68,6 +68,7 @@ def _write_copy(video: str | Path, file: str, captions: Sequence[tuple[float, st
     starts, num_images, tick = [start for start, _ in captions], 0, -1
     with contextlib.closing(stream.frames), av.open(file, "w", format="mp4") as copy:
         track = copy.add_stream(_codec(), rate=Fraction(stream.fps or 25).limit_denominator(1000), options=_OPTIONS)
+        assert isinstance(track, av.VideoStream)
         # Its colours take two by two pixels.
         track.width, track.height = (max(2, size // 2 * 2) for size in (stream.frame.width, stream.frame.height))
         track.pix_fmt = "yuv420p"

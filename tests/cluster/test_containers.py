@@ -42,14 +42,14 @@ def folder() -> Iterator[Path]:
         path = Path(name)
         path.chmod(0o777)
         make_shards(path / "shards")
-        start = "import subprocess, sys, pipelines; subprocess.run([sys.executable, '-c', ''], check=True)"
-        if run(["-c", start], path, NAMELESS, {}).returncode:
-            pytest.skip("another user can't read this checkout or its Python")
         yield path
 
 
 @pytest.mark.parametrize("home", [None, "/"], ids=["no home", "HOME=/"])
 def test_a_user_without_a_name_or_a_home_trains_with_ray(folder: Path, home: str | None) -> None:
+    start = "import subprocess, sys, pipelines; subprocess.run([sys.executable, '-c', ''], check=True)"
+    if run(["-c", start], folder, NAMELESS, {}).returncode:
+        pytest.skip("another user can't read this checkout or its Python")
     environment = {} if home is None else {"HOME": home}
     # Another user's Ray may own its usual directory.
     (folder / "ray").mkdir()
