@@ -4,6 +4,8 @@
     python -m pipelines.preprocess clips.csv shards/ --width 64 --height 32 --channels 1 --num-frames 24
     python -m pipelines.preprocess videos/ shards/ --resume       finish an interrupted job, or add new clips
     python -m pipelines.preprocess videos/ s3://bucket/shards
+    python -m pipelines.preprocess videos/ shards/ --dry-run      frames, bytes and minutes, before anything is written
+    python -m pipelines.preprocess videos/ shards/ --codec h264   for data sets that are too large for raw frames
     python -m pipelines.preprocess --inspect shards/
     python -m pipelines.preprocess --verify shards/
 
@@ -19,7 +21,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from pipelines.core import command
-from pipelines.core.text import python
+from pipelines.core.text import duration, python
+from pipelines.data.estimate import dry_run
 from pipelines.data.options import PreprocessOptions
 from pipelines.data.preprocessing import make_shards
 from pipelines.data.shards import REJECTED_CSV
@@ -29,7 +32,7 @@ __all__ = ["summary"]
 
 
 def preprocess(options: PreprocessOptions) -> dict[str, Any]:
-    """Makes shards, or inspects or verifies existing ones; for results and errors see `make_shards`."""
+    """Makes shards, estimates their size, or inspects or verifies existing ones; for results see `make_shards`."""
     # Only the inspection loads matplotlib.
     if options.inspect:
         from pipelines.report.inspection import inspect_shards
@@ -39,7 +42,7 @@ def preprocess(options: PreprocessOptions) -> dict[str, Any]:
         from pipelines.report.inspection import verify_shards
 
         return verify_shards(options.verify)
-    return make_shards(options)
+    return dry_run(options) if options.dry_run else make_shards(options)
 
 
 def summary(result: dict[str, Any]) -> RenderableType:
@@ -48,6 +51,8 @@ def summary(result: dict[str, Any]) -> RenderableType:
         from pipelines.report.inspection import inspection_summary, verify_summary
 
         return verify_summary(result) if "damaged" in result else inspection_summary(result)
+    if "dry_run" in result:
+        return _dry_run_summary(result)
     table = Table(
         "split",
         "clips",
@@ -60,13 +65,40 @@ def summary(result: dict[str, Any]) -> RenderableType:
         column.justify = "right"
     for name, split in result["splits"].items():
         table.add_row(name, f"{split['num_clips']:,}", f"{split['num_frames']:,}", f"{split['num_bytes'] / 1e6:,.1f}")
-    lines = [f"shards in {result['out']}"]
+    codec = "" if result["codec"] == "raw" else f", codec {result['codec']}"
+    lines = [f"shards in {result['out']}{codec}"]
     if result["num_rejected"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(result["rejected"].items()))
         lines.append(
             f"{result['num_rejected']:,} clips rejected ({reasons}); see {Location.of(result['out']) / REJECTED_CSV}"
         )
     return Group(table, *lines, f"next: {python()} -m pipelines.train {shlex.quote(result['out'])} runs/first")
+
+
+def _dry_run_summary(result: dict[str, Any]) -> RenderableType:
+    """A table of the codecs, with the chosen one marked."""
+    frame = result["frame"]
+    table = Table(
+        "codec",
+        "GB",
+        "time",
+        title=f"{result['num_clips']:,} clips, about {result['num_frames']:,} frames of {frame['width']} x "
+        f"{frame['height']} x {frame['channels']}",
+        title_justify="left",
+    )
+    for name, codec in result["codecs"].items():
+        time = "unknown" if codec["minutes"] is None else duration(60 * codec["minutes"])
+        mark = " <-" if name == result["codec"] else ""
+        table.add_row(name + mark, f"{codec['num_bytes'] / 1e9:,.3f}", time)
+    free = (
+        "" if result["free_bytes"] is None else f"; {result['free_bytes'] / 1e9:,.1f} GB are free for {result['out']}"
+    )
+    return Group(
+        table,
+        f"codec {result['codec']}: {result['reason']}",
+        f"estimated from {result['num_tried']} clips, on the {result['num_cpus']} CPUs of this machine{free}",
+        "nothing was written",
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

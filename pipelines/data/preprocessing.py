@@ -27,8 +27,8 @@ from pipelines.cluster.session import start_ray
 from pipelines.core.errors import StepError, UserError
 from pipelines.core.progress import progress
 from pipelines.data.catalog import Catalog, read_catalog
-from pipelines.data.clip import ClipRecord
-from pipelines.data.copies import count_frames
+from pipelines.data.codecs import CODECS
+from pipelines.data.estimate import choose_codec, expected_bytes, expected_frames, free_disk
 from pipelines.data.options import PreprocessOptions
 from pipelines.data.plan import MIN_SHARDS, PREPROCESS_JSON, Plan, Shard, clips_per_shard, read_reports
 from pipelines.data.shard_writer import make_shard
@@ -39,7 +39,7 @@ from pipelines.storage.lock import only_writer
 from pipelines.storage.output import prepare_out
 from ttrnn.files import remove_leftovers
 
-__all__ = ["expected_frames", "make_shards"]
+__all__ = ["make_shards"]
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +55,8 @@ def make_shards(options: PreprocessOptions) -> dict[str, Any]:
     later go into new shards; the existing shards and splits stay as they are.
 
     Returns:
-        out, classes, task, num_clips, num_frames, num_bytes, num_rejected, rejected {reason: number}, splits {name:
-        num_clips, num_frames, num_bytes}.
+        out, classes, task, codec, num_clips, num_frames, num_bytes, num_rejected, rejected {reason: number}, splits
+        {name: num_clips, num_frames, num_bytes}.
 
     Raises:
         UserError: there is nothing to train on, before or after decoding.
@@ -71,8 +71,10 @@ def make_shards(options: PreprocessOptions) -> dict[str, Any]:
 def _make_shards(options: PreprocessOptions, out: Location) -> dict[str, Any]:
     plan = Plan(options.settings())
     if options.resume and (earlier := Plan.read(out)) is not None:
-        earlier.check_options(out, plan.options)
-        plan = replace(earlier, options=plan.options)
+        # Neither the disk nor the number of clips may change the codec now.
+        options = replace(options, codec=earlier.options["codec"]) if options.codec == "auto" else options
+        earlier.check_options(out, options.settings())
+        plan = replace(earlier, options=options.settings())
     catalog = read_catalog(
         options.videos,
         options.layout,
@@ -87,6 +89,7 @@ def _make_shards(options: PreprocessOptions, out: Location) -> dict[str, Any]:
     plan = plan.with_paths(out, catalog)
     reports = read_reports(out, plan.shards)
     plan = _grow(plan, catalog, out, options, plan.rejected(reports) if options.retry_rejected else {})
+    options = replace(options, codec=plan.options["codec"])
     missing = plan.missing(reports)
     if reports:
         log.info("%d of %d shards are finished", len(reports), len(plan.shards))
@@ -107,7 +110,10 @@ def _refuse_to_delete_videos(out: Location, videos: str, catalog: Catalog) -> No
 
 
 def _grow(plan: Plan, catalog: Catalog, out: Location, options: PreprocessOptions, retried: Iterable[str]) -> Plan:
-    """Adds the clips that are not in the plan yet, and those that are `retried`; stores the plan in OUT."""
+    """Adds the clips that are not in the plan yet, and those that are `retried`; stores the plan in OUT.
+
+    A new plan settles the codec.
+    """
     old = plan.splits().keys() - set(retried)
     new = [clip for clip in catalog.clips if clip.clip_id not in old]
     if new:
@@ -116,21 +122,18 @@ def _grow(plan: Plan, catalog: Catalog, out: Location, options: PreprocessOption
         for clip in new:
             # Refuses a URI that cannot be opened before the plan contains it.
             Location.of(clip.path)
+        codec, is_many = options.codec, len(new) > MIN_SHARDS
+        num_frames = expected_frames(new, options) if is_many or codec == "auto" else 0
+        if codec == "auto":
+            codec, reason = choose_codec(expected_bytes(len(new), num_frames, options), free_disk(out))
+            log.info("codec %s: %s", codec, reason)
+            plan = replace(plan, options={**plan.options, "codec": codec})
         # Each of a few clips gets its own shard, regardless of its size.
-        clip_bytes = expected_frames(new, options) * options.frame.size if len(new) > MIN_SHARDS else 0
+        clip_bytes = CODECS[codec].share * num_frames * options.frame.size if is_many else 0
         number = clips_per_shard(len(new), clip_bytes, options.shard_mb * 1e6)
         plan = plan.grown(new, number, catalog.classes)
         plan.write(out)
     return plan
-
-
-def expected_frames(clips: Sequence[ClipRecord], options: PreprocessOptions) -> float:
-    """The approximate mean number of frames of a clip, from the headers of at most 16; 0 if they do not give it."""
-    if options.num_frames is not None:
-        return min(options.num_frames, options.max_frames or options.num_frames)
-    counts = count_frames([clip.path for clip in clips[:: -(-len(clips) // 16)]])
-    announced = [min(count / (options.every or 1), options.max_frames or count) for count in counts if count]
-    return sum(announced) / len(announced) if announced else 0
 
 
 def _run(shards: Sequence[Shard], out: Location, options: PreprocessOptions) -> dict[str, dict[str, Any]]:
@@ -144,7 +147,12 @@ def _run(shards: Sequence[Shard], out: Location, options: PreprocessOptions) -> 
             if isinstance(handler, logging.StreamHandler) and type(handler).__module__.startswith("ray."):
                 handler.setLevel(logging.ERROR)
         task = functools.partial(
-            make_shard, out=out, frame=options.frame, sampling=options.sampling, time_limit_s=options.time_limit_s
+            make_shard,
+            out=out,
+            frame=options.frame,
+            sampling=options.sampling,
+            codec=options.codec,
+            time_limit_s=options.time_limit_s,
         )
         items = [{"shard": shard.to_json()} for shard in shards]
         rows = ray.data.from_items(items, override_num_blocks=len(shards))
@@ -216,6 +224,7 @@ def _finish(
         std=std,
         splits=shards,
         options=options.settings(),
+        codec=options.codec,
     )
     splits = {
         split: {name: sum(shard[name] for shard in shards[split]) for name in ("num_clips", "num_frames", "num_bytes")}
@@ -226,6 +235,7 @@ def _finish(
         "out": options.out,
         "classes": list(catalog.classes),
         "task": catalog.task,
+        "codec": options.codec,
         **totals,
         "num_rejected": len(rejected),
         "rejected": dict(Counter(rejected.values())),

@@ -10,7 +10,7 @@ import pytest
 from pipelines.data import copies
 from pipelines.data.clip import ClipRecord
 from pipelines.data.options import PreprocessOptions
-from pipelines.data.preprocessing import expected_frames
+from pipelines.data.estimate import expected_frames
 from pipelines.storage.location import Location
 from tests.s3 import s3_server
 from tests.videos import moving_square, write_bad, write_video
