@@ -9,8 +9,8 @@ import pytest
 
 from pipelines.data import copies
 from pipelines.data.clip import ClipRecord
-from pipelines.data.options import PreprocessOptions
 from pipelines.data.estimate import expected_frames
+from pipelines.data.options import PreprocessOptions
 from pipelines.storage.location import Location
 from tests.s3 import s3_server
 from tests.videos import moving_square, write_bad, write_video
