@@ -78,11 +78,11 @@ def patch_decoding_processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """Makes new decoding processes crash on files that begin with `crash`, hang on `hang`, crash once on `once`."""
     (folder / "sitecustomize.py").write_text(
         """
-import os, pathlib, time, cv2
+import os, pathlib, time, av
 
-original = cv2.VideoCapture
+original = av.open
 
-def capture(name, *arguments):
+def opened(name, *arguments, **options):
     with open(name, "rb") as file:
         word = file.read(5)
     marker = pathlib.Path(__file__).with_name("marker")
@@ -91,9 +91,9 @@ def capture(name, *arguments):
         os._exit(1)
     if word == b"hang ":
         time.sleep(600)
-    return original(name, *arguments)
+    return original(name, *arguments, **options)
 
-cv2.VideoCapture = capture
+av.open = opened
 """
     )
     monkeypatch.setenv("PYTHONPATH", str(folder))

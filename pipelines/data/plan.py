@@ -182,11 +182,12 @@ class Plan:
             if shard.file not in reports
         ]
 
-    def rejected(self, reports: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-        """Reasons by clip_id, from the last time that each clip was decoded."""
-        reasons: dict[str, str] = {}
+    def rejected(self, reports: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
+        """By clip_id, the reason and the facts of the video, from the last time that each clip was decoded."""
+        reasons: dict[str, list[Any]] = {}
         for shard in self.shards:
-            own = dict(reports[shard.file]["rejected"]) if shard.file in reports else {}
+            entries = reports[shard.file]["rejected"] if shard.file in reports else []
+            own = {clip_id: why for clip_id, *why in entries}
             for clip in shard.clips:
                 reasons.pop(clip.clip_id, None)
                 if clip.clip_id in own:

@@ -7,16 +7,14 @@ also those that join later, if both are URIs; otherwise those that share the pat
 """
 
 import contextlib
-import csv
 import functools
-import io
 import json
 import logging
 import os
 import posixpath
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,12 +29,14 @@ from pipelines.data.codecs import CODECS
 from pipelines.data.estimate import choose_codec, expected_bytes, expected_frames, free_disk
 from pipelines.data.options import PreprocessOptions
 from pipelines.data.plan import MIN_SHARDS, PREPROCESS_JSON, Plan, Shard, clips_per_shard, read_reports
+from pipelines.data.rejected import REJECTED_CSV, write_rejected
 from pipelines.data.shard_writer import make_shard
-from pipelines.data.shards import REJECTED_CSV, write_dataset_json
+from pipelines.data.shards import write_dataset_json
 from pipelines.data.splits import SPLITS
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
 from pipelines.storage.output import prepare_out
+from pipelines.video.ffmpeg import DECODER
 from ttrnn.files import remove_leftovers
 
 __all__ = ["make_shards"]
@@ -202,8 +202,8 @@ def _finish(
     out: Location, options: PreprocessOptions, catalog: Catalog, plan: Plan, reports: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """Writes rejected.csv, then dataset.json, which completes the shards; returns the result of the command."""
-    rejected = plan.rejected(reports) | dict.fromkeys(catalog.left_out, _MISPLACED)
-    (out / REJECTED_CSV).write_text(_to_csv([("path", "reason"), *sorted(rejected.items())]))
+    rejected = plan.rejected(reports) | {path: [_MISPLACED] for path in catalog.left_out}
+    write_rejected(out, rejected)
     _refuse_lost_classes(out, catalog, rejected)
     finished = [reports[shard.file] for shard in plan.shards]
     number, total, squares = np.sum([report["pixel_sums"] for report in finished], axis=0)
@@ -225,6 +225,7 @@ def _finish(
         splits=shards,
         options=options.settings(),
         codec=options.codec,
+        decoder=DECODER,
     )
     splits = {
         split: {name: sum(shard[name] for shard in shards[split]) for name in ("num_clips", "num_frames", "num_bytes")}
@@ -238,23 +239,12 @@ def _finish(
         "codec": options.codec,
         **totals,
         "num_rejected": len(rejected),
-        "rejected": dict(Counter(rejected.values())),
+        "rejected": dict(Counter(reason for reason, *_ in rejected.values())),
         "splits": splits,
     }
 
 
-def _to_csv(rows: Iterable[tuple[str, str]]) -> str:
-    text = io.StringIO()
-    plain, quoting = (
-        csv.writer(text, lineterminator="\n", quoting=kind) for kind in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
-    )
-    for row in rows:
-        # Readers take a carriage return for the end of a line, but the plain writer does not quote it.
-        (quoting if "\r" in row[0] else plain).writerow(row)
-    return text.getvalue()
-
-
-def _refuse_lost_classes(out: Location, catalog: Catalog, rejected: dict[str, str]) -> None:
+def _refuse_lost_classes(out: Location, catalog: Catalog, rejected: Collection[str]) -> None:
     reasons = f"see {out / REJECTED_CSV} for the reasons"
     kept = [clip for clip in catalog.clips if clip.clip_id not in rejected]
     if not kept:

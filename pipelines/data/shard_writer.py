@@ -33,7 +33,7 @@ def make_shard(
 ) -> dict[str, Any]:
     """Decodes the clips of one shard (`row["shard"]`, from `Shard.to_json`) and writes it: the task of Ray Data."""
     shard = Shard.from_json(row["shard"])
-    rejected: list[tuple[str, str]] = []
+    rejected: list[tuple[Any, ...]] = []
     pixel_sums = np.zeros((3, frame.channels), np.int64)
 
     def clips() -> Iterator[EncodedClip]:
@@ -43,7 +43,7 @@ def make_shard(
             with contextlib.closing(_decoder(time_limit_s).decode_many(files, frame, sampling)) as decoded:
                 for clip, result in zip(shard.clips, decoded, strict=True):
                     if isinstance(result, RejectedError):
-                        rejected.append((clip.clip_id, result.reason))
+                        rejected.append((clip.clip_id, result.reason, *(result.facts or ())))
                         continue
                     encoded = encode_clip(Clip(clip.clip_id, clip.labels, clip.group, result.fps, result.frames), codec)
                     if shard.split == "train":

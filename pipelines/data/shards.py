@@ -9,7 +9,6 @@ and dataset.json name, and their CRC-32.
 Legend: T time, H W frame height and width in pixels, C channels (3: RGB, 1: grey).
 """
 
-import csv
 import hashlib
 import io
 import json
@@ -22,7 +21,6 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipelines.core.errors import user_errors
 from pipelines.data.codecs import encode
 from pipelines.storage.location import Location
 from pipelines.video.frame import FrameSize
@@ -30,12 +28,10 @@ from pipelines.video.frame import FrameSize
 __all__ = [
     "DATASET_JSON",
     "FORMAT",
-    "REJECTED_CSV",
     "VERSIONS",
     "Clip",
     "EncodedClip",
     "encode_clip",
-    "read_rejected",
     "shard_schema",
     "write_dataset_json",
     "write_encoded",
@@ -46,7 +42,6 @@ __all__ = [
 FORMAT = "ttrnn-shards"
 VERSIONS = (1, 2)
 DATASET_JSON = "dataset.json"
-REJECTED_CSV = "rejected.csv"
 
 
 def shard_schema(codec: str) -> pa.Schema:
@@ -173,6 +168,7 @@ def write_dataset_json(
     splits: Mapping[str, Sequence[Mapping[str, Any]]],
     options: Mapping[str, Any],
     codec: str = "raw",
+    decoder: str = "",
 ) -> None:
     """Writes dataset.json, which marks the shards as complete: call it last.
 
@@ -187,6 +183,7 @@ def write_dataset_json(
         splits: For each split the results of `write_shard`, in order.
         options: What the shards were made with; for information only.
         codec: With which the frames are encoded.
+        decoder: Its name and version, on which pixels depend a little; for information only.
     """
     totals = {
         name: {
@@ -208,18 +205,6 @@ def write_dataset_json(
         "std": list(std),
         "splits": totals,
         "options": dict(options),
+        "decoder": decoder,
     }
     (Location.of(place) / DATASET_JSON).write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
-
-
-def read_rejected(place: Location) -> list[tuple[str, str]]:
-    """(path, reason) of each rejected clip; [] without rejected.csv, which shards of other programs may lack."""
-    file = place / REJECTED_CSV
-    try:
-        # Names of files may be in any encoding.
-        text = file.read_bytes().decode("utf-8", "replace")
-    except FileNotFoundError:
-        return []
-    with user_errors(f"{file} is damaged; run preprocess --resume"):
-        # Further columns may follow.
-        return [(path, reason) for path, reason, *_ in list(csv.reader(io.StringIO(text, newline="")))[1:]]

@@ -32,8 +32,6 @@ TIME_LIMIT_S = 300.0
 """for decoding a video, or for each block of frames of a long one"""
 # A video whose frames take more is read as a stream, if the model allows it.
 _WHOLE_BYTES = 1 << 27
-# For files that do not give a frame rate.
-_DEFAULT_FPS = 25.0
 _STDIN = 0
 
 
@@ -71,7 +69,9 @@ class Recognizer:
         """Makes predictions of long videos in other threads stop with an InterruptedError."""
         self._is_cancelled = True
 
-    def _until_cancelled(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    def _until_cancelled(
+        self, frames: Iterator[tuple[float | None, np.ndarray]]
+    ) -> Iterator[tuple[float | None, np.ndarray]]:
         for frame in frames:
             if self._is_cancelled:
                 raise InterruptedError
@@ -105,7 +105,7 @@ class Recognizer:
             with sources.open_camera(int(path), frame, sampling) as source:
                 yield source
         elif (decoded := self._decode_whole(path, sampling, decoder)) is not None:
-            yield FrameSource(decoded.fps, iter(decoded.frames), decoded.frames)
+            yield FrameSource(zip(decoded.times, decoded.frames, strict=True), decoded.frames)
         else:
             with sources.open_video(path, frame, sampling, decoder) as source:
                 yield source
@@ -129,7 +129,7 @@ class Recognizer:
         clip = source.clip
         if clip is None:
             max_frames = MAX_CLIP_BYTES // self._model.frame.size
-            frames = [frame.copy() for frame in itertools.islice(source.frames, max_frames + 1)]
+            frames = [frame.copy() for _, frame in itertools.islice(source.frames, max_frames + 1)]
             if not frames:
                 raise VideoError("there are no frames")
             if len(frames) > max_frames:
@@ -143,15 +143,14 @@ class Recognizer:
         captions: list[tuple[float, str]] = []
         is_endless = is_camera(path) or (path == "-" and self.live is not None)
         frames = source.frames if is_endless else itertools.islice(source.frames, self._model.sampling.max_frames)
-        fps = source.fps or _DEFAULT_FPS / (self._model.sampling.every or 1)
         try:
-            for number, frame in enumerate(frames, start=1):
+            for number, (seconds, frame) in enumerate(frames, start=1):
                 scores_C = push(frame)
                 caption = self._caption(scores_C)
-                if caption != (captions[-1][1] if captions else "") and not is_endless:
-                    captions.append(((number - 1) / fps, caption))
+                if caption != (captions[-1][1] if captions else "") and not is_endless and seconds is not None:
+                    captions.append((seconds, caption))
                 if self.live is not None:
-                    self.live.write_frame(path, number, (number - 1) / source.fps if source.fps else None, scores_C)
+                    self.live.write_frame(path, number, seconds, scores_C)
         except KeyboardInterrupt:
             self._end_camera(path)
         if scores_C is None:
@@ -163,17 +162,15 @@ class Recognizer:
         assert self._hop is not None
         segments: list[dict[str, Any]] = []
         captions: list[tuple[float, str]] = []
-        fps = source.fps or _DEFAULT_FPS / (self._model.sampling.every or 1)
         total_C, weight = np.zeros(len(self._model.classes)), 0
         try:
-            for start, clip in windows(source.frames, self._window.frames(source.fps), self._hop.frames(source.fps)):
-                scores_C = self._model.predict(sample_clip(clip, self._model.sampling))
-                end = start + len(clip)
-                times = [number / source.fps if source.fps else None for number in (start, end)]
-                span = {"start_frame": start, "end_frame": end, "start_s": times[0], "end_s": times[1]}
-                segments.append(span | self._prediction(scores_C))
-                captions.append((start / fps, self._caption(scores_C)))
-                total_C, weight = total_C + len(clip) * scores_C, weight + len(clip)
+            for window in windows(source.frames, self._window, self._hop):
+                scores_C = self._model.predict(sample_clip(window.clip, self._model.sampling))
+                span = {"start_frame": window.start, "end_frame": window.end}
+                times = {"start_s": window.start_s, "end_s": window.end_s}
+                segments.append(span | times | self._prediction(scores_C))
+                captions.append((window.start_s or 0.0, self._caption(scores_C)))
+                total_C, weight = total_C + len(window.clip) * scores_C, weight + len(window.clip)
                 if self.live is not None:
                     self.live.write_segment(path, segments[-1])
         except KeyboardInterrupt:

@@ -18,7 +18,7 @@ from rich.table import Table
 from pipelines.core.errors import UserError
 from pipelines.core.progress import progress
 from pipelines.data.dataset import ShardDataset, Split
-from pipelines.data.shards import REJECTED_CSV, read_rejected
+from pipelines.data.rejected import REJECTED_CSV, read_rejected
 from pipelines.evaluation.metrics import chance_level
 from pipelines.report.contact_sheet import write_contact_sheet
 from pipelines.storage.location import Location

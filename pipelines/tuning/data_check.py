@@ -11,7 +11,7 @@ from pipelines.cluster.slots import Slots
 from pipelines.core.text import duration, python
 from pipelines.data.dataset import ShardDataset, Split
 from pipelines.data.loader import num_steps
-from pipelines.data.shards import read_rejected
+from pipelines.data.rejected import read_rejected
 from pipelines.evaluation.bootstrap import independent_units
 from pipelines.evaluation.compare import smallest_difference
 from pipelines.training.memory import measure_step

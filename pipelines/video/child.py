@@ -18,12 +18,13 @@ from typing import IO, Any, NamedTuple
 import cv2
 import numpy as np
 
-from pipelines.video.decode import MAX_CLIP_BYTES, announced_frames, as_clip, decode_into, open_images, resize
-from pipelines.video.errors import RejectedError
+from pipelines.video.decode import MAX_CLIP_BYTES, announced_frames, as_clip, decode_into, open_images
+from pipelines.video.errors import RejectedError, VideoFacts
+from pipelines.video.fitting import resize
 from pipelines.video.frame import FrameSize
 from pipelines.video.sampling import Sampling
 
-__all__ = ["Block", "Job", "SharedMemory", "serve"]
+__all__ = ["Block", "Job", "Rejection", "SharedMemory", "serve"]
 
 
 # Writing to fresh memory takes as long as decoding, so clips of up to this size leave theirs allocated.
@@ -46,6 +47,13 @@ class Job(NamedTuple):
     sampling: Sampling = Sampling()
 
 
+class Rejection(NamedTuple):
+    """The answer to a job whose file gives no clip."""
+
+    reason: str
+    facts: VideoFacts | None = None
+
+
 class Block(NamedTuple):
     """Consecutive frames of a stream."""
 
@@ -55,8 +63,10 @@ class Block(NamedTuple):
     fps: float
     times: list[float]
     """s, one for each frame"""
-    ending: str | None
-    """None: there are more frames; "": the video ended; otherwise the reason to reject it"""
+    has_more: bool
+    """whether there are more frames"""
+    rejection: Rejection | None
+    """why the video is rejected at its end"""
 
 
 class SharedMemory:
@@ -91,22 +101,26 @@ class _BlockReader:
     def read(self, slot: int, memory: np.ndarray) -> Block:
         """Decodes the next frames into the front of `memory`."""
         times: list[float] = []
-        ending: str | None = ""
+        has_more, rejection = False, None
         try:
-            for seconds, image in self._images:
-                frame = self._frame = self._frame or FrameSize(image.shape[1], image.shape[0], 3)
+            for seconds, image, pixel_aspect in self._images:
+                frame = self._frame = self._frame or _displayed_size(image, pixel_aspect)
                 if frame.size > len(memory):
                     raise RejectedError(self._path, "too_large")
-                resize(image, self._fit, as_clip(memory, len(times) + 1, frame)[-1])
+                resize(image, self._fit, as_clip(memory, len(times) + 1, frame)[-1], pixel_aspect)
                 times.append(seconds)
                 if len(times) == max(1, min(_BLOCK_FRAMES, _BLOCK_BYTES // frame.size)):
-                    ending = None
+                    has_more = True
                     break
         except RejectedError as error:
-            ending = error.reason
+            rejection = Rejection(error.reason, error.facts)
         except (MemoryError, cv2.error):
-            ending = "too_large"
-        return Block(slot, self._frame or FrameSize(0, 0, 3), self._fps, times, ending)
+            rejection = Rejection("too_large")
+        return Block(slot, self._frame or FrameSize(0, 0, 3), self._fps, times, has_more, rejection)
+
+
+def _displayed_size(image: np.ndarray, pixel_aspect: float) -> FrameSize:
+    return FrameSize(max(1, round(image.shape[1] * pixel_aspect)), image.shape[0], 3)
 
 
 def serve(connection_descriptor: int, *memory_descriptors: int) -> None:
@@ -128,7 +142,7 @@ def serve(connection_descriptor: int, *memory_descriptors: int) -> None:
                     reader = _BlockReader(job)
                 answer = _answer(job, slot, memories[slot].array, reader)
             except RejectedError as error:
-                answer = error.reason
+                answer = Rejection(error.reason, error.facts)
             signal.alarm(0)
             connection.send(answer)
 
@@ -140,7 +154,7 @@ def _answer(job: Job, slot: int, memory: np.ndarray, reader: _BlockReader | None
         assert job.frame is not None
         return slot, *decode_into(job.path, job.frame, job.sampling, memory)
     # If this child replaces one that crashed, the stream is lost.
-    return "crashed" if reader is None else reader.read(slot, memory)
+    return Rejection("crashed") if reader is None else reader.read(slot, memory)
 
 
 def _limit_memory() -> None:

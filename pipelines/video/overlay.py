@@ -8,8 +8,11 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
+import av
+import av.error
 import cv2
 import numpy as np
 
@@ -21,10 +24,10 @@ from pipelines.video.worker import IsolatedDecoder
 __all__ = ["annotate"]
 
 
-# For files that do not give a frame rate.
-_DEFAULT_FPS = 25.0
-# MPEG-4, which every build of OpenCV can write.
-_CODEC = "mp4v"
+# Every browser plays it. Other builds of FFmpeg may only have MPEG-4 Part 2.
+_CODECS = ("libx264", "mpeg4")
+_OPTIONS = {"preset": "veryfast", "crf": "20"}
+_TICKS_PER_S = 10_000
 _MIN_TEXT_SIZE = 12
 
 
@@ -33,7 +36,7 @@ def annotate(video: str | Path, out: Path, captions: Sequence[tuple[float, str]]
 
     Args:
         video: The file; it is decoded in a child process.
-        out: The .mp4 file to write (MPEG-4).
+        out: The .mp4 file to write (H.264); its images are shown at the times that they have in the video.
         captions: Texts, each with the second from which it is shown, in order.
         time_limit_s: For each block of frames.
 
@@ -49,8 +52,10 @@ def annotate(video: str | Path, out: Path, captions: Sequence[tuple[float, str]]
         tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.absolute().parent) as folder,
     ):
         file = os.path.join(folder, "video.mp4")
-        num_images = _write_copy(video, file, captions, decoder)
-        # OpenCV does not report that a disk is full.
+        try:
+            num_images = _write_copy(video, file, captions, decoder)
+        except (av.error.FFmpegError, OSError) as error:
+            raise StepError(f"{out} can't be written: {error.strerror}") from error
         num_written = decoder.count_frames(file)
         if num_written < num_images:
             raise StepError(f"{out}: {num_written:,} of {num_images:,} images could be written; is the disk full?")
@@ -60,27 +65,38 @@ def annotate(video: str | Path, out: Path, captions: Sequence[tuple[float, str]]
 
 def _write_copy(video: str | Path, file: str, captions: Sequence[tuple[float, str]], decoder: IsolatedDecoder) -> int:
     stream = decoder.stream(video, None, Sampling())
-    starts, num_images = [start for start, _ in captions], 0
-    size = (stream.frame.width, stream.frame.height)
-    writer = cv2.VideoWriter(file, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*_CODEC), stream.fps or _DEFAULT_FPS, size)
-    with contextlib.closing(stream.frames), contextlib.ExitStack() as stack:
-        stack.callback(writer.release)
+    starts, num_images, tick = [start for start, _ in captions], 0, -1
+    with contextlib.closing(stream.frames), av.open(file, "w", format="mp4") as copy:
+        track = copy.add_stream(_codec(), rate=Fraction(stream.fps or 25).limit_denominator(1000), options=_OPTIONS)
+        # Its colours take two by two pixels.
+        track.width, track.height = (max(2, size // 2 * 2) for size in (stream.frame.width, stream.frame.height))
+        track.pix_fmt = "yuv420p"
+        track.codec_context.time_base = Fraction(1, _TICKS_PER_S)
         try:
             for seconds, frame in stream.frames:
                 # Times in files are rounded.
                 number = bisect.bisect(starts, seconds + 1e-4) - 1
-                writer.write(_with_caption(frame, captions[number][1] if number >= 0 else ""))
+                captioned = _with_caption(frame, captions[number][1] if number >= 0 else "")
+                image = av.VideoFrame.from_ndarray(captioned, format="rgb24")
+                tick = max(tick + 1, round(seconds * _TICKS_PER_S))
+                image.pts, image.time_base = tick, Fraction(1, _TICKS_PER_S)
+                copy.mux(track.encode(image))
                 num_images += 1
         except RejectedError as error:
             # Sampling may have accepted the part that is there.
             if error.reason != "truncated":
                 raise
+        copy.mux(track.encode())
     return num_images
 
 
+def _codec() -> str:
+    return next(name for name in _CODECS if name in av.codecs_available)
+
+
 def _with_caption(frame: np.ndarray, text: str) -> np.ndarray:
-    """A BGR copy of an RGB frame, with white text on a dark strip along the lower edge."""
-    image: np.ndarray = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+    """A copy of a frame, with white text on a dark strip along the lower edge."""
+    image = frame.copy()
     if not text:
         return image
     height, width = image.shape[:2]

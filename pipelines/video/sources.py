@@ -4,7 +4,6 @@ Legend: T time, H W frame height and width in pixels, C channels (3: RGB, 1: gre
 """
 
 import contextlib
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -15,8 +14,8 @@ import cv2
 import numpy as np
 
 from pipelines.core.errors import UserError
-from pipelines.video.decode import resize
 from pipelines.video.errors import VideoError
+from pipelines.video.fitting import resize
 from pipelines.video.frame import FrameSize
 from pipelines.video.sampling import Sampling
 from pipelines.video.worker import IsolatedDecoder
@@ -28,10 +27,8 @@ __all__ = ["FrameSource", "open_camera", "open_raw", "open_video"]
 class FrameSource:
     """Frames that are read once, in order."""
 
-    fps: float
-    """of the sampled frames, in frames/s; 0 if unknown"""
-    frames: Iterator[np.ndarray]
-    """uint8 [H, W, C], each valid until the next"""
+    frames: Iterator[tuple[float | None, np.ndarray]]
+    """time in s (None: unknown) and uint8 [H, W, C], each valid until the next"""
     clip: np.ndarray | None = None
     """uint8 [T, H, W, C], all frames, if they are in memory anyway"""
 
@@ -53,7 +50,7 @@ def open_video(
     """
     stream = decoder.stream(path, frame, sampling)
     with contextlib.closing(stream.frames):
-        yield FrameSource(stream.fps, (pixels for _, pixels in stream.frames))
+        yield FrameSource(stream.frames)
 
 
 def open_raw(descriptor: int, frame: FrameSize) -> FrameSource:
@@ -63,18 +60,18 @@ def open_raw(descriptor: int, frame: FrameSize) -> FrameSource:
         VideoError: at the end, if the input is empty or ends within a frame.
     """
 
-    def frames() -> Iterator[np.ndarray]:
+    def frames() -> Iterator[tuple[None, np.ndarray]]:
         number = 0
         while len(pixels := _read(descriptor, frame.size)) == frame.size:
             number += 1
-            yield pixels.reshape(frame.shape)
+            yield None, pixels.reshape(frame.shape)
         if len(pixels) or not number:
             raise VideoError(
                 f"incomplete: standard input ends after {len(pixels):,} bytes of frame {number + 1:,}; a frame is "
                 f"{frame.width}x{frame.height} pixels of {frame.channels} bytes, {frame.size:,} bytes in all"
             )
 
-    return FrameSource(0.0, frames())
+    return FrameSource(frames())
 
 
 def _read(descriptor: int, num_bytes: int) -> np.ndarray:
@@ -102,26 +99,27 @@ def open_camera(index: int, frame: FrameSize, sampling: Sampling) -> Iterator[Fr
     try:
         if not capture.isOpened():
             raise UserError(f"camera {index} does not open; a file of that name is given as ./{index}")
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        known = rate if 0 < rate < math.inf else 0.0
-        yield FrameSource(sampling.fps or known / (sampling.every or 1), _camera_frames(capture, frame, sampling))
+        yield FrameSource(_camera_frames(capture, frame, sampling))
     finally:
         capture.release()
 
 
-def _camera_frames(capture: cv2.VideoCapture, frame: FrameSize, sampling: Sampling) -> Iterator[np.ndarray]:
+def _camera_frames(
+    capture: cv2.VideoCapture, frame: FrameSize, sampling: Sampling
+) -> Iterator[tuple[float, np.ndarray]]:
     start, number, tick = time.monotonic(), -1, -1
     pixels = np.empty(frame.shape, np.uint8)
     while capture.grab():
         number += 1
+        now = time.monotonic() - start
         if number % (sampling.every or 1):
             continue
         if sampling.fps is not None:
-            last_tick, tick = tick, int((time.monotonic() - start) * sampling.fps)
+            last_tick, tick = tick, int(now * sampling.fps)
             if tick == last_tick:
                 continue
         success, image = capture.retrieve()
         if not success:
             return
-        resize(image, sampling.fit, pixels)
-        yield pixels
+        resize(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), sampling.fit, pixels)
+        yield now, pixels

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipelines.video.child import Block, Job, SharedMemory, serve
+from pipelines.video.child import Block, Job, Rejection, SharedMemory, serve
 from pipelines.video.decode import Decoded, as_clip
 from pipelines.video.errors import RejectedError
 from pipelines.video.frame import FrameSize
@@ -97,8 +97,8 @@ class IsolatedDecoder:
             if isinstance(answer, RejectedError):
                 yield answer
             else:
-                slot, num_frames, fps = answer
-                yield Decoded(as_clip(self._memories[slot].array, num_frames, frame), fps)
+                slot, times, fps = answer
+                yield Decoded(as_clip(self._memories[slot].array, len(times), frame), fps, times)
 
     def count_frames(self, path: str | Path, time_limit_s: float = 10) -> int:
         """The number of frames the header announces; 0 if it does not, or announces more than the file can hold."""
@@ -136,7 +136,7 @@ class IsolatedDecoder:
                 continue
             if isinstance(answer, RejectedError):
                 raise answer
-            has_ended = answer.ending is not None
+            has_ended = not answer.has_more
             yield answer
 
     def _frames(
@@ -146,8 +146,8 @@ class IsolatedDecoder:
             for block in blocks:
                 frames = as_clip(self._memories[block.slot].array, len(block.times), block.frame)
                 yield from zip(block.times, frames, strict=True)
-                if block.ending:
-                    raise RejectedError(path, block.ending)
+                if block.rejection:
+                    raise RejectedError(path, *block.rejection)
 
     def _answers(self, jobs: Iterable[Job], time_limit_s: float) -> Iterator[Any]:
         """Yields the answer to each job, or a RejectedError; the next job is sent before an answer is awaited."""
@@ -199,7 +199,7 @@ class IsolatedDecoder:
             return RejectedError(job.path, "timed_out")
         answer = self._connection.recv()
         self._num_unanswered -= 1
-        return RejectedError(job.path, answer) if isinstance(answer, str) else answer
+        return RejectedError(job.path, *answer) if isinstance(answer, Rejection) else answer
 
     def _start(self) -> None:
         # Through a pipe instead of shared memory, a clip would take twice as long.

@@ -193,11 +193,11 @@ def test_a_shard_travels_to_a_worker_as_text_with_its_paths() -> None:
 def test_rejections_are_those_of_the_last_time_that_a_clip_was_decoded() -> None:
     plan = Plan(OPTIONS).grown(records(*"abc"), 3, ("one",))
     first = {"train-00000.arrow": {"rejected": [["a", "truncated"], ["b", "missing"]]}}
-    assert plan.rejected(first) == {"a": "truncated", "b": "missing"}
+    assert plan.rejected(first) == {"a": ["truncated"], "b": ["missing"]}
     plan = plan.grown(records("a", "b"), 3, ("one",))
     assert plan.rejected(first) == {}  # they are being retried
     second = first | {"train-00001.arrow": {"rejected": [["b", "crashed"]]}}
-    assert plan.rejected(second) == {"b": "crashed"}
+    assert plan.rejected(second) == {"b": ["crashed"]}
     plan = plan.grown(records("b"), 3, ("one",))
     assert plan.rejected(second | {"train-00002.arrow": {"rejected": []}}) == {}
     assert Plan(OPTIONS).rejected({}) == {}

@@ -1,7 +1,11 @@
 """Captions on a copy of a video: the images are kept, and a decoder that crashes leaves this process and no file."""
 
+import errno
+import os
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -53,6 +57,24 @@ def test_a_truncated_video_is_copied_as_far_as_it_decodes(tmp_path: Path) -> Non
     assert len(decode(tmp_path / "out.mp4", SIZE, Sampling()).frames) == num_images
 
 
+def test_images_keep_their_times(tmp_path: Path) -> None:
+    video = tmp_path / "variable.mp4"
+    times = [*(number / 25 for number in range(10)), *(0.4 + number / 5 for number in range(10))]
+    with av.open(str(video), "w") as file:
+        track = file.add_stream("mpeg4", rate=25)
+        track.width, track.height, track.codec_context.time_base = 96, 64, Fraction(1, 1000)
+        for seconds in times:
+            image = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 120, np.uint8), format="rgb24")
+            image.pts, image.time_base = round(seconds * 1000), Fraction(1, 1000)
+            file.mux(track.encode(image))
+        file.mux(track.encode())
+    assert overlay.annotate(video, tmp_path / "out.mp4", [(1.0, "late")], time_limit_s=60) == 20
+    copy = decode(tmp_path / "out.mp4", SIZE, Sampling())
+    assert copy.times == pytest.approx(times, abs=2e-3)
+    has_caption = np.abs(copy.frames[:, -20:].astype(int) - 120).mean(axis=(1, 2, 3)) > 20
+    assert has_caption.tolist() == [seconds >= 1 for seconds in times]
+
+
 @pytest.mark.parametrize("kind", ["missing", "text", "headers only"])
 def test_a_bad_file_is_rejected_and_writes_nothing(tmp_path: Path, kind: str) -> None:
     with pytest.raises(RejectedError):
@@ -65,7 +87,11 @@ def test_a_file_that_cannot_be_written_is_an_error_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write_video(tmp_path / "videos" / "a.avi", moving_square(12))
-    monkeypatch.setattr(overlay, "_CODEC", "none")
-    with pytest.raises(StepError, match="0 of 12 images"):
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(overlay, "_with_caption", full)
+    with pytest.raises(StepError, match=r"out.mp4 can't be written: No space left"):
         overlay.annotate(file, tmp_path / "out.mp4", [(0.0, "up")], time_limit_s=60)
     assert [path.name for path in tmp_path.iterdir()] == ["videos"]
