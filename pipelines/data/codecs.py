@@ -5,7 +5,7 @@
     jpeg      T + 1 offsets (uint64, little endian) into these bytes, then a JPEG file for each frame
     h264      an MP4 file: H.264 of grey frames, or of RGB as YUV 4:2:0; odd sizes are padded by one row or column
 
-Each encoder uses one thread: the same frames give the same bytes, whatever the number of workers. A clip without frames
+The same frames give the same bytes, whatever the number of workers: each encoder uses one thread. A clip without frames
 has no bytes.
 
 Legend: T time, H W frame height and width in pixels, C channels (3: RGB, 1: grey).
@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-__all__ = ["CODECS", "H264_CRF", "JPEG_QUALITY", "decode", "encode"]
+from pipelines.core.errors import UserError
+
+__all__ = ["CODECS", "H264_CRF", "JPEG_QUALITY", "check_encoder", "decode", "encode"]
 
 JPEG_QUALITY = 90
 """of 100, with chroma at half the resolution"""
@@ -32,7 +34,13 @@ _ZSTD_LEVEL = 1
 _BLOCK_BYTES = 1 << 20
 # Few key frames, which are large: a clip is read from its first frame on.
 _KEY_FRAME_INTERVAL = 1000
-_X264 = {"preset": "veryfast", "crf": str(H264_CRF), "g": str(_KEY_FRAME_INTERVAL)}
+_X264 = {
+    "preset": "veryfast",
+    "crf": str(H264_CRF),
+    "g": str(_KEY_FRAME_INTERVAL),
+    # Otherwise x264 estimates with approximations that differ between processors, and from one call to the next.
+    "x264-params": "cpu-independent=1",
+}
 # x264 refuses smaller images.
 _MIN_SIDE = 16
 
@@ -43,6 +51,15 @@ class _Codec(NamedTuple):
     is_lossy: bool
     share: float
     """Typical size, as a share of raw frames; rather too high than too low."""
+
+
+def check_encoder(codec: str) -> None:
+    """Raises UserError if this installation cannot encode with the codec."""
+    if codec == "h264":
+        import av
+
+        if "libx264" not in av.codecs_available:
+            raise UserError("codec h264 needs a PyAV with libx264, as pip install av brings it; or give --codec jpeg")
 
 
 def encode(codec: str, frames: np.ndarray) -> pa.Buffer:
@@ -183,14 +200,18 @@ def _decode_h264(data: Any, shape: tuple[int, int, int, int]) -> np.ndarray:
 
     if shape[0] > len(data):
         raise ValueError(f"it has {len(data):,} bytes for {shape[0]:,} frames")
+    # FFmpeg adds constant chroma to grey.
+    formats = ("yuv420p",) if shape[3] == 3 else ("gray", "yuvj420p")
     frames, number = np.empty(shape, np.uint8), 0
     try:
         with av.open(io.BytesIO(data), format="mp4") as container:
-            if not container.streams.video:
+            context = container.streams.video[0].codec_context if container.streams.video else None
+            if context is None:
                 raise ValueError("it holds no video")
-            container.streams.video[0].codec_context.thread_count = 1
+            context.thread_count = 1
             for image in container.decode(video=0):
-                if number == len(frames) or (image.height, image.width) != _padded(*shape[1:3]):
+                fits = (image.height, image.width) == _padded(*shape[1:3]) and image.format.name in formats
+                if number == len(frames) or not fits:
                     raise ValueError(f"it holds other frames than {shape[0]:,} of {shape[2]} x {shape[1]} pixels")
                 _write_pixels(image, frames[number])
                 number += 1

@@ -25,7 +25,7 @@ from pipelines.cluster.session import start_ray
 from pipelines.core.errors import StepError, UserError
 from pipelines.core.progress import progress
 from pipelines.data.catalog import Catalog, read_catalog
-from pipelines.data.codecs import CODECS
+from pipelines.data.codecs import CODECS, check_encoder
 from pipelines.data.estimate import choose_codec, expected_bytes, expected_frames, free_disk
 from pipelines.data.options import PreprocessOptions
 from pipelines.data.plan import MIN_SHARDS, PREPROCESS_JSON, Plan, Shard, clips_per_shard, read_reports
@@ -128,6 +128,7 @@ def _grow(plan: Plan, catalog: Catalog, out: Location, options: PreprocessOption
             codec, reason = choose_codec(expected_bytes(len(new), num_frames, options), free_disk(out))
             log.info("codec %s: %s", codec, reason)
             plan = replace(plan, options={**plan.options, "codec": codec})
+        check_encoder(codec)
         # Each of a few clips gets its own shard, regardless of its size.
         clip_bytes = CODECS[codec].share * num_frames * options.frame.size if is_many else 0
         number = clips_per_shard(len(new), clip_bytes, options.shard_mb * 1e6)

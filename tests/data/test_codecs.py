@@ -79,10 +79,11 @@ def test_a_clip_without_frames_takes_no_bytes(codec: str) -> None:
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_the_same_frames_give_the_same_bytes_also_in_many_threads(codec: str) -> None:
-    frames = moving((30, 48, 64, 3))
+    frames = moving((12, 60, 80, 1))
     wanted = encode(codec, frames).to_pybytes()
     with ThreadPoolExecutor(4) as threads:
-        assert set(threads.map(lambda _: encode(codec, frames).to_pybytes(), range(12))) == {wanted}
+        # As often as that: in the first version, x264 gave one of several results.
+        assert set(threads.map(lambda _: encode(codec, frames).to_pybytes(), range(60))) == {wanted}
         decoded = list(threads.map(lambda _: decode(codec, wanted, frames.shape).tobytes(), range(12)))
     assert set(decoded) == {decode(codec, wanted, frames.shape).tobytes()}
 
