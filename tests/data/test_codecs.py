@@ -55,9 +55,7 @@ def test_lossy_codecs_give_close_frames_for_any_shape(codec: str, shape: tuple[i
 def test_colours_keep_their_order_and_grey_keeps_its_range(codec: str) -> None:
     frames = np.zeros((4, 32, 32, 3), np.uint8)
     frames[..., 0], frames[..., 1] = 200, 90
-    np.testing.assert_allclose(
-        decode(codec, encode(codec, frames), frames.shape).mean((0, 1, 2)), [200, 90, 0], atol=3
-    )
+    np.testing.assert_allclose(decode(codec, encode(codec, frames), frames.shape).mean((0, 1, 2)), [200, 90, 0], atol=3)
     for level in (0, 7, 128, 250, 255):
         grey = np.full((4, 32, 32, 1), level, np.uint8)
         np.testing.assert_allclose(decode(codec, encode(codec, grey), grey.shape), level, atol=1)
