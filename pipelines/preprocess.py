@@ -25,7 +25,7 @@ from pipelines.core.text import duration, python
 from pipelines.data.estimate import dry_run
 from pipelines.data.options import PreprocessOptions
 from pipelines.data.preprocessing import make_shards
-from pipelines.data.shards import REJECTED_CSV
+from pipelines.data.rejected import REJECTED_CSV
 from pipelines.storage.location import Location
 
 __all__ = ["summary"]

@@ -1,4 +1,4 @@
-"""`preprocess --codec`: the same bytes for any number of workers, and everything that reads shards reads encoded ones."""
+"""`preprocess --codec`: the same bytes for any number of workers; what reads shards reads encoded ones."""
 
 import json
 import logging
