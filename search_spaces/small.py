@@ -137,7 +137,15 @@ def first(frame: Sequence[int], answers: Answers) -> First:
         model = _options(frame, _good(stems[0], flips[0], *_GOOD[0]))
         models = {_NO: model, _YES: model}
         text = "does it help small models to learn from the scores of large ones, in the same time?"
-        return Question(name="teaching", text=text, models=models, taught=_YES, taught_epochs=_TAUGHT_EPOCHS)
+        # At equal time it rarely pays, and few clips cannot tell.
+        return Question(
+            name="teaching",
+            text=text,
+            models=models,
+            preferred=[_NO],
+            taught=_YES,
+            taught_epochs=_TAUGHT_EPOCHS,
+        )
     return [Sampled(_sampled(_good(stem, flip, *sizes))) for sizes in _GOOD for stem in stems for flip in flips]
 
 

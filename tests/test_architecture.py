@@ -39,7 +39,7 @@ ORDER = ("core", "storage", "cluster", "video", "data", "baselines", "evaluation
 ABOVE = {"inference": "evaluation", "paper": "training"}
 # Where else than in cluster/ a module may import ray.
 WITH_RAY = (
-    "data.preprocessing",
+    "data.shard_jobs",
     "training.distributed",
     "training.head_node",
     "training.launcher",

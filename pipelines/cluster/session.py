@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,24 @@ from pipelines.cluster.ray_internals import cluster_address, hide_authentication
 from pipelines.core.errors import UserError
 from pipelines.core.periodic import repeated
 
-__all__ = ["exit_if_ray_dies", "start_ray"]
+__all__ = ["exit_if_ray_dies", "is_ray_running", "start_ray"]
 
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 2.0
+
+
+def is_ray_running() -> bool:
+    """Whether `start_ray` would join a cluster, or does nothing because Ray has been started."""
+    import ray
+
+    if ray.is_initialized():
+        return True
+    try:
+        return cluster_address() is not None
+    except (ValueError, ConnectionError):
+        # `start_ray` explains what is wrong.
+        return True
 
 
 @contextlib.contextmanager
@@ -91,8 +105,15 @@ def _join_or_start(kwargs: dict[str, Any]) -> None:
             f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')} is no Ray cluster ({error}); set it to HOST:PORT or local"
         ) from error
     if address is None:
-        _write_token_file()
-        ray.init("local", include_dashboard=False, **quiet, **kwargs)
+        _provide_token()
+        try:
+            ray.init("local", include_dashboard=False, **quiet, **kwargs)
+        except OSError as error:
+            directory = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+            raise UserError(
+                f"Ray can't start with the temporary directory {directory} ({error.strerror or error}); free space "
+                "there, or set RAY_TMPDIR to another with a short name"
+            ) from error
         return
     log.info("joining the Ray cluster at %s", address)
     try:
@@ -109,9 +130,17 @@ def _join_or_start(kwargs: dict[str, Any]) -> None:
         ) from error
 
 
-def _write_token_file() -> None:
-    """Makes the token of local clusters readable by its owner only; Ray itself would write it readable by all."""
-    path = Path.home() / ".ray" / "auth_token"
+def _provide_token() -> None:
+    """Makes the token of local clusters, which keeps other users out."""
+    try:
+        _write_token_file(Path.home() / ".ray" / "auth_token")
+    except (OSError, RuntimeError):
+        # There is no home directory, as in many containers: Ray's processes find the token in the environment.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _write_token_file(path: Path) -> None:
+    """Makes it readable by its owner only; Ray itself would write it readable by all."""
     path.parent.mkdir(exist_ok=True)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

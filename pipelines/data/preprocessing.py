@@ -6,31 +6,23 @@ time: the job can be resumed, and the bytes are the same. The nodes that see the
 also those that join later, if both are URIs; otherwise those that share the paths.
 """
 
-import contextlib
-import functools
-import json
 import logging
-import os
 import posixpath
-import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from pipelines.cluster.nodes import nodes_with_files
-from pipelines.cluster.session import start_ray
-from pipelines.core.errors import StepError, UserError
-from pipelines.core.progress import progress
+from pipelines.core.errors import UserError
 from pipelines.data.catalog import Catalog, read_catalog
 from pipelines.data.codecs import CODECS, check_encoder
 from pipelines.data.estimate import choose_codec, expected_bytes, expected_frames, free_disk
 from pipelines.data.options import PreprocessOptions
-from pipelines.data.plan import MIN_SHARDS, PREPROCESS_JSON, Plan, Shard, clips_per_shard, read_reports
+from pipelines.data.plan import MIN_SHARDS, PREPROCESS_JSON, Plan, clips_per_shard, read_reports
 from pipelines.data.rejected import REJECTED_CSV, write_rejected
-from pipelines.data.shard_writer import make_shard
+from pipelines.data.shard_jobs import write_shards
 from pipelines.data.shards import write_dataset_json
 from pipelines.data.splits import SPLITS
 from pipelines.storage.location import Location
@@ -96,7 +88,7 @@ def _make_shards(options: PreprocessOptions, out: Location) -> dict[str, Any]:
     try:
         if missing:
             log.info("decoding %s clips into %d shards", f"{sum(len(s.clips) for s in missing):,}", len(missing))
-            reports |= _run(missing, out, options)
+            reports |= write_shards(missing, out, options)
     finally:
         if out.is_local:
             remove_leftovers(out.local)
@@ -135,68 +127,6 @@ def _grow(plan: Plan, catalog: Catalog, out: Location, options: PreprocessOption
         plan = plan.grown(new, number, catalog.classes)
         plan.write(out)
     return plan
-
-
-def _run(shards: Sequence[Shard], out: Location, options: PreprocessOptions) -> dict[str, dict[str, Any]]:
-    """Makes shards on the cluster; returns the report on each, by file."""
-    with start_ray():
-        import ray.data
-
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        for handler in logging.getLogger("ray.data").handlers:
-            # Ray's plans and timings go to its log file only; handlers of other libraries are left alone.
-            if isinstance(handler, logging.StreamHandler) and type(handler).__module__.startswith("ray."):
-                handler.setLevel(logging.ERROR)
-        task = functools.partial(
-            make_shard,
-            out=out,
-            frame=options.frame,
-            sampling=options.sampling,
-            codec=options.codec,
-            time_limit_s=options.time_limit_s,
-        )
-        items = [{"shard": shard.to_json()} for shard in shards]
-        rows = ray.data.from_items(items, override_num_blocks=len(shards))
-        reports = {}
-        mapped = rows.map(task, label_selector=_node_selector(shards, out, options.videos))
-        # Closed at once after an error, so that no task outlives this function.
-        with contextlib.closing(iter(mapped.iter_rows())) as results:  # type: ignore[type-var]
-            for row in progress(results, len(shards), "shards"):
-                if row["errno"]:
-                    raise OSError(row["errno"], row["error"])
-                if row["error"]:
-                    raise StepError(f"{row['error']}; run the same command with --resume")
-                report = json.loads(row["report"])
-                reports[report["shard"]["file"]] = report
-        return reports
-
-
-def _node_selector(shards: Sequence[Shard], out: Location, videos: str) -> dict[str, str] | None:
-    """The nodes that see OUT and a sample of the videos, as a label selector of Ray; None: all nodes."""
-    paths = [clip.path for shard in shards for clip in shard.clips if Location.of(clip.path).is_local]
-    if not paths and not out.is_local:
-        return None
-    some = {*paths[:: -(-len(paths) // 64) or 1], *paths[-1:]}
-    files = {path: os.path.getsize(path) for path in some if os.path.isfile(path)}
-    with contextlib.ExitStack() as stack:
-        if out.is_local:
-            token = stack.enter_context(tempfile.NamedTemporaryFile(dir=out.local, prefix=".", suffix=".tmp"))
-            files[token.name] = 0
-        seeing, others = nodes_with_files(files)
-    advice = f"put {videos} and {out} on s3:// or a file system that all nodes share"
-    if not any(node["Resources"].get("CPU") for node in seeing):
-        raise UserError(f"no node with a CPU, of {len(seeing + others)} nodes, sees {videos} and {out}; {advice}")
-    if others:
-        log.warning(
-            "%d of %d nodes do not see %s and %s: %s; %s to use all nodes",
-            len(others),
-            len(seeing + others),
-            videos,
-            out,
-            "only this node decodes" if len(seeing) == 1 else f"the other {len(seeing)} decode",
-            advice,
-        )
-    return {"ray.io/node-id": f"in({','.join(node['NodeID'] for node in seeing)})"}
 
 
 def _finish(

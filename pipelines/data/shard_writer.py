@@ -29,9 +29,20 @@ __all__ = ["make_shard"]
 
 
 def make_shard(
-    row: dict[str, Any], *, out: Location, frame: FrameSize, sampling: Sampling, time_limit_s: float, codec: str = "raw"
+    row: dict[str, Any],
+    *,
+    out: Location,
+    frame: FrameSize,
+    sampling: Sampling,
+    time_limit_s: float,
+    codec: str = "raw",
+    decoder: IsolatedDecoder | None = None,
 ) -> dict[str, Any]:
-    """Decodes the clips of one shard (`row["shard"]`, from `Shard.to_json`) and writes it: the task of Ray Data."""
+    """Decodes the clips of one shard (`row["shard"]`, from `Shard.to_json`) and writes it: the task of Ray Data.
+
+    By default with a decoder that stays with this process.
+    """
+    decoder = decoder or _decoder(time_limit_s)
     shard = Shard.from_json(row["shard"])
     rejected: list[tuple[Any, ...]] = []
     pixel_sums = np.zeros((3, frame.channels), np.int64)
@@ -40,7 +51,7 @@ def make_shard(
         nonlocal pixel_sums
         with room_for_copies() as directory:
             files = local_copies((clip.path for clip in shard.clips), directory)
-            with contextlib.closing(_decoder(time_limit_s).decode_many(files, frame, sampling)) as decoded:
+            with contextlib.closing(decoder.decode_many(files, frame, sampling)) as decoded:
                 for clip, result in zip(shard.clips, decoded, strict=True):
                     if isinstance(result, RejectedError):
                         rejected.append((clip.clip_id, result.reason, *(result.facts or ())))

@@ -42,7 +42,10 @@ class Remote(NamedTuple):
 
 def cache_directory() -> Path:
     """The directory of this node's copies; made if it does not exist. Raises UserError."""
-    directory = Path(os.environ.get("TTRNN_CACHE") or Path.home() / ".cache" / "ttrnn").absolute()
+    try:
+        directory = Path(os.environ.get("TTRNN_CACHE") or Path.home() / ".cache" / "ttrnn").absolute()
+    except RuntimeError as error:
+        raise UserError("there is no home directory for the cache; set TTRNN_CACHE to a directory") from error
     with _writable(directory):
         directory.mkdir(parents=True, exist_ok=True)
     return directory

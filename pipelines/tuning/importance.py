@@ -1,5 +1,6 @@
 """Read the Optuna study of a sweep: importance of parameters, and parameters at the end of their range."""
 
+import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,9 +11,10 @@ import optuna
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial
 
+from pipelines.tuning.optuna_study import whole_lines
 from pipelines.tuning.trial import Trial, trial_name
 
 __all__ = ["Study", "edges", "importances", "num_rejected", "read_study"]
@@ -35,13 +37,26 @@ def read_study(journal: Path) -> dict[str, FrozenTrial]:
     if not journal.exists():
         return {}
     try:
-        storage = JournalStorage(JournalFileBackend(str(journal)))
+        storage = JournalStorage(_Lines([json.loads(line) for line in whole_lines(journal)]))
         (name,) = optuna.get_all_study_names(storage)
         study = optuna.load_study(study_name=name, storage=storage)
     except (OSError, ValueError, KeyError) as error:
         log.warning("%s cannot be read (%s): the choices of the sampler are omitted", journal, error)
         return {}
     return {trial_name(trial.number): trial for trial in study.get_trials(deepcopy=False)}
+
+
+class _Lines(BaseJournalBackend):
+    """A journal that is only read."""
+
+    def __init__(self, lines: list[dict[str, Any]]) -> None:
+        self._lines = lines
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        return self._lines[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        raise NotImplementedError
 
 
 def num_rejected(study: Study, reason: str) -> int:

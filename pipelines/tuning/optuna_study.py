@@ -14,8 +14,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from pipelines.data.dataset import ShardDataset
+from ttrnn.files import atomic_write
 
-__all__ = ["SAMPLERS", "make_sampler", "open_study", "tell_rejected", "why_exhausted"]
+__all__ = ["SAMPLERS", "make_sampler", "open_study", "tell_rejected", "whole_lines", "why_exhausted"]
 
 _NAME = "sweep"
 _OBJECTIVES = ("val_metric", "num_params")
@@ -43,14 +44,22 @@ def make_sampler(name: str, *, seed: int, number: int, num_trained: int) -> Base
     return TPESampler(seed=seed, n_startup_trials=0, constant_liar=True)
 
 
+def whole_lines(journal: Path) -> list[bytes]:
+    """The lines of a journal but blank ones and half a line at the end, at which Optuna would stop reading.
+
+    An editor may leave a blank line, a full disk half a line.
+    """
+    lines = journal.read_bytes().splitlines(keepends=True)
+    return [line for line in lines if line.strip() and line.endswith(b"\n")]
+
+
 def open_study(journal: Path, data: ShardDataset) -> optuna.Study:
     """Opens the study of a sweep, or creates it."""
     if journal.exists():
-        content = journal.read_bytes()
-        if not content.endswith(b"\n"):
-            # A full disk or a crash of the machine left half a line, at which Optuna would stop reading.
-            with journal.open("r+b") as file:
-                file.truncate(content.rfind(b"\n") + 1)
+        content, lines = journal.read_bytes(), whole_lines(journal)
+        if content != b"".join(lines):
+            with atomic_write(journal, "wb") as file:
+                file.writelines(lines)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = JournalStorage(JournalFileBackend(str(journal)))
     study = optuna.create_study(storage=storage, study_name=_NAME, directions=_DIRECTIONS, load_if_exists=True)

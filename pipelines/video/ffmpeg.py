@@ -118,7 +118,7 @@ class VideoReader:
             # swscale would convert each field by itself; players show the frame as it is.
             frame = self._as_progressive(frame)
         colours = _SDR if frame.color_trc in _HDR else {}
-        image = _reformatter.reformat(frame, format="rgb24", **colours)
+        image = _reformatter.reformat(frame, format="rgb24", threads=1, **colours)
         plane = image.planes[0]
         pixels = np.ndarray((image.height, image.width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1))
         return _turned(pixels, *self._turn)

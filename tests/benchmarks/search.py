@@ -3,7 +3,7 @@
     python -m tests.benchmarks.search shards/words shards/letters
     python -m tests.benchmarks.search shards/words --contenders optuna,ours --seeds 1
 
-Every contender explores the same space from the same two baselines with the same total number of epochs. Finished
+Every contender explores the space `small` from the same hand-made models, with the same number of epochs. Finished
 sweeps are not run again.
 """
 
@@ -26,7 +26,7 @@ from pipelines.tuning.frontier import hypervolume
 from pipelines.tuning.importance import read_study
 from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import Trial, read_trial
-from search_spaces import shapes
+from search_spaces import Answers, First, small
 from ttrnn.files import atomic_write
 
 log = logging.getLogger("tests.benchmarks.search")
@@ -43,12 +43,12 @@ NAMES = {
     "asha": "TPE and ASHA",
     "ours": "ttrnn: early stopping for a frontier, and --refine",
 }
-space = shapes.space
+space = small.space
 
 
-def baselines(frame: Sequence[int]) -> list[dict[str, Any]]:
-    """The baselines of the space without the dense one, which takes long and does not affect the search."""
-    return [point for point in shapes.baselines(frame) if point.get("input") != "dense"]
+def first(frame: Sequence[int], answers: Answers) -> First:
+    """The hand-made models of the space, without its questions about the data."""
+    return small.first(frame, None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -53,9 +53,17 @@ def test_only_its_owner_can_read_the_token_and_an_older_token_stays(
         path.parent.mkdir()
         path.write_text(content)
         path.chmod(0o644)
-    session._write_token_file()
+    session._write_token_file(path)
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.read_text() == content or (content is None and re.fullmatch(r"[0-9a-f]{64}", path.read_text()))
+
+
+def test_without_a_home_directory_the_token_is_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", os.devnull)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    session._provide_token()
+    assert re.fullmatch(r"[0-9a-f]{64}", os.environ["RAY_AUTH_TOKEN"])
 
 
 def test_a_cluster_that_does_not_answer_is_a_mistake_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from pipelines.cluster.session import start_ray
 from pipelines.core.errors import UserError
-from pipelines.data import preprocessing, shard_writer
+from pipelines.data import preprocessing, shard_jobs, shard_writer
 from pipelines.data.clip import ClipRecord
 from pipelines.data.dataset import ShardDataset
 from pipelines.data.options import PreprocessOptions
@@ -94,6 +94,22 @@ def test_shards_hold_every_clip_as_it_decodes(shards: Path, videos: Path) -> Non
             assert clip.fps == 25
     assert sorted(found) == sorted(path.relative_to(videos).as_posix() for path in videos.glob("*/*"))
     assert rejected(shards) == {}
+
+
+def test_a_few_videos_are_decoded_without_ray_to_the_same_bytes(
+    shards: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(shard_jobs, "is_ray_running", lambda: False)
+    monkeypatch.setattr(shard_jobs, "start_ray", refuse)
+    preprocess(options(videos, tmp_path / "out"))
+    assert digests(tmp_path / "out") == digests(shards)
+    size = sum(file.stat().st_size for file in videos.rglob("*.avi"))
+    monkeypatch.setattr(shard_jobs, "SMALL_BYTES", size - 1)
+    with pytest.raises(AssertionError, match="Ray was started"):
+        preprocess(options(videos, tmp_path / "other"))
 
 
 def test_mean_and_std_are_those_of_the_train_split(shards: Path) -> None:

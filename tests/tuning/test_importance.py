@@ -69,10 +69,10 @@ def test_with_a_damaged_journal_there_are_no_choices(
     assert "study.journal cannot be read" in caplog.text
 
 
-def test_a_half_written_last_line_of_a_journal_is_ignored(tmp_path: Path) -> None:
+def test_blank_lines_and_a_half_written_last_line_of_a_journal_are_ignored(tmp_path: Path) -> None:
     make_study(tmp_path).ask()
     with (tmp_path / "study.journal").open("a") as file:
-        file.write('{"op_code": 4, "wor')
+        file.write('\n{"op_code": 4, "wor')
     assert list(read_study(tmp_path / "study.journal")) == ["0000"]
 
 

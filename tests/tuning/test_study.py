@@ -175,11 +175,15 @@ def test_a_trial_whose_values_were_not_saved_before_a_kill_fails(tmp_path, data)
     assert len(train_all(again, tmp_path)) == 4
 
 
-def test_a_half_written_line_of_the_journal_is_removed(tmp_path, data):
+@pytest.mark.parametrize("damage", ["half a line", "blank lines"])
+def test_lines_of_the_journal_that_optuna_cannot_read_are_removed(tmp_path, data, damage):
     train_all(make(tmp_path, data), tmp_path)
     journal = tmp_path / "study.journal"
     whole = journal.read_bytes()
-    journal.write_bytes(whole + b'{"op_code": 6, "wor')
+    if damage == "half a line":
+        journal.write_bytes(whole + b'{"op_code": 6, "wor')
+    else:
+        journal.write_bytes(b"\n" + whole.replace(b"\n", b"\n \n\n", 3) + b"\n")
     again = make(tmp_path, data)
     assert journal.read_bytes().startswith(whole)
     assert states(again).count("COMPLETE") >= 4
