@@ -122,7 +122,9 @@ class Split(Sequence[Clip]):
                 raise ValueError(f"a clip has {num_bytes:,} bytes instead of {length * self.frame.size:,}")
             if length < 0 or (length > 0) != (num_bytes > 0):
                 raise ValueError(f"a clip has {length:,} frames in {num_bytes:,} bytes")
-            self._stored.append(_Stored(shard, data.address - whole.address + start, num_bytes, crc32))
+            # Arrow keeps a buffer without bytes elsewhere.
+            place = data.address - whole.address + start if num_bytes else 0
+            self._stored.append(_Stored(shard, place, num_bytes, crc32))
         return lengths
 
     @property

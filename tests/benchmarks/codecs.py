@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.codecs UCF-101 --out docs/results/codecs.csv
 
-Clips of the given folders of videos and of the demo are decoded at 160x120 RGB and 80x60 grey. Everything is in the page
-cache. A figure is the median over rounds, in each of which every codec has its turn, with the least and the most.
+Clips of the given folders of videos and of the demo are decoded at 160x120 RGB and 80x60 grey. Everything is in the
+page cache. A figure is the median over rounds, in each of which every codec has its turn, with the least and the most.
 """
 
 import csv
@@ -71,7 +71,7 @@ def measure_codecs(options: CodecOptions) -> dict[str, Any]:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
-        render_demo(place / "demo")
+        render_demo(place / "demo", options.num_clips, seed=0)
         for folder, frame in itertools.product([*map(Path, options.videos), place / "demo"], _FRAMES):
             clips = _clips(folder, frame, options)
             shape = f"{folder.name}, {frame.width}x{frame.height}x{frame.channels}"
@@ -125,7 +125,7 @@ def _sizes(clips: Sequence[np.ndarray], shape: str, rounds: int) -> Iterator[Row
 
 
 def _training(clips: Sequence[np.ndarray], frame: FrameSize, shape: str, place: Path, rounds: int) -> Iterator[Row]:
-    """Epochs of a TT-GRU on shards with each codec: the share of time that it waits, and the time against raw shards."""
+    """Epochs of a TT-GRU on shards of each codec: the share of time that it waits, and the time against raw shards."""
     splits, step = {}, _training_step(frame)
     for name in CODECS:
         write_shard(place / name, (Clip("", (0,), "", 25.0, frames) for frames in clips), name)

@@ -255,3 +255,12 @@ def test_the_lines_of_the_documentation_read_a_clip_without_this_project(
     wanted = as_read(make_clips(frame=frame)[0], codec).astype(int)
     assert names["frames"].shape == wanted.shape
     assert np.abs(names["frames"] - wanted).max() <= (4 if codec == "h264" and channels == 3 else 0)
+
+
+def test_raw_clips_without_frames_are_read(tmp_path: Path) -> None:
+    split = ShardDataset.open(make_dataset(tmp_path / "shards", "raw")).split("train")
+    assert not split.is_encoded
+    for got, clip in zip(split, make_clips(), strict=True):
+        np.testing.assert_array_equal(got.frames, clip.frames)
+    split.prefetch([1])
+    split.release([1])
