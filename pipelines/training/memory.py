@@ -47,22 +47,19 @@ def step_bytes(config: AnyConfig, batch_size: int, num_frames: float, device: st
         device: "cpu" or "cuda".
         codec: With which the frames are stored.
     """
-    frames = batch_size * num_frames
+    frames, num_decoded = batch_size * num_frames, 3 if device == "cpu" and codec != "raw" else 0
+    fixed = _PROCESS_BYTES + 32 * config.num_params
     if isinstance(config, BaselineConfig):
         # Values and gradients before and in the GRU.
         values = 2 * (config.values_per_frame + config.num_inputs + 8 * config.hidden_size)
-        return round(_PROCESS_BYTES + 32 * config.num_params + frames * (4 * values + 2 * config.frame_size))
+        return round(fixed + frames * (4 * values + (2 + num_decoded) * config.frame_size))
     directions = 2 if config.bidirectional else 1
     values = (4 * NUM_GATES[config.cell] + 20) * config.hidden_size * directions * config.num_layers
-    num_held = 2 if device == "cuda" else 0 if codec == "raw" else 3
-    stem = config.stem_shape
-    values += 0 if stem is None else 2 * math.prod(stem.maps[-1])
-    return round(
-        _PROCESS_BYTES
-        + (0 if stem is None else KEPT_BYTES)
-        + 32 * config.num_params
-        + frames * (4 * values + num_held * config.frame_size)
-    )
+    if (stem := config.stem_shape) is not None:
+        values += 2 * math.prod(stem.maps[-1])
+        fixed += KEPT_BYTES
+    num_held = 2 if device == "cuda" else num_decoded
+    return round(fixed + frames * (4 * values + num_held * config.frame_size))
 
 
 def free_bytes(device: str) -> int:
