@@ -73,11 +73,13 @@ def measure_codecs(options: CodecOptions) -> dict[str, Any]:
         place = Path(directory)
         render_demo(place / "demo", options.num_clips, seed=0)
         for folder, frame in itertools.product([*map(Path, options.videos), place / "demo"], _FRAMES):
-            clips = _clips(folder, frame, options)
             shape = f"{folder.name}, {frame.width}x{frame.height}x{frame.channels}"
+            clips, decoding = _clips(folder, frame, shape, options)
             log.info("%s: %d clips, %s frames", shape, len(clips), f"{sum(map(len, clips)):,}")
             for line in itertools.chain(
-                _sizes(clips, shape, options.rounds), _training(clips, frame, shape, place, options.rounds)
+                [decoding],
+                _sizes(clips, shape, options.rounds),
+                _training(clips, frame, shape, place, options.rounds),
             ):
                 log.info("%-34s %-28s %-9s %10.4g %s", line.shape, line.name, line.precision, line.median, line.unit)
                 rows.append(line)
@@ -85,15 +87,19 @@ def measure_codecs(options: CodecOptions) -> dict[str, Any]:
     return {"out": options.out, "rows": [asdict(line) for line in rows]}
 
 
-def _clips(folder: Path, frame: FrameSize, options: CodecOptions) -> list[np.ndarray]:
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    clips = []
-    for file in files[:: max(1, len(files) // options.num_clips)]:
+def _clips(folder: Path, frame: FrameSize, shape: str, options: CodecOptions) -> tuple[list[np.ndarray], Row]:
+    """Clips of a folder, and the us a frame to decode and resize their videos."""
+    files = sorted(file for file in folder.rglob("*.*") if file.is_file() and file.suffix != ".json")
+    clips, times = [], []
+    for file in files[:: max(1, len(files) // options.num_clips)][: options.num_clips]:
+        start = time.perf_counter()
         try:
             clips.append(decode_video(file, frame, Sampling(max_frames=options.max_frames)).frames)
         except RejectedError as error:
             log.info("%s", error)
-    return clips[: options.num_clips]
+            continue
+        times.append(1e6 * (time.perf_counter() - start) / len(clips[-1]))
+    return clips, row("codecs", "decode and resize a video", shape, "video", times, "us/frame")
 
 
 def _sizes(clips: Sequence[np.ndarray], shape: str, rounds: int) -> Iterator[Row]:
