@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipelines.core.text import size
 from pipelines.data.catalog import read_catalog
 from pipelines.data.clip import ClipRecord
 from pipelines.data.codecs import CODECS, encode
@@ -63,18 +64,14 @@ def choose_codec(raw_bytes: float, free_bytes: float | None) -> tuple[str, str]:
         return "raw", "no header of a video announces its frames"
     room = _DISK_SHARE * free_bytes if free_bytes is not None else float("inf")
     lossless_bytes = CODECS["lossless"].share * raw_bytes
-    text = f"about {_gigabytes(raw_bytes)} of raw frames"
+    text = f"about {size(raw_bytes)} of raw frames"
     if free_bytes is not None:
-        text += f", {_gigabytes(free_bytes)} free"
+        text += f", {size(free_bytes)} free"
     if raw_bytes <= min(_RAW_LIMIT, room):
         return "raw", text
-    text += f"; lossless about {_gigabytes(lossless_bytes)}"
+    text += f"; lossless about {size(lossless_bytes)}"
     fits = lossless_bytes <= room if free_bytes is not None else raw_bytes <= _REMOTE_LIMIT
     return ("lossless", text) if fits else ("h264", f"{text}, which is too much")
-
-
-def _gigabytes(num_bytes: float) -> str:
-    return f"{num_bytes / 1e9:,.3g} GB" if num_bytes < 1e11 else f"{num_bytes / 1e9:,.0f} GB"
 
 
 def dry_run(options: PreprocessOptions) -> dict[str, Any]:

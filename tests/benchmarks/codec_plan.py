@@ -37,7 +37,7 @@ _DATA_SETS = (
 
 
 def table(file: Path, data: str) -> str:
-    """Markdown: for each data set and codec bytes, minutes, and what decoding costs, by the rates of `data` in the CSV."""
+    """Markdown: bytes, minutes and the cost of decoding of each data set and codec, by the rates of `data`."""
     with file.open(newline="", encoding="utf-8") as opened:
         found = {
             (row["codec"], row["what"]): float(row["median"])
