@@ -21,7 +21,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from pipelines.core import command
-from pipelines.core.text import duration, python
+from pipelines.core.text import duration, python, size
 from pipelines.data.estimate import dry_run
 from pipelines.data.options import PreprocessOptions
 from pipelines.data.preprocessing import make_shards
@@ -80,7 +80,7 @@ def _dry_run_summary(result: dict[str, Any]) -> RenderableType:
     frame = result["frame"]
     table = Table(
         "codec",
-        "GB",
+        "size",
         "time",
         title=f"{result['num_clips']:,} clips, about {result['num_frames']:,} frames of {frame['width']} x "
         f"{frame['height']} x {frame['channels']}",
@@ -89,14 +89,12 @@ def _dry_run_summary(result: dict[str, Any]) -> RenderableType:
     for name, codec in result["codecs"].items():
         time = "unknown" if codec["minutes"] is None else duration(60 * codec["minutes"])
         mark = " <-" if name == result["codec"] else ""
-        table.add_row(name + mark, f"{codec['num_bytes'] / 1e9:,.3f}", time)
-    free = (
-        "" if result["free_bytes"] is None else f"; {result['free_bytes'] / 1e9:,.1f} GB are free for {result['out']}"
-    )
+        table.add_row(name + mark, size(codec["num_bytes"]), time)
+    disk = "" if result["free_bytes"] is None else f"; {size(result['free_bytes'])} are free for {result['out']}"
     return Group(
         table,
         f"codec {result['codec']}: {result['reason']}",
-        f"estimated from {result['num_tried']} clips, on the {result['num_cpus']} CPUs of this machine{free}",
+        f"estimated from {result['num_tried']} clips, on the {result['num_cpus']} CPUs of this machine{disk}",
         "nothing was written",
     )
 

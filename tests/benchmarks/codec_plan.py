@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.core.text import duration
+from pipelines.core.text import duration, size
 from pipelines.data.codecs import CODECS
 
 __all__ = ["table"]
@@ -58,7 +58,7 @@ def table(file: Path, data: str) -> str:
             cells = [
                 one.name,
                 f"`{codec}`",
-                _size(one.num_frames * _FRAME_BYTES * share),
+                size(one.num_frames * _FRAME_BYTES * share),
                 f"{100 * share:.1f}%",
                 duration(one.num_frames * work_us * 1e-6 / _NUM_CPUS),
                 duration(_TRAIN_SHARE * one.num_frames * decode_us * 1e-6 / _NUM_CPUS) if decode_us else "none",
@@ -66,10 +66,6 @@ def table(file: Path, data: str) -> str:
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _size(num_bytes: float) -> str:
-    return f"{num_bytes / 1e12:.2f} TB" if num_bytes >= 1e12 else f"{num_bytes / 1e9:.1f} GB"
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def test_the_reason_has_the_sizes() -> None:
     assert choose_codec(140 * GB, 160 * GB)[1] == (
         "about 140 GB of raw frames, 160 GB free; lossless about 84 GB, which is too much"
     )
-    assert choose_codec(0.25 * GB, None)[1] == "about 0.25 GB of raw frames"
+    assert choose_codec(0.25 * GB, None)[1] == "about 250 MB of raw frames"
 
 
 @pytest.mark.parametrize(("fps", "share"), [(None, 1), (5.0, 0.2), (60.0, 1)])
@@ -96,7 +96,7 @@ def test_a_dry_run_gives_the_figures_of_every_codec_and_writes_nothing(
     assert all(figures["minutes"] > 0 for figures in result["codecs"].values())
     shown = text(summary(result))
     chosen = f"{result['codec']} <-"
-    for part in ("40 clips, about 480 frames of 24 x 16 x 3", chosen, "GB are free for", "nothing was written"):
+    for part in ("40 clips, about 480 frames of 24 x 16 x 3", chosen, "are free for", "nothing was written"):
         assert part in shown
 
 
