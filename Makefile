@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help setup sweep test test-cluster check format bench clean
+.PHONY: help setup sweep test test-cluster check docs format bench clean
 
 help:
 	@echo "make sweep   the whole job on the embedded demo: videos, shards, sweep, frontier, report, prediction"
 	@echo "make test    the tests          make check   ruff and mypy"
 	@echo "make test-cluster   ray up, submit and down on two nodes of this machine, as root"
+	@echo "make docs    the pages as a site in site/"
 	@echo "make bench   the measurements   make clean   remove what was built"
 
 setup: .venv/installed
@@ -37,6 +38,9 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: setup
+	$(BIN)/mkdocs build --strict --quiet
+
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -50,4 +54,4 @@ bench: .venv/peers
 	$(BIN)/python -m tests.benchmarks.data
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build site *.egg-info .pytest_cache .mypy_cache .ruff_cache

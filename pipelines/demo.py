@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.core import command
-from pipelines.core.options import positional
+from pipelines.core.options import positional, takes_options
 from pipelines.core.text import python
 from pipelines.data.demo_videos import CHANNELS, CLASSES, HEIGHT, MARKER, NUM_CLIPS, NUM_FRAMES, WIDTH, render_demo
 from pipelines.storage.location import Location
@@ -38,6 +38,7 @@ class DemoOptions:
             raise ValueError(f"seed must be 0 or more, got {self.seed}")
 
 
+@takes_options(DemoOptions)
 def demo(options: DemoOptions) -> dict[str, Any]:
     """Renders the data set; returns its location and its properties."""
     out = prepare_out(Location.of(options.out).local, marker=MARKER, overwrite=options.overwrite).local

@@ -20,8 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.core import command
-from pipelines.core.options import positional
-from pipelines.core.text import percent
+from pipelines.core.options import positional, takes_options
+from pipelines.core.text import percent, plural
 from pipelines.evaluation.classifier import reading_model
 from pipelines.evaluation.compare import comparison_text
 from pipelines.evaluation.evaluator import evaluate_model, headline
@@ -29,6 +29,9 @@ from pipelines.storage.location import Location
 from pipelines.storage.output import prepare_out
 
 __all__ = ["EvaluateOptions", "evaluate"]
+
+_NUM_NAMED = 5
+"""Clips without a prediction that are named."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +59,7 @@ class EvaluateOptions:
     """delete OUT first if it exists"""
 
 
+@takes_options(EvaluateOptions)
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     """The command as a function."""
     splits = {"folds": options.folds, "fold": options.fold, "split_by": options.split_by}
@@ -93,7 +97,8 @@ def summary(result: dict[str, Any]) -> RenderableType:
         first_line += ", {:,} parameters, {:,} of them input-to-hidden".format(*sizes)
     parts: list[RenderableType] = [Text(first_line)]
     if "rejected" in result:
-        parts.append(Text(f"left out because they could not be decoded: {len(result['rejected']):,} clips"))
+        parts.append(Text(f"left out because they could not be decoded: {plural(len(result['rejected']), 'clip')}"))
+        parts += [Text(f"    {clip['error']}") for clip in result["rejected"][:_NUM_NAMED]]
     parts.append(table)
     if "compare" in result:
         parts += ["", Text(_comparison(result))]

@@ -11,7 +11,8 @@ python -m pipelines.export s3://bucket/sweep model
 import dataclasses
 import shlex
 import sys
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -19,7 +20,7 @@ from rich.table import Table
 
 from pipelines.core import command
 from pipelines.core.errors import UserError, user_errors
-from pipelines.core.options import positional
+from pipelines.core.options import positional, takes_options
 from pipelines.core.text import percent, python
 from pipelines.evaluation.packaging import check_out, package_model
 from pipelines.storage.bucket import reading_copy
@@ -37,13 +38,15 @@ __all__ = ["ExportOptions", "export"]
 class ExportOptions:
     """Write a model directory: weights, configuration and model card; predict needs nothing else."""
 
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"dtype": DTYPES}
+
     source: str = positional()
-    """directory or URI of a sweep or of a run"""
+    """directory or URI of a sweep, of a run, or of a model"""
     out: str = positional()
     """model directory to write"""
     select: str = "best"
     """for a sweep: best (of --max-params, given here or to the sweep; without it, the knee), knee (from where on more
-    parameters gain less), highest (validation metric), smallest (within --tolerance of the highest), or trial:ID; by
+    parameters gain less), highest (validation metric), smallest (within --tolerance of the highest), or a trial (9); by
     the means of replications if there are any"""
     tolerance: float | None = None
     """with --select smallest: by how much its metric may be below the highest, 0 to 1; default: one standard error"""
@@ -65,6 +68,7 @@ class ExportOptions:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
 
 
+@takes_options(ExportOptions)
 def export(options: ExportOptions) -> dict[str, Any]:
     """The command as a function. Returns the results and files of the exported model, and its neighbours."""
     out, markers = Location.of(options.out).local, (SweepDirectory.MARKER, RunDirectory.MARKER)
@@ -84,9 +88,16 @@ def export(options: ExportOptions) -> dict[str, Any]:
                 weights = read_config(model_dir)["sha256"]["model.safetensors"]
             test = sweep.known_tests().get((trial.trial, weights), {})
             results |= {name: test[name] for name in ("test_metric", "test_interval") if name in test}
+        elif (options.select, options.max_params, options.tolerance) != ("best", None, None):
+            raise UserError(
+                f"{options.source} is no sweep, so there is nothing to choose; leave out --select, --max-params and "
+                "--tolerance"
+            )
+        elif (copy.path / "model.safetensors").exists():
+            model_dir = copy.path
         elif not model_dir.exists():
             raise UserError(
-                f"{options.source} is neither a sweep nor a run with a model; give the OUT directory of sweep or train"
+                f"{options.source} is no sweep, and no run or directory with a model; give the OUT of sweep or train"
             )
         return {"out": str(out), **package_model(model_dir, out, results, **forms), "neighbours": neighbours}
 

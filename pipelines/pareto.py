@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 from pipelines.core import command
-from pipelines.core.options import positional
+from pipelines.core.options import positional, takes_options
 from pipelines.report.frontier_files import browser_command, write_frontier
 from pipelines.report.table import frontier_table
 from pipelines.storage.bucket import reading_copy
@@ -33,6 +33,7 @@ class ParetoOptions:
     """the OUT of `python -m pipelines.sweep`, directory or URI; the files are written into it"""
 
 
+@takes_options(ParetoOptions)
 def pareto(options: ParetoOptions) -> dict[str, Any]:
     """Writes the files of the frontier; for a sweep in a bucket, "files" are the paths of the local copies."""
     place = Location.of(options.sweep)

@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from pipelines.core import command
-from pipelines.core.options import positional
+from pipelines.core.options import positional, takes_options
 from pipelines.inference.prediction import predict_videos
 from pipelines.inference.table import predictions_table
 from pipelines.video.windows import Length
@@ -64,6 +64,7 @@ class PredictOptions:
             raise ValueError(f"annotate must be a name that ends with .mp4, got {self.annotate!r}")
 
 
+@takes_options(PredictOptions)
 def predict(options: PredictOptions) -> dict[str, Any]:
     """Classifies the videos; for results and errors see `predict_videos`."""
     return predict_videos(

@@ -21,16 +21,21 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from pipelines.core import command
-from pipelines.core.text import duration, python, size
+from pipelines.core.options import takes_options
+from pipelines.core.text import duration, plural, python, size
 from pipelines.data.estimate import dry_run
 from pipelines.data.options import PreprocessOptions
 from pipelines.data.preprocessing import make_shards
-from pipelines.data.rejected import REJECTED_CSV
+from pipelines.data.rejected import REJECTED_CSV, read_rejected
 from pipelines.storage.location import Location
 
 __all__ = ["summary"]
 
+_NUM_NAMED = 5
+"""Rejected clips that are named at the end."""
 
+
+@takes_options(PreprocessOptions)
 def preprocess(options: PreprocessOptions) -> dict[str, Any]:
     """Makes shards, estimates their size, or inspects or verifies existing ones; for results see `make_shards`."""
     # Only the inspection loads matplotlib.
@@ -69,9 +74,9 @@ def summary(result: dict[str, Any]) -> RenderableType:
     lines = [f"shards in {result['out']}{codec}"]
     if result["num_rejected"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(result["rejected"].items()))
-        lines.append(
-            f"{result['num_rejected']:,} clips rejected ({reasons}); see {Location.of(result['out']) / REJECTED_CSV}"
-        )
+        place = Location.of(result["out"])
+        lines.append(f"{plural(result['num_rejected'], 'clip')} rejected ({reasons}); see {place / REJECTED_CSV}")
+        lines += [f"    {path}: {reason}" for path, reason in read_rejected(place)[:_NUM_NAMED]]
     return Group(table, *lines, f"next: {python()} -m pipelines.train {shlex.quote(result['out'])} runs/first")
 
 

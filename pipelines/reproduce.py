@@ -18,6 +18,7 @@ import sys
 from typing import Any
 
 from pipelines.core import command
+from pipelines.core.options import takes_options
 from pipelines.paper import reproduction, table
 from pipelines.paper.estimate import dry_run_summary
 from pipelines.paper.protocols import ReproduceOptions
@@ -25,6 +26,7 @@ from pipelines.paper.protocols import ReproduceOptions
 __all__ = ["reproduce", "summary"]
 
 
+@takes_options(ReproduceOptions)
 def reproduce(options: ReproduceOptions) -> dict[str, Any]:
     """The command as a function; see `paper.reproduction.reproduce` for its result and errors."""
     return reproduction.reproduce(options)

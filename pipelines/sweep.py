@@ -25,6 +25,7 @@ from pipelines.cluster.session import exit_if_ray_dies, start_ray
 from pipelines.cluster.slots import Slots
 from pipelines.core import command
 from pipelines.core.errors import UserError
+from pipelines.core.options import takes_options
 from pipelines.data.dataset import ShardDataset
 from pipelines.inference.prediction import predict_videos
 from pipelines.inference.table import predictions_table
@@ -50,6 +51,7 @@ __all__ = ["SweepOptions", "sweep"]
 log = logging.getLogger(__name__)
 
 
+@takes_options(SweepOptions)
 def sweep(options: SweepOptions) -> dict[str, Any]:
     """Makes shards if necessary, trains the trials, writes frontier, report and best model; classifies a demo video.
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from pipelines.cluster.session import start_ray
 from pipelines.core import command
+from pipelines.core.options import takes_options
 from pipelines.data.folds import open_folds
 from pipelines.evaluation.evaluator import evaluate_dataset
 from pipelines.evaluation.metrics import METRICS
@@ -44,6 +45,7 @@ __all__ = ["train"]
 log = logging.getLogger(__name__)
 
 
+@takes_options(TrainOptions)
 def train(options: TrainOptions) -> dict[str, Any]:
     """Trains or resumes the run in OUT; returns summary.json and the paths of the run."""
     target = Location.of(options.out)

@@ -5,8 +5,9 @@ Legend: D frame size (height x width x channels), H hidden size.
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from ttrnn.planner import least_multiply_adds
 from ttrnn.pooling import POOLINGS
@@ -29,19 +30,20 @@ __all__ = ["ModelConfig", "ModelOptions"]
 # More than a frame can use, and few enough to look through.
 _MOST_MODES = 32
 _LARGEST = {"width": 1 << 16, "height": 1 << 16, "channels": 1 << 10}
-_CHOICES = {
-    "cell": tuple(NUM_GATES),
-    "input": ("tt", "dense"),
-    "differences": DIFFERENCES,
-    "stem": ("none", "conv"),
-    "pooling": POOLINGS,
-    "task": ("single_label", "multi_label"),
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelOptions:
     """The architecture of a model, whatever frames and classes it is for. Modes and ranks are in their text form."""
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "cell": tuple(NUM_GATES),
+        "input": ("tt", "dense"),
+        "differences": DIFFERENCES,
+        "stem": ("none", "conv"),
+        "pooling": POOLINGS,
+    }
+    """The values that some of the fields may have."""
 
     cell: str = "gru"
     """recurrent cell: rnn, gru or lstm"""
@@ -109,7 +111,7 @@ class ModelConfig(ModelOptions):
             raise ValueError(f"classes must be a list of names, got {self.classes!r}")
         for name in ("classes", "mean", "std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name, choices in _CHOICES.items():
+        for name, choices in {**self.CHOICES, "task": ("single_label", "multi_label")}.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         for name in ("width", "height", "channels", "num_layers"):
@@ -261,9 +263,9 @@ class ModelConfig(ModelOptions):
         """The inverse of to_dict. Raises ValueError that names an unknown, missing or mistyped field."""
         if not isinstance(values, dict):
             raise ValueError(f"a model configuration must be a JSON object, got {type(values).__name__}")
-        hints = get_type_hints(cls)
-        required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory}
-        if unknown := values.keys() - hints.keys():
+        hints, fields = get_type_hints(cls), dataclasses.fields(cls)
+        required = {f.name for f in fields if f.default is f.default_factory}
+        if unknown := values.keys() - {f.name for f in fields}:
             raise ValueError(f"unknown fields: {', '.join(sorted(unknown))}")
         if missing := required - values.keys():
             raise ValueError(f"missing fields: {', '.join(sorted(missing))}")

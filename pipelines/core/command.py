@@ -8,6 +8,7 @@ this dict to the text that a person reads:
 """
 
 import contextlib
+import dataclasses
 import errno
 import json
 import logging
@@ -63,7 +64,9 @@ def _run(
     module = sys.modules[step.__module__]
     prog = f"python -m {step.__module__}" if module.__name__ != "__main__" else None
     try:
-        options, as_json = parse(options_class, argv, prog)
+        lines = (module.__doc__ or "").splitlines()
+        examples = "\n".join(line for line in lines if line.startswith("    "))
+        options, as_json = parse(options_class, argv, prog, examples)
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             log.info("Ctrl-C is ignored here, as the shell that started this command asked; SIGTERM ends it")
         # Ray and OpenCV write to standard output too; with --json all of that goes to standard error.
@@ -83,7 +86,8 @@ def _run(
         log.error("error: %s", error)
         return 1
     except KeyboardInterrupt:
-        log.error("interrupted")
+        goes_on = "resume" in {field.name for field in dataclasses.fields(options_class)}  # type: ignore[arg-type]
+        log.error("interrupted%s", "; the same command with --resume goes on" if goes_on else "")
         return 130
     except BrokenPipeError:
         # The reader (head, say) has ended. Python would report it again when it closes standard output.

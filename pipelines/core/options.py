@@ -3,25 +3,67 @@
 import argparse
 import ast
 import dataclasses
+import difflib
+import functools
 import inspect
 import json
 import textwrap
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pipelines.core.errors import UserError, user_errors
 
-__all__ = ["check_values", "field_help", "positional"]
+__all__ = ["check_values", "did_you_mean", "field_help", "positional", "takes_options"]
 
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def positional(**kwargs: Any) -> Any:
     """A dataclass field that the command line takes by position, without a `--name`."""
     return dataclasses.field(metadata={"positional": True}, **kwargs)
+
+
+def takes_options(options_class: type) -> Callable[[Callable[[Any], R]], Callable[..., R]]:
+    """Lets a function of an options object also be called with the options themselves, as Python functions are.
+
+    Example:
+        predict(PredictOptions(model="model", video=("clip.avi",)))
+        predict("model", "clip.avi", window="2s")
+    """
+
+    def decorate(function: Callable[[Any], R]) -> Callable[..., R]:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> R:
+            if len(args) == 1 and isinstance(args[0], options_class) and not kwargs:
+                return function(args[0])
+            return function(_from_arguments(options_class, args, kwargs))
+
+        return call
+
+    return decorate
+
+
+def _from_arguments(options_class: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The options; those that the command line takes by position may be given so here."""
+    hints, values, rest = get_type_hints(options_class), dict(kwargs), list(args)
+    for field in dataclasses.fields(options_class):
+        if rest and field.metadata.get("positional"):
+            many = _scalar_type(hints[field.name])[1] and not isinstance(rest[0], list | tuple)
+            values[field.name], rest = (rest, []) if many else (rest[0], rest[1:])
+    if rest:
+        raise TypeError(f"{len(rest)} values too many by position: {', '.join(map(repr, rest))}")
+    return options_class(**{name: _as_option(value) for name, value in values.items()})
+
+
+def _as_option(value: Any) -> Any:
+    """A command line has text where Python may have a Path, and options are tuples where Python may have lists."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_as_option, value))
+    return str(value) if isinstance(value, Path) else value
 
 
 def field_help(options_class: type) -> dict[str, str]:
@@ -43,45 +85,53 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see --help)")
 
 
-def build_parser(options_class: type, prog: str | None = None) -> argparse.ArgumentParser:
-    """An argparse parser whose options are the fields of a dataclass; its result holds only options that were given."""
-    doc = inspect.getdoc(options_class) or ""
+def build_parser(options_class: type, prog: str | None = None, examples: str = "") -> argparse.ArgumentParser:
+    """An argparse parser whose options are the fields of a dataclass; its result holds only options that were given.
+
+    Options stand in a group for each class that has fields; a class may have CHOICES, values by the name of the field.
+    """
+    fields = {field.name: field for field in dataclasses.fields(options_class)}
+    places = [_place(field) for field in fields.values() if field.metadata.get("positional")]
     parser = _Parser(
         prog=prog,
-        description=doc,
+        usage=" ".join(["%(prog)s", *places, "[options]"]),
+        description=inspect.getdoc(options_class) or "",
+        epilog=examples and f"examples:\n{examples}",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     helps, hints = field_help(options_class), get_type_hints(options_class)
-    for field in dataclasses.fields(options_class):
-        kind, many = _scalar_type(hints[field.name])
-        default = field.default
-        text = helps.get(field.name, "").replace("%", "%%")
-        if default is not dataclasses.MISSING and default is not None and default is not False and default != ():
-            text += f" [default: {default}]"
-        if field.metadata.get("positional"):
-            # Not required: --config may give it.
-            parser.add_argument(
-                field.name, metavar=field.name.upper(), help=text, type=kind, nargs="*" if many else "?"
-            )
-        elif kind is bool:
-            parser.add_argument(
-                _flag(field.name),
-                dest=field.name,
-                help=text,
-                action=argparse.BooleanOptionalAction if default is True else "store_true",
-            )
-        else:
-            parser.add_argument(
-                _flag(field.name),
-                *map(_flag, field.metadata.get("aliases", ())),
-                dest=field.name,
-                help=text,
-                type=_or_none(kind) if field.default is not None and _is_optional(hints[field.name]) else kind,
-                nargs="+" if many else None,
-                metavar=kind.__name__.upper(),
-            )
+    choices = getattr(options_class, "CHOICES", {})
+    for cls in options_class.__mro__[:-1]:
+        own = [fields.pop(name) for name in vars(cls).get("__annotations__", ()) if name in fields]
+        group = parser.add_argument_group(_title(cls)) if own and cls is not options_class else parser
+        for field in own:
+            kind, many = _scalar_type(hints[field.name])
+            text = helps.get(field.name, "").replace("%", "%%") + _default_text(field.default)
+            if field.metadata.get("positional"):
+                # Not required: --config may give it.
+                group.add_argument(
+                    field.name, metavar=field.name.upper(), help=text, type=kind, nargs="*" if many else "?"
+                )
+            elif kind is bool:
+                group.add_argument(
+                    _flag(field.name),
+                    dest=field.name,
+                    help=text,
+                    action=argparse.BooleanOptionalAction if field.default is True else "store_true",
+                )
+            else:
+                among = choices.get(field.name)
+                group.add_argument(
+                    _flag(field.name),
+                    *map(_flag, field.metadata.get("aliases", ())),
+                    dest=field.name,
+                    help=text,
+                    type=_or_none(kind) if field.default is not None and _is_optional(hints[field.name]) else kind,
+                    nargs="+" if many else None,
+                    metavar="{" + ",".join(among) + "}" if among else kind.__name__.upper(),
+                )
     parser.add_argument(
         "--config",
         metavar="FILE.json",
@@ -91,7 +141,28 @@ def build_parser(options_class: type, prog: str | None = None) -> argparse.Argum
     return parser
 
 
-def parse(options_class: type[T], argv: Sequence[str] | None, prog: str | None = None) -> tuple[T, bool]:
+def _place(field: "dataclasses.Field[Any]") -> str:
+    """A value that is given by position, as the usage line shows it."""
+    name = field.name.upper()
+    text = f"{name} [{name} ...]" if get_origin(field.type) is tuple else name
+    has_default = field.default is not dataclasses.MISSING
+    return f"[{text}]" if has_default else text
+
+
+def _title(cls: type) -> str:
+    """A group of options, by the first sentence about their class."""
+    return (inspect.getdoc(cls) or cls.__name__).split(".")[0].split(",")[0].lower()
+
+
+def _default_text(default: Any) -> str:
+    if default is dataclasses.MISSING or default is None or default is False or default in ((), ""):
+        return ""
+    return f" [default: {' '.join(map(str, default)) if isinstance(default, tuple) else default}]"
+
+
+def parse(
+    options_class: type[T], argv: Sequence[str] | None, prog: str | None = None, examples: str = ""
+) -> tuple[T, bool]:
     """Reads options: the command line overrides `--config FILE.json`, which overrides the defaults.
 
     Returns:
@@ -100,7 +171,12 @@ def parse(options_class: type[T], argv: Sequence[str] | None, prog: str | None =
     Raises:
         UserError: an unknown option, a value of the wrong type, or a value that the dataclass refuses.
     """
-    given = vars(build_parser(options_class, prog).parse_args(argv))
+    parser = build_parser(options_class, prog, examples)
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flags = [flag for flag in parser._option_string_actions if flag.startswith("--")]
+        raise UserError(f"unknown: {' '.join(unknown)}{did_you_mean(unknown[0].split('=')[0], flags)} (see --help)")
+    given = vars(namespace)
     as_json, config = given.pop("json", False), given.pop("config", None)
     values = {**(_read_config(options_class, config) if config else {}), **{k: v for k, v in given.items() if v != []}}
     for field in dataclasses.fields(options_class):  # type: ignore[arg-type]
@@ -139,10 +215,11 @@ def check_values(options_class: type, values: Any, what: str) -> None:
     """
     if not isinstance(values, Mapping):
         raise UserError(f"{what}: must be options by their names, got {values!r}")
-    hints = get_type_hints(options_class)
+    hints, names = get_type_hints(options_class), sorted(field.name for field in dataclasses.fields(options_class))
     for name, value in values.items():
-        if name not in hints:
-            raise UserError(f"{what}: unknown option {name!r}; the options are {', '.join(sorted(hints))}")
+        if name not in names:
+            guess = did_you_mean(str(name), names)
+            raise UserError(f"{what}: unknown option {name!r}{guess}; the options are {', '.join(names)}")
         kind, many = _scalar_type(hints[name])
         if many and not isinstance(value, list):
             raise UserError(f"{what}: {name} must be a list, got {json.dumps(value, default=repr)}")
@@ -151,6 +228,12 @@ def check_values(options_class: type, values: Any, what: str) -> None:
             right_type = isinstance(item, int | float if kind is float else kind)
             if not optional and (not right_type or (kind is not bool and isinstance(item, bool))):
                 raise UserError(f"{what}: {name} must be {kind.__name__}, got {json.dumps(item, default=repr)}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean WORD?` with the most similar known word, or "" if none is."""
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _scalar_type(hint: Any) -> tuple[Any, bool]:

@@ -5,7 +5,7 @@ import shlex
 import shutil
 import sys
 
-__all__ = ["duration", "percent", "python", "size"]
+__all__ = ["duration", "percent", "plural", "python", "size"]
 
 
 def python() -> str:
@@ -34,3 +34,8 @@ def size(num_bytes: float) -> str:
 def percent(value: float | None) -> str:
     """0.9375 -> `93.8%`; `-` for None."""
     return "-" if value is None else f"{100 * value:.1f}%"
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 clip`, `1,600 clips`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -78,12 +78,15 @@ def load_model(path: str | Path) -> VideoClassifier:
 
 
 def _directory(path: str | Path) -> Path:
-    """The model directory of a run, or the one that contains an ONNX file."""
+    """The model directory of a run or a sweep, or the one that contains an ONNX file."""
     path = Path(path)
     if path.suffix == ".onnx":
         return path.parent
-    is_run = not (path / "model.safetensors").exists() and (path / "model" / "config.json").exists()
-    return path / "model" if is_run else path
+    if not (path / "model.safetensors").exists():
+        for folder in ("model", "best"):
+            if (path / folder / "config.json").exists():
+                return path / folder
+    return path
 
 
 def model_results(path: str | Path) -> dict[str, Any]:

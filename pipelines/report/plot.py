@@ -96,6 +96,9 @@ def _draw_frontier(
     place: dict[str, Any] = {"offset": (-7, 7)} if role == "frontier" else {"offset": (8, -14), "ha": "left"}
     for x, y, mark in zip(xs, ys, frontier, strict=False):
         _annotate(axes, names.get(mark.trial["trial"], ""), (x, y), **place, color=colour, fontweight="bold")
+        if role == "frontier":
+            numbers = f"{x:,}: {mark.value:.0%}"
+            _annotate(axes, numbers, (x, y), (9, -13), ha="left", color=colour, fontsize=8)
 
 
 def _annotate(axes: Axes, text: str, position: tuple[float, float], offset: tuple[int, int], **style: Any) -> None:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pipelines.baselines.config import AnyConfig
 from pipelines.core.options import positional
@@ -16,21 +17,23 @@ __all__ = ["TrainOptions", "flat_config"]
 
 # Options that do not affect the result: they may differ when a run is resumed.
 _SET_BY_THE_COMMAND = ("out", "resume", "overwrite", "checkpoint_minutes", "track")
-_CHOICES = {
-    "precision": ("auto", "float32", "bfloat16"),
-    "optimizer": ("adamw", "adam"),
-    "schedule": ("one_cycle", "constant"),
-    "decayed": ("all", "head"),
-    "keep": ("best", "last"),
-    "pixels": ("standardised", "centred"),
-    "split_by": ("group", "clip"),
-    "track": ("none", "mlflow", "wandb"),
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainOptions(ModelOptions):
     """Train a recurrent classifier on shards of video frames."""
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        **ModelOptions.CHOICES,
+        "precision": ("auto", "float32", "bfloat16"),
+        "optimizer": ("adamw", "adam"),
+        "schedule": ("one_cycle", "constant"),
+        "decayed": ("all", "head"),
+        "keep": ("best", "last"),
+        "pixels": ("standardised", "centred"),
+        "split_by": ("group", "clip"),
+        "track": ("none", "mlflow", "wandb"),
+    }
 
     shards: str = positional()
     """directory of shards, written by preprocess"""
@@ -115,7 +118,7 @@ class TrainOptions(ModelOptions):
     """delete an existing run first"""
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
+        for name, choices in self.CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         for name in ("seed", "weight_decay"):

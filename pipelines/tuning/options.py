@@ -3,8 +3,9 @@
 import dataclasses
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import search_spaces
 from pipelines.storage.location import Location
@@ -29,6 +30,12 @@ def _default_out() -> str:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepOptions:
     """Explore tensor-train shapes and ranks with Ray Tune and Optuna; write frontier, report and best model."""
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "sampler": SAMPLERS,
+        "early_stopping": STOPPING,
+        "baselines": BASELINES,
+    }
 
     data: str | None = None
     """videos (folder or CSV) or shards; default: the embedded demo"""
@@ -97,7 +104,7 @@ class SweepOptions:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.time_budget is not None and not self.time_budget > 0:
             raise ValueError(f"time_budget must be a positive number of minutes, got {self.time_budget}")
-        for name, choices in (("sampler", SAMPLERS), ("early_stopping", STOPPING), ("baselines", BASELINES)):
+        for name, choices in self.CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if not 0 < self.gpus_per_worker <= 1:

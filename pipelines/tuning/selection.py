@@ -11,16 +11,17 @@ from pipelines.evaluation.metrics import standard_error
 from pipelines.tuning.frontier import knee
 from pipelines.tuning.replication import draw_frontier
 from pipelines.tuning.sweep_directory import SweepDirectory
-from pipelines.tuning.trial import Trial
+from pipelines.tuning.trial import Trial, trial_name
 
 __all__ = ["best_point", "chance_warning", "check_rule", "choose", "select_trial"]
 
 
 def check_rule(select: str, max_params: int | None, tolerance: float | None) -> None:
     """Raises ValueError if the options of `choose` are unknown or exclude each other."""
-    if max_params is not None and select.startswith("trial:"):
+    names_one = select.startswith("trial:") or select.isdigit()
+    if max_params is not None and names_one:
         raise ValueError(f"select {select} names one model; leave max_params out")
-    if select not in ("best", "knee", "highest", "smallest") and not select.startswith("trial:"):
+    if select not in ("best", "knee", "highest", "smallest") and not names_one:
         raise ValueError(f"select must be best, knee, highest, smallest or trial:ID, got {select!r}")
     if tolerance is not None and (select != "smallest" or not 0 <= tolerance < 1):
         raise ValueError(
@@ -69,7 +70,7 @@ def choose(
         trials: All trials, for trial:ID.
         select: best: see `best_point`. knee: see frontier.knee. highest: highest validation metric, or mean of the
             replications if there are any. smallest: fewest parameters among those whose metric is within one standard
-            error of the highest (the one-standard-error rule of Breiman et al., 1984). trial:ID: that one.
+            error of the highest (the one-standard-error rule of Breiman et al., 1984). trial:ID or ID: that one.
         num_val_clips: Number of clips in the validation split.
         max_params: Larger models are excluded.
         tolerance: For smallest, instead of one standard error.
@@ -78,14 +79,8 @@ def choose(
     Raises:
         UserError: no model is small enough, or there is no such finished trial.
     """
-    if select.startswith("trial:"):
-        name = select.removeprefix("trial:")
-        for trial in trials:
-            if trial.trial == name and trial.is_finished:
-                return trial
-        raise UserError(
-            f"there is no finished trial {name!r}; there are {', '.join(t.trial for t in trials if t.is_finished)}"
-        )
+    if select.startswith("trial:") or select.isdigit():
+        return _by_name(trials, select.removeprefix("trial:"))
     fitting = [point for point in points if max_params is None or point.coordinates[0] <= max_params]
     if not fitting:
         raise UserError(
@@ -100,6 +95,20 @@ def choose(
         return highest
     bound = highest.coordinates[1] - (_standard_error(highest, num_val_clips) if tolerance is None else tolerance)
     return next(point for point in fitting if point.coordinates[1] >= bound)
+
+
+def _by_name(trials: Sequence[Trial], name: str) -> Trial:
+    """The finished trial of a name, or of its number without leading zeros."""
+    names = {name, trial_name(int(name))} if name.isdigit() else {name}
+    found = next((trial for trial in trials if trial.trial in names), None)
+    if found is not None and found.is_finished:
+        return found
+    what = (
+        f"there is no trial {name!r}"
+        if found is None
+        else f"{found.trial} can't be chosen ({found.stopped_by or found.state})"
+    )
+    raise UserError(f"{what}; there are {', '.join(trial.trial for trial in trials if trial.is_finished)}")
 
 
 def best_point(points: Sequence[Trial], chance: float, max_params: int | None) -> Trial:

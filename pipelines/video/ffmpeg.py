@@ -92,22 +92,30 @@ class VideoReader:
 
     def _frames(self) -> Iterator[VideoFrame]:
         """All frames that decode; damage is skipped and noted."""
-        packets = self._container.demux(self._stream)
-        ended = False
-        while not ended:
+        for packet in self._packets():
             frames: list[VideoFrame] = []
-            _complaints.clear()
             try:
-                packet = next(packets)
-                frames = packet.decode()
-            except (StopIteration, av.error.EOFError):
-                ended = True
+                frames = self._stream.codec_context.decode(packet)
             except MemoryError:
                 raise
             except av.error.FFmpegError:
                 self.is_cut = True
-            self.is_cut |= bool(_complaints)
+            if _complaints:
+                self.is_cut = True
+                _complaints.clear()
             yield from frames
+
+    def _packets(self) -> Iterator[av.Packet | None]:
+        """The packets of the stream; at the end an empty one, or None, that makes the decoder give its last frames."""
+        # Those of another file.
+        _complaints.clear()
+        try:
+            yield from self._container.demux(self._stream)
+        except MemoryError:
+            raise
+        except av.error.FFmpegError:
+            self.is_cut = True
+            yield None
 
     def _pixels(self, frame: VideoFrame) -> np.ndarray:
         if self._turn is None:

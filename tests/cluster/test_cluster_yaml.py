@@ -191,7 +191,8 @@ def test_mounted_files_exist_and_suffice_to_install_the_project() -> None:
 def test_the_project_is_installed_on_head_and_workers(prepared: dict[str, Any]) -> None:
     for node in ("head", "worker"):
         assert any(
-            command.endswith("pip install --quiet ~/ttrnn-checkout") for command in prepared[f"{node}_setup_commands"]
+            command.endswith("pip install --quiet '~/ttrnn-checkout[pipelines]'")
+            for command in prepared[f"{node}_setup_commands"]
         )
 
 

@@ -104,7 +104,7 @@ def test_baselines_stand_in_the_table_tested_and_never_on_the_frontier(swept):
         assert not (out / "baselines" / row["trial"] / "checkpoint").exists()
     assert {row["state"] for row in table(out / "pareto.csv")} == {"complete"}
     assert result["verdict"]["baseline"] in {row["trial"] for row in rows}
-    with pytest.raises(UserError, match="no finished trial 'linear'"):
+    with pytest.raises(UserError, match=r"linear can't be chosen .baseline."):
         export(ExportOptions(source=str(out), out=str(out / "exported"), select="trial:linear"))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.core import command
 from pipelines.core.errors import UserError
-from pipelines.core.options import check_values, parse, positional
+from pipelines.core.options import check_values, parse, positional, takes_options
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,8 +111,9 @@ def test_a_config_file_names_the_options(tmp_path: Path, config: Any, argv: str,
         ("o --limit much", "--limit: invalid float value: 'much'"),
         ("o --max-frames none", "--max-frames: invalid int value: 'none'"),
         ("o --lr", "--lr: expected one argument"),
-        ("o --unknown 1", "unrecognized arguments: --unknown"),
-        ("o --res", "unrecognized arguments: --res"),
+        ("o --unknown 1", "unknown: --unknown"),
+        ("o --res", "unknown: --res; did you mean --resume"),
+        ("o --widht 1 --json", "unknown: --widht"),
         ("o --lr -1", "lr must be positive, got -1.0"),
     ],
 )
@@ -128,6 +129,7 @@ def test_a_mistake_on_the_command_line_is_reported_in_one_line(argv: str, words:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
+        ('{"siizes": 4}', "unknown option 'siizes'; did you mean sizes?; the options are"),
         ('{"rank": 4}', "unknown option 'rank'; the options are limit, lr, max_frames, out"),
         ('{"seed": "4"}', 'seed must be int, got "4"'),
         ('{"seed": 4.0}', "seed must be int, got 4.0"),
@@ -189,3 +191,31 @@ def test_help_shows_every_option_with_its_default(capsys: Any, monkeypatch: pyte
         "--json",
     ):
         assert words in " ".join(text.split())
+
+
+@takes_options(Options)
+def given(options: Options) -> dict[str, Any]:
+    return dataclasses.asdict(options)
+
+
+def test_a_function_of_options_also_takes_them_as_python_functions_do(tmp_path: Path) -> None:
+    assert given(Options(out="o")) == given("o") == given(out="o") == DEFAULTS
+    assert given(tmp_path, "a", "b", lr=0.5, sizes=[1]) == DEFAULTS | {
+        "out": str(tmp_path), "video": ("a", "b"), "lr": 0.5, "sizes": (1,)
+    }  # fmt: skip
+    assert given("o", ["a", tmp_path])["video"] == ("a", str(tmp_path))
+    with pytest.raises(ValueError, match="lr must be positive"):
+        given("o", lr=0)
+    with pytest.raises(TypeError, match="widht"):
+        given("o", widht=1)
+
+
+@takes_options(Base)
+def nothing(options: Base) -> int:
+    return options.seed
+
+
+def test_values_too_many_are_an_error() -> None:
+    assert nothing(seed=3) == 3
+    with pytest.raises(TypeError, match="1 values too many by position: 5"):
+        nothing(5)

@@ -4,7 +4,7 @@ import pytest
 
 from pipelines.data.dataset import ShardDataset
 from pipelines.data.folds import Folding, open_folds
-from pipelines.data.shards import REJECTED_CSV
+from pipelines.data.rejected import REJECTED_CSV
 from pipelines.evaluation.compare import mcnemar, smallest_difference
 from pipelines.tuning.data_check import check_data, cost_text
 from pipelines.tuning.options import SweepOptions
