@@ -1,7 +1,8 @@
 """Define the options of preprocessing."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pipelines.core.options import positional
 from pipelines.data.codecs import CODECS
@@ -20,6 +21,8 @@ class PreprocessOptions:
 
     VIDEOS and OUT are paths, or URIs such as s3://bucket/shards. With --inspect or --verify they are not given.
     """
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"codec": ("auto", *CODECS)}
 
     videos: str = positional(default="")
     """folder of videos, CSV file path,label,group,split, or a list of Kinetics, Jester or mmaction2"""
@@ -59,8 +62,8 @@ class PreprocessOptions:
     seed: int = 0
     """of the splits made here"""
     codec: str = "auto"
-    """how to store frames: raw, lossless (about half the size), jpeg (about a tenth), h264 (about a fiftieth), or auto:
-    raw up to 4 GB, lossless if it fits half of the free disk (on s3://: up to 200 GB raw), otherwise h264"""
+    """how to store frames: lossless takes about half of raw, jpeg a tenth, h264 a fiftieth; auto: raw up to 4 GB, then
+    lossless if it fits half of the free disk (for a URI: up to 200 GB of raw frames), otherwise h264"""
     shard_mb: float = 64
     """approximate size of a shard, which is the unit of work"""
     time_limit_s: float = 300
@@ -98,8 +101,8 @@ class PreprocessOptions:
             raise ValueError(f"split_list must be 1, 2 or 3, got {self.split_list}")
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite exclude each other; give one of them")
-        if self.codec not in ("auto", *CODECS):
-            raise ValueError(f"codec must be auto, {', '.join(CODECS)}, got {self.codec!r}")
+        if self.codec not in self.CHOICES["codec"]:
+            raise ValueError(f"codec must be one of {', '.join(self.CHOICES['codec'])}, got {self.codec!r}")
         if self.dry_run and (self.resume or self.inspect or self.verify):
             raise ValueError("dry_run excludes resume, inspect and verify")
         if self.retry_rejected and not self.resume:

@@ -467,7 +467,7 @@ def test_an_impossible_job_is_refused_before_out_is_made(tmp_path: Path) -> None
         ({"fit": "squeeze"}, "fit must be stretch, crop or letterbox, got 'squeeze'"),
         ({"folds": 1}, "folds must be 2 or more, got 1"),
         ({"retry_rejected": True}, "retry_rejected needs resume"),
-        ({"codec": "gif"}, "codec must be auto, raw, lossless, jpeg, h264, got 'gif'"),
+        ({"codec": "gif"}, "codec must be one of auto, raw, lossless, jpeg, h264, got 'gif'"),
         ({"dry_run": True, "resume": True}, "dry_run excludes resume, inspect and verify"),
         ({"max_frames": 0}, "max_frames must be above 0, got 0"),
         ({"num_frames": 3, "fps": 2.0}, "num_frames=3 and fps=2.0 exclude each other"),
