@@ -5,7 +5,7 @@ import importlib.metadata
 import sys
 from collections.abc import Sequence
 
-from pipelines.core.options import did_you_mean
+from pipelines.core.options import build_parser, did_you_mean
 
 __all__ = ["COMMANDS", "main"]
 
@@ -32,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "--version":
         sys.stdout.write(f"ttrnn {importlib.metadata.version('ttrnn')}\n")
         return 0
+    if name == "--completion":
+        sys.stdout.write(_completion())
+        return 0
     if name not in COMMANDS:
         guess = did_you_mean(name, COMMANDS)
         sys.stderr.write(f"error: ttrnn has no command {name!r}{guess}; the commands are {', '.join(COMMANDS)}\n")
@@ -46,6 +49,24 @@ def _help() -> str:
     return (
         f"usage: ttrnn COMMAND [options]      (or python -m pipelines.COMMAND)\n\n{commands}\n"
         "ttrnn COMMAND --help tells its options. Try: ttrnn sweep\n"
+        'Commands and options are completed after: eval "$(ttrnn --completion)" (bash; zsh after bashcompinit)\n'
+    )
+
+
+def _completion() -> str:
+    """A script for bash that completes commands, options, and names of files."""
+    cases = []
+    for name in COMMANDS:
+        parser = build_parser(getattr(importlib.import_module(f"pipelines.{name}"), name).options_class)
+        flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
+        cases.append(f'    {name}) words="{" ".join(flags)}" ;;\n')
+    return (
+        "_ttrnn() {\n"
+        f'  local words="{" ".join(COMMANDS)}" word="${{COMP_WORDS[COMP_CWORD]}}"\n'
+        f'  if ((COMP_CWORD > 1)); then case "${{COMP_WORDS[1]}}" in\n{"".join(cases)}  esac; fi\n'
+        '  COMPREPLY=($(compgen -W "$words" -- "$word"))\n'
+        "}\n"
+        "complete -o default -F _ttrnn ttrnn\n"
     )
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import json
 import shutil
 import subprocess
 import sys
@@ -147,3 +148,14 @@ def test_the_examples_are_short() -> None:
         assert (
             len([line for line in text.splitlines() if line.strip() and not line.strip().startswith(("#", "<"))]) <= 25
         )
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((EXAMPLES / "first_steps.ipynb").read_text(encoding="utf-8"))["cells"]
+    names: dict[str, Any] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), "first_steps.ipynb", "exec"), names)
+    assert names["found"]["label"] in names["shards"]["classes"]
+    assert names["gru"].input_params == 3232

@@ -51,3 +51,16 @@ def test_without_their_packages_commands_say_what_to_install():
     assert result.returncode == 2
     assert "pip install 'ttrnn[pipelines]'" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [(["sw"], ["sweep"]), (["sweep", "--time"], ["--time-budget"]), (["preprocess", "--wid"], ["--width"])],
+    ids=str,
+)
+def test_bash_completes_commands_and_options(words, found, capsys):
+    assert door.main(["--completion"]) == 0
+    script = capsys.readouterr().out
+    line = f"COMP_WORDS=(ttrnn {' '.join(words)}); COMP_CWORD={len(words)}; _ttrnn; echo ${{COMPREPLY[@]}}"
+    result = subprocess.run(["bash", "-c", script + line], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == found

@@ -42,6 +42,7 @@ def takes_options(options_class: type) -> Callable[[Callable[[Any], R]], Callabl
                 return function(args[0])
             return function(_from_arguments(options_class, args, kwargs))
 
+        call.options_class = options_class  # type: ignore[attr-defined]
         return call
 
     return decorate

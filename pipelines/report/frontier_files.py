@@ -13,9 +13,11 @@ from typing import Any
 from pipelines.core.errors import UserError
 from pipelines.core.progress import progress
 from pipelines.core.text import python
+from pipelines.data.dataset import ShardDataset
 from pipelines.data.shards import DATASET_JSON
 from pipelines.evaluation.evaluator import evaluate_model
 from pipelines.report.html import write_page
+from pipelines.report.mistakes import find_mistakes
 from pipelines.report.pareto_data import csv_tables
 from pipelines.report.plot import write_figure
 from pipelines.report.verdict import verdict
@@ -78,6 +80,7 @@ def write_frontier(
     data |= _insights(study, frontier, {name: data[name] for name in ("best", "knee", "highest")})
     if (found := verdict(data)) is not None:
         data |= {"verdict": found, "baseline": found["baseline"]}
+    data["mistakes"] = _mistakes(sweep, data, shards, fetch)
 
     # pareto.json first, because it stores the test metrics.
     with atomic_write(sweep.pareto_json) as file:
@@ -90,6 +93,24 @@ def write_frontier(
     with atomic_directory(sweep.best) as best:
         shutil.copytree(sweep.run(data["best"]).model, best, dirs_exist_ok=True)
     return {**data, "files": {name: str(place / name) for name in sweep.FRONTIER_FILES}}
+
+
+def _mistakes(
+    sweep: SweepDirectory, data: Mapping[str, Any], shards: Location | None, fetch: Callable[[Path], Path]
+) -> dict[str, Any] | None:
+    """What the best model gets wrong on test, from an earlier frontier if it is the same; None without test clips."""
+    (digest,) = [point["model_sha256"] for point in data["frontier"] if point["trial"] == data["best"]]
+    known = sweep.known_mistakes()
+    if known is not None and known["model_sha256"] == digest:
+        return known
+    if shards is None or not (shards / DATASET_JSON).exists():
+        return None
+    try:
+        found = find_mistakes(fetch(sweep.run(data["best"]).model), ShardDataset.open(shards))
+    except UserError as error:
+        log.warning("the page does not show what the best model gets wrong: %s", error)
+        return None
+    return found and {"trial": data["best"], "model_sha256": digest, **found}
 
 
 def _test(

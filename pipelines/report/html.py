@@ -54,6 +54,7 @@ def write_page(path: str | Path, data: Mapping[str, Any]) -> None:
         notes=parts.notes(data),
         frontier=parts.frontier_table(data),
         edges=parts.edges(data),
+        mistakes=parts.mistakes(data),
         data_check=_data_check(data),
         importances=parts.importances(data),
         replicated=" replicated" if data.get("replications") else "",

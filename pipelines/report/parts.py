@@ -1,7 +1,7 @@
 """Render the parts of report.html that work without scripts: cards, tables, lists. All text in them is escaped."""
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.core.text import percent
@@ -68,7 +68,8 @@ def _card(role: str, title: str, trial: Mapping[str, Any], val: Mark, test: Mark
     return (
         f'<div class="card {role}"><h2>{title}</h2><p class="value">{_value(val)}</p>'
         f"<p>{'not tested' if test is None else 'test ' + _value(test)}</p>"
-        f"<p>{count(trial['num_params'])} parameters<br>trial {html.escape(trial['trial'])}{seeds}</p></div>"
+        f"<p>{count(trial['num_params'])} parameters, {4e-3 * trial['num_params']:,.1f} kB in float32<br>"
+        f"trial {html.escape(trial['trial'])}{seeds}</p></div>"
     )
 
 
@@ -150,7 +151,7 @@ def frontier_table(data: Mapping[str, Any]) -> str:
 def _class(column: str) -> str:
     if column in (*_NUMBERS, "val", "test"):
         return ' class="number"'
-    return f' class="{column}"' if column in ("label", "state") else ""
+    return f' class="{column}"' if column in ("label", "state", "modes") else ""
 
 
 def _row(trial: str, cells: Mapping[str, str]) -> str:
@@ -182,6 +183,44 @@ def trials_table(data: Mapping[str, Any]) -> tuple[str, str]:
         f'<div class="scroll"><table id="trials"><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>'
     )
     return table, f'<p>All trials have in common:</p><ul class="common">{items}</ul>' if items else ""
+
+
+def mistakes(data: Mapping[str, Any]) -> str:
+    """What the best model gets wrong on the test split: the confusion matrix, and stills of some clips."""
+    found = data.get("mistakes")
+    if not found:
+        return ""
+    stills = "".join(
+        f'<figure><img src="data:image/jpeg;base64,{html.escape(clip["image"])}" alt=""><figcaption><b>'
+        f"{html.escape(clip['label'])}</b>, taken for <b>{html.escape(clip['predicted'])}</b> "
+        f"({percent(clip['score'])})<br><small>{html.escape(clip['clip_id'])}</small></figcaption></figure>"
+        for clip in found["clips"]
+    )
+    return (
+        f"<section id='mistakes'><h2>What does it get wrong?</h2><p>Trial {html.escape(found['trial'])}, as the sweep "
+        f"trained it, gets {found['num_wrong']:,} of the {found['num_clips']:,} clips of the test split wrong"
+        f"{'; these it is surest of' if stills else ''}.</p><div class='stills'>{stills}</div>"
+        f"{_confusion(found['confusion'], data['classes'])}</section>"
+    )
+
+
+def _confusion(counts: Sequence[Sequence[int]] | None, classes: Sequence[str]) -> str:
+    """A matrix of clips by true and predicted class; the darker, the larger the share of the true class."""
+    if counts is None:
+        return ""
+
+    def row(name: str, numbers: Sequence[int]) -> str:
+        cells = "".join(
+            f'<td class="share{round(9 * number / max(1, sum(numbers)))}">{number or ""}</td>' for number in numbers
+        )
+        return f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>'
+
+    header = "".join(f'<th scope="col"><span>{html.escape(name)}</span></th>' for name in classes)
+    body = "".join(row(name, numbers) for name, numbers in zip(classes, counts, strict=True))
+    return (
+        '<div class="scroll plain"><table id="confusion"><caption>Clips by true class (rows) and predicted class '
+        f"(columns)</caption><thead><tr><td></td>{header}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def edges(data: Mapping[str, Any]) -> str:

@@ -16,6 +16,8 @@ _NAMES = {
     "dense": "dense GRU",
 }
 Trial = Mapping[str, Any]
+# Sizes within a tenth count as equal.
+_ALIKE = 1.1
 
 
 class _Pair(NamedTuple):
@@ -38,7 +40,7 @@ class _Pair(NamedTuple):
 
 
 def verdict(data: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Compares a point of the frontier with the best baseline of at most its size; None if there is no baseline.
+    """Compares a point of the frontier with the best baseline of about its size or less; None if there is no baseline.
 
     The point is the best one if it is about as small as the baselines, else the one with the highest metric that is.
     The frontier loses at a size if a baseline is significantly better than each tensor train of at most its size. The
@@ -58,11 +60,11 @@ def verdict(data: Mapping[str, Any]) -> dict[str, Any] | None:
     points = sorted(data["frontier"], key=_size)
     best = next(point for point in points if point["trial"] == data["best"])
     # Points that some baseline can be held against; the smallest ones may have none.
-    held = [point for point in points if _size(point) >= min(map(_size, baselines))] or points[-1:]
+    held = [point for point in points if _ALIKE * _size(point) >= min(map(_size, baselines))] or points[-1:]
     point = best if best in held and _size(best) <= _largest(baselines) else _within(held, _largest(baselines))
     beaten = [pair for each in baselines if (pair := _Pair(_within(points, _size(each)), each)).val[1][1] < 0]
     lost = min(beaten, key=lambda pair: pair.val[0], default=None)
-    matched = [each for each in baselines if _size(each) <= _size(point)]
+    matched = [each for each in baselines if _size(each) <= _ALIKE * _size(point)]
     pair = _Pair(point, max(matched or baselines, key=lambda each: (_value(each, "val"), -_size(each))))
     if matched:
         outcome = _outcome(pair)
@@ -106,7 +108,7 @@ def _within(points: Sequence[Trial], limit: float) -> Trial:
 def _largest(baselines: Sequence[Trial]) -> float:
     """The size up to which points are about as small as the baselines, a dense one aside: a tenth above the largest."""
     small = [each for each in baselines if each["config"].get("input") != "dense"] or baselines
-    return 1.1 * max(map(_size, small))
+    return _ALIKE * max(map(_size, small))
 
 
 def _outcome(pair: _Pair) -> str:
@@ -180,7 +182,7 @@ def _points(pair: _Pair, sign: int = 1) -> str:
 def _won(pair: _Pair) -> str:
     return (
         f"Tensor trains win: {_train(pair.train)} has {_metric(pair.train)} on validation, {_points(pair)} more than "
-        f"{_baseline(pair.baseline)}, the best baseline of at most its size."
+        f"{_baseline(pair.baseline)}, the best baseline of about its size or less."
     )
 
 

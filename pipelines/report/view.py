@@ -27,6 +27,7 @@ _X_AXES = {
 }
 # An axis of parallel coordinates lists at most this many different values by name.
 _MAX_NAMES = 12
+_MOST_DIGITS = 6
 
 
 def view(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,10 +186,11 @@ def _largest(ranks: Any) -> Any:
 
 
 def _scale(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers with too many different values on a scale; everything else as names in order, numbers first."""
+    """Numbers with too many different values, or many digits, on a scale; the rest as names in order, numbers first."""
     found = set(values.values())
     are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in found)
-    if are_numbers and len(found) > _MAX_NAMES:
+    # Sampled ones have many digits.
+    if are_numbers and (len(found) > _MAX_NAMES or any(len(str(value)) > _MOST_DIGITS for value in found)):
         is_log = min(found) > 0 and math.log10(max(found) / min(found)) >= 1
         return {"kind": "log" if is_log else "linear", "values": values}
     in_order = sorted(

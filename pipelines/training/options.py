@@ -119,7 +119,8 @@ class TrainOptions(ModelOptions):
 
     def __post_init__(self) -> None:
         for name, choices in self.CHOICES.items():
-            if getattr(self, name) not in choices:
+            # ModelConfig checks those of the model; baselines have other inputs.
+            if name not in ModelOptions.CHOICES and getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         for name in ("seed", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:

@@ -56,8 +56,8 @@ def within_time(
 ) -> list[Trial]:
     """The points of a frontier, and of that of the baselines, for whose replication there is time; at least one.
 
-    The knee and the highest point come first, then those that add most to the area that the frontier dominates. Every
-    third one is a baseline.
+    The knee and the highest point come first, then those between them that add most to the area that the frontier
+    dominates, then those below the knee. Every third one is a baseline.
 
     Args:
         points: What would be replicated with time enough.
@@ -80,8 +80,15 @@ def within_time(
 
 def _by_importance(points: Sequence[Trial], chance: float) -> list[Trial]:
     models, baselines = ([point for point in points if point.is_baseline == kind] for kind in (False, True))
-    first = [knee(models, chance), models[-1]] if models else []
-    ordered, others = _by_area(models, list(dict.fromkeys(point.trial for point in first))), _by_area(baselines, [])
+    ordered: list[Trial] = []
+    if models:
+        best = knee(models, chance)
+        first = list(dict.fromkeys([best.trial, models[-1].trial]))
+        # Those below the knee are worth less than what they save.
+        larger = [point for point in models if point.coordinates[0] >= best.coordinates[0]]
+        smaller = [point for point in models if point.coordinates[0] < best.coordinates[0]]
+        ordered = [*_by_area(larger, first), *reversed(smaller)]
+    others = _by_area(baselines, [])
     found = []
     while ordered or others:
         found += [*ordered[:2], *others[:1]]

@@ -45,6 +45,10 @@ def run_search(
     return _SearchJob(options, sweep, data, slots, deadline, screen).run()
 
 
+# Baselines and refinements need less time in reserve than trials: they cost little, and decide what the rest is worth.
+_LEAST_POINTS = POINTS // 2
+
+
 class _SearchJob:
     """The search of one command."""
 
@@ -98,7 +102,8 @@ class _SearchJob:
                 stopping,
                 baselines=self._baselines,
                 refinements=self._refinements,
-                has_time=lambda: self._has_time(screen.state.forecast.usual_s()),
+                has_time=lambda: self._has_time(screen.state.forecast.usual_s(), POINTS),
+                has_time_for_baselines=lambda: self._has_time(0.0, _LEAST_POINTS),
             ),
             self._slots,
             state=self._sweep.tune_state,
@@ -182,21 +187,18 @@ class _SearchJob:
         document = self._sweep.read()
         self._sweep.write({**document, "data_check": {**document.get("data_check", {}), "cost": text}})
 
-    def _has_time(self, training_s: float = 0.0) -> bool:
-        """Whether a training leaves time for a round of refinements and for replications."""
+    def _has_time(self, training_s: float, num_points: int) -> bool:
+        """Whether a training leaves time for baselines, a round of refinements and replications of so many points."""
         forecast, points = self._screen.state.forecast, self._screen.state.points
-        return training_s + forecast.later_s(points, self._num_to_replicate()) <= self._left_s()
-
-    def _num_to_replicate(self) -> int:
-        """How many points to reserve time for: at least one, as a new one may follow from each training."""
-        replicated = [self._sweep.replication_results(point.trial) for point in self._screen.state.points]
+        replicated = [self._sweep.replication_results(point.trial) for point in points]
         num_done = sum(len(results) >= self._options.confirm for results in replicated)
-        return max(1, POINTS - num_done)
+        # At least one, as a new one may follow from each training.
+        return training_s + forecast.later_s(points, max(1, num_points - num_done)) <= self._left_s()
 
     def _refinements(self) -> Sequence[Training]:
         """A round of models that start from those of the frontier, rounded to lower ranks; [] if there are no more."""
         search, sweep, limit = self._search, self._sweep, self._options.max_params
-        if not (self._options.refine and self._has_time()):
+        if not (self._options.refine and self._has_time(0.0, _LEAST_POINTS)):
             return []
         trials = sweep.finished_trials()
         proposals = propose(sweep, frontier(trials), trials, epochs=search.epochs, max_params=limit)

@@ -159,6 +159,14 @@ class SweepDirectory:
                 results[int(path.name.rpartition("-s")[2])] = result
         return dict(sorted(results.items()))
 
+    def known_mistakes(self) -> dict[str, Any] | None:
+        """What the best model of an earlier frontier got wrong on test, from pareto.json; None if that is unknown."""
+        try:
+            found: dict[str, Any] | None = json.loads(self.pareto_json.read_text(encoding="utf-8")).get("mistakes")
+        except (OSError, ValueError, AttributeError):
+            return None
+        return found if isinstance(found, dict) and "model_sha256" in found else None
+
     def known_tests(self) -> dict[tuple[str, str], dict[str, Any]]:
         """(trial, SHA-256 of its weights) -> test_metric, test_interval and per_class, from pareto.json.
 

@@ -157,13 +157,16 @@ class Forecast:
         return min(stage_s + self._replication_s(points), budget_s)
 
     def later_s(self, points: Sequence[Trial], num_points: int) -> float:
-        """The time to reserve for a round of refinements, and for replications of so many models of the usual cost.
+        """The time to reserve for baselines that wait, a round of refinements, and replications.
 
-        Dear points of the frontier are replicated only if there is more time.
+        Args:
+            points: The frontier so far. Dear points of it are replicated only if there is more time.
+            num_points: Replications of so many models of the usual cost.
         """
+        waiting_s = sum(self.training_s(trial) or 0.0 for trial in self.planned if _is_other_input(trial))
         refinement_s = self._refinement_s(points) if self.refines else 0.0
         replicated_s = num_points * self.usual_s() + self._baseline_s(points)
-        return refinement_s + self.num_seeds * replicated_s / self.num_slots
+        return refinement_s + (waiting_s + self.num_seeds * replicated_s) / self.num_slots
 
     def _refinement_s(self, points: Sequence[Trial]) -> float:
         return _REFINEMENT * self._points_s(points) / self.num_slots
@@ -247,7 +250,7 @@ class Forecast:
             return total
         # The frontier of n models grows by 1 / (n + 1) with another one, if sizes and metrics are independent.
         known = [*self.planned, *(run.trial for run in self.running.values())]
-        num_baselines = sum(trial.config.get("input", "tt") != "tt" for trial in known)
+        num_baselines = sum(map(_is_other_input, known))
         num_finished, num_to_come = len(self.finished) + 1, len(self.running) + self.num_left - num_baselines
         each = total / len(points) if points else self._usual_s() or 0.0
         return total + each * math.log((num_finished + num_to_come) / num_finished)
@@ -261,6 +264,11 @@ class Forecast:
         names = {point.trial for point in points} | front
         dense = [s for trial, s in found if trial.config.get("input") == "dense" and trial.trial not in names]
         return max(dense, default=0.0) + sum(self.baselines[name][1] for name in front)
+
+
+def _is_other_input(trial: Trial) -> bool:
+    """Whether a planned model has no tensor train as its input matrix: a baseline, but for spaces that have others."""
+    return trial.config.get("input", "tt") != "tt"
 
 
 def _add(measured: dict[Key, tuple[float, int]], key: Key, seconds: float, number: int) -> None:

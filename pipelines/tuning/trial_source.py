@@ -26,6 +26,7 @@ class TrialSource:
             follow all of them.
         refinements: The next round of refinements; [] if there is none.
         has_time: Whether there is time for another trial.
+        has_time_for_baselines: Whether there is time for a baseline.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class TrialSource:
         baselines: Callable[[], tuple[list[Training], list[Training]]],
         refinements: Callable[[], Sequence[Training]],
         has_time: Callable[[], bool],
+        has_time_for_baselines: Callable[[], bool],
     ) -> None:
-        self._search, self._stopping, self._refinements, self._has_time = search, stopping, refinements, has_time
+        self._search, self._stopping, self._refinements = search, stopping, refinements
+        self._has_time, self._has_time_for_baselines = has_time, has_time_for_baselines
         self._refined: list[Training] = []
         self._make_baselines, self._num_crashed = baselines, 0
         self._baselines: tuple[list[Training], list[Training]] | None = None
@@ -55,14 +58,12 @@ class TrialSource:
             self._baselines = self._make_baselines()
         first, last = self._baselines
         is_turn, self._is_turn_of_baseline = self._is_turn_of_baseline, not self._is_turn_of_baseline
-        if self._has_time():
-            if is_turn and first:
-                return first.pop(0)
-            if not self._refined and (training := self._search.next()) is not None:
-                return training
-            for baselines in (first, last):
-                if baselines:
-                    return baselines.pop(0)
+        if is_turn and first and self._has_time_for_baselines():
+            return first.pop(0)
+        if not self._refined and self._has_time() and (training := self._search.next()) is not None:
+            return training
+        if (first or last) and self._has_time_for_baselines():
+            return (first or last).pop(0)
         if not self._refined and not running:
             self._refined = list(self._refinements())
         return self._refined.pop(0) if self._refined else None

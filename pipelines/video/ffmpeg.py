@@ -81,8 +81,8 @@ class VideoReader:
     def __iter__(self) -> Iterator[Image]:
         step, start, now = 1 / (self.fps or 25), None, 0.0
         for frame in self._frames():
-            if frame.pts is not None and frame.time_base:
-                stamp = float(frame.pts * frame.time_base)
+            stamp: float | None = frame.time
+            if stamp is not None:
                 now = stamp if start is None else max(stamp, now)
             elif start is not None:
                 # Some frames have no time stamp, for example the last one of an MPEG-1 file.

@@ -48,6 +48,13 @@ def ray_up() -> Iterator[None]:
             yield
 
 
+@pytest.fixture(autouse=True)
+def without_ray(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that do not ask for Ray decode in this process, which takes less time."""
+    if "ray_up" not in request.fixturenames:
+        monkeypatch.setattr(shard_jobs, "is_ray_running", lambda: False)
+
+
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_class_folders(tmp_path_factory.mktemp("videos"), num_clips=20)
@@ -119,7 +126,7 @@ def test_mean_and_std_are_those_of_the_train_split(shards: Path) -> None:
     assert data.std == pytest.approx(frames.std(axis=0))
 
 
-def test_grey_and_sampled_shards(ray_up: None, videos: Path, tmp_path: Path) -> None:
+def test_grey_and_sampled_shards(videos: Path, tmp_path: Path) -> None:
     result = preprocess(options(videos, tmp_path / "out", channels=1, num_frames=5))
     data = ShardDataset.open(tmp_path / "out")
     assert (data.frame.channels, len(data.mean), data.sampling["num_frames"]) == (1, 1, 5)
@@ -157,7 +164,7 @@ def test_bad_files_are_listed_and_do_not_affect_the_others(ray_up: None, tmp_pat
         assert part in text.replace("\n", "")
 
 
-def test_a_missing_file_of_a_csv_is_a_rejected_clip(ray_up: None, videos: Path, tmp_path: Path) -> None:
+def test_a_missing_file_of_a_csv_is_a_rejected_clip(videos: Path, tmp_path: Path) -> None:
     lines = [f"{path},{path.parent.name},," for path in sorted(videos.glob("*/*"))]
     (tmp_path / "clips.csv").write_text("\n".join(["path,label,group,split", *lines, "gone.avi,left,,"]))
     preprocess(options(tmp_path / "clips.csv", tmp_path / "out"))
@@ -172,9 +179,7 @@ def test_a_missing_file_of_a_csv_is_a_rejected_clip(ray_up: None, videos: Path, 
     ],
     ids=["everything", "a class"],
 )
-def test_an_error_says_that_too_few_clips_are_left(
-    ray_up: None, tmp_path: Path, bad: tuple[str, ...], message: str
-) -> None:
+def test_an_error_says_that_too_few_clips_are_left(tmp_path: Path, bad: tuple[str, ...], message: str) -> None:
     videos = write_class_folders(tmp_path / "videos", num_clips=3)
     for name in bad:
         for file in (videos / name).iterdir():
@@ -208,7 +213,7 @@ def test_a_decoder_that_crashes_affects_only_its_own_clip(
     assert report["shard"]["num_clips"] == 3
 
 
-def test_resume_makes_missing_shards_and_keeps_the_list_of_rejected_clips(ray_up: None, tmp_path: Path) -> None:
+def test_resume_makes_missing_shards_and_keeps_the_list_of_rejected_clips(tmp_path: Path) -> None:
     videos, out = write_class_folders(tmp_path / "videos", num_clips=8), tmp_path / "out"
     (videos / "left/bad.avi").touch()
     preprocess(options(videos, out))
@@ -241,7 +246,7 @@ def test_an_existing_out_is_refused_unless_it_is_the_same_job(
     assert digests(shards) == before
 
 
-def test_new_clips_go_into_new_shards(ray_up: None, tmp_path: Path) -> None:
+def test_new_clips_go_into_new_shards(tmp_path: Path) -> None:
     videos, out = write_class_folders(tmp_path / "videos", num_clips=20), tmp_path / "out"
     preprocess(options(videos, out))
     before = digests(out)
@@ -266,7 +271,7 @@ def test_new_clips_go_into_new_shards(ray_up: None, tmp_path: Path) -> None:
     assert digests(out) == after
 
 
-def test_the_old_data_set_stays_readable_while_it_grows(ray_up: None, tmp_path: Path) -> None:
+def test_the_old_data_set_stays_readable_while_it_grows(tmp_path: Path) -> None:
     videos, out = write_class_folders(tmp_path / "videos", num_clips=6), tmp_path / "out"
     preprocess(options(videos, out))
     before = (out / "dataset.json").read_bytes()
@@ -277,7 +282,7 @@ def test_the_old_data_set_stays_readable_while_it_grows(ray_up: None, tmp_path: 
     assert ShardDataset.open(out).splits["train"]["num_clips"] > 0
 
 
-def test_rejected_clips_are_retried_on_request(ray_up: None, tmp_path: Path) -> None:
+def test_rejected_clips_are_retried_on_request(tmp_path: Path) -> None:
     videos, out = write_class_folders(tmp_path / "videos", num_clips=6), tmp_path / "out"
     for name in ("left/late.avi", "right/never.avi"):
         (videos / name).touch()
@@ -291,7 +296,7 @@ def test_rejected_clips_are_retried_on_request(ray_up: None, tmp_path: Path) -> 
     assert len(ids) == len(set(ids)) == 13
 
 
-def test_a_retried_clip_is_not_duplicated_if_its_first_shard_is_made_again(ray_up: None, tmp_path: Path) -> None:
+def test_a_retried_clip_is_not_duplicated_if_its_first_shard_is_made_again(tmp_path: Path) -> None:
     videos, out = write_class_folders(tmp_path / "videos", num_clips=6), tmp_path / "out"
     (videos / "left/late.avi").touch()
     preprocess(options(videos, out, shard_mb=1e-3))
@@ -308,7 +313,7 @@ def test_a_retried_clip_is_not_duplicated_if_its_first_shard_is_made_again(ray_u
     }
 
 
-def test_a_lost_class_returns_after_its_clips_are_repaired(ray_up: None, tmp_path: Path) -> None:
+def test_a_lost_class_returns_after_its_clips_are_repaired(tmp_path: Path) -> None:
     videos, out = write_class_folders(tmp_path / "videos", num_clips=6), tmp_path / "out"
     preprocess(options(videos, out))
     for clip in range(4):
@@ -354,7 +359,7 @@ def test_a_uri_that_cannot_be_opened_is_not_stored_in_the_plan(videos: Path, tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_names_with_line_breaks_are_read_back_from_the_list_of_rejected_clips(ray_up: None, tmp_path: Path) -> None:
+def test_names_with_line_breaks_are_read_back_from_the_list_of_rejected_clips(tmp_path: Path) -> None:
     videos, names = (
         write_class_folders(tmp_path / "videos", num_clips=3),
         ["a\rb.avi", "a\nb.avi", 'a, "b".avi', "a\r\nb.avi"],
@@ -377,7 +382,7 @@ def test_names_with_line_breaks_are_read_back_from_the_list_of_rejected_clips(ra
     ],
     ids=["label", "group", "gone"],
 )
-def test_a_clip_that_changed_is_refused(ray_up: None, videos: Path, tmp_path: Path, line: str, message: str) -> None:
+def test_a_clip_that_changed_is_refused(videos: Path, tmp_path: Path, line: str, message: str) -> None:
     catalogue, out = videos / "clips.csv", tmp_path / "out"
     lines = [f"{path.relative_to(videos)},{path.parent.name},," for path in sorted(videos.glob("*/*_0?.avi"))]
     catalogue.write_text("\n".join(["path,label,group,split", *lines]))
@@ -390,7 +395,7 @@ def test_a_clip_that_changed_is_refused(ray_up: None, videos: Path, tmp_path: Pa
     catalogue.unlink()
 
 
-def test_shards_have_about_their_target_size(ray_up: None, tmp_path: Path) -> None:
+def test_shards_have_about_their_target_size(tmp_path: Path) -> None:
     videos = write_class_folders(tmp_path / "videos", num_clips=50)
     preprocess(options(videos, tmp_path / "out", shard_mb=0.03))
     data, clip_bytes = ShardDataset.open(tmp_path / "out"), 12 * 24 * 16 * 3
@@ -399,14 +404,14 @@ def test_shards_have_about_their_target_size(ray_up: None, tmp_path: Path) -> No
 
 
 def test_frames_are_not_counted_if_every_clip_gets_its_own_shard(
-    ray_up: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preprocessing, "expected_frames", lambda *arguments: pytest.fail("counted"))
     videos = write_class_folders(tmp_path / "videos", num_clips=6)
     assert preprocess(options(videos, tmp_path / "out", codec="raw"))["num_clips"] == 12
 
 
-def test_a_video_that_does_not_fit_the_layout_is_listed(ray_up: None, tmp_path: Path) -> None:
+def test_a_video_that_does_not_fit_the_layout_is_listed(tmp_path: Path) -> None:
     videos = write_class_folders(tmp_path / "videos", num_clips=4)
     write_video(videos / "loose.avi", moving_square())
     preprocess(options(videos, tmp_path / "out"))
@@ -414,7 +419,7 @@ def test_a_video_that_does_not_fit_the_layout_is_listed(ray_up: None, tmp_path: 
 
 
 def test_buckets_give_the_same_bytes_and_can_be_resumed(
-    ray_up: None, shards: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shards: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with s3_server() as query:
         source, out = Location.of(f"s3://lab/videos?{query}"), Location.of(f"s3://lab/sets/out?{query}")

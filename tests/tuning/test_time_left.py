@@ -244,3 +244,7 @@ def test_the_time_to_reserve_is_that_of_usual_models():
     refining = dataclasses.replace(forecast, refines=True)
     assert forecast.later_s(dear, 4) == pytest.approx(120.0)
     assert 120.0 < refining.later_s(dear, 4) < 150.0
+    # A baseline that waits, of the same work and so of 30 s.
+    waiting = dataclasses.replace(dear[0], trial="", config={**dear[0].config, "input": "thumbnail"})
+    assert forecast.more([waiting]).later_s([], 4) == pytest.approx(120.0 + forecast.training_s(waiting) / 2)
+    assert forecast.training_s(waiting) > 5

@@ -2,6 +2,8 @@
 
 from types import SimpleNamespace
 
+import pytest
+
 from pipelines.training.run_directory import RunDirectory
 from pipelines.tuning.stopping import Curve, EarlyStopping
 from pipelines.tuning.trial_source import TrialSource
@@ -37,13 +39,14 @@ class FakeSearch:
         return self.states.get(name, "complete")
 
 
-def make(search, stopping=None, baselines=(), last=(), refinements=list, has_time=lambda: True):
+def make(search, stopping=None, baselines=(), last=(), refinements=list, has_time=lambda: True, for_baselines=True):
     return TrialSource(
         search,
         stopping or EarlyStopping(100),
         baselines=lambda: (list(baselines), list(last)),
         refinements=refinements,
         has_time=has_time,
+        has_time_for_baselines=lambda: for_baselines,
     )
 
 
@@ -100,6 +103,21 @@ def test_without_time_for_another_trial_the_refinements_follow():
     assert trials.next(()).name == "a"
     assert trials.next(["a"]) is None
     assert trials.next(()).name == "r1"
+
+
+@pytest.mark.parametrize("has_time", [True, False])
+def test_baselines_need_less_time_than_another_trial(has_time):
+    baselines = [SimpleNamespace(name=name, is_baseline=True) for name in ("thumbnail", "linear")]
+    rounds = [named("r1"), []]
+    trials = make(
+        FakeSearch(named("a")),
+        baselines=baselines,
+        refinements=lambda: rounds.pop(0),
+        has_time=lambda: False,
+        for_baselines=has_time,
+    )
+    found = [trials.next(()).name for _ in range(3 if has_time else 1)]
+    assert found == (["thumbnail", "linear", "r1"] if has_time else ["r1"])
 
 
 def test_other_trials_are_not_compared_with_a_failed_one():

@@ -57,12 +57,19 @@ function drawFrontier(chart, width, height) {
     }
   }
   for (const [role, names] of [["baseline", view.baselines], ["frontier", view.frontier]]) {
-    const line = xAxis === 0 && !hidden.has(role) ? names.map((name) => byTrial.get(name)).filter(Boolean) : [];
+    const points = names.map((name) => byTrial.get(name)).filter(Boolean);
+    const line = hidden.has(role) ? [] : xAxis === 0 ? points : skyline(points);
     if (!line.length) continue;
     const corners = line.map((p, k) => (k ? `H${x.at(p.x)}V${y.at(p.y)}` : `M${x.at(p.x)},${y.at(p.y)}`)).join("");
     make("path", {class: `steps of-${role}`, d: `${corners}H${place.right}`}, inside);
   }
   drawPoints(chart, inside, drawn, x, y, place);
+}
+
+// The points that no other one beats on the chosen axis, from left to right.
+function skyline(points) {
+  const byPlace = [...points].sort((a, b) => a.x - b.x || b.y - a.y);
+  return byPlace.filter((p, k) => byPlace.slice(0, k).every((other) => other.y < p.y));
 }
 
 // Intervals are drawn for these roles and for selected trials; the table lists all of them.
@@ -90,15 +97,21 @@ function drawPoints(chart, inside, drawn, x, y, place) {
       make("circle", {class: `ring s${selected.get(p.trial)}`, cx: px, cy: py, r: 11}, above);
     }
   }
-  for (const p of drawn.filter((each) => each.role !== "test" && (selected.has(each.trial) || view.trials[each.trial].label))) {
+  // Those that were not replicated may be many, and have a mark of their own.
+  const isLabelled = ({role, trial}) => role !== "test"
+    && (selected.has(trial) || !["", "not replicated"].includes(view.trials[trial].label));
+  for (const p of drawn.filter(isLabelled)) {
     const px = x.at(p.x), py = y.at(p.y), text = labelOf(p.trial), width = 7.4 * text.length;
     if (!isInside(px, py)) continue;
-    const candidates = [[-14 - width, -12], [14, -12], [14, 18], [-14 - width, 18], [-width / 2, -20], [-width / 2, 30]]
-      .map(([dx, dy]) => [px + dx, py + dy - 11, width, 14]).filter(([left]) => left > 2 && left + width < place.right + 12);
+    const beside = [-14 - width, 14], around = [-width / 2, ...beside];
+    const candidates = [...beside.flatMap((dx) => [-12, 18].map((dy) => [dx, dy])),
+      ...[-20, 30, -36, 46, -52, 62].flatMap((dy) => around.map((dx) => [dx, dy]))]
+      .map(([dx, dy]) => [px + dx, py + dy - 11, width, 14])
+      .filter(([left, top]) => left > 2 && left + width < place.right + 12 && top > 0 && top + 14 < place.bottom);
     const overlaps = (box) => taken.filter((other) => box[0] < other[0] + other[2] && other[0] < box[0] + box[2]
       && box[1] < other[1] + other[3] && other[1] < box[1] + box[3]).length;
     const box = candidates.sort((a, b) => overlaps(a) - overlaps(b))[0];
-    if (!box) continue;
+    if (!box || (overlaps(box) && !selected.has(p.trial))) continue;
     taken.push(box);
     make("text", {class: "label", x: box[0], y: box[1] + 11}, above, text);
   }
@@ -109,7 +122,8 @@ const opacity = (count) => Math.max(0.25, Math.min(0.75, 25 / count));
 
 function drawCurves(chart, width, height) {
   const curves = selectedLast(Object.keys(view.trials)).map((name) => [name, view.trials[name].curve]).filter(([, c]) => c.length);
-  const place = {left: 44, right: width - 60, top: 28, bottom: height - 46};
+  const longest = Math.max(6, ...[...selected.keys()].map((name) => name.length));
+  const place = {left: 44, right: width - 14 - 7.4 * longest, top: 28, bottom: height - 46};
   const epochs = curves.flatMap(([, curve]) => curve.map(([epoch]) => epoch));
   const values = curves.flatMap(([, curve]) => curve.map(([, value]) => value));
   const last = Math.max(...epochs, 2);

@@ -237,6 +237,24 @@ function setTheme() {
   setLabel();
 }
 
+function addCopyButtons() {
+  for (const commands of document.querySelectorAll("pre")) {
+    const button = make("button", {type: "button", class: "copy"}, null, "Copy");
+    button.addEventListener("click", async () => {
+      try {
+        await navigator.clipboard.writeText(commands.textContent);
+        button.textContent = "Copied";
+      } catch {
+        // A page that is a file may not be allowed to.
+        getSelection().selectAllChildren(commands);
+        button.textContent = "Selected: press Ctrl+C";
+      }
+      setTimeout(() => { button.textContent = "Copy"; }, 3000);
+    });
+    commands.after(button);
+  }
+}
+
 function addCharts() {
   const shared = {isSelected: (trial) => selected.has(trial), onHover: showTooltip, onSelect: toggle};
   const add = (id, more) => charts.push(new Chart(document.getElementById(id), {...shared, ...more}));
@@ -272,6 +290,7 @@ function start() {
   document.getElementById("learning").hidden = !trials.some(({curve}) => curve.length);
   document.getElementById("by-class").hidden = !trials.some((trial) => trial.per_class?.length);
   setTheme();
+  addCopyButtons();
   addAxisChoices();
   addCharts();
   update();
