@@ -5,6 +5,8 @@
     python -m pipelines.preprocess arrays/ shards/ --value-range 20:40      .npy, .npz or Arrow: T x H x W (x C)
     python -m pipelines.preprocess videos/ shards/ --resume       finish an interrupted job, or add new clips
     python -m pipelines.preprocess videos/ s3://bucket/shards
+    python -m pipelines.preprocess videos/ shards/ --dry-run      frames, bytes and minutes, before anything is written
+    python -m pipelines.preprocess videos/ shards/ --codec h264   for data sets that are too large for raw frames
     python -m pipelines.preprocess --inspect shards/
     python -m pipelines.preprocess --verify shards/
 
@@ -21,7 +23,8 @@ from rich.table import Table
 
 from pipelines.core import command
 from pipelines.core.options import takes_options
-from pipelines.core.text import plural, python
+from pipelines.core.text import duration, plural, python, size
+from pipelines.data.estimate import dry_run
 from pipelines.data.options import PreprocessOptions
 from pipelines.data.preprocessing import make_shards
 from pipelines.data.rejected import REJECTED_CSV, read_rejected
@@ -35,7 +38,7 @@ _NUM_NAMED = 5
 
 @takes_options(PreprocessOptions)
 def preprocess(options: PreprocessOptions) -> dict[str, Any]:
-    """Makes shards, or inspects or verifies existing ones; for results and errors see `make_shards`."""
+    """Makes shards, estimates their size, or inspects or verifies existing ones; for results see `make_shards`."""
     # Only the inspection loads matplotlib.
     if options.inspect:
         from pipelines.report.inspection import inspect_shards
@@ -45,7 +48,7 @@ def preprocess(options: PreprocessOptions) -> dict[str, Any]:
         from pipelines.report.inspection import verify_shards
 
         return verify_shards(options.verify)
-    return make_shards(options)
+    return dry_run(options) if options.dry_run else make_shards(options)
 
 
 def summary(result: dict[str, Any]) -> RenderableType:
@@ -54,6 +57,8 @@ def summary(result: dict[str, Any]) -> RenderableType:
         from pipelines.report.inspection import inspection_summary, verify_summary
 
         return verify_summary(result) if "damaged" in result else inspection_summary(result)
+    if "dry_run" in result:
+        return _dry_run_summary(result)
     table = Table(
         "split",
         "clips",
@@ -66,13 +71,38 @@ def summary(result: dict[str, Any]) -> RenderableType:
         column.justify = "right"
     for name, split in result["splits"].items():
         table.add_row(name, f"{split['num_clips']:,}", f"{split['num_frames']:,}", f"{split['num_bytes'] / 1e6:,.1f}")
-    lines = [f"shards in {result['out']}"]
+    codec = "" if result["codec"] == "raw" else f", codec {result['codec']}"
+    lines = [f"shards in {result['out']}{codec}"]
     if result["num_rejected"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(result["rejected"].items()))
         place = Location.of(result["out"])
         lines.append(f"{plural(result['num_rejected'], 'clip')} rejected ({reasons}); see {place / REJECTED_CSV}")
         lines += [f"    {path}: {reason}" for path, reason in read_rejected(place)[:_NUM_NAMED]]
     return Group(table, *lines, f"next: {python()} -m pipelines.train {shlex.quote(result['out'])} runs/first")
+
+
+def _dry_run_summary(result: dict[str, Any]) -> RenderableType:
+    """A table of the codecs, with the chosen one marked."""
+    frame = result["frame"]
+    table = Table(
+        "codec",
+        "size",
+        "time",
+        title=f"{result['num_clips']:,} clips, about {result['num_frames']:,} frames of {frame['width']} x "
+        f"{frame['height']} x {frame['channels']}",
+        title_justify="left",
+    )
+    for name, codec in result["codecs"].items():
+        time = "unknown" if codec["minutes"] is None else duration(60 * codec["minutes"])
+        mark = " <-" if name == result["codec"] else ""
+        table.add_row(name + mark, size(codec["num_bytes"]), time)
+    disk = "" if result["free_bytes"] is None else f"; {size(result['free_bytes'])} are free for {result['out']}"
+    return Group(
+        table,
+        f"codec {result['codec']}: {result['reason']}",
+        f"estimated from {result['num_tried']} clips, on the {result['num_cpus']} CPUs of this machine{disk}",
+        "nothing was written",
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,7 +11,16 @@ FRAME = FrameSize(width=8, height=4, channels=1)
 
 
 def make_shards(
-    path, *, num_clips=36, num_classes=3, multi_label=False, seed=0, num_frames=6, frame=FRAME, num_groups=0
+    path,
+    *,
+    num_clips=36,
+    num_classes=3,
+    multi_label=False,
+    seed=0,
+    num_frames=6,
+    frame=FRAME,
+    num_groups=0,
+    codec="raw",
 ) -> Path:
     """Writes train (num_clips), val and test (a third each, at least one clip per class); returns the directory.
 
@@ -41,7 +50,7 @@ def make_shards(
             group = f"{labels[0]}/{index // num_classes % num_groups}" if num_groups else ""
             clips.append(Clip(f"{name}/{index}", tuple(sorted(labels)), group, 10.0, frames))
             pixels.append(frames.reshape(-1, frame.channels))
-        splits[name] = [write_shard(path / f"{name}-00000.arrow", clips)]
+        splits[name] = [write_shard(path / f"{name}-00000.arrow", clips, codec)]
     stacked = np.concatenate(pixels)
     write_dataset_json(
         path,
@@ -53,5 +62,6 @@ def make_shards(
         std=stacked.std(axis=0).tolist(),
         splits=splits,
         options={},
+        codec=codec,
     )
     return path

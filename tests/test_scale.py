@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks import codec_plan
 from tests.benchmarks.scale_model import Parameters, rows, table
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
@@ -17,6 +18,10 @@ def value(name: str, **changes: float) -> float:
 
 def test_the_page_says_what_the_model_computes() -> None:
     assert table() in PAGE.read_text(encoding="utf-8")
+
+
+def test_the_page_says_what_follows_from_the_measured_codecs() -> None:
+    assert codec_plan.table(PAGE.parent / "results" / "codecs.csv", "ucf101_10") in PAGE.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
-"""Format durations, percentages and command lines for people."""
+"""Format durations, sizes, percentages and command lines for people."""
 
 import os
 import shlex
 import shutil
 import sys
 
-__all__ = ["duration", "percent", "plural", "python"]
+__all__ = ["duration", "percent", "plural", "python", "size"]
 
 
 def python() -> str:
@@ -20,6 +20,15 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes_left = divmod(minutes, 60)
     return f"{hours} h {minutes_left:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def size(num_bytes: float) -> str:
+    """A number of bytes as text, with three digits: `12 bytes`, `1.66 MB`, `140 GB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if num_bytes < 999.5:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.3g} TB" if num_bytes < 999.5 else f"{num_bytes:,.0f} TB"
 
 
 def percent(value: float | None) -> str:

@@ -1,25 +1,21 @@
-"""Read shards: dataset.json, and the clips as views of memory-mapped files; verify them.
+"""Open a directory of shards by its dataset.json, and verify the shards.
 
 Remote shards are first copied to this node's disk (storage.cache).
 
 Legend: T time, H W frame height and width in pixels, C channels (3: RGB, 1: grey).
 """
 
-import contextlib
 import hashlib
 import json
-import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
-import pyarrow as pa
+from typing import Any
 
 from pipelines.core.errors import UserError
-from pipelines.data.shards import DATASET_JSON, FORMAT, FORMAT_VERSION, SCHEMA, Clip
-from pipelines.storage.cache import Remote, open_cached
+from pipelines.data.shard_reader import Split
+from pipelines.data.shards import DATASET_JSON, FORMAT, VERSIONS
+from pipelines.storage.cache import Remote
 from pipelines.storage.location import Location
 from pipelines.video.frame import FrameSize
 
@@ -44,7 +40,7 @@ class ShardDataset:
     Example:
         data = ShardDataset.open("shards")
         train = data.split("train")
-        clip = train[0]           # clip.frames: uint8 [T, H, W, C], a view of the file
+        clip = train[0]           # clip.frames: uint8 [T, H, W, C]
     """
 
     place: Location
@@ -59,6 +55,8 @@ class ShardDataset:
     """likewise"""
     splits: dict[str, dict[str, Any]]
     """by name: num_clips, num_frames, shards (each file, num_clips, num_frames, num_bytes, sha256)"""
+    codec: str = "raw"
+    """with which the frames are stored, for information: each shard names its own"""
     rows: dict[str, tuple[int, ...]] | None = None
     """of a view with other splits (folds.py): by split, its rows in `clips()`; None: the splits of dataset.json"""
 
@@ -85,6 +83,7 @@ class ShardDataset:
                 tuple(document["mean"]),
                 tuple(document["std"]),
                 document["splits"],
+                document.get("codec", "raw"),
             )
             for file, shard in dataset._shards():
                 if check_sizes and place.is_local:
@@ -166,10 +165,10 @@ def _read_dataset_json(place: Location) -> dict[str, Any]:
         found = document["format"], document["version"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error}); delete it and run preprocess --resume") from error
-    if found != (FORMAT, FORMAT_VERSION):
+    if found not in [(FORMAT, version) for version in VERSIONS]:
         raise UserError(
             f"{file} has format {found[0]} version {found[1]}, this program reads {FORMAT} version "
-            f"{FORMAT_VERSION}; run preprocess again, or use the program that wrote it"
+            f"{' and '.join(map(str, VERSIONS))}; run preprocess again, or use the program that wrote it"
         )
     return document
 
@@ -181,117 +180,3 @@ def _check_size(file: Path, num_bytes: int) -> None:
         raise UserError(
             f"{file} is damaged: it has {size:,} bytes instead of {num_bytes:,}; delete it and run preprocess --resume"
         )
-
-
-class Split(Sequence[Clip]):
-    """The clips of some shards, or given rows of them, as views of memory-mapped files: reading a clip copies nothing.
-
-    Opening reads all columns but the frames. Many threads may read a split; after unpickling (in a spawned worker
-    process) it opens its files again.
-
-    Attributes:
-        clip_ids: A string for each clip.
-        labels: A tuple of class indices for each clip.
-        groups: A string for each clip, "" if unknown.
-        lengths: int32 [clips], frames of each clip.
-        frame: The size of every frame.
-    """
-
-    def __init__(self, files: Sequence[Path | Remote], frame: FrameSize, rows: Sequence[int] | None = None) -> None:
-        self._files, self.frame, self._rows = tuple(files), frame, rows
-        self.clip_ids: list[str] = []
-        self.labels: list[tuple[int, ...]] = []
-        self.groups: list[str] = []
-        self._fps: list[float] = []
-        # For each clip: the mapped shard, and the offset of its frames.
-        self._offsets: list[tuple[mmap.mmap, int]] = []
-        lengths: list[int] = []
-        with contextlib.ExitStack() as opened:
-            sources: list[Path | IO[bytes]] = [file for file in files if isinstance(file, Path)]
-            if remote := [file for file in files if isinstance(file, Remote)]:
-                sources += [opened.enter_context(file) for file in open_cached(remote)]
-            for source in sources:
-                path = source if isinstance(source, Path) else source.name
-                try:
-                    lengths += self._map(source)
-                except (OSError, ValueError, pa.ArrowException) as error:
-                    if isinstance(error, OSError) and error.strerror:
-                        raise UserError(f"{path} can't be read: {error.strerror}") from error
-                    raise UserError(
-                        f"{path} is damaged ({' '.join(str(error).split())}); delete it and run preprocess --resume"
-                    ) from error
-        self.lengths = np.array(lengths, np.int32)
-        if rows is not None:
-            self._take(rows)
-
-    def _take(self, rows: Sequence[int]) -> None:
-        self.clip_ids = [self.clip_ids[row] for row in rows]
-        self.labels = [self.labels[row] for row in rows]
-        self.groups = [self.groups[row] for row in rows]
-        self._fps = [self._fps[row] for row in rows]
-        self._offsets = [self._offsets[row] for row in rows]
-        self.lengths = self.lengths[list(rows)]
-
-    def _map(self, file: Path | IO[bytes]) -> list[int]:
-        """Adds the clips of a shard and closes its file; returns their lengths."""
-        with file.open("rb") if isinstance(file, Path) else file as opened:
-            # Private and writable, so that torch accepts views without a warning. Writes would stay in this process;
-            # no swap is reserved for them.
-            flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
-            shard = mmap.mmap(opened.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-        whole = pa.py_buffer(shard)
-        table = pa.ipc.open_file(whole).read_all()
-        if not table.schema.equals(SCHEMA):
-            raise ValueError(f"its columns are {', '.join(table.schema.names)}")
-        # Otherwise a damaged offset could point anywhere in memory.
-        table.validate(full=True)
-        self.clip_ids += table["clip_id"].to_pylist()
-        self.labels += map(tuple, table["labels"].to_pylist())
-        self.groups += table["group"].to_pylist()
-        self._fps += table["fps"].to_pylist()
-        lengths: list[int] = table["num_frames"].to_pylist()
-        for length, column in zip(lengths, table["frames"].chunks, strict=True):
-            _, offsets, data = column.buffers()
-            start, stop = np.frombuffer(offsets, np.int64, count=2).tolist()
-            if stop - start != length * self.frame.size:
-                raise ValueError(f"a clip has {stop - start:,} bytes instead of {length * self.frame.size:,}")
-            self._offsets.append((shard, data.address - whole.address + start))
-        return lengths
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, index: int) -> Clip:  # type: ignore[override]
-        return Clip(self.clip_ids[index], self.labels[index], self.groups[index], self._fps[index], self._frames(index))
-
-    def _frames(self, index: int) -> np.ndarray:
-        shard, start = self._offsets[index]
-        length = int(self.lengths[index])
-        frames = np.frombuffer(shard, np.uint8, length * self.frame.size, start)
-        return frames.reshape(length, *self.frame.shape)
-
-    def prefetch(self, indices: Iterable[int]) -> None:
-        """Reads clips from the disk into memory and this process's page tables; other threads run meanwhile."""
-        indices = list(indices)
-        for index in indices:
-            shard, start = self._offsets[index]
-            page = start - start % mmap.PAGESIZE
-            shard.madvise(mmap.MADV_WILLNEED, page, start - page + self._num_bytes(index))
-        for index in indices:
-            # numpy's sum releases the interpreter lock; madvise holds it.
-            self._frames(index).reshape(-1)[:: mmap.PAGESIZE].sum()
-
-    def release(self, indices: Iterable[int]) -> None:
-        """Removes clips from this process's resident memory; the page cache of the system may keep them."""
-        for index in indices:
-            shard, start = self._offsets[index]
-            first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-            last = (start + self._num_bytes(index)) // mmap.PAGESIZE * mmap.PAGESIZE
-            if last > first:
-                shard.madvise(mmap.MADV_DONTNEED, first, last - first)
-
-    def _num_bytes(self, index: int) -> int:
-        return int(self.lengths[index]) * self.frame.size
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Split, (self._files, self.frame, self._rows)

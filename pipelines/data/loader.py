@@ -23,7 +23,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 # All clips are shuffled, and then sorted by length within this many steps.
 _POOL_STEPS = 16
-# This much of a split stays mapped: mapping pages again in each epoch costs some 5% of the training time.
+# This much of the files of a split stays mapped: mapping pages again in each epoch costs some 5% of the training time.
 _MAPPED_BYTES = 2 << 30
 _CPU = torch.device("cpu")
 
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     """Clips of one training step on one worker."""
 
     frames: list[Tensor]
-    """(T_b, H, W, C) uint8 for each clip b; on a CPU, without augmentation, views of the mapped shards."""
+    """(T_b, H, W, C) uint8 for each clip b; on a CPU, without augmentation, raw ones are views of the mapped shards."""
     labels: Tensor
     """(B,) class indices, or (B, C) of 0 and 1 if clips have several labels."""
     indices: list[int]
@@ -103,8 +103,8 @@ def batches(
 ) -> Generator[Batch, None, None]:
     """One epoch of batches for one of `world_size` workers; a thread prepares the next while one is used.
 
-    Memory is bounded: beyond the first 2 GiB of a split, clips are released after use. Close the generator to stop
-    early.
+    Clips that are stored encoded are decoded by as many threads as PyTorch uses. Memory is bounded: beyond the first
+    2 GiB of a split, clips are released after use. Close the generator to stop early.
 
     Args:
         split: Clips to read.
@@ -125,13 +125,14 @@ def batches(
         mine = _worker_part(step, rank, world_size)
         indices = (mine if len(mine) else step[:1]).tolist()
         split.prefetch(indices)
-        frames = [torch.from_numpy(_augmented(split, index, augmentation, seed)) for index in indices]
+        clips = mapped(lambda index: _augmented(split, index, augmentation, seed), indices)
+        frames = [torch.from_numpy(clip) for clip in clips]
         batch = Batch(frames, _labels(split, indices, num_classes, multi_label), indices, len(mine) / len(step))
         return (batch, None) if stream is None else _sent(batch, stream)
 
     steps = epoch_steps(split.lengths, batch_size * world_size, seed)[first_step:]
-    stays_mapped = np.cumsum(split.lengths, dtype=np.int64) * split.frame.size <= _MAPPED_BYTES
-    with contextlib.closing(map_ahead(prepare, steps)) as prepared:
+    stays_mapped = np.cumsum(split.num_bytes) <= _MAPPED_BYTES
+    with _mapping(split) as mapped, contextlib.closing(map_ahead(prepare, steps)) as prepared:
         for batch, arrived in prepared:
             if arrived is not None:
                 user = torch.cuda.current_stream(device)
@@ -141,6 +142,17 @@ def batches(
                     tensor.record_stream(user)
             yield batch
             split.release([index for index in batch.indices if not stays_mapped[index]])
+
+
+@contextlib.contextmanager
+def _mapping(split: Split) -> Generator[Callable[[Callable[[int], np.ndarray], list[int]], Iterable[np.ndarray]]]:
+    """Yields `map`, which is spread over threads if clips have to be decoded."""
+    num_threads = torch.get_num_threads()
+    if num_threads == 1 or not split.is_encoded:
+        yield map
+        return
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="decode") as threads:
+        yield threads.map
 
 
 def _sent(batch: Batch, stream: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event]:

@@ -1,9 +1,11 @@
 """Define the options of preprocessing."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pipelines.core.options import positional
+from pipelines.data.codecs import CODECS
 from pipelines.data.splits import SplitOptions
 from pipelines.video.frame import FrameSize
 from pipelines.video.sampling import Sampling
@@ -19,6 +21,8 @@ class PreprocessOptions:
 
     VIDEOS and OUT are paths, or URIs such as s3://bucket/shards. With --inspect or --verify they are not given.
     """
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"codec": ("auto", *CODECS)}
 
     videos: str = positional(default="")
     """folder of videos, of arrays or of folders of pictures, CSV file path,label,group,split, or a list of Kinetics,
@@ -63,6 +67,9 @@ class PreprocessOptions:
     """which of the official lists of UCF101 or HMDB51: 1, 2 or 3"""
     seed: int = 0
     """of the splits made here"""
+    codec: str = "auto"
+    """how to store frames: lossless takes about half of raw, jpeg a tenth, h264 a fiftieth; auto: raw up to 4 GB, then
+    lossless if it fits half of the free disk (for a URI: up to 200 GB of raw frames), otherwise h264"""
     shard_mb: float = 64
     """approximate size of a shard, which is the unit of work"""
     time_limit_s: float = 300
@@ -73,6 +80,8 @@ class PreprocessOptions:
     """with --resume: decode rejected clips again"""
     overwrite: bool = False
     """delete OUT first"""
+    dry_run: bool = False
+    """estimate frames, bytes and minutes with each codec, from a few clips; write nothing"""
     inspect: str | None = None
     """describe this directory of shards, and draw a few clips of each class"""
     sheet: str | None = None
@@ -98,6 +107,10 @@ class PreprocessOptions:
             raise ValueError(f"split_list must be 1, 2 or 3, got {self.split_list}")
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite exclude each other; give one of them")
+        if self.codec not in self.CHOICES["codec"]:
+            raise ValueError(f"codec must be one of {', '.join(self.CHOICES['codec'])}, got {self.codec!r}")
+        if self.dry_run and (self.resume or self.inspect or self.verify):
+            raise ValueError("dry_run excludes resume, inspect and verify")
         if self.retry_rejected and not self.resume:
             raise ValueError("retry_rejected needs resume; give both")
         _ = self.sampling, self.splits  # for their own checks
@@ -122,5 +135,5 @@ class PreprocessOptions:
 
     def settings(self) -> dict[str, Any]:
         """The options that determine the result: all but OUT and those of how the command is started."""
-        others = ("out", "resume", "retry_rejected", "overwrite", "inspect", "sheet", "verify")
+        others = ("out", "resume", "retry_rejected", "overwrite", "dry_run", "inspect", "sheet", "verify")
         return {name: value for name, value in asdict(self).items() if name not in others}

@@ -73,7 +73,8 @@ class Plan:
             if (document["format"], document["version"]) != (_FORMAT, _VERSION):
                 raise ValueError(f"format {document['format']} version {document['version']}")
             shards = tuple(_read_shard(**shard) for shard in document["shards"])
-            return cls(document["options"], tuple(document["classes"]), shards)
+            # Older plans name no codec.
+            return cls({"codec": "raw", **document["options"]}, tuple(document["classes"]), shards)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, KeyError, TypeError) as error:

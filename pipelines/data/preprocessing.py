@@ -17,8 +17,8 @@ import numpy as np
 
 from pipelines.core.errors import UserError
 from pipelines.data.catalog import Catalog, read_catalog
-from pipelines.data.clip import ClipRecord
-from pipelines.data.copies import count_frames
+from pipelines.data.codecs import CODECS, check_encoder
+from pipelines.data.estimate import choose_codec, expected_bytes, expected_frames, free_disk
 from pipelines.data.frame_size import settled
 from pipelines.data.options import PreprocessOptions
 from pipelines.data.plan import MIN_SHARDS, PREPROCESS_JSON, Plan, clips_per_shard, read_reports
@@ -33,7 +33,7 @@ from pipelines.video.errors import REASONS
 from pipelines.video.ffmpeg import DECODER
 from ttrnn.files import remove_leftovers
 
-__all__ = ["expected_frames", "make_shards"]
+__all__ = ["make_shards"]
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,8 @@ def make_shards(options: PreprocessOptions) -> dict[str, Any]:
     later go into new shards; the existing shards and splits stay as they are.
 
     Returns:
-        out, classes, task, num_clips, num_frames, num_bytes, num_rejected, rejected {reason: number}, splits {name:
-        num_clips, num_frames, num_bytes}.
+        out, classes, task, codec, num_clips, num_frames, num_bytes, num_rejected, rejected {reason: number}, splits
+        {name: num_clips, num_frames, num_bytes}.
 
     Raises:
         UserError: there is nothing to train on, before or after decoding.
@@ -75,6 +75,9 @@ def _make_shards(options: PreprocessOptions, out: Location) -> dict[str, Any]:
     )
     options = settled(options, catalog)
     if earlier is not None:
+        if options.codec == "auto":
+            # Neither the disk nor the number of clips may change it now.
+            options = replace(options, codec=earlier.options.get("codec", "raw"))
         earlier.check_options(out, options.settings())
     plan = replace(plan, options=options.settings())
     if options.overwrite:
@@ -83,6 +86,7 @@ def _make_shards(options: PreprocessOptions, out: Location) -> dict[str, Any]:
     plan = plan.with_paths(out, catalog)
     reports = read_reports(out, plan.shards)
     plan = _grow(plan, catalog, out, options, plan.rejected(reports) if options.retry_rejected else {})
+    options = replace(options, codec=plan.options["codec"])
     missing = plan.missing(reports)
     if reports:
         log.info("%d of %d shards are finished", len(reports), len(plan.shards))
@@ -103,7 +107,10 @@ def _refuse_to_delete_videos(out: Location, videos: str, catalog: Catalog) -> No
 
 
 def _grow(plan: Plan, catalog: Catalog, out: Location, options: PreprocessOptions, retried: Iterable[str]) -> Plan:
-    """Adds the clips that are not in the plan yet, and those that are `retried`; stores the plan in OUT."""
+    """Adds the clips that are not in the plan yet, and those that are `retried`; stores the plan in OUT.
+
+    A new plan settles the codec.
+    """
     old = plan.splits().keys() - set(retried)
     new = [clip for clip in catalog.clips if clip.clip_id not in old]
     if new:
@@ -112,21 +119,19 @@ def _grow(plan: Plan, catalog: Catalog, out: Location, options: PreprocessOption
         for clip in new:
             # Refuses a URI that cannot be opened before the plan contains it.
             Location.of(clip.path)
+        codec, is_many = options.codec, len(new) > MIN_SHARDS
+        num_frames = expected_frames(new, options) if is_many or codec == "auto" else 0
+        if codec == "auto":
+            codec, reason = choose_codec(expected_bytes(len(new), num_frames, options), free_disk(out))
+            log.info("codec %s: %s", codec, reason)
+            plan = replace(plan, options={**plan.options, "codec": codec})
+        check_encoder(codec)
         # Each of a few clips gets its own shard, regardless of its size.
-        clip_bytes = expected_frames(new, options) * options.frame.size if len(new) > MIN_SHARDS else 0
+        clip_bytes = CODECS[codec].share * num_frames * options.frame.size if is_many else 0
         number = clips_per_shard(len(new), clip_bytes, options.shard_mb * 1e6)
         plan = plan.grown(new, number, catalog.classes)
         plan.write(out)
     return plan
-
-
-def expected_frames(clips: Sequence[ClipRecord], options: PreprocessOptions) -> float:
-    """The approximate mean number of frames of a clip, from the headers of at most 16; 0 if they do not give it."""
-    if options.num_frames is not None:
-        return min(options.num_frames, options.max_frames or options.num_frames)
-    counts = count_frames([clip.path for clip in clips[:: -(-len(clips) // 16)]])
-    announced = [min(count / (options.every or 1), options.max_frames or count) for count in counts if count]
-    return sum(announced) / len(announced) if announced else 0
 
 
 def _finish(
@@ -155,6 +160,7 @@ def _finish(
         std=std,
         splits=shards,
         options=options.settings(),
+        codec=options.codec,
         decoder=DECODER,
     )
     splits = {
@@ -166,6 +172,7 @@ def _finish(
         "out": options.out,
         "classes": list(catalog.classes),
         "task": catalog.task,
+        "codec": options.codec,
         **totals,
         "num_rejected": len(rejected),
         "rejected": dict(Counter(reason for reason, *_ in rejected.values())),

@@ -40,7 +40,12 @@ def write_shards(shards: Sequence[Shard], out: Location, options: PreprocessOpti
         OSError: the disk is full.
     """
     task = functools.partial(
-        make_shard, out=out, frame=options.frame, sampling=options.sampling, time_limit_s=options.time_limit_s
+        make_shard,
+        out=out,
+        frame=options.frame,
+        sampling=options.sampling,
+        codec=options.codec,
+        time_limit_s=options.time_limit_s,
     )
     rows = [{"shard": shard.to_json()} for shard in shards]
     if _is_small(shards) and not is_ray_running():

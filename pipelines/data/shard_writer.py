@@ -14,9 +14,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from pipelines.data.codecs import CODECS, decode
 from pipelines.data.copies import local_copies, room_for_copies
 from pipelines.data.plan import Shard, report_location
-from pipelines.data.shards import Clip, write_shard
+from pipelines.data.shards import Clip, EncodedClip, encode_clip, write_encoded
 from pipelines.storage.filesystem import StorageError
 from pipelines.storage.location import Location
 from pipelines.video.errors import RejectedError
@@ -34,6 +35,7 @@ def make_shard(
     frame: FrameSize,
     sampling: Sampling,
     time_limit_s: float,
+    codec: str = "raw",
     decoder: IsolatedDecoder | None = None,
 ) -> dict[str, Any]:
     """Decodes the clips of one shard (`row["shard"]`, from `Shard.to_json`) and writes it: the task of Ray Data.
@@ -45,7 +47,7 @@ def make_shard(
     rejected: list[tuple[Any, ...]] = []
     pixel_sums = np.zeros((3, frame.channels), np.int64)
 
-    def clips() -> Iterator[Clip]:
+    def clips() -> Iterator[EncodedClip]:
         nonlocal pixel_sums
         with room_for_copies() as directory:
             files = local_copies((clip.path for clip in shard.clips), directory)
@@ -54,12 +56,13 @@ def make_shard(
                     if isinstance(result, RejectedError):
                         rejected.append((clip.clip_id, result.reason, *(result.facts or ())))
                         continue
+                    encoded = encode_clip(Clip(clip.clip_id, clip.labels, clip.group, result.fps, result.frames), codec)
                     if shard.split == "train":
-                        pixel_sums += _pixel_sums(result.frames)
-                    yield Clip(clip.clip_id, clip.labels, clip.group, result.fps, result.frames)
+                        pixel_sums += _pixel_sums(_as_read(encoded, result.frames, codec))
+                    yield encoded
 
     try:
-        entry = _write_unless_empty(out / shard.file, clips())
+        entry = _write_unless_empty(out / shard.file, clips(), codec)
         report = {"shard": entry, "split": shard.split, "rejected": rejected, "pixel_sums": pixel_sums.tolist()}
         report_location(out, shard.file).write_text(json.dumps(report))
     except StorageError as error:
@@ -70,17 +73,22 @@ def make_shard(
     return {"errno": 0, "error": "", "report": json.dumps(report)}
 
 
-def _write_unless_empty(file: Location, clips: Iterator[Clip]) -> dict[str, Any]:
+def _write_unless_empty(file: Location, clips: Iterator[EncodedClip], codec: str) -> dict[str, Any]:
     first = next(clips, None)
     if first is None:
         return {"file": file.name, "num_clips": 0, "num_frames": 0, "num_bytes": 0, "sha256": ""}
-    return write_shard(file, itertools.chain([first], clips))
+    return write_encoded(file, itertools.chain([first], clips), codec)
 
 
 @functools.cache
 def _decoder(time_limit_s: float) -> IsolatedDecoder:
     """One decoder for the life of the worker process: starting its child takes longer than decoding many a clip."""
     return IsolatedDecoder(time_limit_s)
+
+
+def _as_read(clip: EncodedClip, frames: np.ndarray, codec: str) -> np.ndarray:
+    """The frames as training will read them."""
+    return decode(codec, clip.data, frames.shape) if CODECS[codec].is_lossy else frames
 
 
 def _pixel_sums(frames: np.ndarray) -> np.ndarray:

@@ -13,10 +13,10 @@ from pipelines.cluster.slots import local_device
 from pipelines.core.text import duration
 from pipelines.data.catalog import read_catalog
 from pipelines.data.dataset import ShardDataset
+from pipelines.data.estimate import expected_frames
 from pipelines.data.folds import open_folds
 from pipelines.data.loader import num_steps
 from pipelines.data.options import PreprocessOptions
-from pipelines.data.preprocessing import expected_frames
 from pipelines.data.shards import DATASET_JSON
 from pipelines.data.splits import SPLITS, SplitOptions
 from pipelines.evaluation.metrics import METRICS

@@ -165,7 +165,8 @@ def _train(
     slots = Slots.of_cluster(1, 1.0, cpus_per_worker=options.cpus_per_run)
     longest = int(data.clips().lengths.max())
     memory_bytes = {
-        run: step_bytes(configs[run], run.train.batch_size, longest, slots.device_type) for run in runs.values()
+        run: step_bytes(configs[run], run.train.batch_size, longest, slots.device_type, data.codec)
+        for run in runs.values()
     }
     if slots.device == "GPU":
         # Rounded up to twentieths, so that all runs on a GPU fit; a whole GPU if its memory is unknown.

@@ -39,8 +39,8 @@ def inspect_shards(place: str | Path | Location, sheet: str | Path | None = None
             the shards are remote or read-only.
 
     Returns:
-        JSON values: shards, classes, task, frame, sampling, mean, std (as in dataset.json); num_clips, num_frames,
-        num_bytes, num_groups, video_s and num_clips_without_fps (which video_s leaves out) of the whole data set;
+        JSON values: shards, classes, task, frame, sampling, mean, std (as in dataset.json), codec; num_clips,
+        num_frames, num_bytes, num_groups, video_s and num_clips_without_fps (which video_s leaves out) of all clips;
         splits {name: the same for a split, with min_frames, median_frames, max_frames}; by_class {class: {split:
         num_clips, num_groups}}; leaked_groups {group: [its splits]}; num_rejected, rejected {reason: number},
         rejected_clips (the first few: path, reason); chance, majority_class and majority_share of the test split (None
@@ -61,6 +61,7 @@ def inspect_shards(place: str | Path | Location, sheet: str | Path | None = None
         "task": data.task,
         "frame": asdict(data.frame),
         "sampling": data.sampling,
+        "codec": data.codec,
         "mean": list(data.mean),
         "std": list(data.std),
         **_totals(splits.values(), sum(num_bytes.values())),
@@ -86,7 +87,7 @@ def _write_sheet(data: ShardDataset, splits: Mapping[str, Split], sheet: str | P
 
 
 def _totals(splits: Collection[Split], num_bytes: int) -> dict[str, Any]:
-    rates = [(len(clip.frames), clip.fps) for split in splits for clip in split]
+    rates = [rate for split in splits for rate in zip(split.lengths.tolist(), split.fps, strict=True)]
     return {
         "num_clips": len(rates),
         "num_frames": sum(length for length, _ in rates),
@@ -145,9 +146,10 @@ def inspection_summary(result: Mapping[str, Any]) -> Group:
     sampling = {name: value for name, value in result["sampling"].items() if value is not None}
     fit = sampling.pop("fit", "stretch")
     chosen = ", ".join(f"{name}={value}" for name, value in sampling.items()) or "every frame"
+    size = f"{frame['width']} x {frame['height']}"
     lines = [
         f"{result['shards']}: {len(result['classes']):,} classes, {result['task']}",
-        f"frames {frame['width']} x {frame['height']}, {kind}, fit: {fit}; sampling: {chosen}",
+        f"frames {size}, {kind}, fit: {fit}; sampling: {chosen}; codec: {result['codec']}",
         f"pixels of train, 0 to 255: mean {_numbers(result['mean'])}, standard deviation {_numbers(result['std'])}",
     ]
     return Group(*lines, "", _split_table(result), "", _class_table(result), "", *_remarks(result))

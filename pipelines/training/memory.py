@@ -30,34 +30,36 @@ __all__ = ["StepTime", "free_bytes", "measure_step", "peak_memory", "step_bytes"
 _PROCESS_BYTES = 400 << 20
 
 
-def step_bytes(config: AnyConfig, batch_size: int, num_frames: float, device: str) -> int:
+def step_bytes(config: AnyConfig, batch_size: int, num_frames: float, device: str, codec: str = "raw") -> int:
     """Estimates the memory of a training. The formula was fitted to measured peaks, and is rarely below them.
 
     Each parameter takes 32 bytes: 16 for weight, gradient and Adam's two moments, and 16 for copies that the product
     and the optimizer make. Each frame takes (4 G + 20) H values of 4 bytes in each layer and direction until the
     backward pass: gates, states, their gradients; behind a stem, its output and the gradient of that too, beside what
     the stem keeps of small batches. On a GPU, the frames of the current and the next batch are added; on
-    a CPU they are memory-mapped files, whose pages the system can drop.
+    a CPU raw frames are memory-mapped files, whose pages the system can drop, and decoded ones are those of the last,
+    the current and the next batch.
 
     Args:
         config: The model.
         batch_size: B.
         num_frames: T, of the longest clip.
         device: "cpu" or "cuda".
+        codec: With which the frames are stored.
     """
-    frames = batch_size * num_frames
+    frames, num_decoded = batch_size * num_frames, 3 if device == "cpu" and codec != "raw" else 0
+    fixed = _PROCESS_BYTES + 32 * config.num_params
     if isinstance(config, BaselineConfig):
         # Values and gradients before and in the GRU.
         values = 2 * (config.values_per_frame + config.num_inputs + 8 * config.hidden_size)
-        return round(_PROCESS_BYTES + 32 * config.num_params + frames * (4 * values + 2 * config.frame_size))
+        return round(fixed + frames * (4 * values + (2 + num_decoded) * config.frame_size))
     directions = 2 if config.bidirectional else 1
     values = (4 * NUM_GATES[config.cell] + 20) * config.hidden_size * directions * config.num_layers
-    mapped = 2 * config.frame_size if device == "cuda" else 0
-    stem = config.stem_shape
-    values += 0 if stem is None else 2 * math.prod(stem.maps[-1])
-    return round(
-        _PROCESS_BYTES + (0 if stem is None else KEPT_BYTES) + 32 * config.num_params + frames * (4 * values + mapped)
-    )
+    if (stem := config.stem_shape) is not None:
+        values += 2 * math.prod(stem.maps[-1])
+        fixed += KEPT_BYTES
+    num_held = 2 if device == "cuda" else num_decoded
+    return round(fixed + frames * (4 * values + num_held * config.frame_size))
 
 
 def free_bytes(device: str) -> int:

@@ -75,7 +75,7 @@ def _training(
     options = TrainOptions(**{**values, "shards": str(data.place), "out": str(run)})
     model = any_model_config(options, data)
     longest = max(int(data.split(split).lengths.max(initial=0)) for split in ("train", "val"))
-    memory_bytes = step_bytes(model, options.batch_size, longest, slots.device_type)
+    memory_bytes = step_bytes(model, options.batch_size, longest, slots.device_type, data.codec)
     if memory_bytes > slots.memory_bytes:
         log.warning(
             "the baseline %s is left out: it needs %.1f GB, the largest node has %.1f GB",

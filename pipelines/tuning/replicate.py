@@ -219,7 +219,7 @@ class _Planner:
             name=run.name,
             options=options,
             model=model,
-            memory_bytes=step_bytes(model, options.batch_size, self._longest, self._device),
+            memory_bytes=step_bytes(model, options.batch_size, self._longest, self._device, self._data.codec),
             teacher_macs=teacher_macs(options.teacher),
             has_result=True,
             has_test_split=is_tested,

@@ -133,7 +133,7 @@ class _SearchJob:
             return {
                 "max_params": model.num_params,
                 "max_macs": model.multiply_adds,
-                "memory_bytes": step_bytes(model, train.batch_size, longest, slots.device_type),
+                "memory_bytes": step_bytes(model, train.batch_size, longest, slots.device_type, data.codec),
             }
 
         return Search(

@@ -406,10 +406,9 @@ def test_shards_have_about_their_target_size(tmp_path: Path) -> None:
 def test_frames_are_not_counted_if_every_clip_gets_its_own_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preprocessing, "count_frames", lambda paths: pytest.fail("counted"))
-    assert (
-        preprocess(options(write_class_folders(tmp_path / "videos", num_clips=6), tmp_path / "out"))["num_clips"] == 12
-    )
+    monkeypatch.setattr(preprocessing, "expected_frames", lambda *arguments: pytest.fail("counted"))
+    videos = write_class_folders(tmp_path / "videos", num_clips=6)
+    assert preprocess(options(videos, tmp_path / "out", codec="raw"))["num_clips"] == 12
 
 
 def test_a_video_that_does_not_fit_the_layout_is_listed(tmp_path: Path) -> None:
@@ -473,6 +472,8 @@ def test_an_impossible_job_is_refused_before_out_is_made(tmp_path: Path) -> None
         ({"fit": "squeeze"}, "fit must be stretch, crop or letterbox, got 'squeeze'"),
         ({"folds": 1}, "folds must be 2 or more, got 1"),
         ({"retry_rejected": True}, "retry_rejected needs resume"),
+        ({"codec": "gif"}, "codec must be one of auto, raw, lossless, jpeg, h264, got 'gif'"),
+        ({"dry_run": True, "resume": True}, "dry_run excludes resume, inspect and verify"),
         ({"max_frames": 0}, "max_frames must be above 0, got 0"),
         ({"num_frames": 3, "fps": 2.0}, "num_frames=3 and fps=2.0 exclude each other"),
         ({"resume": True, "overwrite": True}, "resume and overwrite exclude each other"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.core.text import duration, percent, python
+from pipelines.core.text import duration, percent, python, size
 
 
 @pytest.mark.parametrize("active", [True, False], ids=["active", "not active"])
@@ -31,6 +31,23 @@ def test_python_is_named_by_its_path_unless_it_is_active(active: bool, monkeypat
 )
 def test_a_duration_is_written_in_hours_minutes_and_seconds(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1 kB"),
+        (165_888, "166 kB"),
+        (999_600, "1 MB"),
+        (62_040_000_000, "62 GB"),
+        (4.147e12, "4.15 TB"),
+        (2.3e15, "2,300 TB"),
+    ],
+)
+def test_a_size_has_three_digits_and_a_unit(num_bytes: float, text: str) -> None:
+    assert size(num_bytes) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [(None, "-"), (0.0, "0.0%"), (0.9375, "93.8%"), (1.0, "100.0%")])

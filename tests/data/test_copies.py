@@ -11,8 +11,8 @@ import pytest
 
 from pipelines.data import copies
 from pipelines.data.clip import ClipRecord
+from pipelines.data.estimate import expected_frames
 from pipelines.data.options import PreprocessOptions
-from pipelines.data.preprocessing import expected_frames
 from pipelines.storage.location import Location
 from pipelines.video.decode import decode
 from pipelines.video.frame import FrameSize

@@ -16,6 +16,7 @@ class Clips(list):
     """Clips in memory with the interface of a split of shards, which record the calls."""
 
     frame = FrameSize(width=3, height=4, channels=1)
+    is_encoded = False
 
     def __init__(self, clips):
         super().__init__(clips)
@@ -28,6 +29,10 @@ class Clips(list):
     @property
     def lengths(self):
         return np.array([len(clip.frames) for clip in self], np.int32)
+
+    @property
+    def num_bytes(self):
+        return self.lengths.astype(np.int64) * self.frame.size
 
     def prefetch(self, indices):
         self.events.append(("prefetch", list(indices)))

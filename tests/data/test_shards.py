@@ -17,7 +17,7 @@ import pytest
 
 from pipelines.core.errors import StepError, UserError
 from pipelines.data.dataset import ShardDataset, Split
-from pipelines.data.shards import SCHEMA, Clip, write_dataset_json, write_shard
+from pipelines.data.shards import Clip, shard_schema, write_dataset_json, write_shard
 from pipelines.storage.cache import Remote, open_cached
 from pipelines.storage.location import Location
 from pipelines.video.frame import FrameSize
@@ -203,7 +203,7 @@ def cut(file: Path) -> None:
             r"dataset.json can't be read: Is a directory",
             id="a directory",
         ),
-        pytest.param(lambda path: edit(path, version=2), r"version 2, this program reads .* version 1", id="version"),
+        pytest.param(lambda path: edit(path, version=3), r"version 3, this program reads .* 1 and 2", id="version"),
         pytest.param(lambda path: edit(path, frame={}), r"dataset.json is damaged", id="a value is missing"),
         pytest.param(
             lambda path: cut(path / "train-00001.arrow"),
@@ -264,7 +264,7 @@ def other_columns(file: Path) -> None:
 def several_clips_in_a_batch(file: Path) -> None:
     table = pa.ipc.open_file(str(file)).read_all().combine_chunks()
     file.unlink()
-    with pa.ipc.new_file(str(file), SCHEMA) as writer:
+    with pa.ipc.new_file(str(file), shard_schema("raw")) as writer:
         writer.write_table(table)
 
 
@@ -421,7 +421,7 @@ def test_shards_that_leave_the_cache_before_they_are_mapped_are_read_all_the_sam
             file.unlink()
         return opened
 
-    monkeypatch.setattr("pipelines.data.dataset.open_cached", open_and_lose)
+    monkeypatch.setattr("pipelines.data.shard_reader.open_cached", open_and_lose)
     split = ShardDataset.open(remote).split("val")
     assert not list((tmp_path / "cache").glob("*.arrow"))
     # A spawned worker process opens the files again.

@@ -189,7 +189,7 @@ def test_the_summary_has_the_most_important_numbers(tmp_path):
     shown = text(inspection_summary(result))
     for wanted in (
         "3 classes, single_label",
-        "frames 8 x 4, RGB, fit: crop; sampling: every=2",
+        "frames 8 x 4, RGB, fit: crop; sampling: every=2; codec: raw",
         "mean 1.0 2.0 3.5, standard deviation 4.0 5.0 6.0",
         "3 clips have no frame rate",
         "chance on test: 33.3%; always predicting 'jump': 66.7%",

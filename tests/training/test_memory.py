@@ -20,6 +20,9 @@ def test_memory_grows_with_parameters_frames_and_layers_and_on_a_gpu_with_the_by
         assert memory.step_bytes(one, 16, 200, "cpu") > memory.step_bytes(one, 16, 100, "cpu")
         frames = 2 * 16 * 100 * one.frame_size
         assert memory.step_bytes(one, 16, 100, "cuda") == memory.step_bytes(one, 16, 100, "cpu") + frames
+        encoded = [memory.step_bytes(one, 16, 100, device, "lossless") for device in ("cpu", "cuda")]
+        assert encoded[0] == memory.step_bytes(one, 16, 100, "cpu") + 3 * 16 * 100 * one.frame_size
+        assert encoded[1] == memory.step_bytes(one, 16, 100, "cuda")
     more = dense.num_params - tt.num_params
     assert memory.step_bytes(dense, 16, 100, "cpu") - memory.step_bytes(tt, 16, 100, "cpu") == 32 * more
     assert memory.step_bytes(config(num_layers=2), 1, 100, "cpu") > memory.step_bytes(tt, 1, 100, "cpu")
