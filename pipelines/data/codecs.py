@@ -204,7 +204,7 @@ def _decode_h264(data: Any, shape: tuple[int, int, int, int]) -> np.ndarray:
     formats = ("yuv420p",) if shape[3] == 3 else ("gray", "yuvj420p")
     frames, number = np.empty(shape, np.uint8), 0
     try:
-        with av.open(io.BytesIO(data), format="mp4") as container:
+        with av.open(io.BytesIO(data), "r", format="mp4") as container:
             context = container.streams.video[0].codec_context if container.streams.video else None
             if context is None:
                 raise ValueError("it holds no video")

@@ -144,7 +144,7 @@ class Split(Sequence[Clip]):
         data = stored.bytes()
         try:
             # First, because a decoder should not see bytes that nobody encoded.
-            if stored.crc32 is not None and zlib.crc32(data) != stored.crc32:
+            if stored.crc32 is not None and zlib.crc32(data.data) != stored.crc32:
                 raise ValueError("its checksum differs")
             return decode(stored.shard.codec, data, shape)
         except ValueError as error:

@@ -14,7 +14,15 @@ from pipelines.data.plan import PREPROCESS_JSON, Plan, Shard, clips_per_shard, r
 from pipelines.storage.location import Location
 from tests.s3 import s3_server
 
-OPTIONS = {"videos": "videos", "width": 24, "fps": 12.5, "num_frames": None, "shard_mb": 64, "time_limit_s": 300}
+OPTIONS = {
+    "codec": "raw",
+    "videos": "videos",
+    "width": 24,
+    "fps": 12.5,
+    "num_frames": None,
+    "shard_mb": 64,
+    "time_limit_s": 300,
+}
 NAMES = ["a b.avi", "a\nb.avi", "ü/日.avi", 'a"b\\c.avi', "100%?#.avi", "s3://lab/a%20b.avi?x=1", " "]
 
 
