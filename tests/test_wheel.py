@@ -51,9 +51,12 @@ def test_commands_are_those_of_the_wheel_wherever_they_are_started(installed: Pa
     (tmp_path / "pipelines").mkdir()
     for name in ("pipelines/__init__.py", "pipelines/sweep.py", "click.py", "ttrnn.py"):
         (tmp_path / name).write_text("raise SystemExit('the wrong module')\n")
-    words = ["sweep", "--num-trials", "2", "--epochs", "1", "--baselines", "none", "--out", "out", "--json"]
-    result = run(installed / "ttrnn", *words, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / "out" / "report.html").exists()
-    result = run(installed / "ttrnn", "predict", "out", *sorted((tmp_path / "out").rglob("*.avi"))[:2], cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    for words in (
+        ["demo", "demo", "--num-clips", "48"],
+        ["preprocess", "demo", "shards", "--width", "16", "--height", "12"],
+        ["train", "shards", "run", "--epochs", "1", "--hidden-modes", "2x2", "--in-modes", "16x36"],
+        ["predict", "run", "demo"],
+    ):
+        result = run(installed / "ttrnn", *words, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run" / "model" / "model.safetensors").exists()
