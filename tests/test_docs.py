@@ -68,3 +68,10 @@ def test_the_frames_keep_their_size_and_take_the_stated_range(outputs: tuple[Pat
     np.testing.assert_array_equal(clip.frames[..., 0], wanted)
     config = json.loads((folder / "sensor" / "run" / "model" / "config.json").read_text())
     assert '"value_range": "20:36"' in json.dumps(config)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_the_table_of_sweeps_is_the_one_that_the_benchmark_wrote(page: str) -> None:
+    root = Path(__file__).resolve().parent.parent
+    table = (root / "docs" / "results" / "sweeps.md").read_text(encoding="utf-8")
+    assert table.strip() in (root / page).read_text(encoding="utf-8")
