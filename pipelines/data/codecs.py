@@ -50,7 +50,7 @@ class _Codec(NamedTuple):
     decode: Callable[[Any, tuple[int, int, int, int]], np.ndarray]
     is_lossy: bool
     share: float
-    """Typical size, as a share of raw frames; rather too high than too low."""
+    """Typical size for colour videos, as a share of raw frames; grey or noisy ones take more, up to .95 lossless."""
 
 
 def check_encoder(codec: str) -> None:
