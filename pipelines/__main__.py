@@ -25,10 +25,11 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command that the first argument names, and returns its exit code."""
-    name, *others = [*(sys.argv[1:] if argv is None else argv), ""]
-    if name in ("", "-h", "--help"):
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
         sys.stdout.write(_help())
         return 0
+    name, *others = words
     if name == "--version":
         sys.stdout.write(f"ttrnn {importlib.metadata.version('ttrnn')}\n")
         return 0
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         guess = did_you_mean(name, COMMANDS)
         sys.stderr.write(f"error: ttrnn has no command {name!r}{guess}; the commands are {', '.join(COMMANDS)}\n")
         return 2
-    code: int = importlib.import_module(f"pipelines.{name}").main(others[:-1])
+    code: int = importlib.import_module(f"pipelines.{name}").main(others)
     return code
 
 

@@ -28,6 +28,7 @@ _LEAST_FREE_BYTES = 10_000_000
 
 def is_ray_running() -> bool:
     """Whether `start_ray` would join a cluster, or does nothing because Ray has been started."""
+    _set_environment()
     import ray
 
     if ray.is_initialized():
@@ -52,19 +53,7 @@ def start_ray(**kwargs: Any) -> Iterator[None]:
     Raises:
         UserError: the cluster to join does not answer.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # The default of a later release; without it, Ray warns of the change.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # How long Tune waits for a stopped trial before it reuses the process; after its default, 2 s, it waits for ever.
-    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # Tune would handle Ctrl-C although the shell asked this command to ignore it.
-        os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    try:
-        Path.home()
-    except RuntimeError:
-        # Ray asks for it on import. Debian's name for the home of users without one.
-        os.environ["HOME"] = "/nonexistent"
+    _set_environment()
     # Imported here, so that Ray reads these variables, and commands without Ray start fast.
     import ray
 
@@ -79,6 +68,23 @@ def start_ray(**kwargs: Any) -> Iterator[None]:
     finally:
         with delayed_interrupts():
             ray.shutdown()
+
+
+def _set_environment() -> None:
+    """Sets the variables that Ray reads when it is imported: call it before."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # The default of a later release; without it, Ray warns of the change.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # How long Tune waits for a stopped trial before it reuses the process; after its default, 2 s, it waits for ever.
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Tune would handle Ctrl-C although the shell asked this command to ignore it.
+        os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    try:
+        Path.home()
+    except RuntimeError:
+        # Ray asks for it on import. Debian's name for the home of users without one.
+        os.environ["HOME"] = "/nonexistent"
 
 
 @contextlib.contextmanager

@@ -98,7 +98,7 @@ def write_frontier(
 def _mistakes(
     sweep: SweepDirectory, data: Mapping[str, Any], shards: Location | None, fetch: Callable[[Path], Path]
 ) -> dict[str, Any] | None:
-    """What the best model gets wrong on test, from an earlier frontier if it is the same; None without test clips."""
+    """The mistakes of the best model on test, from an earlier frontier if it is the same; None without test clips."""
     (digest,) = [point["model_sha256"] for point in data["frontier"] if point["trial"] == data["best"]]
     known = sweep.known_mistakes()
     if known is not None and known["model_sha256"] == digest:

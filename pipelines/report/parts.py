@@ -186,7 +186,7 @@ def trials_table(data: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def mistakes(data: Mapping[str, Any]) -> str:
-    """What the best model gets wrong on the test split: the confusion matrix, and stills of some clips."""
+    """The confusion matrix of the best model on the test split, and stills of clips that it classifies wrongly."""
     found = data.get("mistakes")
     if not found:
         return ""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pipelines.cluster.slots import Slots
-from pipelines.core.text import duration, python
+from pipelines.core.text import duration, plural, python
 from pipelines.data.dataset import ShardDataset, Split
 from pipelines.data.loader import num_steps
 from pipelines.data.rejected import read_rejected
@@ -92,7 +92,7 @@ def _difference_text(least: float, num_units: int, unit: str, num_clips: int) ->
 def _rejected_text(rejected: Mapping[str, int]) -> str:
     total = sum(rejected.values())
     reasons = ", ".join(f"{number:,} {reason}" for reason, number in rejected.items())
-    return f"{total:,} clip{'s' if total > 1 else ''} rejected: {reasons}"
+    return f"{plural(total, 'clip')} rejected: {reasons}"
 
 
 def _folds(data: ShardDataset) -> str | None:

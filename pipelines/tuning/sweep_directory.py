@@ -160,7 +160,7 @@ class SweepDirectory:
         return dict(sorted(results.items()))
 
     def known_mistakes(self) -> dict[str, Any] | None:
-        """What the best model of an earlier frontier got wrong on test, from pareto.json; None if that is unknown."""
+        """The mistakes of the best model of an earlier frontier on test, from pareto.json; None if they are unknown."""
         try:
             found: dict[str, Any] | None = json.loads(self.pareto_json.read_text(encoding="utf-8")).get("mistakes")
         except (OSError, ValueError, AttributeError):

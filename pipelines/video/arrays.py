@@ -19,7 +19,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from pipelines.video.errors import RejectedError
-from pipelines.video.reader import Image
+from pipelines.video.reader import DEFAULT_FPS, Image
 from pipelines.video.sampling import Sampling
 from pipelines.video.values import to_uint8
 
@@ -30,8 +30,6 @@ _NPY, _ZIP, _ARROW_FILE, _ARROW_MESSAGE = b"\x93NUMPY", b"PK", b"ARROW1", b"\xff
 _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _MAX_HEADER_BYTES = 2**16
 _MAX_FRAME_BYTES = _MAX_WHOLE_BYTES = 2**31
-# For arrays that do not give a rate, as for videos.
-_DEFAULT_FPS = 25.0
 
 
 class ArrayFrames(NamedTuple):
@@ -99,7 +97,7 @@ class ArrayReader:
             for index, make in enumerate(self._array.frames):
                 if times is not None and index >= len(times):
                     raise RejectedError(self._path, "wrong_times")
-                seconds = index / (self.fps or _DEFAULT_FPS) if times is None else float(times[index] - times[0])
+                seconds = index / (self.fps or DEFAULT_FPS) if times is None else float(times[index] - times[0])
                 yield Image(seconds, functools.partial(self._pixels, make))
 
     def _pixels(self, make: Callable[[], np.ndarray]) -> np.ndarray:

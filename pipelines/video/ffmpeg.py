@@ -22,7 +22,7 @@ from av.video.stream import VideoStream
 
 from pipelines.video.errors import RejectedError
 from pipelines.video.promised_size import promised_size
-from pipelines.video.reader import Image
+from pipelines.video.reader import DEFAULT_FPS, Image
 
 __all__ = ["DECODER", "VideoReader"]
 
@@ -85,7 +85,7 @@ class VideoReader:
         self._turn: tuple[bool, bool, bool] | None = None
 
     def __iter__(self) -> Iterator[Image]:
-        step, start, now, number = 1 / (self.fps or 25), None, 0.0, 0
+        step, start, now, number = 1 / (self.fps or DEFAULT_FPS), None, 0.0, 0
         for frame in self._frames():
             number += 1
             stamp: float | None = frame.time

@@ -18,6 +18,7 @@ import numpy as np
 
 from pipelines.core.errors import StepError
 from pipelines.video.errors import RejectedError
+from pipelines.video.reader import DEFAULT_FPS
 from pipelines.video.sampling import Sampling
 from pipelines.video.worker import IsolatedDecoder
 
@@ -67,7 +68,8 @@ def _write_copy(video: str | Path, file: str, captions: Sequence[tuple[float, st
     stream = decoder.stream(video, None, Sampling())
     starts, num_images, tick = [start for start, _ in captions], 0, -1
     with contextlib.closing(stream.frames), av.open(file, "w", format="mp4") as copy:
-        track = copy.add_stream(_codec(), rate=Fraction(stream.fps or 25).limit_denominator(1000), options=_OPTIONS)
+        rate = Fraction(stream.fps or DEFAULT_FPS).limit_denominator(1000)
+        track = copy.add_stream(_codec(), rate=rate, options=_OPTIONS)
         assert isinstance(track, av.VideoStream)
         # Its colours take two by two pixels.
         track.width, track.height = (max(2, size // 2 * 2) for size in (stream.frame.width, stream.frame.height))

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from pipelines.video.errors import RejectedError
-from pipelines.video.reader import Image
+from pipelines.video.reader import DEFAULT_FPS, Image
 from pipelines.video.sampling import Sampling
 from pipelines.video.suffixes import PICTURE_SUFFIXES
 from pipelines.video.values import to_uint8
@@ -23,8 +23,6 @@ __all__ = ["PictureReader"]
 
 
 _SAME_KIND = {".jpeg": ".jpg", ".tiff": ".tif"}
-# For folders whose rate is unknown, as for videos.
-_DEFAULT_FPS = 25.0
 _NOWHERE = os.open(os.devnull, os.O_WRONLY)
 # Grey stays grey, 16 bits stay 16 bits; the orientation that a camera stored is applied, transparency is dropped.
 _AS_STORED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
@@ -53,7 +51,7 @@ class PictureReader:
 
     def __iter__(self) -> Iterator[Image]:
         for index, name in enumerate(self._names):
-            yield Image(index / (self.fps or _DEFAULT_FPS), functools.partial(self._pixels, name))
+            yield Image(index / (self.fps or DEFAULT_FPS), functools.partial(self._pixels, name))
 
     def _pixels(self, name: str) -> np.ndarray:
         image = _read(os.path.join(self._path, name))

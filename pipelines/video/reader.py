@@ -5,7 +5,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-__all__ = ["Image", "Reader"]
+__all__ = ["DEFAULT_FPS", "Image", "Reader"]
+
+DEFAULT_FPS = 25.0
+"""Of files whose rate is unknown, for the times of their images, in frames/s."""
 
 
 class Image(NamedTuple):

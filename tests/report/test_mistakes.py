@@ -1,4 +1,4 @@
-"""What a model gets wrong: the confusion matrix and the stills agree with its predictions."""
+"""The confusion matrix and the stills of wrong clips agree with the predictions of the model."""
 
 import base64
 from pathlib import Path
