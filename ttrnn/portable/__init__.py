@@ -1,0 +1,1 @@
+"""Models as source code without dependencies: C and JavaScript."""
