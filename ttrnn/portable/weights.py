@@ -7,7 +7,7 @@ A product with a tensor train needs no frame in memory. Level k of d sums over i
     t_k[(r, n_k), n_{k+1}..n_d] = sum over m_k and s of  G_k[r, m_k, n_k, s] t_{k+1}[s, n_{k+1}..n_d].
 
 A frame's values arrive with m_d running fastest. Each value is added to level d; when m_k has run through its mode, t_k
-is complete: it is added to level k-1 and starts from zero. t_1 is the product W x. The arithmetic is that of plain.chain
+is complete, is added to level k-1 and starts from zero. t_1 is the product W x. The arithmetic is that of plain.chain
 (Yang et al., ICML 2017, equation 4); the memory is sum_k R_{k-1} N_k..N_d numbers in place of the frame.
 """
 
