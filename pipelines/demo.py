@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.core import command
 from pipelines.core.options import positional, takes_options
-from pipelines.core.text import python
+from pipelines.core.text import program
 from pipelines.data.demo_videos import CHANNELS, CLASSES, HEIGHT, MARKER, NUM_CLIPS, NUM_FRAMES, WIDTH, render_demo
 from pipelines.storage.location import Location
 from pipelines.storage.output import prepare_out
@@ -58,7 +58,7 @@ def summary(result: dict[str, Any]) -> str:
     """The text that is printed at the end."""
     return (
         f"{result['num_clips']} clips of {len(result['classes'])} classes in {result['out']}\n"
-        f"next: {python()} -m pipelines.preprocess {result['out']} shards --width {result['width']} "
+        f"next: {program('preprocess')} {result['out']} shards --width {result['width']} "
         f"--height {result['height']} --channels {result['channels']}"
     )
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from pipelines.core import command
 from pipelines.core.errors import UserError, user_errors
 from pipelines.core.options import positional, takes_options
-from pipelines.core.text import percent, python
+from pipelines.core.text import percent, program
 from pipelines.evaluation.packaging import check_out, package_model
 from pipelines.storage.bucket import reading_copy
 from pipelines.storage.location import Location
@@ -133,7 +133,7 @@ def summary(result: dict[str, Any]) -> RenderableType:
         f"{result['out']}: {trial}{result['num_params']:,} parameters, {metric} {100 * result['val_metric']:.1f}% on "
         f"{result['num_val_clips']} validation clips{text}\n"
         f"bytes: {files}\n"
-        f"next: {python()} -m pipelines.predict {shlex.quote(result['out'])} VIDEO",
+        f"next: {program('predict')} {shlex.quote(result['out'])} VIDEO",
     )
 
 

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from pipelines.core import command
 from pipelines.core.options import takes_options
-from pipelines.core.text import duration, plural, python, size
+from pipelines.core.text import duration, plural, program, size
 from pipelines.data.estimate import dry_run
 from pipelines.data.options import PreprocessOptions
 from pipelines.data.preprocessing import make_shards
@@ -78,7 +78,7 @@ def summary(result: dict[str, Any]) -> RenderableType:
         place = Location.of(result["out"])
         lines.append(f"{plural(result['num_rejected'], 'clip')} rejected ({reasons}); see {place / REJECTED_CSV}")
         lines += [f"    {path}: {reason}" for path, reason in read_rejected(place)[:_NUM_NAMED]]
-    return Group(table, *lines, f"next: {python()} -m pipelines.train {shlex.quote(result['out'])} runs/first")
+    return Group(table, *lines, f"next: {program('train')} {shlex.quote(result['out'])} runs/first")
 
 
 def _dry_run_summary(result: dict[str, Any]) -> RenderableType:

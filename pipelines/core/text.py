@@ -5,7 +5,7 @@ import shlex
 import shutil
 import sys
 
-__all__ = ["duration", "percent", "plural", "python", "size"]
+__all__ = ["duration", "percent", "plural", "program", "python", "size"]
 
 
 def python() -> str:
@@ -13,6 +13,17 @@ def python() -> str:
     if shutil.which("python") == sys.executable:
         return "python"
     return shlex.quote(min(os.path.relpath(sys.executable), sys.executable, key=len))
+
+
+def program(name: str) -> str:
+    """The shell command for a command of this project, as the person who started this one writes it.
+
+    `ttrnn export` where that script is on the search path and was used, or else `python -m pipelines.export`.
+    """
+    started = shutil.which("ttrnn")
+    if started is not None and os.path.basename(sys.argv[0]) == "ttrnn" and os.path.samefile(started, sys.argv[0]):
+        return f"ttrnn {name}"
+    return f"{python()} -m pipelines.{name}"
 
 
 def duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.core.errors import UserError
 from pipelines.core.progress import progress
-from pipelines.core.text import python
+from pipelines.core.text import program, python
 from pipelines.data.dataset import ShardDataset
 from pipelines.data.shards import DATASET_JSON
 from pipelines.evaluation.evaluator import evaluate_model
@@ -178,9 +178,9 @@ def _contents(
         "command": _command(document["options"]),
         "next": [
             # The page of a sweep in a bucket must be downloaded before a browser can open it.
-            browser_command(sweep) if place.is_local else f"{python()} -m pipelines.pareto {uri}",
-            f"{python()} -m pipelines.export {uri} exported --select knee --onnx",
-            f"{python()} -m pipelines.predict {shlex.quote(str(place / sweep.best.name))} VIDEO",
+            browser_command(sweep) if place.is_local else f"{program('pareto')} {uri}",
+            f"{program('export')} {uri} exported --select knee --onnx",
+            f"{program('predict')} {shlex.quote(str(place / sweep.best.name))} VIDEO",
         ],
         "columns": list(columns),
         "best": best.trial,

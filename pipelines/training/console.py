@@ -4,7 +4,7 @@ import logging
 import shlex
 from typing import Any
 
-from pipelines.core.text import duration, python
+from pipelines.core.text import duration, program
 from pipelines.evaluation.evaluator import headline
 from pipelines.training.trainer import OnEpoch
 
@@ -45,5 +45,5 @@ def run_summary(result: dict[str, Any]) -> str:
         f"saved: epoch {result['best_epoch']} of {result['epochs']}, {result['num_params']:,} parameters, "
         f"{duration(result['train_s'])} of training\n"
         f"model: {result['model']}\n"
-        f"next:  {python()} -m pipelines.evaluate {model} {shards} --split test"
+        f"next:  {program('evaluate')} {model} {shards} --split test"
     )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pipelines.cluster.slots import Slots
-from pipelines.core.text import duration, plural, python
+from pipelines.core.text import duration, plural, program
 from pipelines.data.dataset import ShardDataset, Split
 from pipelines.data.loader import num_steps
 from pipelines.data.rejected import read_rejected
@@ -107,8 +107,8 @@ def _folds(data: ShardDataset) -> str | None:
         return None
     run, numbers, shards = "runs/fold$fold", " ".join(map(str, range(folds))), shlex.quote(str(data.place))
     return (
-        f"for fold in {numbers}; do {python()} -m pipelines.train {shards} {run} --folds {folds} --fold $fold && "
-        f"{python()} -m pipelines.evaluate {run} {shards}; done"
+        f"for fold in {numbers}; do {program('train')} {shards} {run} --folds {folds} --fold $fold && "
+        f"{program('evaluate')} {run} {shards}; done"
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.core.text import duration, percent, python, size
+from pipelines.core.text import duration, percent, program, python, size
 
 
 @pytest.mark.parametrize("active", [True, False], ids=["active", "not active"])
@@ -15,6 +15,18 @@ def test_python_is_named_by_its_path_unless_it_is_active(active: bool, monkeypat
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
     monkeypatch.setattr("shutil.which", lambda name: sys.executable if active else "/usr/bin/python")
     assert python() == ("python" if active else ".venv/bin/python")
+
+
+@pytest.mark.parametrize("on_the_path", [True, False])
+def test_commands_are_named_as_they_were_started(on_the_path: bool, monkeypatch: Any, tmp_path: Path) -> None:
+    script, other = tmp_path / "ttrnn", tmp_path / "other"
+    for path in (script, other):
+        path.touch()
+    monkeypatch.setattr("shutil.which", lambda name: str(script if on_the_path else other))
+    monkeypatch.setattr(sys, "argv", [str(script), "sweep"])
+    assert program("export") == ("ttrnn export" if on_the_path else f"{python()} -m pipelines.export")
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "sweep.py")])
+    assert program("export") == f"{python()} -m pipelines.export"
 
 
 @pytest.mark.parametrize(
