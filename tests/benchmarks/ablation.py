@@ -7,11 +7,13 @@ Complete runs are not run again. Variants are compared on the validation split; 
 few variants that were selected.
 """
 
+import csv
 import dataclasses
 import json
 import logging
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -84,6 +86,12 @@ PARTS: tuple[dict[str, Any], ...] = (
 )
 
 
+_COLUMNS = (
+    "data", "variant", "seed", "num_params", "input_params", "num_val_clips", "val_metric", "last", "test_metric",
+    "train_s",
+)  # fmt: skip
+
+
 def _named(part: dict[str, Any]) -> str:
     return "augmentation" if part is AUGMENTATION else " ".join(f"{name} {value}" for name, value in part.items())
 
@@ -106,7 +114,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AblationOptions:
-    """Train a model with and without each of the options that are listed in this file; write ablation.md."""
+    """Train a model with and without each of the options that are listed in this file; write ablation.csv."""
 
     shards: tuple[str, ...] = positional()
     """directories of shards, written by preprocess"""
@@ -119,7 +127,7 @@ class AblationOptions:
     test: bool = False
     """also evaluate on the test split"""
     out: str = "bench/ablation"
-    """directory of the runs and the table"""
+    """directory of the runs and of ablation.csv"""
     processes: int = 2
     """trainings at a time, each with one thread"""
 
@@ -130,7 +138,7 @@ class AblationOptions:
 
 
 def ablation(options: AblationOptions) -> dict[str, Any]:
-    """Trains the missing runs and writes the table after each."""
+    """Trains the missing runs and writes ablation.csv after each."""
     with user_errors("common"):
         common = json.loads(options.common)
     chosen = {name: VARIANTS[name] for name in options.variants.split(";")}
@@ -152,10 +160,12 @@ def ablation(options: AblationOptions) -> dict[str, Any]:
         for number, future in enumerate(as_completed(waiting), start=1):
             rows.append(future.result())
             log.info("%d of %d: %s", number, len(jobs), rows[-1])
-            table = _table(rows, options, list(chosen))
-            with atomic_write(out / "ablation.md") as file:
-                file.write(table)
-    return {"out": str(out), "table": table}
+            rows.sort(key=lambda row: (row["data"], list(chosen).index(row["variant"]), row["seed"]))
+            with atomic_write(out / "ablation.csv") as file:
+                writer = csv.DictWriter(file, _COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+    return {"out": str(out), "table": table(rows)}
 
 
 def _run(shards: str, name: str, seed: int, out: Path, chosen: dict[str, Any], test: bool) -> dict[str, Any]:
@@ -175,27 +185,23 @@ def _run(shards: str, name: str, seed: int, out: Path, chosen: dict[str, Any], t
     return row
 
 
-def _table(rows: list[dict[str, Any]], options: AblationOptions, names: list[str]) -> str:
-    """A Markdown table: mean (minimum to maximum) over the seeds, one line per data set and variant."""
-    columns = {"val_metric": "validation, best epoch", "last": "last epoch"}
-    if options.test:
-        columns["test_metric"] = "test"
-    head = ["data", "variant", *columns.values(), "parameters", "input-to-hidden", "seeds", "training"]
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: mean (minimum to maximum) over the seeds, one line per data set and variant; rows are those of the CSV."""
+    columns = {"val_metric": "validation, best epoch", "test_metric": "test"}
+    columns = {key: title for key, title in columns.items() if all(row.get(key) not in (None, "") for row in rows)}
+    head = ["data", "variant", "parameters", "input-to-hidden", *columns.values(), "seeds", "training"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for data in dict.fromkeys(Path(shards).name for shards in options.shards):
-        for name in names:
-            own = [row for row in rows if (row["data"], row["variant"]) == (data, name)]
-            if not own:
-                continue
-            values = [[row[key] for row in own] for key in columns]
-            cells = [data, name, *(f"{mean(v):.3f} ({min(v):.3f} to {max(v):.3f})" for v in values)]
-            cells += [f"{own[0]['num_params']:,}", f"{own[0]['input_params']:,}", str(len(own))]
-            lines.append(f"| {' | '.join(cells)} | {mean(row['train_s'] for row in own):.0f} s |")
+    for data, name in dict.fromkeys((row["data"], row["variant"]) for row in rows):
+        own = [row for row in rows if (row["data"], row["variant"]) == (data, name)]
+        values = [[float(row[key]) for row in own] for key in columns]
+        cells = [data, name, f"{int(own[0]['num_params']):,}", f"{int(own[0]['input_params']):,}"]
+        cells += [f"{mean(v):.3f} ({min(v):.3f} to {max(v):.3f})" for v in values]
+        lines.append(f"| {' | '.join(cells)} | {len(own)} | {mean(float(row['train_s']) for row in own):.0f} s |")
     return "\n".join(lines) + "\n"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; see the docstring of this module."""
+    """Runs the command."""
     # One thread for each of the trainings, which run at the same time.
     os.environ["OMP_NUM_THREADS"] = "1"
     return command.run(AblationOptions, ablation, lambda result: result["table"], argv)

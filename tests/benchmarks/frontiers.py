@@ -3,7 +3,8 @@
     python -m tests.benchmarks.frontiers runs/words runs/letters --out docs/results
 
 Of each sweep with replications it takes the point with the highest mean validation metric; tests play no part in the
-choice. Writes OUT/sweeps.csv, a line for each point of each frontier and each baseline, and OUT/sweeps.md.
+choice. Writes OUT/sweeps.csv, a line for each point of each frontier and each baseline; tests.benchmarks.tables puts the
+table into the pages.
 """
 
 import csv
@@ -28,18 +29,18 @@ _COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrontiersOptions:
-    """Tabulate the frontiers of sweeps whose points were replicated; write sweeps.csv and sweeps.md."""
+    """Tabulate the frontiers of sweeps whose points were replicated; write sweeps.csv."""
 
     sweeps: tuple[str, ...] = positional()
     """directories of sweeps"""
     sizes: str = "3300,10300"
     """sizes to take the best models of, separated by commas; the last row has no limit"""
     out: str = "bench/frontiers"
-    """directory of the two files"""
+    """directory of sweeps.csv"""
 
 
 def frontiers(options: FrontiersOptions) -> dict[str, Any]:
-    """Reads pareto.json of each sweep and writes both files."""
+    """Reads pareto.json of each sweep and writes sweeps.csv."""
     rows = [row for sweep in options.sweeps for row in _rows(SweepDirectory(sweep))]
     out, limits = Path(options.out), [*map(int, options.sizes.split(",")), None]
     out.mkdir(parents=True, exist_ok=True)
@@ -47,10 +48,7 @@ def frontiers(options: FrontiersOptions) -> dict[str, Any]:
         writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    table = _table(rows, limits)
-    with atomic_write(out / "sweeps.md") as file:
-        file.write(table)
-    return {"out": str(out), "table": table}
+    return {"out": str(out), "table": table(rows, limits)}
 
 
 def _rows(sweep: SweepDirectory) -> Iterable[dict[str, Any]]:
@@ -77,7 +75,8 @@ def _interval(split: str, value: float, bounds: Sequence[float]) -> dict[str, st
     return {f"{split}_mean": f"{value:.4f}", f"{split}_low": f"{low:.4f}", f"{split}_high": f"{high:.4f}"}
 
 
-def _table(rows: Sequence[Mapping[str, Any]], limits: Sequence[int | None]) -> str:
+def table(rows: Sequence[Mapping[str, Any]], limits: Sequence[int | None]) -> str:
+    """Markdown: the best tensor train and baseline on validation of at most each size; the rows are those of the CSV."""
     lines = [
         "| data | at most | parameters | validation | test (lowest to highest) | best baseline: parameters, test |",
         "|---|---|---|---|---|---|",
@@ -98,20 +97,20 @@ def _table(rows: Sequence[Mapping[str, Any]], limits: Sequence[int | None]) -> s
             if train is not None:
                 tests = [float(value) for value in train["tests"].split(";")]
                 spread = f"**{mean(tests):.3f}** ({min(tests):.3f} to {max(tests):.3f})"
-                cells = [f"{train['num_params']:,}", f"{float(train['val_mean']):.3f}", spread]
+                cells = [f"{int(train['num_params']):,}", f"{float(train['val_mean']):.3f}", spread]
             simple = "-"
             if baseline is not None:
-                simple = f"{baseline['trial']}: {baseline['num_params']:,}, {float(baseline['test_mean']):.3f}"
+                simple = f"{baseline['trial']}: {int(baseline['num_params']):,}, {float(baseline['test_mean']):.3f}"
             lines.append(f"| {data} | {size} | {' | '.join(cells)} | {simple} |")
     return "\n".join(lines) + "\n"
 
 
 def _fits(row: Mapping[str, Any], limit: int | None) -> bool:
-    return limit is None or row["num_params"] <= limit
+    return limit is None or int(row["num_params"]) <= limit
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; see the docstring of this module."""
+    """Runs the command."""
     return command.run(FrontiersOptions, frontiers, lambda result: result["table"], argv)
 
 

@@ -48,7 +48,7 @@ SHARES = (0.25, 0.5, 1.0)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReplayOptions:
-    """Compare orders of configurations and rules of early stopping on finished trainings; write replay.md and .csv."""
+    """Compare orders of configurations and rules of early stopping on finished trainings; write replay.csv."""
 
     trainings: str = positional()
     """CSV file, written by tests.benchmarks.trainings"""
@@ -62,7 +62,7 @@ class ReplayOptions:
     least: int = 8
     """leave out spaces of fewer configurations"""
     out: str = "bench/replay"
-    """directory of the table and of the hypervolumes"""
+    """directory of replay.csv, the hypervolume of each replay"""
 
     def __post_init__(self) -> None:
         for order, stopping in self.pairs():
@@ -181,7 +181,7 @@ def run(space: Sequence[Configuration], order: Order, is_stopped: StoppingRule, 
 
 
 def replay(options: ReplayOptions) -> dict[str, Any]:
-    """Replays all contenders on all spaces; writes the table and the hypervolume of each replay."""
+    """Replays all contenders on all spaces; writes the hypervolume of each replay to replay.csv."""
     found = list(spaces(read_trainings(Path(options.trainings)), options.least))
     if not found:
         raise UserError(
@@ -200,8 +200,6 @@ def replay(options: ReplayOptions) -> dict[str, Any]:
         tables.append(_table(space, lines, options.seeds))
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out / "replay.md") as file:
-        file.write("\n".join(tables))
     with atomic_write(out / "replay.csv") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()

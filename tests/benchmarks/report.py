@@ -1,4 +1,4 @@
-"""Write the rows of a run as CSV, as Markdown tables for the README, and as a figure."""
+"""Write the rows of a run as CSV, as Markdown tables, and as a figure."""
 
 import csv
 import dataclasses
@@ -14,7 +14,7 @@ from tests.benchmarks.measure import Row
 from tests.benchmarks.peers import DENSE, NATIVE, OURS
 from ttrnn.files import atomic_write
 
-__all__ = ["About", "markdown", "write"]
+__all__ = ["About", "markdown", "memory_table", "spread", "step_tables", "write"]
 
 # Okabe and Ito's colours; a contender has the same colour in every panel.
 _COLOURS = {
@@ -69,7 +69,7 @@ def markdown(rows: list[Row], about: About) -> str:
         f"Median of {about.rounds} interleaved rounds (lowest to highest).",
         *([f"Not installed, hence not measured: {', '.join(about.not_installed)}."] if about.not_installed else []),
     ]
-    for table in (_step_tables, _product_table, _plans_table, _recurrence_table, _memory_table, _loading_table):
+    for table in (step_tables, _product_table, _plans_table, _recurrence_table, memory_table, _loading_table):
         lines += table(rows)
     return "\n".join(lines) + "\n"
 
@@ -86,11 +86,13 @@ def _of(rows: list[Row], section: str, unit: str) -> list[Row]:
     return [row for row in rows if (row.section, row.unit) == (section, unit)]
 
 
-def _spread(row: Row | None, style: str = ",.0f") -> str:
+def spread(row: Row | None, style: str = ",.0f") -> str:
+    """Median (lowest to highest)."""
     return "" if row is None else f"{row.median:{style}} ({row.low:{style}} to {row.high:{style}})"
 
 
-def _step_tables(rows: list[Row]) -> list[str]:
+def step_tables(rows: list[Row]) -> list[str]:
+    """A table for each shape: training step, forward pass, and ratios to ttrnn."""
     lines = []
     forwards = {(row.shape, row.name, row.precision): row for row in _of(rows, "forward", "us/frame")}
     ratios = {(row.shape, row.name, row.precision): row for row in _of(rows, "step", "times")}
@@ -101,7 +103,7 @@ def _step_tables(rows: list[Row]) -> list[str]:
             slower = [ratios.get((shape, f"{row.name} {row.precision} / {OURS}", p)) for p in ("float32", "bfloat16")]
             forward = forwards[shape, row.name, row.precision]
             body.append(
-                [row.name, row.precision, _spread(row), _spread(forward), *(_spread(ratio, ".1f") for ratio in slower)]
+                [row.name, row.precision, spread(row), spread(forward), *(spread(ratio, ".1f") for ratio in slower)]
             )
         header = ["", "precision", "training step", "forward", f"/ {OURS} float32", f"/ {OURS} bfloat16"]
         lines += _table(f"{shape} uint8 frames, us per frame; training step / that of {OURS}", header, body)
@@ -114,10 +116,10 @@ def _product_table(rows: list[Row]) -> list[str]:
         [
             row.shape,
             row.precision,
-            _spread(times[row.shape, "tt_product", row.precision], ".1f"),
-            _spread(times[row.shape, "bare GEMMs", row.precision], ".1f"),
-            _spread(times[row.shape, "frames read twice", "uint8"], ".1f"),
-            _spread(row, ".2f"),
+            spread(times[row.shape, "tt_product", row.precision], ".1f"),
+            spread(times[row.shape, "bare GEMMs", row.precision], ".1f"),
+            spread(times[row.shape, "frames read twice", "uint8"], ".1f"),
+            spread(row, ".2f"),
         ]
         for row in _of(rows, "product", "times")
     ]
@@ -130,7 +132,7 @@ def _plans_table(rows: list[Row]) -> list[str]:
     body = []
     for row in _of(rows, "plans", "times"):
         chosen, fastest = (times[row.shape, row.precision, name] for name in ("chosen", "fastest"))
-        body.append([row.shape, row.precision, _spread(chosen, ".1f"), _spread(fastest, ".1f"), _spread(row, ".2f")])
+        body.append([row.shape, row.precision, spread(chosen, ".1f"), spread(fastest, ".1f"), spread(row, ".2f")])
     header = ["", "precision", "plan chosen", "fastest plan", "chosen / fastest"]
     return _table("Plans: forward and backward, us per row", header, body)
 
@@ -141,7 +143,7 @@ def _recurrence_table(rows: list[Row]) -> list[str]:
     batches, times = ({int(size.split("x")[axis]) for *_, size in ratios} for axis in (0, 1))
     body = [
         [f"{cell}, {name}, batch {batch}"]
-        + [_spread(ratios[name, cell, hidden, f"{batch}x{time}"], ".2f") for time in sorted(times)]
+        + [spread(ratios[name, cell, hidden, f"{batch}x{time}"], ".2f") for time in sorted(times)]
         for name, cell, hidden in dict.fromkeys(key[:3] for key in ratios)
         for batch in sorted(batches)
     ]
@@ -149,7 +151,8 @@ def _recurrence_table(rows: list[Row]) -> list[str]:
     return _table(title, ["", *(f"{time} frames" for time in sorted(times))], body)
 
 
-def _memory_table(rows: list[Row]) -> list[str]:
+def memory_table(rows: list[Row]) -> list[str]:
+    """Peak memory."""
     ratios = {(row.shape, row.name, row.precision): row for row in _of(rows, "memory", "times")}
     body = []
     for row in _of(rows, "memory", "bytes"):
@@ -162,7 +165,7 @@ def _memory_table(rows: list[Row]) -> list[str]:
 def _loading_table(rows: list[Row]) -> list[str]:
     styles = {"us/frame": ".2f", "times": ".3f", "bytes": ",.0f"}
     body = [
-        [row.name, row.shape, row.precision, f"{_spread(row, styles[row.unit])} {row.unit}"]
+        [row.name, row.shape, row.precision, f"{spread(row, styles[row.unit])} {row.unit}"]
         for row in rows
         if row.section == "loading"
     ]

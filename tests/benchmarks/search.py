@@ -7,6 +7,7 @@ Every contender explores the space `small` from the same hand-made models, with 
 sweeps are not run again.
 """
 
+import csv
 import json
 import logging
 import subprocess
@@ -53,7 +54,7 @@ def first(frame: Sequence[int], answers: Answers) -> First:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchBenchmarkOptions:
-    """Compare searches by the hypervolume of their frontiers at equal numbers of trained epochs; write search.md."""
+    """Compare searches by the hypervolume of their frontiers at equal numbers of trained epochs; write search.csv."""
 
     shards: tuple[str, ...] = positional()
     """directories of shards, written by preprocess"""
@@ -68,7 +69,7 @@ class SearchBenchmarkOptions:
     first: int = 8
     """number of trials of ours before its first refinement"""
     out: str = "bench/search"
-    """directory of the sweeps, the table and the figure"""
+    """directory of the sweeps, of search.csv and of the figure"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +91,20 @@ class Trace:
 
 
 def benchmark(options: SearchBenchmarkOptions) -> dict[str, Any]:
-    """Runs the missing sweeps, seed by seed, and writes table and figure after each."""
+    """Runs the missing sweeps, seed by seed, and writes search.csv and the figure after each."""
     out, traces = Path(options.out), {}
     for seed in range(options.seeds):
         for shards in options.shards:
             for name in options.contenders.split(","):
                 traces[Path(shards).name, name, seed] = _run(options, shards, name, seed)
                 log.info("%s, %s, seed %d: %.4f", shards, name, seed, traces[Path(shards).name, name, seed].at(1e9))
-                table = _table(options, traces)
-                with atomic_write(out / "search.md") as file:
-                    file.write(table)
+                rows = _rows(options, traces)
+                with atomic_write(out / "search.csv") as file:
+                    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+                    writer.writeheader()
+                    writer.writerows(rows)
                 _figure(out / "search.png", options, traces)
-    return {"out": str(out), "table": table}
+    return {"out": str(out), "table": table(rows)}
 
 
 def _run(options: SearchBenchmarkOptions, shards: str, name: str, seed: int) -> Trace:
@@ -161,24 +164,37 @@ def _place(trial: Trial) -> list[tuple[float, float]]:
     return [trial.coordinates] if trial.is_finished else []
 
 
-def _table(options: SearchBenchmarkOptions, traces: Mapping[tuple[str, str, int], Trace]) -> str:
-    """Markdown: hypervolume at a third of the budget and at its end, and when Optuna's end was reached."""
+def _rows(options: SearchBenchmarkOptions, traces: Mapping[tuple[str, str, int], Trace]) -> list[dict[str, Any]]:
+    """Of each sweep: hypervolume at a third of the budget and at its end, and when the mean of Optuna was reached."""
     budget = options.num_trials * options.epochs
-    head = ["data", "search", f"at {budget // 3} epochs", f"at {budget}", "epochs to Optuna's end", "seeds"]
+    rows = []
+    for (data, name, seed), own in traces.items():
+        of_optuna = [one.at(budget) for (d, n, _), one in traces.items() if (d, n) == (data, "optuna")]
+        needed = own.epochs_to(mean(of_optuna)) if of_optuna else float("inf")
+        rows.append(
+            {
+                "data": data,
+                "search": NAMES[name],
+                "seed": seed,
+                "epochs": budget,
+                "at a third": f"{own.at(budget // 3):.6f}",
+                "at the end": f"{own.at(budget):.6f}",
+                "to Optuna's end": "never" if needed == float("inf") else f"{needed:.0f}",
+            }
+        )
+    return rows
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: mean (lowest to highest) over the seeds; rows are those of the CSV."""
+    columns = ("at a third", "at the end")
+    head = ["data", "search", "epochs", *columns, "epochs to Optuna's end, by seed"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for data in dict.fromkeys(data for data, _, _ in traces):
-        of_optuna = [own.at(budget) for (d, name, _), own in traces.items() if (d, name) == (data, "optuna")]
-        for name in options.contenders.split(","):
-            own = [found for (d, n, _), found in traces.items() if (d, n) == (data, name)]
-            if not own:
-                continue
-            cells = [data, NAMES[name], *(_spread([one.at(epochs) for one in own]) for epochs in (budget // 3, budget))]
-            if of_optuna:
-                needed = [one.epochs_to(mean(of_optuna)) for one in own]
-                cells.append(", ".join("never" if epochs == float("inf") else f"{epochs:.0f}" for epochs in needed))
-            else:
-                cells.append("-")
-            lines.append(f"| {' | '.join(cells)} | {len(own)} |")
+    for data, name in dict.fromkeys((row["data"], row["search"]) for row in rows):
+        own = [row for row in rows if (row["data"], row["search"]) == (data, name)]
+        spreads = [_spread([float(row[column]) for row in own]) for column in columns]
+        needed = ", ".join(row["to Optuna's end"] for row in own)
+        lines.append(f"| {' | '.join([data, name, str(own[0]['epochs']), *spreads, needed])} |")
     return "\n".join(lines) + "\n"
 
 
@@ -210,7 +226,7 @@ def _figure(path: Path, options: SearchBenchmarkOptions, traces: Mapping[tuple[s
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; see the docstring of this module."""
+    """Runs the command."""
     return command.run(SearchBenchmarkOptions, benchmark, lambda result: result["table"], argv)
 
 

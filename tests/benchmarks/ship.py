@@ -9,6 +9,7 @@ slowest; on a machine with other load, the fastest is the most reliable. Peak me
 the frames and the memory of the runtime with a model of 4x4 pixels.
 """
 
+import csv
 import dataclasses
 import importlib
 import logging
@@ -16,8 +17,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from pipelines.core import command
 from tests.benchmarks.measure import interleaved, status_bytes
 from ttrnn.export import export_onnx_clip, export_onnx_step
 from ttrnn.model import ModelConfig, VideoClassifier
+from ttrnn.files import atomic_write
 from ttrnn.program import export_program
 
 __all__ = ["ShipOptions", "ship"]
@@ -54,6 +57,8 @@ class ShipOptions:
     """number of rounds, in each of which every contender runs once"""
     num_frames: int = 100
     """number of frames of the clip"""
+    out: str = "bench/ship.csv"
+    """the file to write"""
 
 
 def open_form(form: str, folder: Path, frames_THWC: torch.Tensor) -> tuple[Callable[[], object], int]:
@@ -151,16 +156,26 @@ def ship(options: ShipOptions) -> dict[str, Any]:
                 "num_bytes": (folder / FILES[form]).stat().st_size,
                 "peak_mb": _peak_mb(form, folder, options.num_frames)})  # fmt: skip
             log.info("%s, %s: %.0f us", name, form, rows[-1]["us_a_frame"])
-    return {"rows": rows}
+    write_rows(Path(options.out), rows)
+    return {"rows": rows, "out": options.out}
 
 
-def summary(result: dict[str, Any]) -> str:
-    """The table as Markdown."""
-    lines = ["| model | form | us a frame (median, slowest) | file, kB | peak, MB |", "|---|---|---|---|---|"]
-    for row in result["rows"]:
-        times = f"{row['us_a_frame']:,.0f} ({row['median_us']:,.0f}, {row['slowest_us']:,.0f})"
-        size = f"{row['num_bytes'] / 1000:,.0f} | {row['peak_mb']:,.0f}"
-        lines.append(f"| {row['model']} | {row['form']} | {times} | {size} |")
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a CSV, with the date of today."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        writer = csv.DictWriter(file, [*rows[0], "date", "command"], lineterminator="\n")
+        writer.writeheader()
+        command_line = "OMP_NUM_THREADS=1 python -m tests.benchmarks.ship"
+        writer.writerows({**row, "date": date.today().isoformat(), "command": command_line} for row in rows)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown; rows are those of the CSV."""
+    lines = ["| model | form | us a frame: fastest (median) | file, kB |", "|---|---|---|---|"]
+    for row in rows:
+        times = f"{float(row['us_a_frame']):,.0f}" + (f" ({float(row['median_us']):,.0f})" if row["median_us"] else "")
+        lines.append(f"| {row['model']} | {row['form']} | {times} | {float(row['num_bytes']) / 1000:,.0f} |")
     return "\n".join(lines)
 
 
@@ -168,4 +183,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--measure"]:
         _measure_peak(*sys.argv[2:])
     else:
-        sys.exit(command.run(ShipOptions, ship, summary))
+        sys.exit(command.run(ShipOptions, ship, lambda result: table(result["rows"])))

@@ -1,0 +1,149 @@
+"""Write the tables of README.md and docs/ from docs/results/*.csv.
+
+    python -m tests.benchmarks.tables
+
+A page names a table in a comment; everything from there to the comment `<!-- end -->` is replaced. The name is a key of
+TABLES, or a CSV file whose rows are shown as they are, with their date, command and source below the table.
+"""
+
+import csv
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+
+from tests.benchmarks import ablation, codec_plan, frontiers, report, scale_model, search, ship
+from tests.benchmarks.measure import Row
+from ttrnn.files import atomic_write
+
+__all__ = ["PAGES", "RESULTS", "TABLES", "filled"]
+
+_REPO = Path(__file__).parents[2]
+RESULTS = _REPO / "docs" / "results"
+PAGES = (_REPO / "README.md", *sorted((_REPO / "docs").glob("*.md")))
+# Columns that do not stand in the table but below it.
+_ABOUT = ("date", "command", "source")
+
+
+def filled(text: str) -> str:
+    """The text of a page with all its tables written anew."""
+
+    def table(match: re.Match[str]) -> str:
+        name = match["name"]
+        lines = TABLES[name]() if name in TABLES else as_it_is(name)
+        return f"<!-- table {name} -->\n\n{lines.strip()}\n\n<!-- end -->"
+
+    return re.sub(r"<!-- table (?P<name>\S+) -->.*?<!-- end -->", table, text, flags=re.DOTALL)
+
+
+def read(name: str) -> list[dict[str, str]]:
+    """The rows of a file in docs/results."""
+    with (RESULTS / name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def as_it_is(name: str) -> str:
+    """The rows of a file as a table, and their date, command and source."""
+    rows = read(name)
+    head = [column for column in rows[0] if column not in _ABOUT]
+    return f"{_table(head, ([row[column] for column in head] for row in rows))}\n\n{_about(rows)}"
+
+
+def _table(head: Sequence[str], body: Iterable[Iterable[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *body))
+
+
+def _about(rows: Sequence[Mapping[str, str]], columns: Sequence[str] = _ABOUT) -> str:
+    """One line of the different values of the columns."""
+    values = {column: list(dict.fromkeys(row[column] for row in rows if row.get(column))) for column in columns}
+    parts = [", ".join(f"`{one}`" if column == "command" else one for one in values[column]) for column in columns]
+    return f"*{'; '.join(part for part in parts if part)}*"
+
+
+def sweeps() -> str:
+    """The best models of sweeps within some sizes."""
+    return frontiers.table(read("sweeps.csv"), [3_300, 10_300, None])
+
+
+def replays() -> str:
+    """Hypervolume of a replayed search at its end, and the share of all epochs that it took, by early stopping."""
+    rows = [row for row in read("replay.csv") if row["order"] == "random"]
+    rules = list(dict.fromkeys(row["stopping"] for row in rows))
+    body = []
+    for data, epochs in dict.fromkeys((row["data"], row["epochs"]) for row in rows):
+        cells = [data, epochs]
+        for rule in rules:
+            own = [row for row in rows if (row["data"], row["epochs"], row["stopping"]) == (data, epochs, rule)]
+            at_end, trained = (mean(float(row[column]) for row in own) for column in ("at 100%", "trained"))
+            cells.append(f"{at_end:.3f} ({trained:.0%})")
+        body.append(cells)
+    return _table(["data", "epochs of a trial", *rules], body)
+
+
+def speed_rows(section: str) -> tuple[list[Row], str]:
+    """The measurements of a section, with those of forward passes if it is that of steps, and a line about them."""
+    rows = [row for row in read("speed.csv") if row["section"] in (section, "forward" if section == "step" else "")]
+    names = ("section", "name", "shape", "precision")
+    found = [
+        Row(
+            **{name: row[name] for name in names},
+            median=float(row["median"]),
+            low=float(row["low"]),
+            high=float(row["high"]),
+            unit=row["unit"],
+        )
+        for row in rows
+    ]
+    for row in rows:
+        row |= {"torch": f"torch {row['torch']}", "threads": f"threads: {row['threads']}" if row["threads"] else ""}
+    return found, _about(rows, ("date", "machine", "threads", "torch", "source"))
+
+
+def _speed(section: str, tables: Callable[[list[Row]], list[str]]) -> Callable[[], str]:
+    def table() -> str:
+        rows, about = speed_rows(section)
+        return "\n".join([*tables(rows), "", about])
+
+    return table
+
+
+def small_frames(rows: list[Row]) -> list[str]:
+    """Training steps on small frames, and their ratio to a low-rank Linear and nn.GRU."""
+    simple = "Linear + nn.GRU"
+    ratios = {(row.shape, row.name, row.precision): row for row in rows if row.unit == "times"}
+    body = []
+    for row in rows:
+        if row.unit == "ms/step":
+            ratio = ratios.get((row.shape, f"{row.name} / {simple}", row.precision))
+            body.append([row.shape, row.name, row.precision, report.spread(row, ".1f"), report.spread(ratio, ".2f")])
+    return _table(["", "", "precision", "ms a training step", f"/ {simple}"], body).splitlines()
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "sweeps": sweeps,
+    "replays": replays,
+    "search": lambda: search.table(read("search.csv")),
+    "ablation": lambda: ablation.table(read("ablation.csv")),
+    "codecs": lambda: codec_plan.table(RESULTS / "codecs.csv", "ucf101_10"),
+    "scale": scale_model.table,
+    "ship": lambda: f"{ship.table(read('ship.csv'))}\n\n{_about(read('ship.csv'))}",
+    "step": _speed("step", report.step_tables),
+    "memory": _speed("memory", report.memory_table),
+    "small": _speed("small", small_frames),
+}
+
+
+def main() -> int:
+    """Writes all pages; returns the exit code."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        if (new := filled(text)) != text:
+            with atomic_write(page) as file:
+                file.write(new)
+            sys.stdout.write(f"{page.relative_to(_REPO)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
