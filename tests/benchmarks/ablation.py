@@ -186,7 +186,7 @@ def _run(shards: str, name: str, seed: int, out: Path, chosen: dict[str, Any], t
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: mean (minimum to maximum) over the seeds, one line per data set and variant; rows are those of the CSV."""
+    """Markdown: mean (minimum to maximum) over the seeds; the rows are those of the CSV."""
     columns = {"val_metric": "validation, best epoch", "test_metric": "test"}
     columns = {key: title for key, title in columns.items() if all(row.get(key) not in (None, "") for row in rows)}
     head = ["data", "variant", "parameters", "input-to-hidden", *columns.values(), "seeds", "training"]

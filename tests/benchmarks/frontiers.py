@@ -3,8 +3,7 @@
     python -m tests.benchmarks.frontiers runs/words runs/letters --out docs/results
 
 Of each sweep with replications it takes the point with the highest mean validation metric; tests play no part in the
-choice. Writes OUT/sweeps.csv, a line for each point of each frontier and each baseline; tests.benchmarks.tables puts the
-table into the pages.
+choice. Writes OUT/sweeps.csv, a line for each point of each frontier and each baseline.
 """
 
 import csv
@@ -76,7 +75,7 @@ def _interval(split: str, value: float, bounds: Sequence[float]) -> dict[str, st
 
 
 def table(rows: Sequence[Mapping[str, Any]], limits: Sequence[int | None]) -> str:
-    """Markdown: the best tensor train and baseline on validation of at most each size; the rows are those of the CSV."""
+    """Markdown: the best tensor train and baseline of at most each size; the rows are those of the CSV."""
     lines = [
         "| data | at most | parameters | validation | test (lowest to highest) | best baseline: parameters, test |",
         "|---|---|---|---|---|---|",

@@ -29,8 +29,8 @@ import ttrnn
 from pipelines.core import command
 from tests.benchmarks.measure import interleaved, status_bytes
 from ttrnn.export import export_onnx_clip, export_onnx_step
-from ttrnn.model import ModelConfig, VideoClassifier
 from ttrnn.files import atomic_write
+from ttrnn.model import ModelConfig, VideoClassifier
 from ttrnn.program import export_program
 
 __all__ = ["ShipOptions", "ship"]
