@@ -36,7 +36,16 @@ PAGES = [*tables.PAGES, REPO / "CONTRIBUTING.md"]
 OTHERS = {
     *("--address", "--assume-role-policy-document", "--chown", "--editable", "--epochs", "--first", "--generate"),
     *("--help", "--index-url", "--instance-profile-name", "--model", "--nodes", "--out", "--policy-document"),
-    *("--policy-name", "--role-name", "--runtime-env-json", "--test", "--tmux", "--variants", "--version"),
+    *(
+        "--policy-name",
+        "--role-name",
+        "--runtime-env-json",
+        "--sections",
+        "--test",
+        "--tmux",
+        "--variants",
+        "--version",
+    ),
     "--working-dir",
 }
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

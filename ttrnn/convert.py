@@ -29,7 +29,7 @@ def tensorize(
     Subclasses of them stay, as do layers that share a parameter, LSTMs with projections, and layers that would get more
     parameters than they have. New parameters need a new optimizer.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(4096, 1024), nn.ReLU(), nn.Linear(1024, 10))
         >>> tensorize(model, ranks=0.1)[0].num_params < 0.11 * 4096 * 1024
         True

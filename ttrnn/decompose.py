@@ -65,7 +65,7 @@ def tt_svd(
 ) -> Truncated:
     """Decomposes a dense matrix, to given ranks or to the lowest, bond by bond, that keep an error.
 
-    Example:
+    Examples:
         >>> tt_svd(torch.ones(256, 57600), (8, 20, 20, 18), (4, 4, 4, 4), relative_error=0.01).shape.ranks
         (1, 1, 1)
 

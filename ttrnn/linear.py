@@ -24,7 +24,7 @@ class TTLinear(nn.Module):
 
     Normalisation costs nothing per frame (uint8, as stored): scale goes into a core, the mean into a constant vector.
 
-    Example:
+    Examples:
         >>> layer = TTLinear((8, 20, 20, 18), (4, 4, 4, 4), ranks=4)
         >>> layer(torch.zeros(16, 57600, dtype=torch.uint8)).shape
         torch.Size([16, 256])

@@ -28,7 +28,7 @@ _CELLS = {"rnn": TTRNN, "gru": TTGRU, "lstm": TTLSTM}
 class VideoClassifier(nn.Module):
     """Classifies clips of uint8 frames as they are stored, height x width x channels.
 
-    Example:
+    Examples:
         >>> config = ModelConfig(width=160, height=120, classes=("walking", "diving"), in_modes="8x20x20x18")
         >>> model = VideoClassifier(config)
         >>> model(torch.zeros(2, 5, 120, 160, 3, dtype=torch.uint8), lengths=[5, 3]).shape

@@ -131,7 +131,7 @@ class TTGRU(_Convertible):
     r = s(W_r x + b_r + U_r h),  z = s(W_z x + b_z + U_z h),  n = tanh(W_n x + b_n + r * (U_n h + c)),
     h' = (1 - z) * n + z * h.   W_r, W_z and W_n are one TT-matrix D -> 3 H.
 
-    Example:
+    Examples:
         >>> gru = TTGRU((8, 20, 20, 18), (4, 4, 4, 4), ranks=4, batch_first=True)
         >>> gru.input_params
         3232

@@ -38,7 +38,7 @@ def rounded(model: VideoClassifier, config: ModelConfig) -> tuple[VideoClassifie
     train, and the other way round. Dropout, normalisation (mean and std) and sampling are those of `config`: for the
     same function, keep those of the model.
 
-    Example:
+    Examples:
         >>> model = VideoClassifier(ModelConfig(width=8, height=8, classes=("walking", "diving"), ranks="4"))
         >>> small, errors = rounded(model, dataclasses.replace(model.config, ranks="2"))
         >>> small.num_params < model.num_params, list(errors)

@@ -165,7 +165,7 @@ class TTShape:
 
     Ranks above what the modes allow (see max_ranks) add nothing: they are clipped, and a log line says so.
 
-    Example:
+    Examples:
         >>> TTShape((8, 20, 20, 18), (12, 4, 4, 4), 4).num_params
         3232
 

@@ -40,7 +40,7 @@ def as_frames(frames: Any, shape: Sequence[int], kinds: Sequence[str]) -> Tensor
 class Stream:
     """Classifies one stream frame by frame, in constant memory; made by VideoClassifier.stream.
 
-    Example:
+    Examples:
         >>> stream = model.stream()
         >>> for frame in camera:
         ...     scores = stream.push(frame)

@@ -81,18 +81,13 @@ def replays() -> str:
     return _table(["data", "epochs of a trial", *rules], body)
 
 
-def speed_rows(section: str) -> tuple[list[Row], str]:
-    """The measurements of a section, with those of forward passes if it is that of steps, and a line about them."""
-    rows = [row for row in read("speed.csv") if row["section"] in (section, "forward" if section == "step" else "")]
-    names = ("section", "name", "shape", "precision")
+def measured(file: str, section: str, shape: str = "") -> tuple[list[Row], str]:
+    """The rows of a section of tests.benchmarks at shapes that begin with `shape`, and a line about them."""
+    sections = ("step", "forward") if section == "step" else (section,)
+    rows = [row for row in read(file) if row["section"] in sections and row["shape"].startswith(shape)]
+    texts, numbers = ("section", "name", "shape", "precision", "unit"), ("median", "low", "high")
     found = [
-        Row(
-            **{name: row[name] for name in names},
-            median=float(row["median"]),
-            low=float(row["low"]),
-            high=float(row["high"]),
-            unit=row["unit"],
-        )
+        Row(**{name: row[name] for name in texts}, **{name: float(row[name]) for name in numbers})  # type: ignore[arg-type]
         for row in rows
     ]
     for row in rows:
@@ -100,12 +95,12 @@ def speed_rows(section: str) -> tuple[list[Row], str]:
     return found, _about(rows, ("date", "machine", "threads", "torch", "source"))
 
 
-def _speed(section: str, tables: Callable[[list[Row]], list[str]]) -> Callable[[], str]:
-    def table() -> str:
-        rows, about = speed_rows(section)
-        return "\n".join([*tables(rows), "", about])
+def _speed(file: str, section: str, table: Callable[[list[Row]], list[str]], shape: str = "") -> Callable[[], str]:
+    def lines() -> str:
+        rows, about = measured(file, section, shape)
+        return "\n".join([*table(rows), "", about])
 
-    return table
+    return lines
 
 
 def small_frames(rows: list[Row]) -> list[str]:
@@ -128,9 +123,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "codecs": lambda: codec_plan.table(RESULTS / "codecs.csv", "ucf101_10"),
     "scale": scale_model.table,
     "ship": lambda: f"{ship.table(read('ship.csv'))}\n\n{_about(read('ship.csv'))}",
-    "step": _speed("step", report.step_tables),
-    "memory": _speed("memory", report.memory_table),
-    "small": _speed("small", small_frames),
+    "step": _speed("step.csv", "step", report.step_tables, "LSTM UCF11"),
+    "memory": _speed("memory.csv", "memory", report.memory_table, "GRU"),
+    "small": _speed("small.csv", "small", small_frames),
 }
 
 
