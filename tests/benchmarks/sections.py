@@ -40,7 +40,7 @@ _NUM_MODES = {
 
 
 def step(rounds: int, quick: bool) -> Iterator[Row]:
-    """A training step and a forward pass at the paper's UCF11 shape: LSTMs of all contenders, GRUs of ttrnn and torch."""
+    """A training step and a forward pass at the paper's UCF11 shape: LSTMs of all, GRUs of ttrnn and torch."""
     problem = Problem(batch=2, time=8) if quick else Problem()
     yield from _compare(problem, "UCF11", rounds, gru_of=(OURS, DENSE))
 
