@@ -30,7 +30,7 @@ def test_the_page_says_what_follows_from_the_measured_codecs() -> None:
         ("videos", {"num_clips": 20_000}, 2),
         ("shards", {"num_frames": 64}, 2),
         ("an epoch", {"gpu_rate": 10_000}, 2),
-        ("sent home", {"num_trials": 2_000}, 2),
+        ("sent to the head", {"num_trials": 2_000}, 2),
         ("the sweep", {"num_gpus": 32}, 1.94),
         ("nodes", {"gpu_hour_usd": 1.6165}, 2),
     ],

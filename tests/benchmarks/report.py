@@ -48,7 +48,7 @@ class About:
 def write(out: Path, rows: list[Row], about: About) -> None:
     """Writes results.csv, results.md and results.png to the directory `out`."""
     with atomic_write(out / "results.csv") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         common = {"threads": about.threads, "date": about.date, "machine": about.machine, "torch": about.torch}
         writer.writerow([*(field.name for field in dataclasses.fields(Row)), *common])
         writer.writerows([*_rounded(row), *common.values()] for row in rows)

@@ -59,13 +59,13 @@ class Parameters:
     alone for 1,000 trials"""
     epoch_ms: float = 14.0
     """CPU time of the command for an epoch of a trial; measured: tests.benchmarks.scale"""
-    home_epoch_ms: float = 21.0
-    """CPU time of the process that keeps what the nodes send home, for an epoch; measured: likewise"""
-    home_fsyncs: int = 12
+    head_epoch_ms: float = 21.0
+    """CPU time of the process that stores the results of the nodes on the head, for an epoch; measured: likewise"""
+    head_fsyncs: int = 12
     """for an epoch, of the same process, one after another; counted: the files of a run"""
     fsync_ms: float = 2.0
     """of the disk of the command's node; assumed: a network SSD"""
-    home_ms_per_mb: float = 1.0
+    head_ms_per_mb: float = 1.0
     """CPU time of the same, for what it gives; measured: 250 MB read through it"""
     journal_bytes: float = 5_300
     """of the study, for a trial; measured: tests.benchmarks.scale"""
@@ -106,10 +106,10 @@ def rows(p: Parameters) -> list[tuple[str, str, str]]:
     # At the end, slots are idle while the last trials run, for half a trial on average.
     sweep_s = p.num_trials * trial_s / p.num_gpus + trial_s / 2
     run_bytes = 16 * p.num_params + p.run_bytes
-    home_bytes = num_epochs * run_bytes
+    head_bytes = num_epochs * run_bytes
     command_s = p.num_trials * (p.ask_ms + p.ask_ms_per_trial * p.num_trials / 2) / 1e3 + num_epochs * p.epoch_ms / 1e3
-    home_s = num_epochs * (p.home_epoch_ms + p.home_fsyncs * p.fsync_ms) / 1e3
-    shards_home_s = shards * (p.num_gpus - 1) / 1e6 * p.home_ms_per_mb / 1e3
+    head_s = num_epochs * (p.head_epoch_ms + p.head_fsyncs * p.fsync_ms) / 1e3
+    shards_head_s = shards * (p.num_gpus - 1) / 1e6 * p.head_ms_per_mb / 1e3
     looks = sweep_s / p.look_s
     journal = p.num_trials * p.journal_bytes
     puts = p.num_trials * (p.files_of_trial + trial_s // p.zip_s) + looks + 2 * num_shards
@@ -130,23 +130,23 @@ def rows(p: Parameters) -> list[tuple[str, str, str]]:
         ("an epoch", "num_clips x num_frames x (train_share + 0.15) / gpu_rate", f"{epoch_s:.1f} s"),
         ("a trial", "epochs x epochs_share x an epoch + overhead_s", f"{trial_s / 60:.1f} min"),
         ("the sweep", "num_trials x a trial / num_gpus + a trial / 2", f"{sweep_s / 60:.0f} min"),
-        ("sent home", "epochs trained x (16 num_params + run_bytes)", f"{home_bytes / 1e9:.1f} GB"),
-        ("", "... / the sweep", f"{home_bytes / sweep_s / 1e6:.1f} MB/s"),
+        ("sent to the head", "epochs trained x (16 num_params + run_bytes)", f"{head_bytes / 1e9:.1f} GB"),
+        ("", "... / the sweep", f"{head_bytes / sweep_s / 1e6:.1f} MB/s"),
         ("load of the command", "asks and epochs / the sweep", f"{command_s / sweep_s:.1%} of a processor"),
         (
-            "load of home",
-            "epochs trained x (home_epoch_ms + home_fsyncs x fsync_ms) / the sweep",
-            f"{home_s / sweep_s:.1%} of its time",
+            "load of the head",
+            "epochs trained x (head_epoch_ms + head_fsyncs x fsync_ms) / the sweep",
+            f"{head_s / sweep_s:.1%} of its time",
         ),
         (
             "shortest epoch",
-            "num_gpus x (home_epoch_ms + home_fsyncs x fsync_ms): home keeps up",
-            f"{p.num_gpus * home_s / num_epochs:.1f} s",
+            "num_gpus x (head_epoch_ms + head_fsyncs x fsync_ms): the head keeps up",
+            f"{p.num_gpus * head_s / num_epochs:.1f} s",
         ),
         (
-            "shards from home",
-            "shards x (num_gpus - 1) x home_ms_per_mb",
-            f"{shards_home_s / 60:.0f} min, were they not on s3://",
+            "shards from the head",
+            "shards x (num_gpus - 1) x head_ms_per_mb",
+            f"{shards_head_s / 60:.0f} min, if not on s3://",
         ),
         ("PUTs", "num_trials x (files_of_trial + a trial / zip_s) + looks + 2 for each shard", f"{puts:,.0f}"),
         ("GETs", "looks + shards x num_gpus + num_clips", f"{gets:,.0f}"),

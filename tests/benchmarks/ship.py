@@ -1,12 +1,12 @@
 """Measure exported models on one core: time per frame of a stream and of clips, size and memory of each form.
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.ship                     a few minutes
-    OMP_NUM_THREADS=1 python -m tests.benchmarks.ship --rounds 20 --json
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.ship --alone --out docs/results/ship.csv
 
 The paper's UCF11 GRU: 160x120x3, 8x20x20x18 -> 4x4x4x4, ranks 4; with a TT recurrent matrix; and the dense baseline.
-Every contender runs once per round, on a few frames or one clip. The table has the fastest round, the median and the
-slowest; on a machine with other load, the fastest is the most reliable. Peak memory is that of a separate process, less
-the frames and the memory of the runtime with a model of 4x4 pixels.
+Every contender runs once per round, on a few frames or one clip; with --alone, one contender after the other. Fastest
+round, median and slowest are measured; on a machine with other load, the fastest is the most reliable. Peak memory is
+that of a separate process, less the frames and the memory of the runtime with a model of 4x4 pixels.
 """
 
 import csv
@@ -57,6 +57,8 @@ class ShipOptions:
     """number of rounds, in each of which every contender runs once"""
     num_frames: int = 100
     """number of frames of the clip"""
+    alone: bool = False
+    """run all rounds of a contender before the next one, so that its weights stay in the cache"""
     out: str = "bench/ship.csv"
     """the file to write"""
 
@@ -147,7 +149,8 @@ def ship(options: ShipOptions) -> dict[str, Any]:
             folder = _write(config, temporary, name)
             for form in FILES:
                 work[name, form], num_frames[name, form] = open_form(form, folder, frames)
-        times = interleaved(work, options.rounds, least_s=0.005)
+        groups = [{key: call} for key, call in work.items()] if options.alone else [work]
+        times = {k: v for group in groups for k, v in interleaved(group, options.rounds, least_s=0.005).items()}
         for (name, form), seconds in times.items():
             folder, each = Path(temporary) / name, [1e6 * value / num_frames[name, form] for value in seconds]
             rows.append({
@@ -156,17 +159,16 @@ def ship(options: ShipOptions) -> dict[str, Any]:
                 "num_bytes": (folder / FILES[form]).stat().st_size,
                 "peak_mb": _peak_mb(form, folder, options.num_frames)})  # fmt: skip
             log.info("%s, %s: %.0f us", name, form, rows[-1]["us_a_frame"])
-    write_rows(Path(options.out), rows)
+    _write_csv(Path(options.out), rows, options)
     return {"rows": rows, "out": options.out}
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes a CSV, with the date of today."""
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]], options: ShipOptions) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         writer = csv.DictWriter(file, [*rows[0], "date", "command"], lineterminator="\n")
         writer.writeheader()
-        command_line = "OMP_NUM_THREADS=1 python -m tests.benchmarks.ship"
+        command_line = "OMP_NUM_THREADS=1 python -m tests.benchmarks.ship" + " --alone" * options.alone
         writer.writerows({**row, "date": date.today().isoformat(), "command": command_line} for row in rows)
 
 
