@@ -187,16 +187,16 @@ def _run(shards: str, name: str, seed: int, out: Path, chosen: dict[str, Any], t
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: mean (minimum to maximum) over the seeds; the rows are those of the CSV."""
-    columns = {"val_metric": "validation, best epoch", "test_metric": "test"}
+    columns = {"val_metric": "validation", "test_metric": "test"}
     columns = {key: title for key, title in columns.items() if all(row.get(key) not in (None, "") for row in rows)}
-    head = ["data", "variant", "parameters", "input-to-hidden", *columns.values(), "seeds", "training"]
+    head = ["data", "variant", "parameters", *columns.values(), "training"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for data, name in dict.fromkeys((row["data"], row["variant"]) for row in rows):
         own = [row for row in rows if (row["data"], row["variant"]) == (data, name)]
         values = [[float(row[key]) for row in own] for key in columns]
-        cells = [data, name, f"{int(own[0]['num_params']):,}", f"{int(own[0]['input_params']):,}"]
+        cells = [data, name, f"{int(own[0]['num_params']):,}"]
         cells += [f"{mean(v):.3f} ({min(v):.3f} to {max(v):.3f})" for v in values]
-        lines.append(f"| {' | '.join(cells)} | {len(own)} | {mean(float(row['train_s']) for row in own):.0f} s |")
+        lines.append(f"| {' | '.join(cells)} | {mean(float(row['train_s']) for row in own):.0f} s |")
     return "\n".join(lines) + "\n"
 
 

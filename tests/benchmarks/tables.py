@@ -2,18 +2,24 @@
 
     python -m tests.benchmarks.tables
 
-A page names a table in a comment; everything from there to the comment `<!-- end -->` is replaced. The name is a key of
-TABLES, or a CSV file whose rows are shown as they are, with their date, command and source below the table.
+A page names a table in a comment, `<!-- table NAME -->`; everything from there to `<!-- end -->` is replaced. NAME is
+
+- a key of TABLES,
+- a CSV file, whose rows are shown as they are, or
+- a module of tests.benchmarks, whose function table(rows) gets the rows of NAME.csv.
+
+Date, command and source of the rows, if they have them, stand below the table.
 """
 
 import csv
+import importlib
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
-from tests.benchmarks import ablation, codec_plan, frontiers, report, scale_model, search, ship
+from tests.benchmarks import codec_plan, frontiers, report, scale_model
 from tests.benchmarks.measure import Row
 from ttrnn.files import atomic_write
 
@@ -31,7 +37,7 @@ def filled(text: str) -> str:
 
     def table(match: re.Match[str]) -> str:
         name = match["name"]
-        lines = TABLES[name]() if name in TABLES else as_it_is(name)
+        lines = TABLES[name]() if name in TABLES else _of_file(name)
         return f"<!-- table {name} -->\n\n{lines.strip()}\n\n<!-- end -->"
 
     return re.sub(r"<!-- table (?P<name>\S+) -->.*?<!-- end -->", table, text, flags=re.DOTALL)
@@ -43,11 +49,14 @@ def read(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def as_it_is(name: str) -> str:
-    """The rows of a file as a table, and their date, command and source."""
-    rows = read(name)
-    head = [column for column in rows[0] if column not in _ABOUT]
-    return f"{_table(head, ([row[column] for column in head] for row in rows))}\n\n{_about(rows)}"
+def _of_file(name: str) -> str:
+    rows = read(f"{name.removesuffix('.csv')}.csv")
+    if name.endswith(".csv"):
+        head = [column for column in rows[0] if column not in _ABOUT]
+        table = _table(head, ([row[column] for column in head] for row in rows))
+    else:
+        table = importlib.import_module(f"tests.benchmarks.{name}").table(rows)
+    return f"{table.strip()}\n\n{_about(rows)}"
 
 
 def _table(head: Sequence[str], body: Iterable[Iterable[str]]) -> str:
@@ -58,7 +67,8 @@ def _about(rows: Sequence[Mapping[str, str]], columns: Sequence[str] = _ABOUT) -
     """One line of the different values of the columns."""
     values = {column: list(dict.fromkeys(row[column] for row in rows if row.get(column))) for column in columns}
     parts = [", ".join(f"`{one}`" if column == "command" else one for one in values[column]) for column in columns]
-    return f"*{'; '.join(part for part in parts if part)}*"
+    text = "; ".join(part for part in parts if part)
+    return text and f"*{text}*"
 
 
 def sweeps() -> str:
@@ -118,11 +128,8 @@ def small_frames(rows: list[Row]) -> list[str]:
 TABLES: dict[str, Callable[[], str]] = {
     "sweeps": sweeps,
     "replays": replays,
-    "search": lambda: search.table(read("search.csv")),
-    "ablation": lambda: ablation.table(read("ablation.csv")),
     "codecs": lambda: codec_plan.table(RESULTS / "codecs.csv", "ucf101_10"),
     "scale": scale_model.table,
-    "ship": lambda: f"{ship.table(read('ship.csv'))}\n\n{_about(read('ship.csv'))}",
     "step": _speed("step.csv", "step", report.step_tables, "LSTM UCF11"),
     "memory": _speed("memory.csv", "memory", report.memory_table, "GRU"),
     "small": _speed("small.csv", "small", small_frames),
