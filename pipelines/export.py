@@ -4,7 +4,7 @@ python -m pipelines.export runs/sweep model --select knee
 python -m pipelines.export runs/sweep model --select smallest --max-params 20000
 python -m pipelines.export runs/sweep model --select trial:0007
 python -m pipelines.export runs/gru model --onnx --program
-python -m pipelines.export runs/gru model --dtype int8
+python -m pipelines.export runs/gru model --dtype int8 --js
 python -m pipelines.export s3://bucket/sweep model
 """
 
@@ -57,6 +57,9 @@ class ExportOptions:
     clip.onnx (clips of any length in, scores out); needs pip install ttrnn[onnx]"""
     program: bool = False
     """also write step.pt2, the step as a torch.export program; loading one may run code, so users must trust you"""
+    js: bool = False
+    """also write model.js, a module without dependencies for browsers and Node, and demo.html, a page that shows it at
+    work; compared with the model in Node if there is a `node`; not for bidirectional models"""
     dtype: str = "float32"
     """of the weights on disk: float32, bfloat16 or int8; the loss by rounding is evaluated on the validation split"""
     overwrite: bool = False
@@ -73,7 +76,7 @@ def export(options: ExportOptions) -> dict[str, Any]:
     """The command as a function. Returns the results and files of the exported model, and its neighbours."""
     out, markers = Location.of(options.out).local, (SweepDirectory.MARKER, RunDirectory.MARKER)
     check_out(out, overwrite=options.overwrite)
-    forms: dict[str, Any] = {"dtype": options.dtype, "onnx": options.onnx, "program": options.program}
+    forms: dict[str, Any] = {"dtype": options.dtype, "onnx": options.onnx, "program": options.program, "js": options.js}
     with reading_copy(Location.of(options.source), markers=markers, wanted=_is_wanted) as copy:
         sweep, model_dir = SweepDirectory(copy.path), RunDirectory(copy.path).model
         results: dict[str, Any] = {}

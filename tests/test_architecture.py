@@ -35,6 +35,7 @@ LIBRARY = (
     ("checkpoint",),
     ("export", "program", "portable"),
     ("portable.weights",),
+    ("portable.js",),
 )
 # A module of pipelines imports its own package and those before it.
 ORDER = ("core", "storage", "cluster", "video", "data", "baselines", "evaluation", "training", "tuning", "report")

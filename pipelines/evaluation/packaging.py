@@ -1,4 +1,4 @@
-"""Package a trained model: a model directory with float32 or rounded weights, ONNX files and a torch.export program."""
+"""Package a trained model: a model directory with float32 or rounded weights, ONNX files, a program, JavaScript."""
 
 import logging
 import tempfile
@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import ttrnn.checkpoint
 from pipelines.core.errors import UserError, user_errors
+from pipelines.data.folds import Folding, open_folds
 from pipelines.data.shards import DATASET_JSON
 from pipelines.evaluation.classifier import load_model
 from pipelines.evaluation.evaluator import evaluate_model
@@ -15,12 +18,16 @@ from pipelines.storage.location import Location
 from ttrnn.checkpoint import read_config
 from ttrnn.files import atomic_directory
 from ttrnn.model import VideoClassifier
+from ttrnn.portable.js import demo_page, export_js
 from ttrnn.program import export_program
 from ttrnn.quantise import rounded
 
-__all__ = ["check_out", "package_model"]
+__all__ = ["check_out", "package_model", "validation_clips"]
 
 log = logging.getLogger(__name__)
+
+# Frames that an exported form is compared with the model on.
+_NUM_FRAMES = 200
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
@@ -39,6 +46,7 @@ def package_model(
     dtype: str = "float32",
     onnx: bool = False,
     program: bool = False,
+    js: bool = False,
 ) -> dict[str, Any]:
     """Writes a model directory, whole or not at all.
 
@@ -49,13 +57,15 @@ def package_model(
         dtype: Of the weights on disk: float32, bfloat16 or int8.
         onnx: Also write clip.onnx and, unless the model is bidirectional, step.onnx.
         program: Also write step.pt2.
+        js: Also write model.js and demo.html.
 
     Returns:
         num_params, input_params, dtype, num_bytes, files {name: bytes}, and the results, with val_metric_rounded and
         lost_by_rounding if weights were rounded and the validation split is available.
 
     Raises:
-        UserError: the model is damaged, a package for ONNX is missing, or the model cannot be exported as a program.
+        UserError: the model is damaged, a package for ONNX is missing, or the model cannot be exported as a program or
+            in JavaScript.
     """
     model = load_model(model_dir).cpu()
     results = {**read_config(model_dir)["results"], **results}
@@ -70,6 +80,11 @@ def package_model(
         if program:
             with user_errors("--program"):
                 export_program(exported, directory / "step.pt2")
+        if js:
+            with user_errors("--js"):
+                export_js(exported, directory / "model.js", dtype, validation_clips(results))
+            page = demo_page((directory / "model.js").read_text(encoding="utf-8"))
+            (directory / "demo.html").write_text(page, encoding="utf-8")
     files = {file.name: file.stat().st_size for file in sorted(out.iterdir())}
     return {
         "num_params": model.config.num_params,
@@ -83,17 +98,35 @@ def package_model(
 
 def _rounding_loss(model_dir: Path, model: VideoClassifier, results: Mapping[str, Any]) -> dict[str, Any]:
     """The metric with rounded weights on the validation split, and by how much it is lower than with exact weights."""
-    shards = results.get("shards")
-    if results.get("watch_test") or shards is None or not (Location.of(shards) / DATASET_JSON).exists():
-        log.warning(
-            "the shards %s are gone, or have no validation split: the loss by rounding is not evaluated", shards
-        )
+    if not _has_validation(results):
+        text = "the shards %s are gone, or have no validation split: the loss by rounding is not evaluated"
+        log.warning(text, results.get("shards"))
         return {}
+    shards = results["shards"]
     with tempfile.TemporaryDirectory() as directory:
         ttrnn.save(model, Path(directory, "model"), dict(results))
         value = evaluate_model(Path(directory, "model"), shards, "val")["value"]
     exact = evaluate_model(model_dir, shards, "val")["value"]
     return {"val_metric_rounded": value, "lost_by_rounding": exact - value}
+
+
+def validation_clips(results: Mapping[str, Any], num_frames: int = _NUM_FRAMES) -> list[np.ndarray]:
+    """The first clips of the validation split of a model's run, uint8 [T, H, W, C], with this many frames in all; []
+    if the shards are gone or have no such split."""
+    if not _has_validation(results):
+        return []
+    folds = {name: results[name] for name in ("folds", "fold", "split_by")} if results.get("folds") else {}
+    clips: list[np.ndarray] = []
+    for clip in open_folds(results["shards"], Folding(**folds)).split("val"):
+        clips.append(clip.frames[: num_frames - sum(map(len, clips))])
+        if sum(map(len, clips)) == num_frames:
+            break
+    return clips
+
+
+def _has_validation(results: Mapping[str, Any]) -> bool:
+    shards = results.get("shards")
+    return not results.get("watch_test") and shards is not None and (Location.of(shards) / DATASET_JSON).exists()
 
 
 def _write_onnx(model: VideoClassifier, out: Path) -> None:

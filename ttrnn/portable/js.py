@@ -23,7 +23,7 @@ from ttrnn.files import atomic_write
 from ttrnn.model import VideoClassifier
 from ttrnn.portable.weights import ConvWeights, LayerWeights, ModelWeights, Product
 
-__all__ = ["export_js", "javascript", "node_scores"]
+__all__ = ["demo_page", "export_js", "javascript", "node_scores"]
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ _TOLERANCE = 1e-5
 """of probabilities"""
 _LARGEST_24 = 2**23 - 2
 _TIME_LIMIT_S = 600
+_FOLDER = resources.files("ttrnn.portable") / "javascript"
 # Reads the module's path and the number of frames of each clip; prints the probabilities after each frame.
 _NODE = """
 import fs from "node:fs";
@@ -144,16 +145,21 @@ def javascript(model: VideoClassifier, dtype: str = "float32") -> str:
     writer.matrix(weights.head_weight)
     writer.vector(weights.head_bias)
     # "<" could end the script of a page.
-    texts = [json.dumps(value, ensure_ascii=False, separators=(",", ":")) for value in (fields, writer.text())]
-    start = "const config={};\nconst text={};\n".format(*(text.replace("<", "\\u003c") for text in texts))
-    about = f"// A ttrnn video classifier, {config.num_params:,} parameters. push(ImageData or bytes) gives probabilities.\n"
-    return about + start + _code(has_stem=bool(weights.stem))
+    sizes = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    about = f"// A ttrnn video classifier of {config.num_params:,} parameters, see push() at the end."
+    start = f'{about}\nconst config={sizes};\nconst text="{writer.text()}";\n'
+    return start + _code(has_stem=bool(weights.stem))
+
+
+def demo_page(source: str) -> str:
+    """A page with a module inside, which also works where imports don't, from file://: camera, file, moving stripes."""
+    page = (_FOLDER / "demo.html").read_text(encoding="utf-8")
+    return page.replace("NUM_BYTES", str(len(source.encode()))).replace("MODEL_JS", source)
 
 
 def _code(*, has_stem: bool) -> str:
     names = ["products", *(["stem"] if has_stem else []), "layers", "pictures", "stream"]
-    folder = resources.files("ttrnn.portable") / "javascript"
-    return "".join(_without_spaces((folder / f"{name}.js").read_text(encoding="utf-8")) for name in names)
+    return "".join(_without_spaces((_FOLDER / f"{name}.js").read_text(encoding="utf-8")) for name in names)
 
 
 def _without_spaces(source: str) -> str:
@@ -195,7 +201,8 @@ class _Writer:
         return float(np.float32(factor))
 
     def text(self) -> str:
-        return base64.b85encode(self._bytes + bytes(-len(self._bytes) % 4)).decode()
+        """All of it in base 85, without a character that HTML or JavaScript would mistake."""
+        return base64.b85encode(self._bytes + bytes(-len(self._bytes) % 4)).decode().replace("<", ".")
 
 
 def _stem(writer: _Writer, weights: ModelWeights) -> dict[str, Any] | None:

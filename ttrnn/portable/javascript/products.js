@@ -4,8 +4,8 @@
 // indentation and spaces beside operators. Legend: M / N input / output mode of a core, R / S its left / right rank.
 export const { classes, width, height, channels, task, sampling } = config;
 
-// Base 85, as Python's base64.b85encode writes it.
-const digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~";
+// Base 85, as Python's base64.b85encode writes it, but "." in place of "<".
+const digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;.=>?@^_`{|}~";
 const bytes = new DataView(new ArrayBuffer(text.length / 5 * 4));
 for (let i = 0, value = 0; i < text.length; i++) {
   value = value * 85 + digits.indexOf(text[i]);
