@@ -6,12 +6,14 @@ import math
 import os
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
 import ttrnn
 from pipelines import export
 from pipelines.core.errors import UserError
+from pipelines.data.dataset import ShardDataset
 from pipelines.evaluation.evaluator import evaluate_model
 from pipelines.report.frontier_files import write_frontier
 from pipelines.training.trainer import fit
@@ -22,6 +24,7 @@ from tests.runs import options
 from tests.shards import make_shards
 from tests.sweeps import Evaluate, make_sweep, write_replications
 from ttrnn.model import ModelConfig, VideoClassifier
+from ttrnn.portable.js import node_scores
 
 NAMES = ("num_params", "val_metric")
 
@@ -209,6 +212,33 @@ def test_a_program_is_written_if_the_model_can_stream_and_no_directory_if_not(tr
     code, _, err = run(capsys, export.main, trained / "both-ways", tmp_path / "other", "--program")
     assert (code, (tmp_path / "other").exists()) == (2, False)
     assert "bidirectional models can't stream" in err
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_js_writes_a_module_that_is_compared_on_frames_of_the_validation_split(trained, tmp_path, capsys, dtype):
+    if shutil.which("node") is None:
+        pytest.skip("no node on the PATH: apt-get install nodejs")
+    code, _, err = run(capsys, export.main, trained / "run", tmp_path / "out", "--js", "--dtype", dtype)
+    assert code == 0
+    model, clips = (
+        ttrnn.load(tmp_path / "out"),
+        [clip.frames for clip in ShardDataset.open(trained / "shards").split("val")],
+    )
+    num_frames = sum(map(len, clips))
+    assert num_frames < 200
+    assert f"of the model's on {num_frames} frames" in err
+    scores = node_scores(tmp_path / "out" / "model.js", clips)
+    ends = np.cumsum([len(clip) for clip in clips]) - 1
+    torch.testing.assert_close(
+        torch.from_numpy(scores[ends]).float(), torch.stack([model.predict(clip) for clip in clips]), atol=1e-5, rtol=0
+    )
+    assert (tmp_path / "out" / "model.js").read_text() in (tmp_path / "out" / "demo.html").read_text()
+
+
+def test_js_of_a_model_that_reads_backwards_is_refused_in_one_line(trained, tmp_path, capsys):
+    code, _, err = run(capsys, export.main, trained / "both-ways", tmp_path / "out", "--js")
+    assert (code, (tmp_path / "out").exists()) == (2, False)
+    assert err.splitlines()[-1].startswith("error: --js: bidirectional models can't stream")
 
 
 def test_smallest_takes_a_tolerance_and_the_model_is_printed_with_its_neighbours(model, tmp_path, capsys):

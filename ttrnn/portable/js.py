@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ _TOLERANCE = 1e-5
 """of probabilities"""
 _LARGEST_24 = 2**23 - 2
 _TIME_LIMIT_S = 600
+# "stem" and "events" for models that have one.
+_FILES = ("products", "stem", "layers", "pictures", "stream", "events")
 _FOLDER = resources.files("ttrnn.portable") / "javascript"
 # Reads the module's path and the number of frames of each clip; prints the probabilities after each frame.
 _NODE = """
@@ -51,7 +53,11 @@ console.log(JSON.stringify(scores));
 
 
 def export_js(
-    model: VideoClassifier, path: str | Path, dtype: str = "float32", clips: Sequence[Any] = ()
+    model: VideoClassifier,
+    path: str | Path,
+    dtype: str = "float32",
+    clips: Sequence[Any] = (),
+    events: Mapping[str, Any] | None = None,
 ) -> float | None:
     """Writes a model as an ES module, if it gives the model's probabilities in Node.
 
@@ -62,6 +68,7 @@ def export_js(
             in float32 (as whole numbers of 24 bits, with one factor for each matrix), 2.5 in bfloat16, 1.25 in int8.
         dtype: Of the weights: float32, bfloat16 or int8.
         clips: uint8 (T, height, width, channels) each, to compare on; none: clips of noise.
+        events: `events` of the model's config.json, window, hop and thresholds by class; None: no `watch`.
 
     Returns:
         The largest difference between probabilities of the module and of the model after each frame; None if there is
@@ -71,7 +78,7 @@ def export_js(
         ValueError: the model is bidirectional.
         RuntimeError: probabilities differ by more than 1e-5, or Node can't run the module.
     """
-    source, difference = javascript(model, dtype), None
+    source, difference = javascript(model, dtype, events), None
     if shutil.which("node") is None:
         log.warning("no node on the PATH: %s is written, but was not compared with the model", Path(path).name)
     else:
@@ -127,7 +134,7 @@ def _noise(model: VideoClassifier) -> list[NDArray[np.uint8]]:
     ]
 
 
-def javascript(model: VideoClassifier, dtype: str = "float32") -> str:
+def javascript(model: VideoClassifier, dtype: str = "float32", events: Mapping[str, Any] | None = None) -> str:
     """The source text of the module, see export_js."""
     weights, writer, config = ModelWeights.of(model), _Writer(dtype), model.config
     # Where it is folded into a core, the factor is kept apart: bfloat16 numbers must stay what they are.
@@ -136,6 +143,7 @@ def javascript(model: VideoClassifier, dtype: str = "float32") -> str:
         **{name: getattr(config, name) for name in ("classes", "width", "height", "channels", "task", "sampling")},
         **{name: getattr(config, name) for name in ("cell", "pooling")},
         "hidden": config.hidden_size,
+        "events": events and {**events, "thresholds": [events["thresholds"].get(name) for name in config.classes]},
         "dtype": "int24" if dtype == "float32" else dtype,
         "stem": _stem(writer, weights),
         "layers": [_layer(writer, layer, scale) for layer, scale in zip(weights.layers, scales, strict=True)],
@@ -148,7 +156,7 @@ def javascript(model: VideoClassifier, dtype: str = "float32") -> str:
     sizes = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     about = f"// A ttrnn video classifier of {config.num_params:,} parameters, see push() at the end."
     start = f'{about}\nconst config={sizes};\nconst text="{writer.text()}";\n'
-    return start + _code(has_stem=bool(weights.stem))
+    return start + "".join(_code(name) for name in _FILES if fields.get(name, True))
 
 
 def demo_page(source: str) -> str:
@@ -157,14 +165,9 @@ def demo_page(source: str) -> str:
     return page.replace("NUM_BYTES", str(len(source.encode()))).replace("MODEL_JS", source)
 
 
-def _code(*, has_stem: bool) -> str:
-    names = ["products", *(["stem"] if has_stem else []), "layers", "pictures", "stream"]
-    return "".join(_without_spaces((_FOLDER / f"{name}.js").read_text(encoding="utf-8")) for name in names)
-
-
-def _without_spaces(source: str) -> str:
+def _code(name: str) -> str:
     """Source without lines of comments, indentation, and spaces beside operators outside of strings."""
-    lines = (line.strip() for line in source.splitlines())
+    lines = (line.strip() for line in (_FOLDER / f"{name}.js").read_text(encoding="utf-8").splitlines())
     text = "".join(f"{line}\n" for line in lines if line and not line.startswith("//"))
     parts = re.split(r"""("[^"\n]*"|`[^`\n]*`)""", text)
     parts[::2] = [re.sub(r" ?([-=+*/<>?:,;{}()|&!\[\]%]+) ?", r"\1", part) for part in parts[::2]]
@@ -193,12 +196,12 @@ class _Writer:
         self._bytes += self._whole(values, _LARGEST_24).astype("<i4").reshape(-1, 1).view(np.uint8)[:, :3].tobytes()
 
     def _whole(self, values: _Array, largest: int) -> NDArray[np.float64]:
-        factor = self._add_factor(float(np.abs(values).max()) / largest or 1.0)
-        return np.rint(values / factor)
+        factor = float(np.abs(values).max() / np.float32(largest)) or 1.0
+        self._add_factor(factor)
+        return np.rint(values / np.float64(factor))
 
-    def _add_factor(self, factor: float) -> float:
+    def _add_factor(self, factor: float) -> None:
         self._bytes += np.array(factor, "<f4").tobytes()
-        return float(np.float32(factor))
 
     def text(self) -> str:
         """All of it in base 85, without a character that HTML or JavaScript would mistake."""

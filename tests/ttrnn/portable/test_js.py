@@ -1,13 +1,9 @@
-"""ttrnn/portable/js.py: the module gives what the model gives, in Node and in Chromium, and tells wrong frames."""
+"""ttrnn/portable/js.py: the module gives what the model gives, in Node, and tells wrong frames."""
 
-import functools
-import http.server
 import json
 import logging
 import shutil
 import subprocess
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +13,11 @@ import torch
 
 from tests.ttrnn.test_export_onnx import BOTH, CASES, clips, make
 from ttrnn.portable import js
-from ttrnn.portable.js import demo_page, export_js, javascript
+from ttrnn.portable.js import export_js, javascript
 from ttrnn.quantise import DTYPES, rounded
 
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="no node on the PATH: apt-get install nodejs")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NAMES = [f"{case}, {dtype}" for case in CASES for dtype in DTYPES]
 TINY: dict[str, Any] = {"width": 6, "height": 4, "in_modes": "4x18", "hidden_modes": "2x2", "classes": ("a", "b")}
 # Pushes the frames of each folder's files and prints the probabilities.
@@ -111,10 +106,10 @@ def test_it_is_written_with_its_difference_and_scores_have_the_names_of_classes(
 @needs_node
 def test_a_module_that_differs_or_does_not_run_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, code = make(**TINY), js._code
-    monkeypatch.setattr(js, "_code", lambda **kwargs: code(**kwargs).replace("Math.tanh", "Math.atan"))
+    monkeypatch.setattr(js, "_code", lambda name: code(name).replace("Math.tanh", "Math.atan"))
     with pytest.raises(RuntimeError, match=r"differ from the model's by .*not kept"):
         export_js(model, tmp_path / "model.js")
-    monkeypatch.setattr(js, "_code", lambda **kwargs: "missing();")
+    monkeypatch.setattr(js, "_code", lambda name: "missing();")
     with pytest.raises(RuntimeError, match="node can't run the JavaScript module: ReferenceError: missing is not"):
         export_js(model, tmp_path / "model.js")
     assert list(tmp_path.iterdir()) == []
@@ -199,71 +194,54 @@ def test_wrong_frames_are_told_in_one_line_and_change_nothing(tmp_path: Path) ->
     assert are_equal
 
 
-class _Strict(http.server.SimpleHTTPRequestHandler):
-    def end_headers(self) -> None:
-        self.send_header("Content-Security-Policy", "default-src 'none'; script-src 'self'")
-        super().end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        """Logs nothing."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e .[dev]")
-    if CHROMIUM is None:
-        pytest.skip("no chromium on the PATH: apt-get install chromium")
-    flags = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--use-fake-ui-for-media-stream",
-             "--use-fake-device-for-media-stream"]  # fmt: skip
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield opened
-        opened.close()
+# Scores of frames 0, 1, ..; the events by (start, detected, end, score), and the frames after which they are over.
+EVENTS: list[tuple[list[float], list[tuple[int, int, int, float]], list[int]]] = [
+    ([0, 0, 0, 0.5, 0, 0, 0, 0, 0, 0], [(0, 3, 4, 0.5)], [8]),
+    ([0.9, 0.9, 0, 0, 0, 0, 0, 0], [], []),
+    ([0.9, 0.9, 0.7, 0, 0, 0, 0, 0], [(0, 2, 3, 0.7)], [6]),
+    ([0, 0, 0, 0.6, 0.9, 0.7, 0, 0, 0, 0], [(0, 3, 6, 0.9)], [10]),
+    ([0, 0, 0, 0.6, 0, 0, 0, 0.8], [(0, 3, 8, 0.8)], [8]),
+    ([0, 0, 0, 0.6, 0, 0, 0, 0, 0.8], [(0, 3, 4, 0.6), (6, 8, 9, 0.8)], [8, 9]),
+]
 
 
-# Imported by the page itself: the policy refuses code that is evaluated.
-PAGE = """import * as model from "./model.js";
-document.title = JSON.stringify((await (await import("./frames.js")).default).map(values => {
-    const frame = new Uint8ClampedArray(values);
-    return Object.values(model.push(new ImageData(frame, model.width, model.height)));
-}));
-"""
+@needs_node
+@pytest.mark.parametrize(("scores", "events", "ends"), EVENTS)
+def test_events_are_those_of_the_definition(scores: Any, events: Any, ends: Any, tmp_path: Path) -> None:
+    rule = {"window": 4, "hop": 2, "thresholds": {"a": 0.5}}
+    told = "Stream.prototype.push = frame => ({ a: frame[0] / 100, b: 1 });"
+    (tmp_path / "model.mjs").write_text(javascript(make(**TINY), events=rule) + told, encoding="utf-8")
+    code = """
+    const watch = (await import(`${process.cwd()}/model.mjs`)).watch(), started = [], over = [];
+    const scores = JSON.parse(process.argv[1]), at = t => event => over.push({ ...event, t });
+    scores.forEach((score, t) => {
+      const told = watch.push(new Uint8Array(72).fill(100 * score));
+      started.push(...told.started);
+      told.over.forEach(at(t));
+    });
+    watch.finish().forEach(at(scores.length));
+    console.log(JSON.stringify([started, over]));"""
+    started, over = json.loads(node(code, json.dumps(scores), cwd=tmp_path))
+    found = [(event["start"], event["detected"], event["end"], pytest.approx(event["score"])) for event in over]
+    assert events == found
+    assert [event["t"] for event in over] == ends
+    assert [(event["label"], event["start"], event["detected"]) for event in started] == [
+        ("a", start, detected) for start, detected, _, _ in events
+    ]
 
 
-def test_in_chromium_it_gives_what_step_gives_under_a_strict_policy(browser: Any, tmp_path: Path) -> None:
-    model = make(**CASES["stem"])
-    frames = clips(model, 1, 4)[0]
-    rgba = np.concatenate([frames.numpy(), np.full((*frames.shape[:3], 1), 255, np.uint8)], axis=3)
-    (tmp_path / "model.js").write_text(javascript(model), encoding="utf-8")
-    (tmp_path / "page.js").write_text(PAGE)
-    (tmp_path / "frames.js").write_text(f"export default {json.dumps(rgba.reshape(4, -1).tolist())};")
-    (tmp_path / "index.html").write_text('<!doctype html><title></title><script type="module" src="page.js"></script>')
-    handler = functools.partial(_Strict, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        page = browser.new_page()
-        page.goto(f"http://localhost:{server.server_port}/index.html")
-        page.wait_for_function("document.title != ''", timeout=20_000)
-        found = json.loads(page.title())
-        server.shutdown()
-    np.testing.assert_allclose(found, expected(model, frames), atol=2e-6)
-
-
-def test_the_demo_page_works_from_a_file_with_clip_and_camera(browser: Any, tmp_path: Path) -> None:
-    (tmp_path / "demo.html").write_text(demo_page(javascript(make(**CASES["several labels"]))), encoding="utf-8")
-    page, errors, requests = browser.new_page(), [], []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda message: errors.append(message.text))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto((tmp_path / "demo.html").as_uri())
-    several = "Number(document.getElementById('count').textContent) > 3"
-    page.wait_for_function(several, timeout=20_000)
-    assert "trained on something else" in page.locator("#message").text_content()
-    page.click("#camera")
-    page.wait_for_function(f"{several} && document.getElementById('picture').width == 640", timeout=20_000)
-    assert page.locator("#camera").get_attribute("aria-pressed") == "true"
-    assert float(page.locator("#time").text_content()) > 0
-    names = [text.split("\n")[0] for text in page.locator("#bars li").all_inner_texts()]
-    assert names == list(make().config.classes)
-    assert errors == []
-    assert requests == [(tmp_path / "demo.html").as_uri()]
+@needs_node
+def test_a_watch_gives_the_scores_of_the_clip_of_its_oldest_state(tmp_path: Path) -> None:
+    model = make(**CASES["differences, two layers"])
+    frames = clips(model, 1, 11)[0]
+    rule = {"window": 6, "hop": 2, "thresholds": {}}
+    (tmp_path / "model.mjs").write_text(javascript(model, events=rule), encoding="utf-8")
+    code = """
+    import fs from "node:fs";
+    const watch = (await import(`${process.cwd()}/model.mjs`)).watch(), all = fs.readFileSync(0), scores = [];
+    for (let i = 0; i < all.length; i += 144) scores.push(Object.values(watch.push(all.subarray(i, i + 144)).scores));
+    console.log(JSON.stringify(scores));"""
+    found = json.loads(node(code, cwd=tmp_path, stdin=frames.numpy().tobytes()))
+    firsts = [0, 0, 0, 0, 0, 0, 2, 2, 4, 4, 6]
+    wanted = [model.predict(frames[first : t + 1]).numpy() for t, first in enumerate(firsts)]
+    np.testing.assert_allclose(found, wanted, atol=2e-6)
