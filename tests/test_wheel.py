@@ -44,6 +44,13 @@ def test_without_its_packages_a_command_says_what_to_install(installed: Path, tm
     assert result.stderr.count("\n") == 1
 
 
+def test_the_wheel_contains_the_files_that_are_no_modules(installed: Path) -> None:
+    (packages,) = installed.parent.glob("lib/python*/site-packages")
+    for package in ("ttrnn", "pipelines", "search_spaces"):
+        files = run("git", "ls-files", package, cwd=ROOT).stdout.splitlines()
+        assert [name for name in files if not (packages / name).exists()] == []
+
+
 def test_commands_are_those_of_the_wheel_wherever_they_are_started(installed: Path, tmp_path: Path) -> None:
     (packages,) = installed.parent.glob("lib/python*/site-packages")
     # What it needs, but not the checkout: a path file is not read in the directories that another one names.

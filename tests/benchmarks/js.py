@@ -1,12 +1,12 @@
 """Measure models as JavaScript modules on one core: time per frame in Node and in Chromium, and sizes of the files.
 
     python -m tests.benchmarks.js --out docs/results/js.csv        two minutes
-    python -m tests.benchmarks.js --rounds 3 --json
+    python -m tests.benchmarks.js --rounds 3
 
 TT-GRUs with a TT recurrent matrix of about 1,000, 3,000, 5,000 and 10,000 parameters and the paper's UCF11 GRU, for
-frames of 160x120 RGB and of 64x32 grey. A round pushes frames for a tenth of a second. `picture` is an ImageData of
-640x480, which the module fits to the size of the frame first. Weights of any type are decoded once: the time of a frame
-is the same.
+frames of 160x120 RGB and of 64x32 grey. A round pushes frames for a tenth of a second. A picture is an ImageData of
+640x480, which the module fits to the size of the frame first; the table has its median. Weights of any type are decoded
+once, so the time of a frame is the same.
 """
 
 import contextlib
@@ -19,8 +19,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from ttrnn.model import ModelConfig, VideoClassifier
 from ttrnn.portable.js import javascript
 from ttrnn.quantise import DTYPES, rounded
 
-__all__ = ["JsOptions", "measure_js"]
+__all__ = ["JsOptions", "measure_js", "table"]
 
 log = logging.getLogger("tests.benchmarks")
 
@@ -62,6 +63,7 @@ MEASURE = """(model, rounds) => {
   };
   return [times(i => frames[i % 8]), times(() => picture)];
 }"""
+
 Measure = Callable[[str], list[list[float]]]
 
 
@@ -71,8 +73,8 @@ class JsOptions:
 
     rounds: int = 20
     """number of rounds of a tenth of a second"""
-    out: str = ""
-    """CSV file to write the rows to; default: none"""
+    out: str = "bench/js.csv"
+    """CSV file to write the rows to"""
 
 
 def models() -> Iterator[tuple[str, VideoClassifier]]:
@@ -143,32 +145,35 @@ def measure_js(options: JsOptions) -> dict[str, Any]:
                     "median_us_picture": round(statistics.median(pictures)),
                     **{f"{dtype}_bytes": len(source.encode()) for dtype, source in sources.items()}})  # fmt: skip
                 log.info("%s, %d parameters, %s: %d us", frame, model.num_params, engine, rows[-1]["us_a_frame"])
-    if options.out:
-        with atomic_write(options.out) as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    write_rows(Path(options.out), rows)
     return {"rows": rows}
 
 
-def summary(result: dict[str, Any]) -> str:
-    """The table as Markdown."""
-    names = (
-        "frame",
-        "parameters",
-        "in",
-        "us a frame (median, slowest)",
-        "640x480 picture, us",
-        "float32, kB",
-        "int8, kB",
-    )
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a CSV, with the date of today."""
+    about = {"date": date.today().isoformat(), "command": "python -m tests.benchmarks.js"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        writer = csv.DictWriter(file, [*rows[0], *about], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, **about} for row in rows)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown, a line for each model; rows are those of the CSV."""
+    engines = list(dict.fromkeys(row["engine"] for row in rows))
+    names = ("frame", "parameters", *(f"us a frame, {engine}" for engine in engines),
+             *(f"of 640x480, {engine}" for engine in engines), "file, kB", "int8, kB")  # fmt: skip
     lines = [f"| {' | '.join(names)} |", "|---|" + "---:|" * (len(names) - 1)]
-    for row in result["rows"]:
-        times = f"{row['us_a_frame']:,} ({row['median_us']:,}, {row['slowest_us']:,}) | {row['median_us_picture']:,}"
-        sizes = f"{row['float32_bytes'] / 1000:,.1f} | {row['int8_bytes'] / 1000:,.1f}"
-        lines.append(f"| {row['frame']} | {row['num_params']:,} | {row['engine']} | {times} | {sizes} |")
+    for frame, num_params in dict.fromkeys((row["frame"], row["num_params"]) for row in rows):
+        own = [row for row in rows if (row["frame"], row["num_params"]) == (frame, num_params)]
+        cells = [frame, f"{int(num_params):,}"]
+        cells += [f"{int(row['us_a_frame']):,} ({int(row['median_us']):,})" for row in own]
+        cells += [f"{int(row['median_us_picture']):,}" for row in own]
+        cells += [f"{int(own[0][f'{dtype}_bytes']) / 1000:,.1f}" for dtype in ("float32", "int8")]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(JsOptions, measure_js, summary))
+    sys.exit(command.run(JsOptions, measure_js, lambda result: table(result["rows"])))

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.data.demo_videos import CLASSES
 from tests.ttrnn.portable.test_js import expected
 from tests.ttrnn.test_export_onnx import CASES, clips, make
+from tests.videos import numbered, write_video
 from ttrnn.portable.js import demo_page, javascript
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -69,21 +71,46 @@ def test_in_chromium_it_gives_what_step_gives_under_a_strict_policy(browser: Any
     np.testing.assert_allclose(found, expected(model, frames), atol=2e-6)
 
 
-def test_the_demo_page_works_from_a_file_with_clip_and_camera(browser: Any, tmp_path: Path) -> None:
-    (tmp_path / "demo.html").write_text(demo_page(javascript(make(**CASES["several labels"]))), encoding="utf-8")
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Any]:
+    """A page that shows no error and requests nothing but the file that is opened in it."""
     page, errors, requests = browser.new_page(), [], []
+    page.set_default_timeout(20_000)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text))
     page.on("request", lambda request: requests.append(request.url))
-    page.goto((tmp_path / "demo.html").as_uri())
-    several = "Number(document.getElementById('count').textContent) > 3"
-    page.wait_for_function(several, timeout=20_000)
-    assert "trained on something else" in page.locator("#message").text_content()
-    page.click("#camera")
-    page.wait_for_function(f"{several} && document.getElementById('picture').width == 640", timeout=20_000)
-    assert page.locator("#camera").get_attribute("aria-pressed") == "true"
-    assert float(page.locator("#time").text_content()) > 0
-    names = [text.split("\n")[0] for text in page.locator("#bars li").all_inner_texts()]
+    yield page
+    own = [url for url in requests if not url.startswith("blob:")]
+    page.close()
+    assert (errors, len(own)) == ([], 1)
+
+
+SEVERAL = "Number(document.getElementById('count').textContent) > 3"
+
+
+def test_the_demo_page_works_from_a_file_with_clip_camera_and_video(opened: Any, tmp_path: Path) -> None:
+    (tmp_path / "demo.html").write_text(demo_page(javascript(make(**CASES["several labels"]))), encoding="utf-8")
+    opened.goto((tmp_path / "demo.html").as_uri())
+    opened.wait_for_function(SEVERAL)
+    assert "trained on something else" in opened.locator("#message").text_content()
+    opened.click("#camera")
+    opened.wait_for_function(f"{SEVERAL} && document.getElementById('picture').width == 640")
+    assert opened.locator("#camera").get_attribute("aria-pressed") == "true"
+    assert float(opened.locator("#time").text_content()) > 0
+    names = [text.split("\n")[0] for text in opened.locator("#bars li").all_inner_texts()]
     assert names == list(make().config.classes)
-    assert errors == []
-    assert requests == [(tmp_path / "demo.html").as_uri()]
+    video = write_video(tmp_path / "clip.webm", numbered(30), codec="VP80")
+    opened.set_input_files("#file input", video)
+    opened.wait_for_function(f"{SEVERAL} && document.getElementById('picture').width == 48")
+    (tmp_path / "text.webm").write_text("no video")
+    opened.set_input_files("#file input", tmp_path / "text.webm")
+    opened.wait_for_function("document.getElementById('message').textContent.startsWith('text.webm: ')")
+
+
+def test_the_example_recognises_the_stripes_that_it_draws(opened: Any) -> None:
+    opened.add_init_script("let seed = 1; Math.random = () => (seed = seed * 16807 % 2147483647) / 2147483647;")
+    opened.goto((Path(__file__).parents[3] / "docs" / "examples" / "stripes.html").as_uri())
+    opened.wait_for_function("document.getElementById('count').textContent == '12'")
+    label = opened.locator("#label b").text_content()
+    assert label in CLASSES
+    assert opened.locator("#message").text_content() == f"Three sets of stripes; the truth is {label}."
