@@ -32,6 +32,7 @@ _TOLERANCE = 1e-5
 """of probabilities"""
 _LARGEST_24 = 2**23 - 2
 _TIME_LIMIT_S = 600
+_MOST_PARAMS = 2_000_000
 # "stem" and "events" for models that have one.
 _FILES = ("products", "stem", "layers", "pictures", "stream", "events")
 _FOLDER = resources.files("ttrnn.portable") / "javascript"
@@ -75,7 +76,7 @@ def export_js(
         no `node` on the PATH, so that nothing was compared.
 
     Raises:
-        ValueError: the model is bidirectional.
+        ValueError: the model is bidirectional, or has more than 2,000,000 parameters.
         RuntimeError: probabilities differ by more than 1e-5, or Node can't run the module.
     """
     source, difference = javascript(model, dtype, events), None
@@ -135,7 +136,12 @@ def _noise(model: VideoClassifier) -> list[NDArray[np.uint8]]:
 
 
 def javascript(model: VideoClassifier, dtype: str = "float32", events: Mapping[str, Any] | None = None) -> str:
-    """The source text of the module, see export_js."""
+    """The source text of the module, see export_js. Raises ValueError, also for more than 2,000,000 parameters."""
+    if model.config.num_params > _MOST_PARAMS:
+        raise ValueError(
+            f"the model has {model.config.num_params:,} parameters, a JavaScript module takes {_MOST_PARAMS:,}; give a "
+            "smaller one, or write it as ONNX"
+        )
     weights, writer, config = ModelWeights.of(model), _Writer(dtype), model.config
     # Where it is folded into a core, the factor is kept apart: bfloat16 numbers must stay what they are.
     scales = [float(getattr(model.rnn, f"ih_l{number}").scale) for number in range(config.num_layers)]

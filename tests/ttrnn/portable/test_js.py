@@ -122,9 +122,11 @@ def test_without_node_it_is_written_and_said_not_to_be_compared(tmp_path: Path, 
     assert (tmp_path / "model.js").exists()
 
 
-def test_a_bidirectional_model_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_cannot_stream_or_is_huge_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="bidirectional models can't stream"):
         export_js(make(**BOTH["both directions"]), tmp_path / "model.js")
+    with pytest.raises(ValueError, match=r"2,\d{3},\d{3} parameters, a JavaScript module takes 2,000,000"):
+        export_js(make(width=64, height=32, input="dense", hidden_modes="110"), tmp_path / "model.js")
     assert list(tmp_path.iterdir()) == []
 
 
