@@ -82,8 +82,8 @@ def package_model(
                 export_program(exported, directory / "step.pt2")
         if js:
             with user_errors("--js"):
-                events = read_config(directory).get("events")
-                export_js(exported, directory / "model.js", dtype, validation_clips(results), events)
+                rule = read_config(directory).get("events")
+                export_js(exported, directory / "model.js", dtype, validation_clips(results), rule)
             page = demo_page((directory / "model.js").read_text(encoding="utf-8"))
             (directory / "demo.html").write_text(page, encoding="utf-8")
     files = {file.name: file.stat().st_size for file in sorted(out.iterdir())}
