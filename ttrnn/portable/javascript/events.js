@@ -18,7 +18,7 @@ class Watch {
   // Takes one more frame and returns the scores of the oldest state by class, the events that were detected at this
   // frame, and those that are over.
   push(image) {
-    const frame = as_frame(image), t = this.t++, { streams, open } = this, started = [];
+    const frame = asFrame(image), t = this.t++, { streams, open } = this, started = [];
     if (t % P == 0) {
       const state = streams.length < W / P ? stream() : streams.shift();
       state.reset();

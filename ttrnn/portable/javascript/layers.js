@@ -3,10 +3,10 @@ const size = config.hidden;
 const layers = config.layers.map(({ ih, hh, differences }) => {
   const input = train(ih), offset = vector(input.result.length), recurrent = train(hh);
   const bias = differences && vector(recurrent.result.length);
-  return { input, offset, recurrent, bias, new_bias: config.cell == "gru" && vector(size) };
+  return { input, offset, recurrent, bias, newBias: config.cell == "gru" && vector(size) };
 });
 const query = config.pooling == "attention" ? vector(size) : new Float64Array(size);
-const head = matrix(classes.length, size), head_bias = vector(classes.length);
+const head = matrix(classes.length, size), headBias = vector(classes.length);
 const pixels = new Float64Array(width * height * channels);
 const sigmoid = x => 1 / (1 + Math.exp(-x));
 
@@ -23,13 +23,13 @@ function gates({ input, offset, bias }, x, state) {
   return g;
 }
 
-function advance({ recurrent, new_bias }, g, { h, c }) {
+function advance({ recurrent, newBias }, g, { h, c }) {
   const u = product(recurrent, h), H = size;
   for (let j = 0; j < H; j++) {
     if (config.cell == "rnn") h[j] = Math.tanh(g[j] + u[j]);
     else if (config.cell == "gru") {
       const r = sigmoid(g[j] + u[j]), z = sigmoid(g[H + j] + u[H + j]);
-      const n = Math.tanh(g[2 * H + j] + r * (u[2 * H + j] + new_bias[j]));
+      const n = Math.tanh(g[2 * H + j] + r * (u[2 * H + j] + newBias[j]));
       h[j] = n + z * (h[j] - n);
     } else {
       const i = sigmoid(g[j] + u[j]), f = sigmoid(g[H + j] + u[H + j]), o = sigmoid(g[3 * H + j] + u[3 * H + j]);
@@ -55,7 +55,7 @@ function pool(state, h) {
 function probabilities(pooled) {
   const logits = new Float64Array(classes.length);
   multiply(head, pooled, 0, logits, 0);
-  for (let j = 0; j < logits.length; j++) logits[j] += head_bias[j];
+  for (let j = 0; j < logits.length; j++) logits[j] += headBias[j];
   if (task == "multi_label") return logits.map(sigmoid);
   const peak = Math.max(...logits), powers = logits.map(logit => Math.exp(logit - peak));
   const total = powers.reduce((a, b) => a + b);

@@ -1,4 +1,6 @@
-// Convolutions in front of the first layer; of models with a stem only. Maps have a border of zeros, which the kernels of the next convolution reach into.
+// Convolutions in front of the first layer, in models with a stem only.
+
+// Maps have a border of zeros, which the kernels of the next convolution reach into.
 const stem = config.stem.convs.map(([rows, columns, ins, outs, kernel, stride, depthwise]) => ({
   rows, columns, ins, outs, kernel, stride, depthwise,
   filter: depthwise ? weights(kernel * kernel * ins) : matrix(outs, kernel * kernel * ins),

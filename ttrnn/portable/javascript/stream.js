@@ -7,14 +7,15 @@ class Stream {
   // Starts again, as before the first frame.
   reset() {
     this.layers = layers.map(() => ({ h: new Float64Array(size), c: new Float64Array(size) }));
-    this.pooling = { sum: new Float64Array(size).fill(config.pooling == "max" ? -Infinity : 0), peak: -Infinity, weight: 0 };
+    const lowest = config.pooling == "max" ? -Infinity : 0;
+    this.pooling = { sum: new Float64Array(size).fill(lowest), peak: -Infinity, weight: 0 };
     this.frame = undefined;
   }
 
   // Takes one more frame and returns the probabilities so far by class: an ImageData of any size, or bytes, height x
   // width x channels.
   push(image) {
-    const frame = as_frame(image);
+    const frame = asFrame(image);
     let x = pixels;
     if (config.stem) {
       x = features(frame, this.frame ?? frame);
