@@ -134,7 +134,7 @@ def test_every_option_in_a_page_exists(page: Path) -> None:
 
 
 def test_commands_are_found_in_the_pages() -> None:
-    assert {call.values[0] for call in all_calls()} == {*COMMANDS} - {"demo", "pareto"}
+    assert {call.values[0] for call in all_calls()} == {*COMMANDS} - {"pareto"}
 
 
 @every_page
