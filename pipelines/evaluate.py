@@ -27,6 +27,7 @@ from pipelines.evaluation.compare import comparison_text
 from pipelines.evaluation.evaluator import evaluate_model, headline
 from pipelines.storage.location import Location
 from pipelines.storage.output import prepare_out
+from pipelines.tuning.kinds import MODELS, Argument, check_arguments
 
 __all__ = ["EvaluateOptions", "evaluate"]
 
@@ -62,6 +63,11 @@ class EvaluateOptions:
 @takes_options(EvaluateOptions)
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     """The command as a function."""
+    check_arguments(
+        "evaluate",
+        Argument("MODEL", options.model, MODELS),
+        Argument("SHARDS", options.shards, ("shards", "videos")),
+    )
     splits = {"folds": options.folds, "fold": options.fold, "split_by": options.split_by}
     given = splits != {"folds": None, "fold": None, "split_by": "group"}
     out = None

@@ -26,6 +26,7 @@ from pipelines.evaluation.packaging import check_out, package_model
 from pipelines.storage.bucket import reading_copy
 from pipelines.storage.location import Location
 from pipelines.training.run_directory import RunDirectory, is_of_model
+from pipelines.tuning.kinds import MODELS, Argument, check_arguments
 from pipelines.tuning.selection import check_rule, select_trial
 from pipelines.tuning.sweep_directory import SweepDirectory, is_result
 from ttrnn.checkpoint import read_config
@@ -74,6 +75,9 @@ class ExportOptions:
 @takes_options(ExportOptions)
 def export(options: ExportOptions) -> dict[str, Any]:
     """The command as a function. Returns the results and files of the exported model, and its neighbours."""
+    check_arguments(
+        "export", Argument("SOURCE", options.source, MODELS), Argument("OUT", options.out, ("model",), is_out=True)
+    )
     out, markers = Location.of(options.out).local, (SweepDirectory.MARKER, RunDirectory.MARKER)
     check_out(out, overwrite=options.overwrite)
     forms: dict[str, Any] = {"dtype": options.dtype, "onnx": options.onnx, "program": options.program, "js": options.js}

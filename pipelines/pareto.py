@@ -20,6 +20,7 @@ from pipelines.report.frontier_files import browser_command, write_frontier
 from pipelines.report.table import frontier_table
 from pipelines.storage.bucket import reading_copy
 from pipelines.storage.location import Location
+from pipelines.tuning.kinds import Argument, check_arguments
 from pipelines.tuning.sweep_directory import SweepDirectory, is_result
 
 __all__ = ["ParetoOptions", "pareto"]
@@ -36,6 +37,7 @@ class ParetoOptions:
 @takes_options(ParetoOptions)
 def pareto(options: ParetoOptions) -> dict[str, Any]:
     """Writes the files of the frontier; for a sweep in a bucket, "files" are the paths of the local copies."""
+    check_arguments("pareto", Argument("SWEEP", options.sweep, ("sweep",)))
     place = Location.of(options.sweep)
     files = SweepDirectory.FRONTIER_FILES
     with reading_copy(place, markers=(SweepDirectory.MARKER,), wanted=is_result, results=files) as copy:

@@ -22,6 +22,7 @@ from pipelines.core import command
 from pipelines.core.options import positional, takes_options
 from pipelines.inference.prediction import predict_videos
 from pipelines.inference.table import predictions_table
+from pipelines.tuning.kinds import MODELS, Argument, check_arguments
 from pipelines.video.windows import Length
 
 __all__ = ["PredictOptions", "predict"]
@@ -68,6 +69,8 @@ class PredictOptions:
 @takes_options(PredictOptions)
 def predict(options: PredictOptions) -> dict[str, Any]:
     """Classifies the videos; for results and errors see `predict_videos`."""
+    videos = [Argument("VIDEO", path, ("videos",)) for path in options.video]
+    check_arguments("predict", Argument("MODEL", options.model, MODELS), *videos)
     return predict_videos(
         options.model,
         options.video,

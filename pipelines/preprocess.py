@@ -29,6 +29,7 @@ from pipelines.data.options import PreprocessOptions
 from pipelines.data.preprocessing import make_shards
 from pipelines.data.rejected import REJECTED_CSV, read_rejected
 from pipelines.storage.location import Location
+from pipelines.tuning.kinds import Argument, check_arguments
 
 __all__ = ["summary"]
 
@@ -48,6 +49,11 @@ def preprocess(options: PreprocessOptions) -> dict[str, Any]:
         from pipelines.report.inspection import verify_shards
 
         return verify_shards(options.verify)
+    check_arguments(
+        "preprocess",
+        Argument("VIDEOS", options.videos, ("videos",)),
+        Argument("OUT", options.out, ("shards",), is_out=True),
+    )
     return dry_run(options) if options.dry_run else make_shards(options)
 
 

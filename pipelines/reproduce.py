@@ -22,6 +22,7 @@ from pipelines.core.options import takes_options
 from pipelines.paper import reproduction, table
 from pipelines.paper.estimate import dry_run_summary
 from pipelines.paper.protocols import ReproduceOptions
+from pipelines.tuning.kinds import Argument, check_arguments
 
 __all__ = ["reproduce", "summary"]
 
@@ -29,6 +30,11 @@ __all__ = ["reproduce", "summary"]
 @takes_options(ReproduceOptions)
 def reproduce(options: ReproduceOptions) -> dict[str, Any]:
     """The command as a function; see `paper.reproduction.reproduce` for its result and errors."""
+    check_arguments(
+        "reproduce",
+        Argument("DATA", options.data, ("shards", "videos")),
+        Argument("OUT", options.out, (), is_out=True),
+    )
     return reproduction.reproduce(options)
 
 

@@ -38,6 +38,7 @@ from pipelines.storage.output import prepare_out, undone_if_refused
 from pipelines.training.teacher import check_teachers
 from pipelines.tuning.data_check import forecast_of
 from pipelines.tuning.display import Screen, tune_callback
+from pipelines.tuning.kinds import Argument, check_arguments
 from pipelines.tuning.options import SweepOptions
 from pipelines.tuning.preparation import claim_sweep, describe_data, prepare_shards
 from pipelines.tuning.replicate import points_to_replicate, replicate, within_time
@@ -60,6 +61,11 @@ def sweep(options: SweepOptions) -> dict[str, Any]:
     """
     if options.data is not None and not Location.of(options.data).exists():
         raise UserError(f"there is no {options.data}; give a folder of videos, a CSV or shards as --data")
+    check_arguments(
+        "sweep",
+        Argument("--data DATA", options.data, ("shards", "videos")),
+        Argument("--out OUT", options.out, ("sweep",), is_out=True),
+    )
     target = Location.of(options.out)
     if options.overwrite and options.data is not None and Location.of(options.data).lies_in(target):
         raise UserError(f"--overwrite deletes {options.out}, in which --data {options.data} lies; give another --out")

@@ -37,6 +37,7 @@ from pipelines.training.setup import model_config, resolve_precision, starting_m
 from pipelines.training.teacher import check_teachers
 from pipelines.training.tracking import Tracking, check_tracker
 from pipelines.training.trainer import DivergedError, fit
+from pipelines.tuning.kinds import Argument, check_arguments
 from ttrnn.files import atomic_directory
 
 __all__ = ["train"]
@@ -48,6 +49,11 @@ log = logging.getLogger(__name__)
 @takes_options(TrainOptions)
 def train(options: TrainOptions) -> dict[str, Any]:
     """Trains or resumes the run in OUT; returns summary.json and the paths of the run."""
+    check_arguments(
+        "train",
+        Argument("SHARDS", options.shards, ("shards",)),
+        Argument("OUT", options.out, ("run",), is_out=True),
+    )
     target = Location.of(options.out)
     with working_copy(target, RUN_LAYOUT, resume=options.resume, overwrite=options.overwrite) as out:
         result = _train(dataclasses.replace(options, out=str(out)))
