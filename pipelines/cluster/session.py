@@ -7,6 +7,8 @@ import secrets
 import shutil
 import signal
 import socket
+import sys
+import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,7 +64,7 @@ def start_ray(**kwargs: Any) -> Iterator[None]:
         return
     hide_authentication_notice()
     try:
-        with delayed_interrupts():
+        with delayed_interrupts(), contextlib.chdir(_import_directory()):
             _join_or_start(kwargs)
         yield
     finally:
@@ -85,6 +87,17 @@ def _set_environment() -> None:
     except RuntimeError:
         # Ray asks for it on import. Debian's name for the home of users without one.
         os.environ["HOME"] = "/nonexistent"
+
+
+def _import_directory() -> Path:
+    """The directory to start Ray in: its workers look for modules in it before any other.
+
+    In that of the user, a click.py or a directory pipelines/ would replace the modules of Ray and of this project.
+    """
+    root = Path(__file__).resolve().parents[2]
+    is_installed = root in {Path(path).resolve() for path in sysconfig.get_paths().values()}
+    # Workers find an installed package by themselves, and there are no modules in the environment's own directory.
+    return Path(sys.prefix) if is_installed else root
 
 
 @contextlib.contextmanager

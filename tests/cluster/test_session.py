@@ -1,4 +1,4 @@
-"""pipelines/cluster/session.py: Ray is quiet, sends no usage statistics, and needs the token."""
+"""pipelines/cluster/session.py: Ray is quiet, sends no usage statistics, needs the token, and imports our modules."""
 
 import json
 import os
@@ -12,26 +12,41 @@ import pytest
 from pipelines.cluster import session
 from pipelines.core.errors import UserError
 
+ROOT = Path(session.__file__).resolve().parents[2]
 PROBE = """
 import json, os, stat
 from pathlib import Path
 from pipelines.cluster.session import start_ray
 import ray
+
+def imported():
+    import click
+    import pipelines
+    return [click.__file__, pipelines.__file__]
+
 with start_ray(num_cpus=1):
+    here, modules = os.getcwd(), ray.get(ray.remote(imported).remote(), timeout=60)
     from ray._private.authentication.authentication_utils import is_token_auth_enabled
     from ray._common.usage.usage_lib import usage_stats_enabled
     with start_ray():
         cpus = ray.cluster_resources()["CPU"]
     seen = {"cpus": cpus, "token": is_token_auth_enabled(), "statistics": usage_stats_enabled(),
-            "mode": stat.S_IMODE((Path.home() / ".ray" / "auth_token").stat().st_mode), "inside": ray.is_initialized()}
+            "mode": stat.S_IMODE((Path.home() / ".ray" / "auth_token").stat().st_mode), "inside": ray.is_initialized(),
+            "own": [name for name in modules if name.startswith(here)]}
 print(json.dumps({**seen, "after": ray.is_initialized()}))
 """
 
 
-def test_a_local_cluster_is_quiet_and_needs_the_token_without_usage_statistics(tmp_path: Path) -> None:
+def test_a_local_cluster_is_quiet_and_private_and_imports_nothing_from_the_working_directory(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"HOME": str(tmp_path), "RAY_ADDRESS": "local"}
-    result = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, env=environment, check=False)
+    for name in ("pipelines/__init__.py", "click.py", "ttrnn.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("raise SystemExit('the wrong module')\n")
+    # As a console script is: without the working directory in the path of the driver.
+    environment["PYTHONPATH"] = str(ROOT)
+    command = [sys.executable, "-P", "-c", PROBE]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout) == {
         "cpus": 1.0,
@@ -39,6 +54,7 @@ def test_a_local_cluster_is_quiet_and_needs_the_token_without_usage_statistics(t
         "statistics": False,
         "mode": 0o600,
         "inside": True,
+        "own": [],
         "after": False,
     }
 
