@@ -26,7 +26,7 @@ from pipelines.evaluation.classifier import reading_model
 from pipelines.evaluation.compare import comparison_text
 from pipelines.evaluation.evaluator import evaluate_model, headline
 from pipelines.storage.location import Location
-from pipelines.storage.output import prepare_out
+from pipelines.storage.output import no_empty_directory, prepare_out
 from pipelines.tuning.kinds import MODELS, Argument, check_arguments
 
 __all__ = ["EvaluateOptions", "evaluate"]
@@ -70,11 +70,11 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     )
     splits = {"folds": options.folds, "fold": options.fold, "split_by": options.split_by}
     given = splits != {"folds": None, "fold": None, "split_by": "group"}
-    out = None
-    if options.out is not None:
-        out = Location.of(options.out).local
-        prepare_out(out, marker="predictions.csv", overwrite=options.overwrite)
+    out = None if options.out is None else Location.of(options.out).local
     with contextlib.ExitStack() as stack:
+        if out is not None:
+            stack.enter_context(no_empty_directory(Location.of(out)))
+            prepare_out(out, marker="predictions.csv", overwrite=options.overwrite)
         model, other = (
             None if path is None else stack.enter_context(reading_model(path))
             for path in (options.model, options.compare)

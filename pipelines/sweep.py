@@ -43,6 +43,7 @@ from pipelines.tuning.options import SweepOptions
 from pipelines.tuning.preparation import claim_sweep, describe_data, prepare_shards
 from pipelines.tuning.replicate import points_to_replicate, replicate, within_time
 from pipelines.tuning.search_job import run_search
+from pipelines.tuning.space_check import check_before_ray
 from pipelines.tuning.sweep_directory import SWEEP_LAYOUT, SweepDirectory
 from pipelines.tuning.trial import Trial
 
@@ -82,6 +83,8 @@ def _sweep(options: SweepOptions, out: SweepDirectory, start: float, deadline: f
     marker = SweepDirectory.MARKER
     prepare_out(out.path, marker=marker, overwrite=options.overwrite, resume=options.resume)
     options = claim_sweep(out, options)
+    with undone_if_refused(out.path, marker=marker):
+        check_before_ray(options, out)
     with undone_if_refused(out.path, marker=marker), start_ray():
         data = ShardDataset.open(prepare_shards(options, out))
         check_teachers(options.teacher_paths, data)

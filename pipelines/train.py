@@ -27,7 +27,7 @@ from pipelines.evaluation.evaluator import evaluate_dataset
 from pipelines.evaluation.metrics import METRICS
 from pipelines.storage.bucket import working_copy
 from pipelines.storage.location import Location
-from pipelines.storage.output import prepare_out
+from pipelines.storage.output import prepare_out, undone_if_refused
 from pipelines.training.console import epoch_logger, run_summary
 from pipelines.training.distributed import fit_on_ray, following
 from pipelines.training.head_node import serve_files
@@ -90,7 +90,10 @@ def _train(options: TrainOptions) -> dict[str, Any]:
         config.input_shape,
     )
     settings = options.settings() | flat_config(options, config)
-    with Tracking(run, settings, METRICS[config.task], options.track) as tracking:
+    with (
+        undone_if_refused(run.path, marker=RunDirectory.MARKER),
+        Tracking(run, settings, METRICS[config.task], options.track) as tracking,
+    ):
         log_epoch = epoch_logger()
 
         def on_epoch(record: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from pipelines.storage.cache import locked_copy, make_room
 from pipelines.storage.layout import MirrorLayout
 from pipelines.storage.location import Location
 from pipelines.storage.mirror import MIRROR_JSON, Mirror, read_mirror
-from pipelines.storage.output import prepare_out
+from pipelines.storage.output import no_empty_directory, prepare_out
 from pipelines.storage.transfer import RUNNING, clear, for_each, list_files, pull, put, zipped_runs
 
 __all__ = ["ReadingCopy", "reading_copy", "working_copy"]
@@ -46,7 +46,8 @@ def working_copy(
         StepError: at the end the bucket does not hold everything; the message says where the copy lies.
     """
     if place.is_local:
-        yield place.absolute().local
+        with no_empty_directory(place):
+            yield place.absolute().local
         return
     with locked_copy(place, "work") as copy:
         found = read_mirror(place)

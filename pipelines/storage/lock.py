@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from pipelines.core.errors import UserError
 from pipelines.storage.location import Location
-from pipelines.storage.output import make_directory
+from pipelines.storage.output import delete_empty, make_directory, missing_directories
 
 __all__ = ["only_writer"]
 
@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 def only_writer(place: Location, *, wait_s: float = 0.0) -> Iterator[None]:
     """Locks a directory while the block runs, against processes of this machine that call this function too.
 
-    A local directory that does not exist is made, and removed again if it stays empty. Remote ones are not locked.
+    A local directory that does not exist is made, and deleted again with its new parents if it stays empty. Remote ones
+    are not locked.
 
     Args:
         place: The directory.
@@ -32,14 +33,12 @@ def only_writer(place: Location, *, wait_s: float = 0.0) -> Iterator[None]:
     if not place.is_local:
         yield
         return
-    is_new = not place.exists()
+    missing = missing_directories(place)
     descriptor = _open_locked(place, time.monotonic() + wait_s)
     try:
         yield
     finally:
-        if is_new:
-            with contextlib.suppress(OSError):
-                os.rmdir(place.text)
+        delete_empty(missing)
         os.close(descriptor)
 
 

@@ -2,14 +2,22 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import UserError
 from pipelines.storage.location import Location
 
-__all__ = ["make_directory", "prepare_out", "refuse_other_options", "undone_if_refused"]
+__all__ = [
+    "delete_empty",
+    "make_directory",
+    "missing_directories",
+    "no_empty_directory",
+    "prepare_out",
+    "refuse_other_options",
+    "undone_if_refused",
+]
 
 
 def prepare_out(
@@ -70,6 +78,29 @@ def undone_if_refused(out: Path, *, marker: str) -> Iterator[None]:
         if [path.name for path in out.iterdir()] == [marker]:
             shutil.rmtree(out)
         raise
+
+
+@contextlib.contextmanager
+def no_empty_directory(place: Location) -> Iterator[None]:
+    """Deletes a local directory and its parents at the end of the block, if the block made them and left them empty."""
+    missing = missing_directories(place)
+    try:
+        yield
+    finally:
+        delete_empty(missing)
+
+
+def missing_directories(place: Location) -> list[Path]:
+    """A local directory and its parents, as far as they do not exist, the lowest first."""
+    path = Path(place.text)
+    return [each for each in (path, *path.parents) if place.is_local and not each.exists()]
+
+
+def delete_empty(directories: Iterable[Path]) -> None:
+    """Deletes those of the directories that exist and are empty."""
+    for each in directories:
+        with contextlib.suppress(OSError):
+            each.rmdir()
 
 
 def make_directory(place: Location) -> None:

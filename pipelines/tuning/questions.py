@@ -8,10 +8,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 import search_spaces
-from pipelines.core.errors import user_errors
 from pipelines.core.text import percent
 from pipelines.evaluation.compare import smallest_difference
 from pipelines.evaluation.metrics import standard_error
+from pipelines.tuning.space_check import space_errors
 from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import trial_name
 from search_spaces import Question, Sampled
@@ -85,7 +85,7 @@ class Questions:
         before = dict(self.answers)
         while True:
             what = "the models that the space wants trained first"
-            with user_errors(what):
+            with space_errors(what):
                 found = self._space.first(self._frame, self._answers)
             for values in found.models.values() if isinstance(found, Question) else found:
                 if isinstance(values, Mapping):

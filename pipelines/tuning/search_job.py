@@ -15,6 +15,7 @@ from pipelines.training.options import TrainOptions
 from pipelines.training.queue import Training
 from pipelines.tuning.baselines import announce, baseline_trainings
 from pipelines.tuning.budget import POINTS, Plan, Planner
+from pipelines.tuning.build import Builder
 from pipelines.tuning.data_check import cost_text
 from pipelines.tuning.display import Screen, tune_callback
 from pipelines.tuning.frontier import frontier
@@ -22,6 +23,7 @@ from pipelines.tuning.options import SweepOptions
 from pipelines.tuning.questions import may_ask
 from pipelines.tuning.refine import propose
 from pipelines.tuning.schedulers import make_scheduler
+from pipelines.tuning.space_check import check_space, size_costs
 from pipelines.tuning.stopping import Curve, EarlyStopping
 from pipelines.tuning.study import Search
 from pipelines.tuning.sweep_directory import SweepDirectory
@@ -130,23 +132,25 @@ class _SearchJob:
         limits["memory_bytes"] = slots.memory_bytes
 
         def costs(train: TrainOptions, model: ModelConfig) -> dict[str, float]:
-            return {
-                "max_params": model.num_params,
-                "max_macs": model.multiply_adds,
-                "memory_bytes": step_bytes(model, train.batch_size, longest, slots.device_type, data.codec),
-            }
+            memory = step_bytes(model, train.batch_size, longest, slots.device_type, data.codec)
+            return {**size_costs(train, model), "memory_bytes": memory}
 
+        common = {"epochs": options.epochs_per_trial, "seed": options.seed, "num_workers": options.num_workers}
+        limits = {name: limit for name, limit in limits.items() if limit is not None and limit < math.inf}
+        if not self._earlier:
+            builder = Builder(self._sweep, data, common, options.space)
+            check_space(options.space, builder, data, limits, costs, streamable=options.streamable)
         return Search(
             self._sweep,
             data,
-            {"epochs": options.epochs_per_trial, "seed": options.seed, "num_workers": options.num_workers},
+            common,
             space=options.space,
             num_trials=options.most_trials,
             costs=costs,
             teacher=",".join(options.teacher_paths) or options.teacher,
             streamable=options.streamable,
             asks=asks,
-            limits={name: limit for name, limit in limits.items() if limit is not None and limit < math.inf},
+            limits=limits,
             sampler=options.sampler,
             seed=options.seed,
         )

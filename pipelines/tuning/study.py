@@ -14,19 +14,19 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 import search_spaces
-from pipelines.core.errors import UserError, user_errors
+from pipelines.core.errors import UserError
 from pipelines.data.dataset import ShardDataset
 from pipelines.training.queue import Training
 from pipelines.training.run_directory import ENDED
 from pipelines.tuning.build import Builder, Costs, key, training
 from pipelines.tuning.optuna_study import make_sampler, open_study, tell_rejected, why_exhausted
 from pipelines.tuning.questions import Questions, may_ask
+from pipelines.tuning.space_check import space_errors
 from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.tuning.trial import read_trial, trial_name
 from search_spaces import Sampled
 
 __all__ = ["Search"]
-
 
 log = logging.getLogger(__name__)
 # After so many rejected proposals in a row, the space counts as exhausted.
@@ -212,7 +212,7 @@ class Search:
         if first is not None:
             self.study.enqueue_trial(dict(first.params))
         trial, what = self.study.ask(), f"the space {self._space_name}"
-        with user_errors(what):
+        with space_errors(what):
             values = self._space.space(trial)
         self._builder.check(values, what)
         return self._propose(trial, self.questions.taught(values), {})

@@ -11,10 +11,11 @@ import torch
 from matplotlib.image import imread
 
 import ttrnn
+from pipelines.core.errors import UserError
 from pipelines.data.catalog import read_catalog
 from pipelines.data.folds import open_folds
 from pipelines.data.shards import Clip, write_dataset_json, write_shard
-from pipelines.evaluate import main
+from pipelines.evaluate import evaluate, main
 from pipelines.evaluation.evaluator import evaluate_model
 from pipelines.train import train
 from pipelines.training.options import TrainOptions
@@ -94,6 +95,13 @@ def test_files_list_each_clip_and_class_and_are_replaced_only_with_overwrite(tra
     assert "--overwrite" in capsys.readouterr().err
     assert main([str(run), str(shards), "--out", str(out), "--split", "val", "--overwrite"]) == 0
     assert read(out / "predictions.csv")[0]["clip_id"] == "val/0"
+
+
+def test_a_refused_command_leaves_no_directory(trained, tmp_path):
+    run, shards = trained
+    with pytest.raises(UserError, match="has no split 'nope'"):
+        evaluate(run, shards, split="nope", out=tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_clips_of_several_labels_have_average_precisions_and_no_confusion_matrix(tmp_path, capsys):

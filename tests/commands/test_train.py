@@ -57,6 +57,16 @@ def test_shards_in_a_bucket_train_the_same_model(shards, tmp_path, monkeypatch):
     assert metrics(tmp_path / "remote") == metrics(tmp_path / "local")
 
 
+def test_a_training_that_ray_refuses_leaves_no_directory(shards, tmp_path, monkeypatch):
+    def refuse():
+        raise UserError("no Ray cluster answers")
+
+    monkeypatch.setattr(training, "start_ray", refuse)
+    with pytest.raises(UserError, match="no Ray cluster"):
+        train(options(shards, tmp_path / "runs" / "run", num_workers=2))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_model_that_can_not_be_rounded_to_the_options_is_refused_before_anything_is_written(
     shards, tmp_path, monkeypatch
 ):

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.core.errors import UserError
 from pipelines.storage.location import Location
-from pipelines.storage.output import prepare_out
+from pipelines.storage.output import no_empty_directory, prepare_out
 
 
 @pytest.mark.parametrize(
@@ -81,3 +81,18 @@ def test_an_out_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="out cannot be made: Not a directory"):
         prepare_out(tmp_path / "file" / "out", marker="m")
+
+
+@pytest.mark.parametrize(
+    ("made", "kept"),
+    [([], ["old"]), (["old/new/out"], ["old"]), (["old/new/out/file"], ["old", "old/new", "old/new/out"])],
+    ids=["nothing", "empty", "a file"],
+)
+def test_directories_that_a_command_made_and_left_empty_are_deleted(
+    tmp_path: Path, made: list[str], kept: list[str]
+) -> None:
+    (tmp_path / "old").mkdir()
+    with no_empty_directory(Location.of(tmp_path / "old" / "new" / "out")):
+        for name in made:
+            (tmp_path / name).mkdir(parents=True)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.name != "file") == kept
