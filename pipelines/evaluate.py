@@ -105,6 +105,8 @@ def summary(result: dict[str, Any]) -> RenderableType:
     if "rejected" in result:
         parts.append(Text(f"left out because they could not be decoded: {plural(len(result['rejected']), 'clip')}"))
         parts += [Text(f"    {clip['error']}") for clip in result["rejected"][:_NUM_NAMED]]
+        if (others := len(result["rejected"]) - _NUM_NAMED) > 0:
+            parts.append(Text(f"    and {others:,} more; --json lists all"))
     parts.append(table)
     if "compare" in result:
         parts += ["", Text(_comparison(result))]

@@ -29,7 +29,8 @@ from pipelines.core.options import parse
 __all__ = ["run"]
 
 log = logging.getLogger(__name__)
-
+# Columns of a table that no terminal shows: rich would wrap it at 80.
+_WIDEST = 10_000
 
 T = TypeVar("T")
 
@@ -76,7 +77,7 @@ def _run(
         if as_json:
             sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
         elif (text := summary(result)) is not None:
-            Console(file=sys.stdout, soft_wrap=True, highlight=False, markup=False, emoji=False).print(text)
+            _print(text)
         sys.stdout.flush()
         return exit_code
     except UserError as error:
@@ -102,6 +103,11 @@ def _run(
     except Exception:
         traceback.print_exc()
         return 1
+
+
+def _print(text: Any) -> None:
+    width = None if sys.stdout.isatty() else _WIDEST
+    Console(file=sys.stdout, width=width, soft_wrap=True, highlight=False, markup=False, emoji=False).print(text)
 
 
 @contextlib.contextmanager

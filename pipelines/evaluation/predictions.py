@@ -3,7 +3,6 @@
 Legend: B clips, C classes.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,7 +27,6 @@ from pipelines.video.worker import IsolatedDecoder
 __all__ = ["Predictions", "is_catalog", "predict_catalog", "predict_shards"]
 
 
-log = logging.getLogger(__name__)
 _TIME_LIMIT_S = 300.0
 
 
@@ -124,13 +122,14 @@ def predict_catalog(model_name: str, model: Classifier, place: Location, split: 
     done = on_all_cores(clips, predict, time_limit_s=_TIME_LIMIT_S)
     for number, found in progress(done, len(clips), "videos"):
         if isinstance(found, str):
-            log.error("error: %s", found)
             rejected[number] = found
         else:
             scores_BC[number] = found
     kept = [number for number in range(len(clips)) if number not in rejected]
     if not kept:
-        raise UserError(f"none of the {len(clips):,} clips of {split} in {place} can be decoded; give other videos")
+        raise UserError(
+            f"none of the {len(clips):,} clips of {split} in {place} can be decoded ({rejected[0]}); give other videos"
+        )
     return Predictions(
         [clips[number].clip_id for number in kept],
         [clips[number].labels for number in kept],

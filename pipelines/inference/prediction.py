@@ -72,12 +72,15 @@ def predict_videos(
             if lines:
                 write_line(entry)
             entries[index] = entry
+    errors = [entry["error"] for entry in entries if "error" in entry]
+    for error in errors:
+        log.error("error: %s", error)
     result: dict[str, Any] = {"videos": entries}
     if lines:
         result["lines"] = True
     if recognizer.is_interrupted:
         return {**result, "exit_code": 130}
-    return {**result, "exit_code": 1 if any("error" in entry for entry in entries) else 0}
+    return {**result, "exit_code": 1 if errors else 0}
 
 
 def _annotate(path: str, out: Path, captions: Sequence[tuple[float, str]]) -> dict[str, str]:
@@ -85,7 +88,6 @@ def _annotate(path: str, out: Path, captions: Sequence[tuple[float, str]]) -> di
     try:
         annotate(path, out, captions, time_limit_s=TIME_LIMIT_S)
     except RejectedError as error:
-        log.error("error: %s", error)
         return {"path": path, "error": str(error)}
     log.info("%s: written", out)
     return {}

@@ -6,7 +6,6 @@ Legend: T time, H W frame height and width in pixels, K channels, C classes.
 import contextlib
 import dataclasses
 import itertools
-import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +26,6 @@ from pipelines.video.worker import IsolatedDecoder
 __all__ = ["TIME_LIMIT_S", "Recognizer", "is_camera"]
 
 
-log = logging.getLogger(__name__)
 TIME_LIMIT_S = 300.0
 """for decoding a video, or for each block of frames of a long one"""
 # A video whose frames take more is read as a stream, if the model allows it.
@@ -89,9 +87,7 @@ class Recognizer:
                 return self._by_frames(path, source)
         except VideoError as error:
             # The message about a rejected file contains its name.
-            text = str(error) if isinstance(error, RejectedError) else f"{path}: {error}"
-            log.error("error: %s", text)
-            return {"path": path, "error": text}
+            return {"path": path, "error": str(error) if isinstance(error, RejectedError) else f"{path}: {error}"}
 
     @contextlib.contextmanager
     def _open(self, path: str, decoder: IsolatedDecoder) -> Iterator[FrameSource]:

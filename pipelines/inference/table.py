@@ -17,7 +17,7 @@ _MAX_SEGMENTS = 40
 
 
 def predictions_table(result: dict[str, Any]) -> RenderableType:
-    """A table with the label, its probability and the next best classes of each video, and the segments, if any."""
+    """A table of the videos that decode: label, probability, next best classes; and the segments, if any."""
     videos, names = result["videos"], _names([video["path"] for video in result["videos"]])
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("video", overflow="fold")
@@ -28,9 +28,7 @@ def predictions_table(result: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [table]
     for name, video in zip(names, videos, strict=True):
         if "error" in video:
-            # The full message has been logged.
-            reason = video["error"].removeprefix(repr(video["path"])[1:-1]).strip(" :").split(":")[0]
-            table.add_row(Text(name), "-", "-", Text(f"error: {reason}"), "-")
+            # It has been logged.
             continue
         first, *others = _ranked(video, len(video.get("top", ())) or 2)
         best = ", ".join(f"{other} {percent(share)}" for other, share in others) or "-"
@@ -38,7 +36,7 @@ def predictions_table(result: dict[str, Any]) -> RenderableType:
         table.add_row(Text(name), label, percent(first[1]), Text(best), f"{video['num_frames']:,}")
         if "segments" in video:
             parts += ["", *_segments(name, video["segments"])]
-    return Group(*parts)
+    return Group(*(parts if table.row_count else []))
 
 
 def _segments(name: str, segments: list[dict[str, Any]]) -> Iterator[RenderableType]:

@@ -98,6 +98,15 @@ def test_a_folder_means_the_videos_in_it_and_lines_are_printed_one_by_one(videos
     assert "no videos" in err
 
 
+def test_a_damaged_file_is_named_once(videos, model, tmp_path, capsys):
+    good, bad = sorted(videos.glob("*/*.avi"))[0], tmp_path / "bad.avi"
+    bad.write_bytes(b"no video")
+    code, out, err = run(capsys, predict.main, model, bad, good)
+    assert code == 1
+    assert (out + err).count("bad.avi") == err.count(f"error: {bad} unreadable") == 1
+    assert good.name in out
+
+
 def test_a_bug_in_the_program_is_not_an_error_of_the_video(videos, model, capsys, monkeypatch):
     def fail(*_):
         raise ValueError("a bug")

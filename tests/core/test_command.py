@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.table import Table
 
 from pipelines.core import command
 from pipelines.core.errors import StepError, UserError
@@ -155,3 +156,10 @@ def test_the_handler_of_sigterm_is_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     assert run(["o"], lambda options: {"handler": signal.getsignal(signal.SIGTERM) is before}) == 0
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_table_that_is_piped_is_not_wrapped(capsys: Any) -> None:
+    table = Table("name", "reason")
+    table.add_row("a" + " a" * 99, "b" + " b" * 99)
+    assert command.run(Options, dataclasses.asdict, lambda result: table, ["o"]) == 0
+    assert f"{'a ' * 100}│ {'b ' * 100}│\n" in capsys.readouterr().out
