@@ -83,11 +83,13 @@ def _train(options: TrainOptions) -> dict[str, Any]:
     prepare_out(run.path, marker=RunDirectory.MARKER, overwrite=options.overwrite, resume=options.resume)
     run.claim(options, config)
     log.info(
-        "%s, %s parameters, %s of them input-to-hidden (%s)",
+        "%s, %s parameters, %s of them input-to-hidden (modes %s -> %s, ranks %s)",
         config.cell,
         f"{config.num_params:,}",
         f"{config.input_params:,}",
-        config.input_shape,
+        config.in_modes,
+        config.hidden_modes,
+        config.ranks,
     )
     settings = options.settings() | flat_config(options, config)
     with (

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.core.errors import UserError
+from pipelines.core.text import plural
 from pipelines.data.clip import ClipRecord, ListedClip
 from pipelines.data.csv_layout import CSV, is_csv_catalog, read_csv
 from pipelines.data.layouts import LAYOUTS, LIST_FAMILIES, read_as, recognise
@@ -153,11 +154,27 @@ def _find(location: Location, layout: str, split_list: int) -> _Found:
     if not found.clips:
         raise_problems(found.problems)
         files = location.files() if is_folder else []
+        if found.layout.endswith("folders"):
+            _refuse_without_classes(location, [file for file in files if file.lower().endswith(FILE_SUFFIXES)])
         passed_over = f"; it has {kinds_of(files)}" if files else ""
         raise UserError(
             f"{location} has no videos for layout {found.layout}, which reads {read_as(found.layout)}{passed_over}"
         )
     return found
+
+
+def _refuse_without_classes(location: Location, videos: Sequence[str]) -> None:
+    """Refuses videos that lie in no class folder; the message shows one of them both ways."""
+    if not videos:
+        return
+    named = {video: re.split(r"[\W\d_]", video)[0] for video in videos}
+    # Names such as walk_01.avi may tell the class.
+    label = named[videos[0]] if "" not in named.values() and len(set(named.values())) > 1 else "CLASS"
+    raise UserError(
+        f"{location} has {plural(len(videos), 'video')} but no class folders, so the classes are unknown; put each "
+        f"video into a folder named after its class, {location / label / videos[0]}, or write a CSV file beside the "
+        f"videos, header path,label and lines such as {videos[0]},{label}, and give that file"
+    )
 
 
 def _find_in_folder(location: Location, layout: str, split_list: int) -> _Found:

@@ -67,6 +67,12 @@ def test_a_training_that_ray_refuses_leaves_no_directory(shards, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+def test_modes_are_printed_as_they_were_given(shards, tmp_path, caplog):
+    caplog.set_level("INFO")
+    train(options(shards, tmp_path / "run", in_modes="4x8", hidden_modes="4x4", epochs=1))
+    assert "input-to-hidden (modes 4x8 -> 4x4, ranks 2)" in caplog.text
+
+
 def test_a_model_that_can_not_be_rounded_to_the_options_is_refused_before_anything_is_written(
     shards, tmp_path, monkeypatch
 ):

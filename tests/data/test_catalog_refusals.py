@@ -50,7 +50,18 @@ def test_an_invalid_csv_is_refused_in_one_line(
     [
         pytest.param([], "auto", "has no videos for layout folders, which reads CLASS", id="empty folder"),
         pytest.param(["a/x.txt", "b/y.svg"], "auto", "has no videos", id="no videos"),
-        pytest.param(["1.avi", "2.avi"], "auto", "has no videos for layout folders", id="no class folders"),
+        pytest.param(
+            ["1.avi", "2.avi"],
+            "auto",
+            r"has 2 videos but no class folders, .*/CLASS/1.avi, or write a CSV file .* such as 1.avi,CLASS, and",
+            id="no class folders",
+        ),
+        pytest.param(
+            ["walk_1.avi", "wave_1.avi"],
+            "auto",
+            r"/walk/walk_1.avi, or .* as walk_1.avi,walk, and",
+            id="classes in names",
+        ),
         pytest.param(
             ["old/a/v_a_01_01.avi", "new/b/v_b_02_01.avi"],
             "auto",
