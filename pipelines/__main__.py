@@ -49,7 +49,7 @@ def _help() -> str:
     commands = "".join(f"  {name:<{width}}  {text}\n" for name, text in COMMANDS.items())
     return (
         f"usage: ttrnn COMMAND [options]      (or python -m pipelines.COMMAND)\n\n{commands}\n"
-        "ttrnn COMMAND --help tells its options. Try: ttrnn sweep\n"
+        "ttrnn COMMAND --help lists its options. Try: ttrnn sweep\n"
         'Commands and options are completed after: eval "$(ttrnn --completion)" (bash; zsh after bashcompinit)\n'
     )
 

@@ -137,7 +137,7 @@ def first(frame: Sequence[int], answers: Answers) -> First:
         model = _options(frame, _good(stems[0], flips[0], *_GOOD[0]))
         models = {_NO: model, _YES: model}
         text = "does it help small models to learn from the scores of large ones, in the same time?"
-        # At equal time it rarely pays, and few clips cannot tell.
+        # At equal time it rarely pays, and few clips cannot show it.
         return Question(
             name="teaching",
             text=text,

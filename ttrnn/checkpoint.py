@@ -183,7 +183,7 @@ def _card(config: dict[str, Any]) -> str:
         "weights": config["dtype"],
         "parameters": f"{config['num_params']:,} in all, {config['input_params']:,} input-to-hidden",
         **({"logits moved by rounding": moved} if "logits_moved_by" in config else {}),
-        "multiply-adds": f"{model.multiply_adds:,} for a frame, in the {'stem and the ' if model.stem_shape else ''}"
+        "MACs": f"{model.multiply_adds:,} for a frame, in the {'stem and the ' if model.stem_shape else ''}"
         "recurrent layers",
         **{
             name.replace("_", " "): _with_interval(name, value, config["results"])

@@ -1,4 +1,4 @@
-"""ModelConfig: the fields that define a model, their checks, and the counts (parameters, multiply-adds) they imply.
+"""ModelConfig: the fields that define a model, their checks, and the counts (parameters, MACs) they imply.
 
 Legend: D frame size (height x width x channels), H hidden size.
 """
@@ -64,7 +64,7 @@ class ModelOptions:
     differences: str = "none"
     """use the difference of each frame to the one before as input: none, extra (beside the frame) or only"""
     stem: str = "none"
-    """layers in front of the input matrix: none, or conv for convolutions, whose weights are shared over the picture"""
+    """layers in front of the input matrix: none, or conv for convolutions, whose weights are shared over the frame"""
     stem_channels: str = "8x16"
     """output channels of each layer of the stem, 1 to 3 of them"""
     stem_strides: str = "auto"

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def dense_weight(cores: Sequence[Tensor]) -> Tensor:
-    """The cores multiplied out: a weight as nn.Linear has it, (N, M). Cost: about R * M * N multiply-adds."""
+    """The cores multiplied out: a weight as nn.Linear has it, (N, M). Cost: about R * M * N MACs."""
     with without_autocast(cores[0].device.type):
         return functools.reduce(join, cores)[0, :, :, 0].t()
 

@@ -84,7 +84,7 @@ def tt_svd(
         ValueError: modes that do not multiply to the weight's sizes, ranks that TTShape refuses, both or none of ranks
             and relative_error, values that are not finite.
 
-    Cost: at low ranks that of the first bond: M N M_1 N_1 multiply-adds, 16 M N bytes.
+    Cost: at low ranks that of the first bond: M N M_1 N_1 MACs, 16 M N bytes.
     """
     asked = _asked(in_modes, out_modes, ranks, relative_error)
     if weight.dim() != 2:
@@ -113,7 +113,7 @@ def tt_round(cores: Sequence[Tensor], ranks: Ranks | None = None, *, relative_er
     Raises:
         ValueError: cores that do not fit each other; ranks, relative_error and values as in `tt_svd`.
 
-    Cost: linear in d; for every core, M_k N_k R^3 multiply-adds a few times over.
+    Cost: linear in d; for every core, M_k N_k R^3 MACs a few times over.
     """
     sizes = [tuple(core.shape) for core in cores]
     if any(len(size) != 4 for size in sizes) or [*(size[0] for size in sizes), 1] != [1, *(size[3] for size in sizes)]:

@@ -153,7 +153,7 @@ class TTLinear(nn.Module):
         return y.view(*input.shape[:-1], self.out_features) if isinstance(input, Tensor) and order is None else y
 
     def plan(self, num_rows: int = 256, dtype: torch.dtype = torch.uint8, *, input_gradient: bool = False) -> Plan:
-        """Which cores are merged for a product with `num_rows` rows of `dtype`, and the multiply-adds."""
+        """Which cores are merged for a product with `num_rows` rows of `dtype`, and the MACs."""
         itemsize = (self.compute_dtype or self.cores[0].dtype).itemsize
         return plan(self.shape, num_rows, itemsize=itemsize, row_itemsize=dtype.itemsize, input_gradient=input_gradient)
 

@@ -24,7 +24,7 @@ __all__ = ["FLOAT", "Graph", "grouping"]
 _OPSET, _IR_VERSION = 18, 8
 FLOAT = "FLOAT"
 
-# The cost model of one row in onnxruntime, ns on one core with AVX-512: multiply-adds and numbers of a matrix that are
+# The cost model of one row in onnxruntime, ns on one core with AVX-512: MACs and numbers of a matrix that are
 # done in one, a small product among many of one node, a node.
 _MULTIPLY_ADDS_PER_NS, _NUMBERS_PER_NS, _SMALL_PRODUCT_NS, _GROUP_NS = 70, 10, 400, 2000
 

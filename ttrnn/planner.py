@@ -107,7 +107,7 @@ class Plan:
     def __str__(self) -> str:
         groups = " ".join(f"({group.modes})" for group in reversed(self.groups))
         between = "" if self.keep or len(self.groups) == 1 else ", computed again in the backward pass"
-        return f"{groups}, {self.multiply_adds:,} multiply-adds a row{between}"
+        return f"{groups}, {self.multiply_adds:,} MACs a row{between}"
 
 
 @functools.lru_cache(maxsize=4096)

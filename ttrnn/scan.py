@@ -50,7 +50,7 @@ def scan(
 
     Returns:
         (F, H) states in packed order, and each clip's final state, (B, H) each. Weights of half precision are computed
-        with in float32. Cost: G * H^2 multiply-adds a frame, three times that with the backward pass.
+        with in float32. Cost: G * H^2 MACs a frame, three times that with the backward pass.
     """
     sizes = list(batch_sizes)
     with without_autocast(gates_FG.device.type):

@@ -1,4 +1,4 @@
-"""The shape of a tensor train, in pure integers: modes, ranks, parameters, multiply-adds, factorisations, text forms.
+"""The shape of a tensor train, in pure integers: modes, ranks, parameters, MACs, factorisations, text forms.
 
 Legend: M_k / N_k input / output mode k, R_{k-1} / R_k left / right rank of core k, d number of cores.
 
@@ -238,7 +238,7 @@ class TTShape:
         return self.in_features * self.out_features
 
     def multiply_adds(self) -> int:
-        """Multiply-adds per row of the product core by core, from the last to the first (paper, eq. 4)."""
+        """MACs (multiply-accumulates) per row of the product core by core, from the last to the first (paper, eq. 4)."""
         total, left, right = 0, self.in_features, 1
         for r, m, n, s in reversed(self.core_shapes):
             left //= m

@@ -1,4 +1,4 @@
-"""Stem: convolutions of uint8 frames in front of a recurrent layer, with weights shared over the picture.
+"""Stem: convolutions of uint8 frames in front of a recurrent layer, with weights shared over the frame.
 
 Legend: B batch, F frames, D values of the last layer's output.
 """

@@ -1,4 +1,4 @@
-"""The sizes of a stem in pure integers: its convolutions, their outputs, parameters and multiply-adds.
+"""The sizes of a stem in pure integers: its convolutions, their outputs, parameters and MACs.
 
 A layer is a convolution and a ReLU. Layers after the first are separable: a convolution of each channel by itself, with
 the stride, and one of 1x1 pixels over all channels. At equal parameters they have more channels and a larger view.

@@ -13,6 +13,7 @@ import errno
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -25,6 +26,7 @@ from rich.console import Console
 
 from pipelines.core.errors import StepError, UserError
 from pipelines.core.options import parse
+from pipelines.core.text import python
 
 __all__ = ["run"]
 
@@ -87,8 +89,10 @@ def _run(
         log.error("error: %s", error)
         return 1
     except KeyboardInterrupt:
-        goes_on = "resume" in {field.name for field in dataclasses.fields(options_class)}  # type: ignore[arg-type]
-        log.error("interrupted%s", "; the same command with --resume goes on" if goes_on else "")
+        may_resume = "resume" in {field.name for field in dataclasses.fields(options_class)}  # type: ignore[arg-type]
+        words = [word for word in (sys.argv[1:] if argv is None else argv) if word not in ("--overwrite", "--resume")]
+        line = f"{python()} -m {step.__module__} {shlex.join([*words, '--resume'])}"
+        log.error("interrupted%s", f"; resume with: {line}" if may_resume else "")
         return 130
     except BrokenPipeError:
         # The reader (head, say) has ended. Python would report it again when it closes standard output.

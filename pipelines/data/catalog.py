@@ -168,7 +168,7 @@ def _refuse_without_classes(location: Location, videos: Sequence[str]) -> None:
     if not videos:
         return
     named = {video: re.split(r"[\W\d_]", video)[0] for video in videos}
-    # Names such as walk_01.avi may tell the class.
+    # Names such as walk_01.avi may contain the class.
     label = named[videos[0]] if "" not in named.values() and len(set(named.values())) > 1 else "CLASS"
     raise UserError(
         f"{location} has {plural(len(videos), 'video')} but no class folders, so the classes are unknown; put each "

@@ -91,7 +91,7 @@ def dry_run(options: PreprocessOptions) -> dict[str, Any]:
     tried, free_bytes = _try(clips, options), free_disk(Location.of(options.out))
     raw_bytes = expected_bytes(len(clips), expected_frames(clips, options), options)
     codec, reason = choose_codec(raw_bytes, free_bytes) if options.codec == "auto" else (options.codec, "as given")
-    # Where no header announces frames, those that were decoded tell.
+    # Where no header announces frames, those that were decoded are counted.
     raw_bytes = raw_bytes or len(clips) * options.frame.size * tried.num_frames / max(1, tried.num_clips)
     num_frames, num_cpus, codecs = raw_bytes / options.frame.size, os.cpu_count() or 1, {}
     for name in CODECS:

@@ -78,7 +78,7 @@ class ListFamily:
         """As `read`, from some lists only.
 
         Raises:
-            UserError: a clip is in two lists with other labels or splits, or its folder tells another class or split.
+            UserError: a clip is in two lists with other labels or splits, or its folder is of another class or split.
         """
         index, found, problems = ClipIndex(tree), dict[str, Entry](), list[str]()
         for file in files:

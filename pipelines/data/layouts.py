@@ -82,7 +82,7 @@ def recognise(tree: Tree) -> str:
     """The layout of a folder; logs the reason.
 
     Raises:
-        UserError: names of files and class folders tell different classes.
+        UserError: names of files and class folders name different classes.
     """
     name, why = next((name, why) for name, layout in LAYOUTS.items() if (why := layout.recognise(tree)))
     log.info("%s: recognised layout %s, %s", tree.root, name, why)

@@ -1,4 +1,4 @@
-"""List the clips of data sets whose files have names that tell the class and the group: UCF11, UCF101, YouTube
+"""List the clips of data sets whose files have names that contain the class and the group: UCF11, UCF101, YouTube
 Celebrities.
 
 Their class folders may lie in folders named after splits, or contain such folders.
@@ -37,7 +37,7 @@ _CELEBRITY = re.compile(r"(?P<folder>(?:[^/]+/)*)\d{4}_(?P<group>\d\d)_\d{3}_(?P
 
 
 class _Named(NamedTuple):
-    """A video: its path, the folders above it, and what its name tells."""
+    """A video: its path, the folders above it, and what its name says."""
 
     path: str
     folders: list[str]

@@ -36,7 +36,7 @@ class Training:
     is_question: bool = False
     """it answers a question about the data: never stopped early, and others are not compared with it"""
     teacher_macs: int = 0
-    """multiply-adds of its teacher for one frame"""
+    """MACs of its teacher for one frame"""
 
 
 class Source(Protocol):

@@ -99,5 +99,5 @@ def make_teacher(options: TrainOptions, config: AnyConfig) -> Teacher | None:
 
 @functools.cache
 def teacher_macs(teacher: str | None) -> int:
-    """The multiply-adds of a teacher for one frame, given as the option of train; 0 without one."""
+    """The MACs of a teacher for one frame, given as the option of train; 0 without one."""
     return 0 if teacher is None else sum(ttrnn.load(path).config.multiply_adds for path in teacher.split(","))

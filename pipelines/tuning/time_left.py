@@ -4,7 +4,7 @@
     forecast = forecast.started(trial, now).epoch("0000", 1, now).ended(trial, now)
     forecast.seconds(now, points)
 
-The work of an epoch is counted in multiply-adds. Its duration is that measured for models of the same work, or else the
+The work of an epoch is counted in MACs. Its duration is that measured for models of the same work, or else the
 work times the seconds per multiply-add of all epochs so far.
 """
 
@@ -22,8 +22,8 @@ __all__ = ["Forecast", "Key"]
 
 Key = tuple[str, float]
 """Input (tt or dense) of a model and the work of an epoch. A dense product takes much less time per multiply-add."""
-# The cost of a frame, of a step, and of a parameter in a step, beside the multiply-adds of the recurrent layers; in
-# multiply-adds, from steps of small models on one core.
+# The cost of a frame, of a step, and of a parameter in a step, beside the MACs of the recurrent layers; in
+# MACs, from steps of small models on one core.
 _FRAME, _STEP, _PARAMETER = 6e4, 1.6e7, 80.0
 # Refined models train for a quarter of the epochs; about two of them follow from each point of the frontier.
 _REFINEMENT = 2 / 4
@@ -180,7 +180,7 @@ class Forecast:
         return self._usual_s() or 0.0
 
     def key(self, trial: Trial) -> Key:
-        """The input of a model, and the cost of an epoch in multiply-adds."""
+        """The input of a model, and the cost of an epoch in MACs."""
         steps = math.ceil(self.num_clips / trial.config.get("batch_size", 16))
         frame, step = _FRAME + (trial.multiply_adds or 0), _STEP + _PARAMETER * (trial.num_params or 0)
         return trial.config.get("input", "tt"), self.num_frames * frame + steps * step

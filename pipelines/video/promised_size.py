@@ -1,4 +1,4 @@
-"""Read the size that a container says it has, to tell a file that was cut off from one with a wrong rate."""
+"""Read the size that a container says it has, to distinguish a file that was cut off from one with a wrong rate."""
 
 import struct
 from typing import IO

@@ -219,7 +219,7 @@ def test_compute_dtype_reaches_the_products_and_nothing_else():
 
 def test_plan_is_shown_and_follows_what_is_asked():
     layer = TTLinear((8, 20, 20, 18), (16, 4, 4, 4), 4, compute_dtype=torch.bfloat16)
-    assert "merged to (8 -> 16) (20 -> 4) (20x18 -> 4x4), 3,883,008 multiply-adds a row" in repr(layer)
+    assert "merged to (8 -> 16) (20 -> 4) (20x18 -> 4x4), 3,883,008 MACs a row" in repr(layer)
     assert len(layer.plan(num_rows=1).groups) == 4
     assert layer.plan(input_gradient=True).cost > layer.plan().cost
 

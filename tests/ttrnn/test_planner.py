@@ -97,5 +97,5 @@ def test_plan_of_many_modes_is_soon_made():
 
 
 def test_plan_says_what_it_does_in_words():
-    assert str(plan(PAPER, 4096, itemsize=2)) == "(8 -> 16) (20 -> 4) (20x18 -> 4x4), 3,883,008 multiply-adds a row"
+    assert str(plan(PAPER, 4096, itemsize=2)) == "(8 -> 16) (20 -> 4) (20x18 -> 4x4), 3,883,008 MACs a row"
     assert "computed again" in str(plan(TTShape((240, 240), (64, 16), 8), 1 << 20))
