@@ -14,13 +14,12 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from pipelines.core import command
 from pipelines.core.options import positional, takes_options
+from pipelines.core.terminal import table
 from pipelines.core.text import percent, plural
 from pipelines.evaluation.classifier import reading_model
 from pipelines.evaluation.compare import comparison_text
@@ -91,12 +90,11 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
 def summary(result: dict[str, Any]) -> RenderableType:
     """Formats the result for the terminal."""
     rows = result["per_class"]
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in rows[0]:
-        header = {"num_clips": "clips", "f1": "F1", "average_precision": "average precision"}.get(name, name)
-        table.add_column(header, justify="left" if name == "class" else "right")
+    words = {"num_clips": "clips", "f1": "F1", "average_precision": "average precision"}
+    headers = [words.get(name, name) for name in rows[0]]
+    classes = table(*headers, right=headers[1:])
     for name, num_clips, *shares in (row.values() for row in rows):
-        table.add_row(Text(name), f"{num_clips:,}", *map(percent, shares))
+        classes.add_row(Text(name), f"{num_clips:,}", *map(percent, shares))
     sizes = (result["num_params"], result["input_params"])
     first_line = headline(result)
     if None not in sizes:
@@ -107,7 +105,7 @@ def summary(result: dict[str, Any]) -> RenderableType:
         parts += [Text(f"    {clip['error']}") for clip in result["rejected"][:_NUM_NAMED]]
         if (others := len(result["rejected"]) - _NUM_NAMED) > 0:
             parts.append(Text(f"    and {others:,} more; --json lists all"))
-    parts.append(table)
+    parts.append(classes)
     if "compare" in result:
         parts += ["", Text(_comparison(result))]
     return Group(*parts, *([f"written to {result['out']}"] if "out" in result else []))

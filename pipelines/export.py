@@ -14,13 +14,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from pipelines.core import command
 from pipelines.core.errors import UserError, user_errors
 from pipelines.core.options import positional, takes_options
+from pipelines.core.terminal import table
 from pipelines.core.text import percent, program
 from pipelines.evaluation.packaging import check_out, package_model
 from pipelines.storage.bucket import reading_copy
@@ -126,13 +125,11 @@ def summary(result: dict[str, Any]) -> RenderableType:
         points = f"{100 * abs(result['lost_by_rounding']):.1f} points {change}"
         text += f"; {percent(result['val_metric_rounded'])} in {result['dtype']} ({points})"
     if result["neighbours"]:
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for name in ("trial", "parameters", metric, ""):
-            table.add_column(name, justify="right" if name in ("parameters", metric) else "left")
+        neighbours = table("trial", "parameters", metric, "", right=("parameters", metric))
         for row in result["neighbours"]:
             note = f"selected: {result['select']}" if row["trial"] == result["trial"] else ""
-            table.add_row(row["trial"], f"{row['num_params']:,}", percent(row["val_metric"]), note)
-        parts.append(table)
+            neighbours.add_row(row["trial"], f"{row['num_params']:,}", percent(row["val_metric"]), note)
+        parts.append(neighbours)
     trial = f"trial {result['trial']}, " if "trial" in result else ""
     files = ", ".join(f"{name} {size:,}" for name, size in result["files"].items())
     return Group(

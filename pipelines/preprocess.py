@@ -19,10 +19,10 @@ import sys
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from pipelines.core import command
 from pipelines.core.options import takes_options
+from pipelines.core.terminal import table
 from pipelines.core.text import duration, plural, program, size
 from pipelines.data.estimate import dry_run
 from pipelines.data.options import PreprocessOptions
@@ -65,18 +65,10 @@ def summary(result: dict[str, Any]) -> RenderableType:
         return verify_summary(result) if "damaged" in result else inspection_summary(result)
     if "dry_run" in result:
         return _dry_run_summary(result)
-    table = Table(
-        "split",
-        "clips",
-        "frames",
-        "MB",
-        title=f"{len(result['classes'])} classes, {result['task']}",
-        title_justify="left",
-    )
-    for column in table.columns[1:]:
-        column.justify = "right"
+    title, numbers = f"{len(result['classes'])} classes, {result['task']}", ("clips", "frames", "MB")
+    splits = table("split", *numbers, right=numbers, title=title)
     for name, split in result["splits"].items():
-        table.add_row(name, f"{split['num_clips']:,}", f"{split['num_frames']:,}", f"{split['num_bytes'] / 1e6:,.1f}")
+        splits.add_row(name, f"{split['num_clips']:,}", f"{split['num_frames']:,}", f"{split['num_bytes'] / 1e6:,.1f}")
     codec = "" if result["codec"] == "raw" else f", codec {result['codec']}"
     lines = [f"shards in {result['out']}{codec}"]
     if result["num_rejected"]:
@@ -84,27 +76,26 @@ def summary(result: dict[str, Any]) -> RenderableType:
         place = Location.of(result["out"])
         lines.append(f"{plural(result['num_rejected'], 'clip')} rejected ({reasons}); see {place / REJECTED_CSV}")
         lines += [f"    {path}: {reason}" for path, reason in read_rejected(place)[:_NUM_NAMED]]
-    return Group(table, *lines, f"next: {program('train')} {shlex.quote(result['out'])} runs/first")
+    return Group(splits, *lines, f"next: {program('train')} {shlex.quote(result['out'])} runs/first")
 
 
 def _dry_run_summary(result: dict[str, Any]) -> RenderableType:
     """A table of the codecs, with the chosen one marked."""
     frame = result["frame"]
-    table = Table(
+    codecs = table(
         "codec",
         "size",
         "time",
         title=f"{result['num_clips']:,} clips, about {result['num_frames']:,} frames of {frame['width']} x "
         f"{frame['height']} x {frame['channels']}",
-        title_justify="left",
     )
     for name, codec in result["codecs"].items():
         time = "unknown" if codec["minutes"] is None else duration(60 * codec["minutes"])
         mark = " <-" if name == result["codec"] else ""
-        table.add_row(name + mark, size(codec["num_bytes"]), time)
+        codecs.add_row(name + mark, size(codec["num_bytes"]), time)
     disk = "" if result["free_bytes"] is None else f"; {size(result['free_bytes'])} are free for {result['out']}"
     return Group(
-        table,
+        codecs,
         f"codec {result['codec']}: {result['reason']}",
         f"estimated from {result['num_tried']} clips, on the {result['num_cpus']} CPUs of this machine{disk}",
         "nothing was written",

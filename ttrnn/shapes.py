@@ -238,7 +238,7 @@ class TTShape:
         return self.in_features * self.out_features
 
     def multiply_adds(self) -> int:
-        """MACs (multiply-accumulates) per row of the product core by core, from the last to the first (paper, eq. 4)."""
+        """MACs (multiply-accumulates) of a row in the product core by core, last to first (paper, eq. 4)."""
         total, left, right = 0, self.in_features, 1
         for r, m, n, s in reversed(self.core_shapes):
             left //= m

@@ -7,6 +7,7 @@ import difflib
 import functools
 import inspect
 import json
+import shlex
 import textwrap
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -176,7 +177,8 @@ def parse(
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         flags = [flag for flag in parser._option_string_actions if flag.startswith("--")]
-        raise UserError(f"unknown: {' '.join(unknown)}{did_you_mean(unknown[0].split('=')[0], flags)} (see --help)")
+        guess = did_you_mean(unknown[0].split("=")[0], flags) or _by_name(options_class, unknown)
+        raise UserError(f"unknown: {' '.join(unknown)}{guess} (see --help)")
     given = vars(namespace)
     as_json, config = given.pop("json", False), given.pop("config", None)
     values = {**(_read_config(options_class, config) if config else {}), **{k: v for k, v in given.items() if v != []}}
@@ -191,6 +193,15 @@ def parse(
             values[field.name] = tuple(values[field.name])
     with user_errors():
         return options_class(**values), as_json
+
+
+def _by_name(options_class: type, words: Sequence[str]) -> str:
+    """A hint for a command that takes nothing by position: its first options, with the words as values."""
+    fields = dataclasses.fields(options_class)
+    if words[0].startswith("-") or any(field.metadata.get("positional") for field in fields):
+        return ""
+    named = (f"{_flag(field.name)} {shlex.quote(word)}" for field, word in zip(fields, words, strict=False))
+    return f"; values are given by name: {' '.join(named)}"
 
 
 def _read_config(options_class: type, path: str) -> dict[str, Any]:

@@ -1,14 +1,31 @@
-"""Redirect standard output and error to a file, while log messages still reach the terminal."""
+"""Draw tables for the terminal; redirect standard output and error to a file, while log messages still reach it."""
 
 import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TextIO
 
-__all__ = ["logging_to", "output_to_file", "terminal_size"]
+from rich import box
+from rich.table import Table
+
+__all__ = ["logging_to", "output_to_file", "table", "terminal_size"]
+
+
+def table(*headers: str, right: Collection[str] = (), title: str | None = None) -> Table:
+    """An empty table in the style of all commands.
+
+    Args:
+        *headers: Of the columns.
+        right: Headers of the columns that are aligned at the right.
+        title: The line above it.
+    """
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title=title, title_justify="left")
+    for header in headers:
+        made.add_column(header, justify="right" if header in right else "left", overflow="fold")
+    return made
 
 
 @contextlib.contextmanager

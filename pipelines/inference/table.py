@@ -4,11 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from pipelines.core.terminal import table
 from pipelines.core.text import percent
 
 __all__ = ["predictions_table"]
@@ -19,13 +18,8 @@ _MAX_SEGMENTS = 40
 def predictions_table(result: dict[str, Any]) -> RenderableType:
     """A table of the videos that decode: label, probability, next best classes; and the segments, if any."""
     videos, names = result["videos"], _names([video["path"] for video in result["videos"]])
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("video", overflow="fold")
-    table.add_column("label")
-    table.add_column("probability", justify="right")
-    table.add_column("next best")
-    table.add_column("frames", justify="right")
-    parts: list[RenderableType] = [table]
+    labels = table("video", "label", "probability", "next best", "frames", right=("probability", "frames"))
+    parts: list[RenderableType] = [labels]
     for name, video in zip(names, videos, strict=True):
         if "error" in video:
             # It has been logged.
@@ -33,25 +27,24 @@ def predictions_table(result: dict[str, Any]) -> RenderableType:
         first, *others = _ranked(video, len(video.get("top", ())) or 2)
         best = ", ".join(f"{other} {percent(share)}" for other, share in others) or "-"
         label = Text(video["label"] or "(none)")
-        table.add_row(Text(name), label, percent(first[1]), Text(best), f"{video['num_frames']:,}")
+        labels.add_row(Text(name), label, percent(first[1]), Text(best), f"{video['num_frames']:,}")
         if "segments" in video:
             parts += ["", *_segments(name, video["segments"])]
-    return Group(*(parts if table.row_count else []))
+    return Group(*(parts if labels.row_count else []))
 
 
 def _segments(name: str, segments: list[dict[str, Any]]) -> Iterator[RenderableType]:
     is_timed = all(segment["end_s"] is not None for segment in segments)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for head, side in (("seconds" if is_timed else "frames", "right"), ("label", "left"), ("probability", "right")):
-        table.add_column(head, justify=side)  # type: ignore[arg-type]
+    unit = "seconds" if is_timed else "frames"
+    spans = table(unit, "label", "probability", right=(unit, "probability"))
     for segment in segments[:_MAX_SEGMENTS]:
         span = f"{segment['start_frame']:,} to {segment['end_frame']:,}"
         if is_timed:
             span = f"{segment['start_s']:.1f} to {segment['end_s']:.1f}"
         ((_, share),) = _ranked(segment, 1)
-        table.add_row(span, Text(segment["label"] or "(none)"), percent(share))
+        spans.add_row(span, Text(segment["label"] or "(none)"), percent(share))
     yield Text(f"{name}, {len(segments):,} segments")
-    yield table
+    yield spans
     if len(segments) > _MAX_SEGMENTS:
         yield f"and {len(segments) - _MAX_SEGMENTS:,} more; --json lists all"
 

@@ -151,7 +151,7 @@ def cost_text(options: SweepOptions, data: ShardDataset, usual: Training, foreca
     total_s = forecast.seconds(0.0, [], 60 * options.time_budget if options.time_budget else float("inf"))
     shards = sum(shard["num_bytes"] for split in data.splits.values() for shard in split["shards"])
     models = options.most_trials * (_RUN_BYTES + _PARAMETER_BYTES * usual.model.num_params)
-    what = f"{options.most_trials} trials of {options.epochs_per_trial} epochs"
+    what = f"{plural(options.most_trials, 'trial')} of {plural(options.epochs_per_trial, 'epoch')}"
     what += ", refinements" if options.refine else ""
     what += f", {options.confirm} replications of each point" if options.confirm else ""
     what += f", {forecast.num_slots} at a time"

@@ -23,6 +23,14 @@ class Base:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Named(Base):
+    """Do something to data."""
+
+    data: str | None = None
+    """what to read"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Options(Base):
     """Do something to videos."""
 
@@ -219,3 +227,8 @@ def test_values_too_many_are_an_error() -> None:
     assert nothing(seed=3) == 3
     with pytest.raises(TypeError, match="1 values too many by position: 5"):
         nothing(5)
+
+
+def test_values_by_position_are_shown_by_name_where_a_command_takes_none() -> None:
+    with pytest.raises(UserError, match=r"unknown: my shards; values are given by name: --seed my --.* shards"):
+        parse(Named, ["my", "shards"])
