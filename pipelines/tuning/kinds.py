@@ -92,7 +92,8 @@ def check_arguments(command: str, *arguments: Argument) -> None:
     kinds = {argument.path: kind_of(str(argument.path)) for argument in given}
     for other in given[1:]:
         first, kind = given[0], kinds[other.path]
-        may_swap = kinds[first.path] in other.kinds or not os.path.exists(str(first.path))
+        is_missing = "://" not in str(first.path) and not os.path.exists(str(first.path))
+        may_swap = is_missing or kinds[first.path] in other.kinds
         fits = kind in first.kinds and kind not in other.kinds
         if fits and may_swap and kinds[first.path] not in first.kinds:
             words = [str(each.path) for each in (other, *(each for each in given if each is not other))]
