@@ -31,7 +31,7 @@ class ParetoOptions:
     """Write the frontier of a sweep: table, CSV, JSON, figure, HTML page, and the best model."""
 
     sweep: str = positional()
-    """the OUT of `python -m pipelines.sweep`, directory or URI; the files are written into it"""
+    """the OUT of a sweep, directory or URI; the files are written into it"""
 
 
 @takes_options(ParetoOptions)

@@ -13,6 +13,7 @@ import errno
 import json
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
@@ -26,7 +27,7 @@ from rich.console import Console
 
 from pipelines.core.errors import StepError, UserError
 from pipelines.core.options import parse
-from pipelines.core.text import python
+from pipelines.core.text import program
 
 __all__ = ["run"]
 
@@ -65,10 +66,11 @@ def _run(
     argv: Sequence[str] | None,
 ) -> int:
     module = sys.modules[step.__module__]
-    prog = f"python -m {step.__module__}" if module.__name__ != "__main__" else None
+    prog = program(step.__module__.rpartition(".")[2]) if module.__name__ != "__main__" else None
     try:
         lines = (module.__doc__ or "").splitlines()
-        examples = "\n".join(line for line in lines if line.startswith("    "))
+        written = "\n".join(line for line in lines if line.startswith("    "))
+        examples = re.sub(r"python -m pipelines\.(\w+)", lambda match: program(match[1]), written)
         options, as_json = parse(options_class, argv, prog, examples)
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             log.info("Ctrl-C is ignored here, as the shell that started this command asked; SIGTERM ends it")
@@ -91,7 +93,7 @@ def _run(
     except KeyboardInterrupt:
         may_resume = "resume" in {field.name for field in dataclasses.fields(options_class)}  # type: ignore[arg-type]
         words = [word for word in (sys.argv[1:] if argv is None else argv) if word not in ("--overwrite", "--resume")]
-        line = f"{python()} -m {step.__module__} {shlex.join([*words, '--resume'])}"
+        line = f"{program(step.__module__.rpartition('.')[2])} {shlex.join([*words, '--resume'])}"
         log.error("interrupted%s", f"; resume with: {line}" if may_resume else "")
         return 130
     except BrokenPipeError:

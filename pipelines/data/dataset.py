@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import UserError
+from pipelines.core.text import program
 from pipelines.data.shard_reader import Split
 from pipelines.data.shards import DATASET_JSON, FORMAT, VERSIONS
 from pipelines.storage.cache import Remote
@@ -150,7 +151,7 @@ def _read_dataset_json(place: Location) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         if not place.is_dir():
             raise UserError(
-                f"{place} is no directory; make shards there with: python -m pipelines.preprocess VIDEOS {place}"
+                f"{place} is no directory; make shards there with: {program('preprocess')} VIDEOS {place}"
             ) from None
         raise UserError(
             f"{place} has no {DATASET_JSON}: it is unfinished or no directory of shards; finish it with "

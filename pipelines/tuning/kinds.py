@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from pipelines.core.errors import UserError
-from pipelines.core.text import python
+from pipelines.core.text import program
 from pipelines.data.plan import PREPROCESS_JSON
 from pipelines.data.shards import DATASET_JSON, FORMAT
 from pipelines.storage.location import Location
@@ -112,7 +112,7 @@ def check_arguments(command: str, *arguments: Argument) -> None:
 def _line(command: str, words: Sequence[str]) -> str:
     # Names in a usage are not quoted.
     shown = [word if word.isupper() or word.startswith("--") else shlex.quote(word) for word in words]
-    return " ".join([f"{python()} -m pipelines.{command}", *shown[:4], *(["..."] if len(shown) > 4 else [])])
+    return " ".join([f"{program(command)}", *shown[:4], *(["..."] if len(shown) > 4 else [])])
 
 
 def _way_out(command: str, path: str, kind: str, wanted: Collection[str]) -> str | None:

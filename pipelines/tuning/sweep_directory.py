@@ -17,6 +17,7 @@ from typing import Any
 
 from pipelines.baselines.config import KINDS
 from pipelines.core.errors import UserError
+from pipelines.core.text import program
 from pipelines.storage.layout import MirrorLayout
 from pipelines.training.run_directory import RUN_LAYOUT, RunDirectory, has_ended, is_record
 from pipelines.tuning.trial import Trial, read_trial
@@ -27,7 +28,7 @@ __all__ = ["SWEEP_LAYOUT", "SweepDirectory", "is_result"]
 log = logging.getLogger(__name__)
 
 _FORMAT = {"format": "ttrnn-sweep", "version": 1}
-_HINT = "give the OUT directory of python -m pipelines.sweep"
+_HINT = "give the OUT directory of a sweep"
 
 
 class SweepDirectory:
@@ -145,7 +146,7 @@ class SweepDirectory:
             states = ", ".join(sorted({trial.state for trial in trials})) or "no trials"
             raise UserError(
                 f"{self}: none of its {len(trials)} trials has finished with a metric, so there is no frontier yet "
-                f"({states}); resume it with python -m pipelines.sweep --resume, or start another one with a larger "
+                f"({states}); resume it with {program('sweep')} --resume, or start another one with a larger "
                 "--max-params"
             )
         return [*trials, *self.baselines()]
