@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.core.text import percent
 from pipelines.evaluation.metrics import standard_error
-from pipelines.report.parts import metric_name
+from pipelines.report.parts import commands, metric_name
 from pipelines.tuning.formatting import count
 
 __all__ = ["facts"]
@@ -18,7 +18,7 @@ def facts(data: Mapping[str, Any]) -> str:
     replications = data.get("replications") or {}
     failed = [f"trial {run['trial']} with seed {run['seed']}: {run['error']}" for run in replications.get("failed", [])]
     refined = sum(trial.get("parent") is not None for trial in data["trials"])
-    hypervolume = data.get("hypervolume")
+    hypervolume, latency = data.get("hypervolume"), data.get("latency") or {}
     found = {
         "Data set": f"{data['dataset']}, {data['num_classes']} classes: {', '.join(data['classes'])}",
         "Clips": f"{count(data['num_val_clips'])} validation, {count(data['num_test_clips'])} test",
@@ -67,10 +67,13 @@ def facts(data: Mapping[str, Any]) -> str:
         "Hypervolume": ""
         if hypervolume is None
         else f"{percent(hypervolume)}: {data.get('hypervolume_reference', '')}",
+        "Milliseconds": f"{latency['method']}, on {latency['machine']}; other programs on it make them longer"
+        if latency.get("ms_per_frame")
+        else "",
         "Created": data["created"],
-        "Command": data["command"],
     }
-    return "".join(f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in found.items() if text)
+    entries = "".join(f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in found.items() if text)
+    return f"{entries}<dt>Command</dt><dd>{commands([data['command']])}</dd>"
 
 
 def _metric_fact(data: Mapping[str, Any]) -> str:

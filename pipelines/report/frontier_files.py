@@ -16,7 +16,9 @@ from pipelines.core.text import program, python
 from pipelines.data.dataset import ShardDataset
 from pipelines.data.shards import DATASET_JSON
 from pipelines.evaluation.evaluator import evaluate_model
+from pipelines.report.headline import headline
 from pipelines.report.html import write_page
+from pipelines.report.latency import time_models
 from pipelines.report.mistakes import find_mistakes
 from pipelines.report.pareto_data import csv_tables
 from pipelines.report.plot import write_figure
@@ -80,7 +82,10 @@ def write_frontier(
     data |= _insights(study, frontier, {name: data[name] for name in ("best", "knee", "highest")})
     if (found := verdict(data)) is not None:
         data |= {"verdict": found, "baseline": found["baseline"]}
+    data["headline"] = headline(data)
     data["mistakes"] = _mistakes(sweep, data, shards, fetch)
+    timed = [*data["frontier"], *data["baselines"]]
+    data["latency"] = time_models({trial["trial"]: fetch(sweep.run(trial["trial"]).model) for trial in timed})
 
     # pareto.json first, because it stores the test metrics.
     with atomic_write(sweep.pareto_json) as file:

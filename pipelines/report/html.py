@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from pipelines.report import parts
+from pipelines.report import insights, parts
 from pipelines.report.facts import facts
 from pipelines.report.pareto_data import refinements
 from pipelines.report.view import view
@@ -33,7 +33,7 @@ def write_page(path: str | Path, data: Mapping[str, Any]) -> None:
         path: The file, 0.1 to 1 MB.
         data: Contents of pareto.json.
     """
-    script = "".join(_asset(name) for name in ("chart.js", "figures.js", "page.js"))
+    script = "".join(_asset(name) for name in ("chart.js", "figures.js", "coordinates.js", "page.js"))
     style = _asset("page.css")
     table, common_options = parts.trials_table(data)
     page = Template(_asset("page.html")).substitute(
@@ -44,19 +44,20 @@ def write_page(path: str | Path, data: Mapping[str, Any]) -> None:
         # Inside a script element only "<" could end the data early.
         view=json.dumps(view(data), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
         dataset=html.escape(data["dataset"]),
+        heading=html.escape(data["dataset"]).replace("_", "_<wbr>"),
         metric=html.escape(data["metric"].replace("_", " ")),
         num_trials=len(data["trials"]),
-        verdict=_verdict(data),
+        verdict=_headline(data) + _verdict(data),
         baseline_line=" The dashed line is that of the baselines." if data.get("baselines") else "",
         num_finished=sum(trial["state"] == "complete" for trial in data["trials"]),
         replication_hint=parts.replication_hint(data),
         cards=parts.cards(data),
         notes=parts.notes(data),
         frontier=parts.frontier_table(data),
-        edges=parts.edges(data),
+        edges=insights.edges(data),
         mistakes=parts.mistakes(data),
         data_check=_data_check(data),
-        importances=parts.importances(data),
+        importances=insights.importances(data),
         replicated=" replicated" if data.get("replications") else "",
         refined=" Refined trials start from the weights of their parents." if any(refinements(data)) else "",
         trials_csv=SweepDirectory.TRIALS_CSV,
@@ -64,7 +65,7 @@ def write_page(path: str | Path, data: Mapping[str, Any]) -> None:
         trials=table,
         common_options=common_options,
         facts=facts(data),
-        next="\n".join(html.escape(command) for command in data["next"]),
+        next=parts.commands(data["next"]),
     )
     with atomic_write(path, "wb") as file:
         # A file name that is not UTF-8 is a str with lone surrogates, which cannot be encoded as UTF-8.
@@ -76,8 +77,16 @@ def _data_check(data: Mapping[str, Any]) -> str:
     check = data.get("data_check")
     if not check:
         return ""
-    sentences = [*check["text"], *([f"expected: {check['cost']}"] if check.get("cost") else [])]
-    return f'<section id="data-check"><h2>Is there enough data?</h2>{_list(sentences)}</section>' + _findings(data)
+    folds = check.get("folds")
+    # The command has a line and a button of its own.
+    sentences = [text.removesuffix(f": {folds}") for text in check["text"]]
+    if check.get("rejected") == {}:
+        sentences.append("no clip was rejected")
+    if check.get("cost"):
+        sentences.append(f"expected: {check['cost']}")
+    command = parts.commands([folds] if folds else [])
+    heading = '<section id="data-check"><h2>Is there enough data?</h2>'
+    return f"{heading}{_list(sentences)}{command}</section>{_findings(data)}"
 
 
 def _findings(data: Mapping[str, Any]) -> str:
@@ -90,6 +99,11 @@ def _findings(data: Mapping[str, Any]) -> str:
 
 def _list(sentences: Iterable[str]) -> str:
     return f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in sentences)}</ul>"
+
+
+def _headline(data: Mapping[str, Any]) -> str:
+    """The size of the best model and its metric, as a paragraph."""
+    return f'<p class="headline">{html.escape(data["headline"])}</p>' if data.get("headline") else ""
 
 
 def _verdict(data: Mapping[str, Any]) -> str:

@@ -16,9 +16,11 @@ __all__ = [
     "all_trials",
     "baseline_line",
     "csv_tables",
+    "kilobytes",
     "labels",
     "mark_on_test",
     "marks",
+    "milliseconds",
     "refinements",
 ]
 
@@ -121,6 +123,21 @@ def _mark(role: str, trial: Mapping[str, Any], split: str) -> Mark:
     if value is None:
         value, interval = trial[f"{split}_metric"], trial.get(f"{split}_interval")
     return Mark(role, trial, value, interval)
+
+
+def kilobytes(trial: Mapping[str, Any]) -> str:
+    """The size of the parameters in float32."""
+    size = trial.get("num_params")
+    return "-" if size is None else f"{4e-3 * size:,.1f}"
+
+
+def milliseconds(data: Mapping[str, Any], trial: str, with_spread: bool = False) -> str:
+    """The median time per frame, with the quartiles if `with_spread`; `-` for a trial that was not timed."""
+    found = (data.get("latency") or {}).get("ms_per_frame", {}).get(trial)
+    if found is None:
+        return "-"
+    low, median, high = (f"{value:.2g}" for value in found)
+    return f"{median} ({low} to {high})" if with_spread else median
 
 
 def refinements(data: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -5,16 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.core.text import percent
-from pipelines.report.pareto_data import Mark, all_trials, labels, mark_on_test, marks
+from pipelines.report.pareto_data import Mark, all_trials, kilobytes, labels, mark_on_test, marks, milliseconds
 from pipelines.report.verdict import baseline_name
 from pipelines.report.view import varying_options
 from pipelines.tuning.formatting import count, interval_text, texts
 
 __all__ = [
     "cards",
-    "edges",
+    "commands",
     "frontier_table",
-    "importances",
     "metric_name",
     "notes",
     "replication_hint",
@@ -22,14 +21,29 @@ __all__ = [
 ]
 
 
-_NUMBERS = ("num_params", "input_params", "multiply_adds", "val_metric", "test_metric", "epochs", "train_s")
+_NUMBERS = (
+    "num_params", "input_params", "multiply_adds", "val_metric", "test_metric", "epochs", "train_s", "kilobytes", "ms"
+)  # fmt: skip
+# Columns of both tables; other options of a trial are named as in the configuration, without underscores.
+_HEADERS = {
+    "num_params": "parameters",
+    "input_params": "input-to-hidden weights",
+    "multiply_adds": "MACs per frame",
+    "val_metric": "validation",
+    "test_metric": "test",
+    "train_s": "trained",
+    "parent": "refined from",
+    "lr": "learning rate",
+}
+# A narrow screen leaves these out of the table of the frontier.
+_MINOR = ("cell", "modes", "ranks", "recurrent_ranks")
 _FRONTIER_HEADERS = {
     "trial": "trial",
-    "label": "",
     "val": "validation",
     "test": "test",
     "num_params": "parameters",
-    "input_params": "input-to-hidden",
+    "kilobytes": "kB",
+    "ms": "ms per frame",
     "cell": "cell",
     "modes": "modes",
     "ranks": "ranks",
@@ -60,15 +74,20 @@ def cards(data: Mapping[str, Any]) -> str:
             title = f"Dense baseline, {_ratio(baseline, best)} times the size"
         found.append((role, title, baseline))
     by_trial = _marks_by_trial(data)
-    return "".join(_card(role, title, trial, *by_trial[trial["trial"]]) for role, title, trial in found)
+    return "".join(
+        _card(role, title, trial, *by_trial[trial["trial"]], milliseconds(data, trial["trial"]))
+        for role, title, trial in found
+    )
 
 
-def _card(role: str, title: str, trial: Mapping[str, Any], val: Mark, test: Mark | None) -> str:
+def _card(role: str, title: str, trial: Mapping[str, Any], val: Mark, test: Mark | None, ms: str) -> str:
+    speed = f", {ms} ms per frame" if ms != "-" else ""
     seeds = f", mean of {len(trial['replication']['seeds'])} seeds" if trial.get("replication") else ""
     return (
-        f'<div class="card {role}"><h2>{title}</h2><p class="value">{_value(val)}</p>'
+        f'<div class="card {role}" data-trial="{html.escape(trial["trial"])}">'
+        f'<h2>{title}</h2><p class="value">{_value(val)}</p>'
         f"<p>{'not tested' if test is None else 'test ' + _value(test)}</p>"
-        f"<p>{count(trial['num_params'])} parameters, {4e-3 * trial['num_params']:,.1f} kB in float32<br>"
+        f"<p>{count(trial['num_params'])} parameters, {kilobytes(trial)} kB{speed}<br>"
         f"trial {html.escape(trial['trial'])}{seeds}</p></div>"
     )
 
@@ -137,9 +156,9 @@ def frontier_table(data: Mapping[str, Any]) -> str:
     def row(name: str) -> str:
         val, test = by_trial[name]
         test = test or mark_on_test(trials[name])
-        cells = texts(trials[name]) | {"label": label.get(name, "")}
+        cells = texts(trials[name]) | {"kilobytes": kilobytes(trials[name]), "ms": milliseconds(data, name)}
         escaped = {column: html.escape(cells.get(column, "")) for column in _FRONTIER_HEADERS}
-        return _row(name, escaped | {"val": _value(val), "test": _value(test)})
+        return _row(name, escaped | {"val": _value(val), "test": _value(test)}, label.get(name, ""))
 
     body = "".join(map(row, frontier)) + "".join(map(row, others)).replace("<tr ", '<tr class="aside" ')
     header = "".join(f"<th{_class(name)}>{title}</th>" for name, title in _FRONTIER_HEADERS.items())
@@ -148,17 +167,24 @@ def frontier_table(data: Mapping[str, Any]) -> str:
     )
 
 
+def _title(column: str) -> str:
+    return _HEADERS.get(column, column.replace("_", " "))
+
+
 def _class(column: str) -> str:
     if column in (*_NUMBERS, "val", "test"):
-        return ' class="number"'
-    return f' class="{column}"' if column in ("label", "state", "modes") else ""
+        return ' class="number minor"' if column == "train_s" else ' class="number"'
+    if column in _MINOR:
+        return f' class="{column} minor"'
+    return f' class="{column}"' if column in ("label", "state") else ""
 
 
-def _row(trial: str, cells: Mapping[str, str]) -> str:
-    """A row of a table of trials; cells are HTML. The scripts turn the first cell into a button."""
+def _row(trial: str, cells: Mapping[str, str], label: str = "") -> str:
+    """A row of a table of trials; cells are HTML. The scripts turn the name in the first cell into a button."""
     body = "".join(f"<td{_class(name)}>{cell}</td>" for name, cell in cells.items() if name != "trial")
     name = html.escape(trial)
-    return f'<tr data-trial="{name}"><th scope="row">{name}</th>{body}</tr>'
+    below = f'<small class="label">{html.escape(label)}</small>' if label else ""
+    return f'<tr data-trial="{name}"><th scope="row"><span>{name}</span>{below}</th>{body}</tr>'
 
 
 def trials_table(data: Mapping[str, Any]) -> tuple[str, str]:
@@ -170,7 +196,7 @@ def trials_table(data: Mapping[str, Any]) -> tuple[str, str]:
     columns = ["trial", "label", *(name for name in data["columns"] if name not in {"trial", *configured})]
     columns += [name for name in ("multiply_adds", "parent") if any(cells[name] != "-" for cells in rows)]
     columns += varying
-    header = "".join(f"<th{_class(name)}>{html.escape(name)}</th>" for name in columns)
+    header = "".join(f"<th{_class(name)}>{html.escape(_title(name))}</th>" for name in columns)
     body = "".join(_row(cells["trial"], {name: html.escape(cells.get(name, "")) for name in columns}) for cells in rows)
     common = {
         name: str(value)
@@ -192,14 +218,14 @@ def mistakes(data: Mapping[str, Any]) -> str:
         return ""
     stills = "".join(
         f'<figure><img src="data:image/jpeg;base64,{html.escape(clip["image"])}" alt=""><figcaption><b>'
-        f"{html.escape(clip['label'])}</b>, taken for <b>{html.escape(clip['predicted'])}</b> "
+        f"{html.escape(clip['label'])}</b>, predicted as <b>{html.escape(clip['predicted'])}</b> "
         f"({percent(clip['score'])})<br><small>{html.escape(clip['clip_id'])}</small></figcaption></figure>"
         for clip in found["clips"]
     )
     return (
         f"<section id='mistakes'><h2>What does it get wrong?</h2><p>Trial {html.escape(found['trial'])}, as the sweep "
         f"trained it, gets {found['num_wrong']:,} of the {found['num_clips']:,} clips of the test split wrong"
-        f"{'; these it is surest of' if stills else ''}.</p><div class='stills'>{stills}</div>"
+        f"{'. The stills show those with the highest scores' if stills else ''}.</p><div class='stills'>{stills}</div>"
         f"{_confusion(found['confusion'], data['classes'])}</section>"
     )
 
@@ -223,50 +249,6 @@ def _confusion(counts: Sequence[Sequence[int]] | None, classes: Sequence[str]) -
     )
 
 
-def edges(data: Mapping[str, Any]) -> str:
-    """Whether the best point and the knee are at the edge of the search space."""
-    if "edges" not in data:
-        return ""
-    items = "".join(f"<li>{html.escape(edge['text'])}</li>" for edge in data["edges"] or [])
-    if items:
-        answer = f"<p>Yes, so there may be better models outside:</p><ul>{items}</ul>"
-    elif any(_is_sampled(name, all_trials(data)) for name in (data["best"], data["knee"])):
-        answer = "<p>No: no number that was sampled for the best point or the knee is at an end of its range.</p>"
-    else:
-        answer = "<p>Unknown: the best point and the knee are baselines, not sampled from the search space.</p>"
-    return f"<section><h2>Is the best model at the edge of the search space?</h2>{answer}</section>"
-
-
-def _is_sampled(name: str, trials: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether the sampler chose any option of a trial, or of the first ancestor of a refined one."""
-    while trials[name].get("parent") in trials:
-        name = trials[name]["parent"]
-    return bool(trials[name].get("params"))
-
-
-def importances(data: Mapping[str, Any]) -> str:
-    """The importance of each sampled option, as a bar chart for each objective."""
-    if "importances" not in data:
-        return ""
-    found = {name: shares for name, shares in (data["importances"] or {}).items() if shares}
-    if not found:
-        return (
-            "<section><h2>Which options matter most?</h2><p>Not enough data: too few sampled trials have finished, or "
-            "the best are no better than the others.</p></section>"
-        )
-
-    def bars(objective: str, shares: Mapping[str, float]) -> str:
-        rows = "".join(
-            f'<tr><th scope="row">{html.escape(name)}</th><td class="number">{percent(share)}</td><td class="bar">'
-            f'<svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true"><rect width="{100 * share:.1f}" '
-            'height="10"/></svg></td></tr>'
-            for name, share in sorted(shares.items(), key=lambda item: -item[1])
-        )
-        title = f"high {metric_name(data)}" if objective == "val_metric" else "few parameters"
-        return f"<table><caption>for {html.escape(title)}</caption><tbody>{rows}</tbody></table>"
-
-    return (
-        "<section><h2>Which options matter most?</h2><p>How much each sampled option decides whether a trial is among "
-        "the best quarter, as shares of 100% (PED-ANOVA). With few trials these are rough estimates.</p>"
-        f'<div class="bars">{"".join(bars(*each) for each in found.items())}</div></section>'
-    )
+def commands(lines: Sequence[str]) -> str:
+    """Commands, one below the other; the scripts add a button to each that copies it."""
+    return "".join(f"<pre>{html.escape(line)}</pre>" for line in lines)

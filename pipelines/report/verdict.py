@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from pipelines.core.text import percent
 
-__all__ = ["baseline_name", "difference", "verdict"]
+__all__ = ["baseline_name", "comparable", "difference", "verdict"]
 
 _NAMES = {
     "thumbnail": "thumbnail",
@@ -54,7 +54,7 @@ def verdict(data: Mapping[str, Any]) -> dict[str, Any] | None:
         the point is smaller than each baseline. sentence: the outcome in words. trial and baseline: the names of the
         two. val and test: difference and interval of the trial's metric minus the baseline's, 0 to 1, or None.
     """
-    baselines = _comparable(data)
+    baselines = comparable(data)
     if not baselines:
         return None
     points = sorted(data["frontier"], key=_size)
@@ -93,7 +93,7 @@ def verdict(data: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _comparable(data: Mapping[str, Any]) -> list[Trial]:
+def comparable(data: Mapping[str, Any]) -> list[Trial]:
     """The baselines whose means are known if those of the frontier are; single values otherwise."""
     baselines = [trial for trial in data.get("baselines") or [] if trial["state"] == "baseline"]
     replicated = [trial for trial in baselines if trial.get("replication")]

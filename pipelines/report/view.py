@@ -10,8 +10,10 @@ from pipelines.report.pareto_data import (
     all_trials,
     baseline_line,
     csv_tables,
+    kilobytes,
     labels,
     marks,
+    milliseconds,
     refinements,
 )
 from pipelines.tuning.formatting import interval_text, texts
@@ -23,7 +25,7 @@ __all__ = ["dimensions", "varying_options", "view"]
 _X_AXES = {
     "num_params": "parameters of the whole model",
     "input_params": "input-to-hidden weights",
-    "multiply_adds": "multiply-adds per frame",
+    "multiply_adds": "MACs per frame",
 }
 # An axis of parallel coordinates lists at most this many different values by name.
 _MAX_NAMES = 12
@@ -57,7 +59,7 @@ def view(data: Mapping[str, Any]) -> dict[str, Any]:
                 "x": [trial.get(axis) for axis in x_axes],
                 "label": label.get(name, ""),
                 "tooltip": _tooltip(trial),
-                "details": _details(trial, label.get(name, ""), varying),
+                "details": _details(trial, label.get(name, ""), varying, milliseconds(data, name, with_spread=True)),
                 "curve": [[epoch, round(100 * value, 3)] for epoch, value in trial.get("curve") or []],
                 "stopped": trial["state"] not in ("complete", "baseline"),
                 "per_class": trial.get("per_class"),
@@ -97,7 +99,7 @@ def _tooltip(trial: Mapping[str, Any]) -> list[str]:
     return [line for line in lines if line]
 
 
-def _details(trial: Mapping[str, Any], label: str, varying: Iterable[str]) -> dict[str, str]:
+def _details(trial: Mapping[str, Any], label: str, varying: Iterable[str], latency: str) -> dict[str, str]:
     """Rows of the table of selected trials."""
     cells = texts(trial)
 
@@ -122,8 +124,10 @@ def _details(trial: Mapping[str, Any], label: str, varying: Iterable[str]) -> di
         "test": metric("test"),
         "test, replicated": replicated("test"),
         "parameters": cells["num_params"],
+        "kilobytes in float32": kilobytes(trial),
+        "milliseconds per frame": latency,
         "input-to-hidden weights": cells["input_params"],
-        "multiply-adds per frame": cells["multiply_adds"],
+        "MACs per frame": cells["multiply_adds"],
         "cell": cells["cell"],
         "modes": cells["modes"],
         "ranks": cells["ranks"],

@@ -106,8 +106,8 @@ function closest(from, a, b) {
 // A figure of trials. `draw(chart, width, height)` draws into chart.svg and calls chart.addTarget() for each trial;
 // onHover and onSelect are called for trials by pointer and by keyboard.
 class Chart {
-  constructor(holder, {label, height, minWidth = 0, draw, isSelected, onHover, onSelect}) {
-    Object.assign(this, {holder, height, minWidth, draw, isSelected, onHover, onSelect, targets: [], current: null});
+  constructor(holder, {label, height, draw, isSelected, onHover, onSelect}) {
+    Object.assign(this, {holder, height, draw, isSelected, onHover, onSelect, targets: [], current: null});
     this.svg = make("svg", {role: "listbox", tabindex: 0, "aria-label": label, "aria-multiselectable": "true"}, holder);
     this.svg.addEventListener("pointermove", (event) => event.pointerType === "mouse" && this.hover(this.nearest(event)));
     this.svg.addEventListener("pointerleave", () => this.hover(null));
@@ -120,7 +120,7 @@ class Chart {
   redraw() {
     this.drawnWidth = this.holder.clientWidth;
     if (!this.drawnWidth) return;
-    this.width = Math.max(this.drawnWidth, this.minWidth);
+    this.width = this.drawnWidth;
     const height = this.height(this.width);
     this.svg.replaceChildren();
     this.svg.style.width = `${this.width}px`;

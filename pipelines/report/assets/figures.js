@@ -1,5 +1,4 @@
-// Draw the three figures: parameters against the metric, learning curves, parallel coordinates. Their data are in `view`,
-// their state is here:
+// Draw parameters against the metric, and the learning curves. Their data are in `view`, their state is here:
 const charts = [];
 // Roles that are hidden by the legend.
 const hidden = new Set();
@@ -86,12 +85,12 @@ function drawPoints(chart, inside, drawn, x, y, place) {
     // Marks of the test metric are shifted to the right, so that both intervals are visible.
     const px = x.at(p.x) + (p.role === "test" ? 5 : 0), py = y.at(p.y);
     if (!isInside(px, py)) continue;
-    const node = mark(marks, p.role, shapes[p.role], px, py);
+    const node = mark(marks, p.role + slotClass(p.trial) + fade(p.trial), shapes[p.role], px, py);
     chart.addTarget(p.trial, node, [[px, py]], p.role !== "test");
     taken.push([px - 6, py - 6, 12, 12]);
     if (hasInterval(p) && p.interval) {
       const [low, high] = p.interval.map(y.at);
-      make("path", {class: `whisker ${p.role}`, d: `M${px},${low}V${high}M${px - 4},${low}h8M${px - 4},${high}h8`}, whiskers);
+      make("path", {class: `whisker ${p.role}${slotClass(p.trial)}${fade(p.trial)}`, d: `M${px},${low}V${high}M${px - 4},${low}h8M${px - 4},${high}h8`}, whiskers);
     }
     if (selected.has(p.trial) && p.role !== "test") {
       make("circle", {class: `ring s${selected.get(p.trial)}`, cx: px, cy: py, r: 11}, above);
@@ -107,7 +106,7 @@ function drawPoints(chart, inside, drawn, x, y, place) {
     const candidates = [...beside.flatMap((dx) => [-12, 18].map((dy) => [dx, dy])),
       ...[-20, 30, -36, 46, -52, 62].flatMap((dy) => around.map((dx) => [dx, dy]))]
       .map(([dx, dy]) => [px + dx, py + dy - 11, width, 14])
-      .filter(([left, top]) => left > 2 && left + width < place.right + 12 && top > 0 && top + 14 < place.bottom);
+      .filter(([left, top]) => left > place.left - 10 && left + width < place.right + 12 && top > 0 && top + 14 < place.bottom);
     const overlaps = (box) => taken.filter((other) => box[0] < other[0] + other[2] && other[0] < box[0] + box[2]
       && box[1] < other[1] + other[3] && other[1] < box[1] + box[3]).length;
     const box = candidates.sort((a, b) => overlaps(a) - overlaps(b))[0];
@@ -123,7 +122,7 @@ const opacity = (count) => Math.max(0.25, Math.min(0.75, 25 / count));
 function drawCurves(chart, width, height) {
   const curves = selectedLast(Object.keys(view.trials)).map((name) => [name, view.trials[name].curve]).filter(([, c]) => c.length);
   const longest = Math.max(6, ...[...selected.keys()].map((name) => name.length));
-  const place = {left: 44, right: width - 14 - 7.4 * longest, top: 28, bottom: height - 46};
+  const place = {left: 44, right: width - 18 - 7.8 * longest, top: 28, bottom: height - 46};
   const epochs = curves.flatMap(([, curve]) => curve.map(([epoch]) => epoch));
   const values = curves.flatMap(([, curve]) => curve.map(([, value]) => value));
   const last = Math.max(...epochs, 2);
@@ -137,49 +136,12 @@ function drawCurves(chart, width, height) {
   for (const [name, curve] of curves) {
     const places = curve.map(([epoch, value]) => [x.at(epoch), y.at(value)]), [ex, ey] = places.at(-1);
     const group = make("g", {}, chart.svg);
-    const own = make("path", {class: `line${slotClass(name)}`, d: lineOf(places)}, group);
+    const own = make("path", {class: `line${slotClass(name)}${fade(name)}`, d: lineOf(places)}, group);
     own.style.setProperty("--opacity", opacity(curves.length));
-    if (view.trials[name].stopped) make("path", {class: `end${slotClass(name)}`, d: SHAPES.cross(4), transform: `translate(${ex},${ey})`}, group);
-    else if (curve.length === 1) make("path", {class: `end${slotClass(name)}`, d: SHAPES.dot(3), transform: `translate(${ex},${ey})`}, group);
+    if (view.trials[name].stopped) make("path", {class: `end${slotClass(name)}${fade(name)}`, d: SHAPES.cross(4), transform: `translate(${ex},${ey})`}, group);
+    else if (curve.length === 1) make("path", {class: `end${slotClass(name)}${fade(name)}`, d: SHAPES.dot(3), transform: `translate(${ex},${ey})`}, group);
     chart.addTarget(name, own, places);
     if (selected.has(name)) labels.push({x: ex, y: ey, text: name});
   }
   endLabels(chart.svg, labels);
-}
-
-function drawCoordinates(chart, width, height) {
-  const [top, bottom] = [64, height - 14], count = view.dimensions.length;
-  const at = (k) => 76 + (k * (width - 116)) / Math.max(count - 1, 1);
-  const scales = view.dimensions.map(({kind, values, names}) => {
-    if (kind === "names") {
-      const step = (bottom - top) / Math.max(names.length, 1), place = (name) => bottom - (names.indexOf(name) + 0.5) * step;
-      // Only as many names as fit.
-      const every = Math.ceil(13 / step);
-      return {at: place, ticks: names.filter((_, n) => n % every === 0).map((name) => [place(name), name])};
-    }
-    const [low, high] = range(Object.values(values), kind === "log", 0.03);
-    return scale({low, high, from: bottom, to: top, isLog: kind === "log", count: 6});
-  });
-  const metric = view.dimensions.at(-1).values, all = Object.values(metric), best = Math.max(...all), worst = Math.min(...all);
-  const lines = make("g", {}, chart.svg), axes = make("g", {"aria-hidden": "true"}, chart.svg);
-  const byMetric = Object.keys(metric).sort((a, b) => metric[a] - metric[b]);
-  for (const name of selectedLast(byMetric)) {
-    const places = scales.flatMap((own, k) => {
-      const value = view.dimensions[k].values[name];
-      return value === undefined ? [] : [[at(k), own.at(value)]];
-    });
-    const path = make("path", {class: `line shared${slotClass(name)}`, d: lineOf(places)}, lines);
-    const share = (metric[name] - worst) / (best - worst || 1);
-    path.style.setProperty("--share", `${100 * share ** 2}%`);
-    path.style.setProperty("--opacity", opacity(all.length) * (0.4 + share ** 2));
-    chart.addTarget(name, path, places);
-  }
-  scales.forEach((own, k) => {
-    make("line", {class: "axis", x1: at(k), x2: at(k), y1: top, y2: bottom}, axes);
-    for (const [place, text] of own.ticks) {
-      make("text", {class: "tick", x: at(k) - 6, y: place + 4, "text-anchor": "end"}, axes, text.length > 14 ? `${text.slice(0, 13)}…` : text);
-    }
-    const title = make("text", {class: "title", y: 0, "text-anchor": "middle"}, axes);
-    view.dimensions[k].title.split(" ").slice(0, 4).forEach((word, n) => make("tspan", {x: at(k), dy: 14}, title, word.slice(0, 16)));
-  });
 }

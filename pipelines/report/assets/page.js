@@ -35,10 +35,12 @@ function update() {
   listSelected();
   listClasses();
   for (const row of document.querySelectorAll("tbody tr[data-trial]")) {
-    const isSelected = selected.has(row.dataset.trial), isAside = row.classList.contains("aside");
-    row.className = `${isAside ? "aside" : ""}${slotClass(row.dataset.trial)}`;
-    row.querySelector("button")?.setAttribute("aria-pressed", isSelected);
+    row.querySelector("button")?.setAttribute("aria-pressed", selected.has(row.dataset.trial));
   }
+  for (const node of document.querySelectorAll("tbody tr[data-trial], .card")) {
+    node.className = node.className.replace(/ ?is-selected s\d/, "") + slotClass(node.dataset.trial);
+  }
+  document.getElementById("clear-ranges").hidden = !ranges.size;
 }
 
 function swatch(parent, draw) {
@@ -80,8 +82,8 @@ function listSelected() {
   const commands = document.getElementById("export");
   place.replaceChildren();
   const exported = names.filter((name) => !view.trials[name].is_baseline);
-  commands.textContent = exported.map((name) => view.export + name).join("\n");
-  commands.hidden = !exported.length || !view.export;
+  commands.replaceChildren();
+  if (view.export) exported.forEach((name) => addCopyButton(make("pre", {}, commands, view.export + name)));
   if (!names.length) {
     make("p", {class: "hint"}, place, "None. Select points of the figure or trials of the tables below.");
     return;
@@ -202,14 +204,14 @@ function sortable(table) {
   });
 }
 
-function filterTrials(text) {
-  const words = text.toLowerCase().split(/\s+/).filter(Boolean), rows = [...document.querySelectorAll("#trials tbody tr")];
+function filterTrials() {
+  const words = document.getElementById("filter").value.toLowerCase().split(/\s+/).filter(Boolean), rows = [...document.querySelectorAll("#trials tbody tr")];
   for (const row of rows) {
     const own = row.textContent.toLowerCase();
-    row.hidden = !words.every((word) => own.includes(word));
+    row.hidden = !isInRanges(row.dataset.trial) || !words.every((word) => own.includes(word));
   }
   const number = rows.filter((row) => !row.hidden).length;
-  document.getElementById("num-shown").textContent = words.length ? `${number} of ${rows.length}` : "";
+  document.getElementById("num-shown").textContent = words.length || ranges.size ? `${number} of ${rows.length}` : "";
 }
 
 function addAxisChoices() {
@@ -237,22 +239,22 @@ function setTheme() {
   setLabel();
 }
 
-function addCopyButtons() {
-  for (const commands of document.querySelectorAll("pre")) {
-    const button = make("button", {type: "button", class: "copy"}, null, "Copy");
-    button.addEventListener("click", async () => {
-      try {
-        await navigator.clipboard.writeText(commands.textContent);
-        button.textContent = "Copied";
-      } catch {
-        // A page that is a file may not be allowed to.
-        getSelection().selectAllChildren(commands);
-        button.textContent = "Selected: press Ctrl+C";
-      }
-      setTimeout(() => { button.textContent = "Copy"; }, 3000);
-    });
-    commands.after(button);
-  }
+// Puts a command into a box with a button that copies it.
+function addCopyButton(command) {
+  const box = make("div", {class: "command"}), button = make("button", {type: "button"}, null, "Copy");
+  command.replaceWith(box);
+  box.append(command, button);
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(command.textContent);
+      button.textContent = "Copied";
+    } catch {
+      // A page that is a file may not be allowed to.
+      getSelection().selectAllChildren(command);
+      button.textContent = "Press Ctrl+C";
+    }
+    setTimeout(() => { button.textContent = "Copy"; }, 3000);
+  });
 }
 
 function addCharts() {
@@ -263,7 +265,7 @@ function addCharts() {
   add("curves", {label: "Learning curves of the trials; arrow keys move between them, Enter selects", draw: drawCurves,
     height: (width) => Math.max(280, Math.min(420, 0.6 * width))});
   add("coordinates", {label: "Options of the trials; arrow keys move between them, Enter selects", draw: drawCoordinates,
-    height: () => 380, minWidth: 60 + 104 * view.dimensions.length});
+    height: coordinatesHeight});
   zoomByDragging(charts[0]);
   charts[0].svg.addEventListener("keydown", ({key}) => {
     const factor = {"+": 2, "-": 0.5, 0: 0}[key];
@@ -276,21 +278,23 @@ function start() {
   for (const row of document.querySelectorAll("tbody tr[data-trial]")) {
     const button = make("button", {type: "button"}, null, row.dataset.trial);
     button.addEventListener("click", () => toggle(row.dataset.trial));
-    row.cells[0].replaceChildren(button);
+    row.cells[0].querySelector("span").replaceWith(button);
     row.addEventListener("pointerenter", () => highlight(row.dataset.trial));
     row.addEventListener("pointerleave", () => highlight());
   }
   document.querySelectorAll("#frontier, #trials").forEach(sortable);
   document.querySelectorAll("[data-csv]").forEach((node) => node.addEventListener("click", () => download(node.dataset.csv)));
   document.querySelectorAll("[data-zoom]").forEach((node) => node.addEventListener("click", () => zoomBy(Number(node.dataset.zoom))));
-  document.getElementById("filter").addEventListener("input", (event) => filterTrials(event.target.value));
+  document.getElementById("clear-ranges").addEventListener("click", () => { ranges.clear(); setRange(0, null); });
+  document.getElementById("filter").addEventListener("input", filterTrials);
   addEventListener("scroll", () => tooltip.hidden || showTooltip(null), {passive: true});
-  view.selected.forEach((trial, slot) => selected.set(trial, slot));
+  // A baseline has the colour of baselines.
+  view.selected.forEach((trial, slot) => selected.set(trial, view.trials[trial].is_baseline ? 4 : slot));
   const trials = Object.values(view.trials);
   document.getElementById("learning").hidden = !trials.some(({curve}) => curve.length);
   document.getElementById("by-class").hidden = !trials.some((trial) => trial.per_class?.length);
   setTheme();
-  addCopyButtons();
+  document.querySelectorAll("pre").forEach(addCopyButton);
   addAxisChoices();
   addCharts();
   update();
