@@ -65,7 +65,13 @@ def learning_curve(
     for name, split, colour in (("train", "train", ORANGE), ("val", val_split, BLUE)):
         losses.plot(epochs, [record[f"{name}_loss"] for record in records], color=colour, label=split, **style)
     losses.set_title("loss", loc="left", fontweight="bold")
-    losses.legend(frameon=False)
+    last = records[-1]
+    for name, split, colour in (("train", "train", ORANGE), ("val", val_split, BLUE)):
+        other = last["val_loss" if name == "train" else "train_loss"]
+        # The label of the upper curve is above its end, that of the lower one below.
+        is_upper = (last[f"{name}_loss"], name) > (other, "train" if name == "val" else "val")
+        style_of = {"textcoords": "offset points", "color": colour, "va": "bottom" if is_upper else "top"}
+        losses.annotate(split, (last["epoch"], last[f"{name}_loss"]), xytext=(4, 0), **style_of)
     metrics.plot(epochs, [100 * record["val_metric"] for record in records], color=BLUE, **style)
     metrics.plot(best["epoch"], 100 * best["val_metric"], "o", color=BLUE, markersize=8)
     metrics.set_title(f"{metric.replace('_', ' ')} on {val_split}, %", loc="left", fontweight="bold")
@@ -103,7 +109,7 @@ def plain_axes(axes: "Axes") -> None:
 def confusion_matrix(counts_CC: np.ndarray, classes: Sequence[str], path: str | Path, *, title: str = "") -> None:
     """Writes a PNG with a row for each true class and a column for each predicted one; hits are blue, errors orange.
 
-    A cell is darker the larger its share of the row. Cells show their number of clips if all numbers fit.
+    A cell is darker the larger its share of the row. Cells show this share in percent if all numbers fit.
 
     Args:
         counts_CC: Integers, as counted by `pipelines.evaluation.metrics.confusion`.
@@ -125,20 +131,21 @@ def confusion_matrix(counts_CC: np.ndarray, classes: Sequence[str], path: str | 
     shares = counts_CC / np.maximum(counts_CC.sum(axis=1, keepdims=True), 1)
     sheet.paste(left, bottom, side, _paint(shares))
     sheet.write(left, top + 10, title, 11, fontweight="bold")
-    sheet.write(left + side / 2, _MARGIN, "predicted", 10, color=GREY, ha="center")
+    sheet.write(left + side / 2, _MARGIN, "predicted, %", 10, color=GREY, ha="center")
     sheet.write(_MARGIN, bottom + side / 2, "true", 10, color=GREY, va="center", rotation=90)
     for number, name in enumerate(names):
         middle = (number + 0.5) * cell
         sheet.write(left - _GAP, top - middle, name, points, ha="right", va="center_baseline")
         angle = 90 if is_upright else 0
         sheet.write(left + middle, bottom - _GAP, name, points, ha="center", va="top", rotation=angle)
+    percents_CC = np.rint(100 * shares).astype(int)
     # The font size at which the longest number fits, if it is legible.
-    points = min(points, points * (cell - 3) / sheet.width("0" * len(str(counts_CC.max())), points))
+    points = min(points, points * (cell - 3) / sheet.width("0" * len(str(percents_CC.max())), points))
     for row, column in np.argwhere(counts_CC if points >= 4.5 else []):
         is_dark = row == column and shares[row, column] > 0.4
         x, y = left + (column + 0.5) * cell, top - (row + 0.5) * cell
         style = {"ha": "center", "va": "center_baseline", "color": "white" if is_dark else "#111111"}
-        sheet.write(x, y, str(counts_CC[row, column]), points, **style)
+        sheet.write(x, y, str(percents_CC[row, column]), points, **style)
     _save(sheet.figure, path)
 
 

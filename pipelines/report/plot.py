@@ -55,7 +55,8 @@ def write_figure(path: str | Path, data: Mapping[str, Any]) -> None:
     axes.set_xticks(ticks, [_compact(tick) for tick in ticks])
     axes.set_xticks([], minor=True)
     # A dollar sign in the data set's name must not start a formula.
-    axes.set_title(data["dataset"], loc="left", fontweight="bold", fontsize=14, parse_math=False)
+    title = f"{data['dataset']}: {data['metric'].replace('_', ' ')} against parameters"
+    axes.set_title(title, loc="left", fontweight="bold", fontsize=14, parse_math=False)
     plain_axes(axes)
     axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.11), ncols=6)
     with atomic_write(path, "wb") as file:

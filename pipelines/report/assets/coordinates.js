@@ -30,6 +30,17 @@ function setRange(k, ends) {
   filterTrials();
 }
 
+// Shows the rows of the table of all trials that lie in all ranges and contain all words of the filter.
+function filterTrials() {
+  const words = document.getElementById("filter").value.toLowerCase().split(/\s+/).filter(Boolean), rows = [...document.querySelectorAll("#trials tbody tr")];
+  for (const row of rows) {
+    const own = row.textContent.toLowerCase();
+    row.hidden = !isInRanges(row.dataset.trial) || !words.every((word) => own.includes(word));
+  }
+  const number = rows.filter((row) => !row.hidden).length;
+  document.getElementById("num-shown").textContent = words.length || ranges.size ? `${number} of ${rows.length}` : "";
+}
+
 // Axes are upright if there is room for their labels, else they lie one below the other.
 const isUpright = (width) => width / view.dimensions.length >= 88;
 const coordinatesHeight = (width) => (isUpright(width) ? 380 : 24 + 66 * view.dimensions.length);

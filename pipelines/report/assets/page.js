@@ -204,16 +204,6 @@ function sortable(table) {
   });
 }
 
-function filterTrials() {
-  const words = document.getElementById("filter").value.toLowerCase().split(/\s+/).filter(Boolean), rows = [...document.querySelectorAll("#trials tbody tr")];
-  for (const row of rows) {
-    const own = row.textContent.toLowerCase();
-    row.hidden = !isInRanges(row.dataset.trial) || !words.every((word) => own.includes(word));
-  }
-  const number = rows.filter((row) => !row.hidden).length;
-  document.getElementById("num-shown").textContent = words.length || ranges.size ? `${number} of ${rows.length}` : "";
-}
-
 function addAxisChoices() {
   const group = document.getElementById("x-axis"), titles = Object.values(view.x_axes);
   group.hidden = titles.length < 2;
