@@ -99,7 +99,9 @@ def _draw_frontier(
         _annotate(axes, names.get(mark.trial["trial"], ""), (x, y), **place, color=colour, fontweight="bold")
         if role == "frontier":
             numbers = f"{x:,}: {mark.value:.0%}"
-            _annotate(axes, numbers, (x, y), (9, -13), ha="left", color=colour, fontsize=8)
+            # At the right end of the figure there is no room beside the point.
+            offset, side = ((-9, -28), "right") if 2 * x > right_end else ((9, -13), "left")
+            _annotate(axes, numbers, (x, y), offset, ha=side, color=colour, fontsize=8)
 
 
 def _annotate(axes: Axes, text: str, position: tuple[float, float], offset: tuple[int, int], **style: Any) -> None:
