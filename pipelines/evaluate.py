@@ -21,9 +21,9 @@ from pipelines.core import command
 from pipelines.core.options import positional, takes_options
 from pipelines.core.terminal import table
 from pipelines.core.text import percent, plural
-from pipelines.evaluation.classifier import reading_model
 from pipelines.evaluation.compare import comparison_text
 from pipelines.evaluation.evaluator import evaluate_model, headline
+from pipelines.evaluation.model_files import reading_model
 from pipelines.storage.location import Location
 from pipelines.storage.output import no_empty_directory, prepare_out
 from pipelines.tuning.kinds import MODELS, Argument, check_arguments

@@ -5,26 +5,20 @@ Loading runs no code: weights are safetensors, everything else is JSON. config.j
 
 import hashlib
 import json
-import stat
-import textwrap
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors_torch
 
-from ttrnn.files import atomic_directory, sha256
+from ttrnn.config_file import DTYPES, FORMAT, VERSION, config_hash, read_config, shown
+from ttrnn.files import atomic_directory
 from ttrnn.model import ModelConfig, VideoClassifier
-from ttrnn.quantise import DTYPES, difference, pack, unpack
+from ttrnn.quantise import difference, pack, unpack
 
 __all__ = ["load", "read_config", "save", "write"]
 
-_FORMAT = "ttrnn-model"
-# 1: weights as they are, no "dtype". 2: no stem; still written for models without one. Read: 1 to 3.
-_VERSION = 3
 _STEM_FIELDS = ("stem", "stem_channels", "stem_strides")
-# Limit for config.json and for the header of the weights: a hundred thousand classes take 2 MB.
-_LARGEST_BYTES = 16 << 20
 
 
 def save(
@@ -64,8 +58,8 @@ def write(
     (directory / "model.safetensors").write_bytes(weights)
     fields, has_stem = model.config.to_dict(), model.stem is not None
     config: dict[str, Any] = {
-        "format": _FORMAT,
-        "version": _VERSION if has_stem else _VERSION - 1,
+        "format": FORMAT,
+        "version": VERSION if has_stem else VERSION - 1,
         "model": {name: value for name, value in fields.items() if has_stem or name not in _STEM_FIELDS},
         "dtype": dtype,
         "results": results or {},
@@ -75,60 +69,9 @@ def write(
     }
     if dtype != "float32":
         config["logits_moved_by"] = difference(model, dtype)
-    config["sha256"]["config.json"] = _config_hash(config)
+    config["sha256"]["config.json"] = config_hash(config)
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     (directory / "README.md").write_text(_card(config), encoding="utf-8")
-
-
-def read_config(path: str | Path) -> dict[str, Any]:
-    """The contents of config.json; raises ValueError for another directory, a newer version or a changed byte."""
-    path = Path(path)
-    config, place = _read_json(path), path / "config.json"
-    if not isinstance(config, dict) or config.get("format") != _FORMAT:
-        raise ValueError(f"{place} does not describe a ttrnn model")
-    if type(config.get("version")) is not int or not 1 <= config["version"] <= _VERSION:
-        raise ValueError(
-            f"{path} has model format version {_shown(config.get('version'))}, this ttrnn reads 1 to {_VERSION}; "
-            "install a newer ttrnn, or export the model again with this one"
-        )
-    hashes = config.get("sha256")
-    if not isinstance(hashes, dict) or hashes.get("config.json") != _config_hash(config):
-        raise ValueError(f"{place} does not match its sha256: it was changed or damaged; export the model again")
-    if not isinstance(config.get("results"), dict) or config.get("dtype", DTYPES[0]) not in DTYPES:
-        dtypes = ", ".join(DTYPES)
-        raise ValueError(f"{place} does not hold results and a dtype, one of {dtypes}; export the model again")
-    _check_weights(path / "model.safetensors", hashes.get("model.safetensors"), config.get("num_params"))
-    return config
-
-
-def _check_weights(weights: Path, expected: Any, num_params: Any) -> None:
-    """Raises ValueError unless the file has that hash; reads none that is too large for its model."""
-    if not weights.is_file():
-        raise ValueError(f"{weights} is missing; export the model again")
-    try:
-        if not isinstance(num_params, int) or weights.stat().st_size > 8 * num_params + _LARGEST_BYTES:
-            raise ValueError(f"{weights} does not fit the num_params of config.json; export the model again")
-        digest = sha256(weights)
-    except OSError as error:
-        raise ValueError(f"{weights} can't be read: {_shown(error)}") from error
-    if digest != expected:
-        raise ValueError(
-            f"{weights} does not match its sha256 in config.json: it was changed or damaged; export the model again"
-        )
-
-
-def _read_json(path: Path) -> Any:
-    """The contents of config.json; raises ValueError unless it is a regular file with JSON."""
-    place = path / "config.json"
-    try:
-        # Reading a pipe or a device may never end.
-        if stat.S_ISREG((found := place.stat()).st_mode) and found.st_size <= _LARGEST_BYTES:
-            return json.loads(place.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ValueError(f"{path} is not a model directory: it has no config.json") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{place} is damaged ({_shown(error)}); export the model again") from error
-    raise ValueError(f"{place} is no file, or larger than {_LARGEST_BYTES >> 20} MiB; export the model again")
 
 
 def load(path: str | Path) -> VideoClassifier:
@@ -153,20 +96,8 @@ def load(path: str | Path) -> VideoClassifier:
         model = VideoClassifier(config)
         model.load_state_dict(state)
     except (ArithmeticError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{path} does not hold a model that fits its config.json: {_shown(error)}") from error
+        raise ValueError(f"{path} does not hold a model that fits its config.json: {shown(error)}") from error
     return model.eval()
-
-
-def _shown(value: Any) -> str:
-    """A value or an error in one line."""
-    return textwrap.shorten(str(value) if isinstance(value, Exception) else repr(value), 500)
-
-
-def _config_hash(config: dict[str, Any]) -> str:
-    """sha256 of config.json without this hash, in one canonical spelling."""
-    sha256 = {name: value for name, value in config["sha256"].items() if name != "config.json"}
-    text = json.dumps({**config, "sha256": sha256}, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _card(config: dict[str, Any]) -> str:

@@ -6,12 +6,12 @@ import math
 import torch
 from torch import Tensor
 
+from ttrnn.config_file import DTYPES
 from ttrnn.model import VideoClassifier
 from ttrnn.parity import largest_difference
 
 __all__ = ["DTYPES", "difference", "pack", "rounded", "unpack"]
 
-DTYPES = ("float32", "bfloat16", "int8")
 _FLOATS = (torch.float64, torch.float32, torch.float16)
 _SCALE = ".scale"
 

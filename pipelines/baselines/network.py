@@ -17,12 +17,12 @@ from torch.nn.utils.rnn import pack_sequence
 
 import ttrnn
 from pipelines.baselines.config import AnyConfig, BaselineConfig, reduced_size
+from pipelines.baselines.files import FORMAT, read_config
 from ttrnn.files import atomic_directory
 from ttrnn.model import VideoClassifier
 
-__all__ = ["AnyClassifier", "BaselineClassifier", "build", "is_baseline", "load", "read_config", "save"]
+__all__ = ["AnyClassifier", "BaselineClassifier", "build", "load", "save"]
 
-_FORMAT = {"format": "ttrnn-baseline", "version": 1}
 # Frames of which there is a float copy at a time.
 _BLOCK_FRAMES = 64
 
@@ -143,26 +143,12 @@ def save(model: AnyClassifier, path: Path, results: dict[str, Any]) -> None:
         ttrnn.save(model, path, results)
         return
     config = model.config
-    document = {**_FORMAT, "model": config.to_dict(), "results": results}
+    document = {**FORMAT, "model": config.to_dict(), "results": results}
     document |= {"num_params": config.num_params, "input_params": config.input_params}
     with atomic_directory(path) as directory:
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         (directory / "model.safetensors").write_bytes(safetensors_torch.save(weights))
         (directory / "config.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-
-
-def is_baseline(path: Path) -> bool:
-    """Whether a directory holds a baseline; false if it cannot be read."""
-    try:
-        return read_config(path)["format"] == _FORMAT["format"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The contents of a baseline's config.json. Raises OSError or ValueError if it cannot be read."""
-    document: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    return document
 
 
 def load(path: Path) -> BaselineClassifier:

@@ -1,31 +1,26 @@
-"""Load a classifier from a model directory, a run or an ONNX file, behind one interface.
+"""Open a model directory, a run or an ONNX file as a classifier; an ONNX file without torch.
 
 Legend: T time, H W frame height and width in pixels, K channels, C classes.
 """
 
-import contextlib
 import json
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import ttrnn
-from pipelines.baselines import network as baselines
-from pipelines.cluster.slots import local_device
-from pipelines.core.errors import UserError, user_errors
+from pipelines.core.errors import UserError
 from pipelines.evaluation.metrics import METRICS
-from pipelines.storage.bucket import reading_copy
-from pipelines.storage.location import Location
 from pipelines.video.frame import FrameSize
 from pipelines.video.sampling import Sampling
-from ttrnn.checkpoint import read_config
-from ttrnn.model import VideoClassifier
+from ttrnn.config_file import read_config
 
-__all__ = ["Classifier", "load_model", "model_results", "open_classifier", "reading_model"]
+if TYPE_CHECKING:
+    from pipelines.baselines.network import AnyClassifier
+
+__all__ = ["Classifier", "Classify", "finite", "open_classifier", "why_spread"]
 
 
 _LARGEST_BYTES = 1 << 31
@@ -55,7 +50,7 @@ class Classifier:
     """starts a stream: a function from the next frame, uint8 [H, W, K], to the probabilities [C] so far"""
     why_no_stream: str = ""
     """why it cannot stream videos; "" if it can"""
-    network: baselines.AnyClassifier | None = None
+    network: "AnyClassifier | None" = None
     """the PyTorch model, for batches of clips; None for an ONNX file"""
 
     def label(self, scores_C: np.ndarray) -> str:
@@ -65,124 +60,27 @@ class Classifier:
         return "|".join(name for name, score in zip(self.classes, scores_C, strict=True) if score > 0.5)
 
 
-def load_model(path: str | Path) -> VideoClassifier:
-    """The model of a model directory or a run, on the GPU if there is one. Raises UserError if it is damaged."""
-    directory = _directory(path)
-    if baselines.is_baseline(directory):
-        raise UserError(
-            f"{path} is a baseline, which a sweep trains for comparison only; give a model of tensor trains"
-        )
-    with user_errors():
-        model = ttrnn.load(directory)
-    return model.to(local_device())
-
-
-def _directory(path: str | Path) -> Path:
-    """The model directory of a run or a sweep, or the one that contains an ONNX file."""
-    path = Path(path)
-    if path.suffix == ".onnx":
-        return path.parent
-    if not (path / "model.safetensors").exists():
-        for folder in ("model", "best"):
-            if (path / folder / "config.json").exists():
-                return path / folder
-    return path
-
-
-def model_results(path: str | Path) -> dict[str, Any]:
-    """The training results in a model directory's config.json; {} for an ONNX file in another directory.
-
-    Raises:
-        UserError: the model directory is damaged.
-    """
-    directory = _directory(path)
-    if Path(path).suffix == ".onnx" and not (directory / "config.json").exists():
-        return {}
-    with user_errors():
-        read = baselines.read_config if baselines.is_baseline(directory) else read_config
-        results: dict[str, Any] = read(directory)["results"]
-    return results
-
-
-@contextlib.contextmanager
-def reading_model(path_or_uri: str) -> Iterator[Path]:
-    """The path of a model directory, a run or an ONNX file; of a URI, that of a temporary copy. Raises UserError."""
-    location = Location.of(path_or_uri)
-    if location.is_local or not location.name.endswith(".onnx"):
-        with reading_copy(location, markers=("config.json",), wanted=_is_of_model) as copy:
-            yield copy.path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, location.name)
-        location.download(file)
-        yield file
-
-
-def _is_of_model(name: str) -> bool:
-    """Whether a file of a model directory or of a run, by its relative name, may belong to the model."""
-    return name.split("/")[0] == "model" or "/" not in name
-
-
 def open_classifier(path: str | Path, *, may_be_baseline: bool = False) -> Classifier:
     """Loads a model directory, a run or an ONNX file that export wrote.
 
     Raises:
         UserError: it is damaged; or it is a baseline, unless it may be one: then only its `network` is of use.
     """
-    if may_be_baseline and baselines.is_baseline(_directory(path)):
-        return _baseline_classifier(_directory(path))
-    return _open_onnx(Path(path)) if Path(path).suffix == ".onnx" else _torch_classifier(load_model(path))
+    if Path(path).suffix == ".onnx":
+        return _open_onnx(Path(path))
+    # An ONNX file needs no torch, which takes longer to load than a clip to classify.
+    from pipelines.evaluation import torch_classifier
+
+    return torch_classifier.open_directory(path, may_be_baseline=may_be_baseline)
 
 
-def _torch_classifier(model: VideoClassifier) -> Classifier:
-    config, why = model.config, "it is bidirectional" if model.config.bidirectional else ""
-    try:
-        sampling = Sampling.from_dict(config.sampling)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"the sampling of the model is not supported here ({error}); export it again") from error
-
-    def stream() -> Classify:
-        push = model.stream().push
-        return lambda frame: _finite(push(frame).float().numpy())
-
-    return Classifier(
-        task=config.task,
-        classes=config.classes,
-        frame=FrameSize(config.width, config.height, config.channels),
-        sampling=sampling,
-        num_params=config.num_params,
-        input_params=config.input_params,
-        predict=lambda clip: _finite(model.predict(clip).float().numpy()),
-        stream=stream,
-        why_no_stream=why or _why_spread(sampling),
-        network=model,
-    )
-
-
-def _baseline_classifier(directory: Path) -> Classifier:
-    with user_errors():
-        model = baselines.load(directory).to(local_device())
-    config = model.config
-
-    def refuse(*args: Any) -> Any:
-        raise UserError(f"{directory} is a baseline, which evaluates shards only")
-
-    return Classifier(
-        **{name: getattr(config, name) for name in ("task", "classes", "num_params", "input_params")},
-        frame=FrameSize(config.width, config.height, config.channels),
-        sampling=Sampling.from_dict(config.sampling),
-        predict=refuse,
-        stream=refuse,
-        why_no_stream="it is a baseline",
-        network=model,
-    )
-
-
-def _why_spread(sampling: Sampling) -> str:
+def why_spread(sampling: Sampling) -> str:
+    """Why a model of clips sampled like this cannot stream videos; "" if it can."""
     return "its frames are spread evenly over the clip" if sampling.num_frames else ""
 
 
-def _finite(scores_C: np.ndarray) -> np.ndarray:
+def finite(scores_C: np.ndarray) -> np.ndarray:
+    """The scores; raises UserError if one is not finite."""
     if not np.isfinite(scores_C).all():
         raise UserError("the model gives probabilities that are not finite: it is damaged; export it again")
     return scores_C
@@ -251,7 +149,7 @@ def _onnx_classifier(path: Path, session: Any, metadata: Mapping[str, str]) -> C
         input_params=input_params,
         predict=model.predict if form == "clip" else model.predict_by_steps,
         stream=model.stream,
-        why_no_stream="it is an ONNX file for clips" if form == "clip" else _why_spread(sampling),
+        why_no_stream="it is an ONNX file for clips" if form == "clip" else why_spread(sampling),
     )
 
 
@@ -275,7 +173,7 @@ class _OnnxModel:
         return outputs
 
     def predict(self, clip: np.ndarray) -> np.ndarray:
-        return _finite(self._run({"frames": clip[None], "lengths": np.array([len(clip)], np.int32)})[0][0])
+        return finite(self._run({"frames": clip[None], "lengths": np.array([len(clip)], np.int32)})[0][0])
 
     def predict_by_steps(self, clip: np.ndarray) -> np.ndarray:
         push = self.stream()
@@ -287,7 +185,7 @@ class _OnnxModel:
         def push(frame: np.ndarray) -> np.ndarray:
             scores, *new_states = self._run({"frame": frame[None], **states})
             states.update(zip(states, new_states, strict=True))
-            return _finite(scores[0])
+            return finite(scores[0])
 
         return push
 

@@ -13,9 +13,10 @@ from pipelines.core.text import percent
 from pipelines.data.dataset import ShardDataset
 from pipelines.data.folds import Folding, open_folds
 from pipelines.evaluation.bootstrap import interval
-from pipelines.evaluation.classifier import Classifier, model_results, open_classifier
+from pipelines.evaluation.classifier import Classifier, open_classifier
 from pipelines.evaluation.compare import compare, interval_note, predicted_classes
 from pipelines.evaluation.metrics import METRICS, chance_level, confusion, per_class, task_metric
+from pipelines.evaluation.model_files import model_results
 from pipelines.evaluation.plots import confusion_matrix
 from pipelines.evaluation.predictions import Predictions, is_catalog, predict_catalog, predict_shards
 from pipelines.storage.location import Location

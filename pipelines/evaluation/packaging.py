@@ -12,8 +12,8 @@ import ttrnn.checkpoint
 from pipelines.core.errors import UserError, user_errors
 from pipelines.data.folds import Folding, open_folds
 from pipelines.data.shards import DATASET_JSON
-from pipelines.evaluation.classifier import load_model
 from pipelines.evaluation.evaluator import evaluate_model
+from pipelines.evaluation.torch_classifier import load_model
 from pipelines.storage.location import Location
 from ttrnn.checkpoint import read_config
 from ttrnn.files import atomic_directory

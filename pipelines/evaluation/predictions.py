@@ -18,7 +18,6 @@ from pipelines.data.plan import PREPROCESS_JSON
 from pipelines.data.shards import DATASET_JSON
 from pipelines.data.splits import SPLITS, SplitOptions
 from pipelines.evaluation.classifier import Classifier
-from pipelines.evaluation.validation import predict_split
 from pipelines.storage.location import Location
 from pipelines.video.errors import RejectedError
 from pipelines.video.pool import on_all_cores
@@ -92,6 +91,9 @@ def predict_shards(model_name: str, model: Classifier, data: ShardDataset, split
         raise UserError(f"{data.place} has no clips in its split {split!r}")
     scores_BC = np.empty((len(clips), len(model.classes)), np.float32)
     if model.network is not None:
+        # Only here is torch needed.
+        from pipelines.evaluation.validation import predict_split
+
         rows, indices, _ = predict_split(model.network, clips)
         scores_BC[indices] = rows
     else:

@@ -9,7 +9,8 @@ from typing import Any
 from pipelines.core.errors import UserError
 from pipelines.core.progress import progress
 from pipelines.data.tree import list_tree
-from pipelines.evaluation.classifier import open_classifier, reading_model
+from pipelines.evaluation.classifier import open_classifier
+from pipelines.evaluation.model_files import reading_model
 from pipelines.inference.output import LiveOutput, write_line
 from pipelines.inference.recognizer import TIME_LIMIT_S, Recognizer, is_camera
 from pipelines.storage.location import Location

@@ -3,11 +3,11 @@
 import contextlib
 import os
 import queue
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from typing import TypeVar
-
-import torch
 
 from pipelines.video.worker import IsolatedDecoder
 
@@ -25,7 +25,7 @@ def on_all_cores(
     time_limit_s: float,
     cancel: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, R]]:
-    """Yields the index and the result of each item as it completes; meanwhile torch uses one thread per worker.
+    """Yields the index and the result of each item as it completes; torch, if loaded, uses one thread per worker.
 
     Args:
         items: For example, paths of videos.
@@ -37,11 +37,14 @@ def on_all_cores(
     num_workers = min(len(items), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
     free_decoders: queue.SimpleQueue[IsolatedDecoder] = queue.SimpleQueue()
     with contextlib.ExitStack() as stack:
-        stack.callback(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(1)
+        # If `work` uses torch, it is loaded already; ONNX files need none.
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(1)
         for _ in range(num_workers):
             free_decoders.put(stack.enter_context(IsolatedDecoder(time_limit_s)))
-        threads = ThreadPoolExecutor(max(1, num_workers), initializer=torch.set_num_threads, initargs=(1,))
+        threads = ThreadPoolExecutor(max(1, num_workers), initializer=torch and partial(torch.set_num_threads, 1))
         stack.callback(threads.shutdown, cancel_futures=True)
         stack.callback(cancel)
 

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from pipelines.baselines.config import BaselineConfig, any_config
-from pipelines.baselines.network import _Average, build, is_baseline, load
+from pipelines.baselines.files import is_baseline
+from pipelines.baselines.network import _Average, build, load
 from pipelines.baselines.sizes import baseline_options
 from pipelines.core.errors import UserError
-from pipelines.evaluation.classifier import load_model, open_classifier
+from pipelines.evaluation.classifier import open_classifier
 from pipelines.evaluation.evaluator import evaluate_model
+from pipelines.evaluation.torch_classifier import load_model
 from pipelines.training.options import TrainOptions
 from pipelines.training.trainer import fit
 from tests.shards import FRAME, make_shards
