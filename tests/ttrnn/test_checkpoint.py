@@ -14,6 +14,7 @@ import torch
 
 import ttrnn
 from ttrnn import checkpoint
+from ttrnn.config_file import config_hash
 from ttrnn.model import ModelConfig, VideoClassifier
 
 SMALL = {"width": 4, "height": 3, "channels": 1, "classes": ("walk", "dive"), "hidden_modes": "2x2", "ranks": "2"}
@@ -41,7 +42,7 @@ def rewrite(path, change):
     """Changes config.json as somebody would who knows the format: with a hash that fits."""
     config = json.loads((path / "config.json").read_text())
     change(config)
-    config["sha256"]["config.json"] = checkpoint._config_hash(config)
+    config["sha256"]["config.json"] = config_hash(config)
     (path / "config.json").write_text(json.dumps(config))
 
 
