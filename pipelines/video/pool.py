@@ -39,12 +39,14 @@ def on_all_cores(
     with contextlib.ExitStack() as stack:
         # If `work` uses torch, it is loaded already; ONNX files need none.
         torch = sys.modules.get("torch")
+        initializer = None
         if torch is not None:
+            initializer = partial(torch.set_num_threads, 1)
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(1)
         for _ in range(num_workers):
             free_decoders.put(stack.enter_context(IsolatedDecoder(time_limit_s)))
-        threads = ThreadPoolExecutor(max(1, num_workers), initializer=torch and partial(torch.set_num_threads, 1))
+        threads = ThreadPoolExecutor(max(1, num_workers), initializer=initializer)
         stack.callback(threads.shutdown, cancel_futures=True)
         stack.callback(cancel)
 
