@@ -19,7 +19,7 @@ PACKAGES = ("ttrnn", "search_spaces", "pipelines")
 # A module of the library may import those of the rows above its own. `ttrnn.files` knows nothing of tensors and serves
 # everybody; `ttrnn.reference` is for tests and readers.
 LIBRARY = (
-    ("shapes",),
+    ("shapes", "events"),
     ("planner", "stem_shape"),
     ("plain", "spans"),
     ("cells", "fused", "rows"),

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from ttrnn.convert import tensorize as tensorize
     from ttrnn.decompose import tt_round as tt_round
     from ttrnn.decompose import tt_svd as tt_svd
+    from ttrnn.events import Event as Event
+    from ttrnn.events import EventDetector as EventDetector
+    from ttrnn.events import EventRule as EventRule
+    from ttrnn.events import StaggeredStates as StaggeredStates
     from ttrnn.export import export_onnx_clip as export_onnx_clip
     from ttrnn.export import export_onnx_step as export_onnx_step
     from ttrnn.linear import TTLinear as TTLinear
@@ -27,6 +31,7 @@ _OFFERED = {
     "config": ("ModelConfig",),
     "convert": ("tensorize",),
     "decompose": ("tt_round", "tt_svd"),
+    "events": ("Event", "EventDetector", "EventRule", "StaggeredStates"),
     "export": ("export_onnx_clip", "export_onnx_step"),
     "linear": ("TTLinear",),
     "model": ("VideoClassifier",),

@@ -12,7 +12,7 @@ from pipelines.data.shards import DATASET_JSON
 from pipelines.evaluation.classifier import load_model
 from pipelines.evaluation.evaluator import evaluate_model
 from pipelines.storage.location import Location
-from ttrnn.checkpoint import read_config
+from ttrnn.checkpoint import read_config, read_events
 from ttrnn.files import atomic_directory
 from ttrnn.model import VideoClassifier
 from ttrnn.program import export_program
@@ -64,7 +64,7 @@ def package_model(
     if dtype != "float32":
         results |= _rounding_loss(model_dir, exported, results)
     with atomic_directory(out) as directory:
-        ttrnn.checkpoint.write(model, directory, results, dtype)
+        ttrnn.checkpoint.write(model, directory, results, dtype, read_events(model_dir))
         if onnx:
             _write_onnx(exported, directory)
         if program:

@@ -45,6 +45,18 @@ def rewrite(path, change):
     (path / "config.json").write_text(json.dumps(config))
 
 
+def test_window_and_thresholds_come_back_and_may_be_missing(saved, tmp_path):
+    assert checkpoint.read_events(saved) is None
+    rule = ttrnn.EventRule(window=8, hop=4, thresholds={"walk": 0.5})
+    ttrnn.save(make(), tmp_path / "trigger", events=rule)
+    assert checkpoint.read_events(tmp_path / "trigger") == rule
+    assert json.loads((tmp_path / "trigger" / "config.json").read_text())["events"] == rule.to_dict()
+    assert "window 8 frames, hop 4, thresholds: walk 0.5" in (tmp_path / "trigger" / "README.md").read_text()
+    rewrite(tmp_path / "trigger", lambda config: config["events"].update(hop=3))
+    with pytest.raises(ValueError, match=r"config\.json: window must be a multiple of hop, got window=8, hop=3"):
+        checkpoint.read_events(tmp_path / "trigger")
+
+
 @pytest.mark.parametrize(
     "kwargs",
     [
