@@ -22,11 +22,11 @@ Scores and thresholds are float32, so every form compares the same numbers.
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["BACKGROUND", "Event", "EventDetector", "EventRule", "StaggeredStates", "join"]
+__all__ = ["BACKGROUND", "Event", "EventDetector", "EventRule", "StaggeredStates"]
 
 BACKGROUND = "background"
 """name of the class of clips in which nothing happens, which has no threshold"""
@@ -106,17 +106,6 @@ class Event:
         if alarm.start > self.end:
             return None
         return Event(self.label, self.start, self.detected, alarm.end, max(self.score, alarm.score))
-
-
-def join(alarms: Iterable[Event]) -> list[Event]:
-    """The events of the alarms of one class, which come in order of time."""
-    events: list[Event] = []
-    for alarm in alarms:
-        if events and (joined := events[-1].joined(alarm)) is not None:
-            events[-1] = joined
-        else:
-            events.append(alarm)
-    return events
 
 
 class EventDetector:

@@ -25,7 +25,7 @@ from pipelines.video.sampling import Sampling
 from ttrnn.checkpoint import read_config
 from ttrnn.model import VideoClassifier
 
-__all__ = ["Classifier", "load_model", "model_results", "open_classifier", "reading_model"]
+__all__ = ["Classifier", "load_model", "model_directory", "model_results", "open_classifier", "reading_model"]
 
 
 _LARGEST_BYTES = 1 << 31
@@ -67,7 +67,7 @@ class Classifier:
 
 def load_model(path: str | Path) -> VideoClassifier:
     """The model of a model directory or a run, on the GPU if there is one. Raises UserError if it is damaged."""
-    directory = _directory(path)
+    directory = model_directory(path)
     if baselines.is_baseline(directory):
         raise UserError(
             f"{path} is a baseline, which a sweep trains for comparison only; give a model of tensor trains"
@@ -77,7 +77,7 @@ def load_model(path: str | Path) -> VideoClassifier:
     return model.to(local_device())
 
 
-def _directory(path: str | Path) -> Path:
+def model_directory(path: str | Path) -> Path:
     """The model directory of a run or a sweep, or the one that contains an ONNX file."""
     path = Path(path)
     if path.suffix == ".onnx":
@@ -95,7 +95,7 @@ def model_results(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the model directory is damaged.
     """
-    directory = _directory(path)
+    directory = model_directory(path)
     if Path(path).suffix == ".onnx" and not (directory / "config.json").exists():
         return {}
     with user_errors():
@@ -129,8 +129,8 @@ def open_classifier(path: str | Path, *, may_be_baseline: bool = False) -> Class
     Raises:
         UserError: it is damaged; or it is a baseline, unless it may be one: then only its `network` is of use.
     """
-    if may_be_baseline and baselines.is_baseline(_directory(path)):
-        return _baseline_classifier(_directory(path))
+    if may_be_baseline and baselines.is_baseline(model_directory(path)):
+        return _baseline_classifier(model_directory(path))
     return _open_onnx(Path(path)) if Path(path).suffix == ".onnx" else _torch_classifier(load_model(path))
 
 

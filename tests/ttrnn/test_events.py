@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.ttrnn.test_export_onnx import clips, make
-from ttrnn.events import Event, EventDetector, EventRule, StaggeredStates, join
+from ttrnn.events import Event, EventDetector, EventRule, StaggeredStates
 
 CLASSES = ("background", "wave", "clap")
 
@@ -87,17 +87,21 @@ def test_classes_have_events_of_their_own_and_start_when_they_are_sure():
 
 
 @pytest.mark.parametrize(("window", "hop"), [(4, 2), (6, 2), (5, 5), (1, 1)])
-def test_frame_by_frame_and_all_at_once_give_the_same_events(window, hop):
+def test_events_cover_the_clips_of_their_alarms_and_no_other_frame(window, hop):
     rng, given = np.random.default_rng(window), rule(window, hop, wave=0.7)
     scores = rng.random((200, 2)).astype(np.float32).tolist()
     over, at_end, _ = detect(given, scores)
+    events = [event for _, event in over] + at_end
     alarms = [t for t, (wave, _) in enumerate(scores) if wave >= 0.7 and given.may_alarm(t)]
-    events = join(given.alarm("wave", t, scores[t][0]) for t in alarms)
-    assert [event for _, event in over] + at_end == events
-    assert len(events) > 1
-    assert all(one.end < two.start for one, two in itertools.pairwise(events))
     covered = {frame for t in alarms for frame in range(given.first(t), t + 1)}
     assert covered == {frame for event in events for frame in range(event.start, event.end)}
+    assert len(events) > 1
+    assert all(one.end < two.start for one, two in itertools.pairwise(events))
+    for event in events:
+        own = [t for t in alarms if event.start <= t < event.end]
+        assert (event.detected, event.end) == (own[0], own[-1] + 1)
+        assert event.score == max(scores[t][0] for t in own)
+        assert event.start == given.first(own[0])
 
 
 @pytest.mark.parametrize(("values", "message"), [

@@ -1,0 +1,60 @@
+"""pipelines/evaluation/thresholds.py against brute force."""
+
+import numpy as np
+import pytest
+
+from pipelines.evaluation.event_metrics import match
+from pipelines.evaluation.thresholds import _events, choose_threshold
+from ttrnn.events import EventDetector, EventRule
+
+
+def detect(scores_T, window, hop, threshold):
+    """Hits and false alarms by the detector itself."""
+    detector = EventDetector(EventRule(window=window, hop=hop, thresholds={"wave": float(threshold)}), ("wave",))
+    events = [event for score in scores_T.tolist() for event in detector.push([score])] + detector.finish()
+    return [(event.start, event.end) for event in events]
+
+
+@pytest.mark.parametrize(("window", "hop"), [(6, 3), (8, 2), (5, 5)])
+@pytest.mark.parametrize("most_false", [0, 1, 3])
+def test_the_threshold_is_the_one_of_brute_force(window, hop, most_false):
+    rng, rule = np.random.default_rng(window), EventRule(window=window, hop=hop, thresholds={})
+    for _ in range(8):
+        truths = [(20, 27), (45, 55), (70, 76), (90, 98)]
+        scores_T = rng.random(120).astype(np.float32) * 0.8
+        for start, end in truths:
+            scores_T[end - 3 : end + 1] += rng.choice([0, 0.3])
+        # Of all thresholds on a fine grid: those above the first that has too many false alarms.
+        allowed = {}
+        for threshold in np.unique(np.r_[scores_T[window - hop :], np.linspace(0, 1.1, 400)])[::-1]:
+            spans = detect(scores_T, window, hop, threshold)
+            assert _events(scores_T, rule, threshold) == spans
+            hits = sum(hit is not None for hit in match(spans, truths))
+            if len(spans) - hits > most_false:
+                break
+            allowed[threshold] = (hits, hits - len(spans))
+        best = max(allowed.values())
+        chosen = choose_threshold(scores_T, rule, truths, most_false)
+        if best[0] == 0:
+            assert chosen is None
+            continue
+        assert chosen == np.float32(chosen)
+        spans = detect(scores_T, window, hop, chosen)
+        hits = sum(hit is not None for hit in match(spans, truths))
+        assert (hits, hits - len(spans)) == best
+        # In the middle of its run.
+        run = [value for value, quality in allowed.items() if quality == best]
+        assert min(run) - 0.003 <= chosen <= max(run)
+
+
+def test_the_threshold_lies_in_the_middle_between_the_highest_false_and_the_lowest_hit():
+    scores_T = np.zeros(40, np.float32)
+    scores_T[[10, 20, 30]] = 0.9, 0.5, 0.7
+    rule = EventRule(window=4, hop=2, thresholds={})
+    assert choose_threshold(scores_T, rule, [(8, 12), (28, 32)], 0) == pytest.approx(0.6)
+    assert choose_threshold(scores_T, rule, [(8, 12), (18, 22), (28, 32)], 0) == pytest.approx(0.25)
+    # The highest score is a false alarm.
+    assert choose_threshold(scores_T, rule, [(18, 22)], 0) is None
+    # The frames in which no class may alarm do not count.
+    scores_T[1] = 1
+    assert choose_threshold(scores_T, rule, [(8, 12), (28, 32)], 0) == pytest.approx(0.6)
