@@ -38,10 +38,12 @@ def predictions_table(result: dict[str, Any]) -> RenderableType:
         table.add_row(Text(name), label, percent(first[1]), Text(best), f"{video['num_frames']:,}")
         if "segments" in video:
             parts += ["", *_segments(name, video["segments"])]
+        if "events" in video:
+            parts += ["", *_segments(name, video["events"], "events")]
     return Group(*parts)
 
 
-def _segments(name: str, segments: list[dict[str, Any]]) -> Iterator[RenderableType]:
+def _segments(name: str, segments: list[dict[str, Any]], kind: str = "segments") -> Iterator[RenderableType]:
     is_timed = all(segment["end_s"] is not None for segment in segments)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for head, side in (("seconds" if is_timed else "frames", "right"), ("label", "left"), ("probability", "right")):
@@ -50,10 +52,11 @@ def _segments(name: str, segments: list[dict[str, Any]]) -> Iterator[RenderableT
         span = f"{segment['start_frame']:,} to {segment['end_frame']:,}"
         if is_timed:
             span = f"{segment['start_s']:.1f} to {segment['end_s']:.1f}"
-        ((_, share),) = _ranked(segment, 1)
+        share = segment["score"] if "score" in segment else _ranked(segment, 1)[0][1]
         table.add_row(span, Text(segment["label"] or "(none)"), percent(share))
-    yield Text(f"{name}, {len(segments):,} segments")
-    yield table
+    yield Text(f"{name}, {len(segments):,} {kind}")
+    if segments:
+        yield table
     if len(segments) > _MAX_SEGMENTS:
         yield f"and {len(segments) - _MAX_SEGMENTS:,} more; --json lists all"
 

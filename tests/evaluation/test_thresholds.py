@@ -22,7 +22,7 @@ def test_the_threshold_is_the_one_of_brute_force(window, hop, most_false):
     for _ in range(8):
         truths = [(20, 27), (45, 55), (70, 76), (90, 98)]
         scores_T = rng.random(120).astype(np.float32) * 0.8
-        for start, end in truths:
+        for _, end in truths:
             scores_T[end - 3 : end + 1] += rng.choice([0, 0.3])
         # Of all thresholds on a fine grid: those above the first that has too many false alarms.
         allowed = {}
