@@ -1,10 +1,12 @@
 """pipelines/evaluation/thresholds.py against brute force."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from pipelines.evaluation.event_metrics import match
-from pipelines.evaluation.thresholds import _events, choose_threshold
+from pipelines.evaluation.thresholds import _events, choose_threshold, default_window
 from ttrnn.events import EventDetector, EventRule
 
 
@@ -58,3 +60,9 @@ def test_the_threshold_lies_in_the_middle_between_the_highest_false_and_the_lowe
     # The frames in which no class may alarm do not count.
     scores_T[1] = 1
     assert choose_threshold(scores_T, rule, [(8, 12), (28, 32)], 0) == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(("lengths", "expected"), [([4, 9, 8], 8), ([5], 6), ([7, 8], 8), ([1], 2)])
+def test_the_default_window_is_the_median_length_made_even(lengths, expected):
+    split = SimpleNamespace(lengths=np.array([*lengths, 99]), labels=[(1,)] * len(lengths) + [(0,)])
+    assert default_window(split, ("background", "wave")) == expected
