@@ -1,5 +1,6 @@
 """The commands of docs/data.md run as they are written, and do what the page says."""
 
+import importlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.core.options import parse
 from pipelines.data.dataset import ShardDataset
 from pipelines.video.errors import REASONS
 
@@ -68,6 +70,15 @@ def test_the_frames_keep_their_size_and_take_the_stated_range(outputs: tuple[Pat
     np.testing.assert_array_equal(clip.frames[..., 0], wanted)
     config = json.loads((folder / "sensor" / "run" / "model" / "config.json").read_text())
     assert '"value_range": "20:36"' in json.dumps(config)
+
+
+def test_the_commands_of_the_page_on_streams_have_the_options_that_it_gives_them() -> None:
+    page = (REPO / "docs" / "streams.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^    python -m pipelines\.(\w+) (.*)$", page, re.MULTILINE)
+    assert len(lines) == 8
+    for name, words in lines:
+        command = getattr(importlib.import_module(f"pipelines.{name}"), name)
+        parse(command.options_class, shlex.split(words))
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/results.md"])

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ttrnn.checkpoint import load as load
+    from ttrnn.checkpoint import read_events as read_events
     from ttrnn.checkpoint import save as save
     from ttrnn.config import ModelConfig as ModelConfig
     from ttrnn.convert import tensorize as tensorize
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _OFFERED = {
-    "checkpoint": ("load", "save"),
+    "checkpoint": ("load", "read_events", "save"),
     "config": ("ModelConfig",),
     "convert": ("tensorize",),
     "decompose": ("tt_round", "tt_svd"),

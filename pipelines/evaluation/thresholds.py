@@ -6,7 +6,7 @@ Legend: T time, C classes.
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,7 +36,8 @@ def default_window(split: Split, classes: Sequence[str]) -> int:
 def choose_rule(classifier: Classifier, split: Split, *, limit: float, window: int) -> tuple[EventRule, dict[str, Any]]:
     """Chooses a threshold for each class but `background`, for at most `limit` false alarms an hour of all together.
 
-    Every class may have the same share of them, rounded down, in a stream joined of all clips of the split.
+    In a stream joined of all clips of the split, every class may have the same share of them, rounded down; those that
+    are left go to the classes that gain the most hits by one more.
 
     Args:
         classifier: The model.
@@ -56,22 +57,32 @@ def choose_rule(classifier: Classifier, split: Split, *, limit: float, window: i
     scored = list(stream_scores(classifier, rule, stream.frames()))
     scores_TC = np.stack([scores_C for _, scores_C in scored])
     hours, names = stream.seconds / 3600, [name for name in classifier.classes if name != BACKGROUND]
-    most_false, thresholds = math.floor(limit * hours / len(names)), {}
-    for name in names:
-        spans = stream.spans(name)
-        threshold = choose_threshold(scores_TC[:, classifier.classes.index(name)], rule, spans, most_false)
-        if threshold is None:
-            log.warning("%s: no threshold gives a hit and at most %d false alarms; it never alarms", name, most_false)
-        else:
-            thresholds[name] = threshold
+    columns = {name: scores_TC[:, classifier.classes.index(name)] for name in names}
+    share, rest = divmod(math.floor(limit * hours), len(names))
+    chosen = {name: choose_threshold(columns[name], rule, stream.spans(name), share) for name in names}
+    if rest:
+        more = {name: choose_threshold(columns[name], rule, stream.spans(name), share + 1) for name in names}
+        gains = {name: more[name].num_hits - chosen[name].num_hits for name in names}
+        chosen |= {name: more[name] for name in sorted(names, key=gains.__getitem__)[-rest:] if gains[name]}
+    thresholds = {name: choice.threshold for name, choice in chosen.items() if choice.threshold is not None}
+    for name in chosen.keys() - thresholds.keys():
+        log.warning("%s: no threshold gives a hit and no more false alarms than allowed; it never alarms", name)
     rule = EventRule(window=window, hop=hop, thresholds=thresholds)
     seen = compare_streams([(list(find_events(rule, classifier.classes, scored)), stream.truths())], names, hours)
     return rule, {"limit": limit, "num_pauses": len(stream.rows) - seen["num_events"], **seen}
 
 
+class Choice(NamedTuple):
+    """The threshold of a class."""
+
+    threshold: float | None
+    """a float32 number; None if no threshold within the limit has a hit"""
+    num_hits: int
+
+
 def choose_threshold(
     scores_T: np.ndarray, rule: EventRule, truths: Sequence[tuple[int, int]], most_false: int
-) -> float | None:
+) -> Choice:
     """The threshold of a class with the most hits, and the fewest false alarms of such, within a limit.
 
     Considered are the thresholds from the highest score down to the first at which there are more than `most_false`
@@ -83,8 +94,6 @@ def choose_threshold(
         truths: Start and end in frames of what happens of this class.
         most_false: The limit.
 
-    Returns:
-        A float32 number; None if no threshold within the limit has a hit.
     """
     values, seen = np.unique(scores_T[rule.window - rule.hop :])[::-1], []
     for value in values:
@@ -94,13 +103,13 @@ def choose_threshold(
             break
         seen.append((hits, hits - len(spans)))
     if not seen or max(seen)[0] == 0:
-        return None
+        return Choice(None, 0)
     first = seen.index(max(seen))
     after = next((index for index in range(first, len(seen)) if seen[index] != seen[first]), len(seen))
     highest, below = values[first], values[after] if after < len(values) else np.float32(0)
     middle = np.float32((highest + below) / 2)
     # Two neighbours of float32 have no middle.
-    return float(middle if middle > below else highest)
+    return Choice(float(middle if middle > below else highest), seen[first][0])
 
 
 def _events(scores_T: np.ndarray, rule: EventRule, threshold: float) -> list[tuple[int, int]]:
