@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.core.errors import UserError
+from pipelines.core.text import plural
 from pipelines.data.catalog import Catalog
 from pipelines.data.clip import ClipRecord
 from pipelines.data.partition import partition
@@ -74,11 +75,15 @@ def add_background(catalog: Catalog, folder: str, seed: int, kept_splits: Mappin
         UserError: there are fewer videos than splits.
     """
     location = Location.of(folder).absolute()
-    videos = sorted(list_tree(location)[0].videos) if location.is_dir() else []
+    if not location.is_dir():
+        raise UserError(
+            f"--background {folder} is no folder; give one with long videos in which nothing happens, or none"
+        )
+    videos = sorted(list_tree(location)[0].videos)
     if len(videos) < len(SPLITS):
         raise UserError(
-            f"--background {folder} has {len(videos)} videos, but train, val and test each need their own; give "
-            "a folder of 3 or more videos, for instance one long video cut in three"
+            f"--background {folder} has {plural(len(videos), 'video')}, but train, val and test each need their own; "
+            "give 3 or more, for instance one long video cut in three"
         )
     units = {video: ("group", _PREFIX + video) for video in videos}
     fixed = {units[video]: kept_splits[_PREFIX + video] for video in videos if _PREFIX + video in kept_splits}

@@ -18,12 +18,14 @@ Events = Mapping[str, Sequence[TimedEvent]]
 _MORE = ("detected_s", "score", "start_frame", "end_frame", "detected_frame")
 
 
-def check_events_file(name: str, num_videos: int) -> None:
-    """Raises UserError for another suffix, and for subtitles of several videos."""
-    if Path(name).suffix.lower() not in _WRITERS:
+def check_events_file(name: str, videos: Sequence[str]) -> None:
+    """Raises UserError for another suffix, and for subtitles of several videos or of raw frames."""
+    suffix = Path(name).suffix.lower()
+    if suffix not in _WRITERS:
         raise UserError(f"{name} must end with {', '.join(_WRITERS)}")
-    if Path(name).suffix.lower() == ".vtt" and num_videos != 1:
-        raise UserError(f"{name} has the subtitles of one video, got {num_videos}; give a .csv or .jsonl file")
+    if suffix == ".vtt" and (len(videos) != 1 or "-" in videos):
+        given = "raw frames, which have no times" if "-" in videos else len(videos)
+        raise UserError(f"{name} has the subtitles of one video, got {given}; give a .csv or .jsonl file")
 
 
 def write_events(file: Path, events: Events) -> None:

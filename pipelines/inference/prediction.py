@@ -67,7 +67,7 @@ def predict_videos(
     if annotated_file is not None:
         _check_annotated_file(annotated_file, paths, overwrite)
     if events_file is not None:
-        check_events_file(events_file, len(paths))
+        check_events_file(events_file, paths)
         _check_new_file(Path(events_file), overwrite)
     entries: list[dict[str, Any]] = [{} for _ in paths]
     with LiveOutput(classifier, as_lines=lines) as live:

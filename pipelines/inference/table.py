@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.core.text import percent
+from pipelines.core.text import percent, plural
 
 __all__ = ["predictions_table"]
 
@@ -39,11 +39,11 @@ def predictions_table(result: dict[str, Any]) -> RenderableType:
         if "segments" in video:
             parts += ["", *_segments(name, video["segments"])]
         if "events" in video:
-            parts += ["", *_segments(name, video["events"], "events")]
+            parts += ["", *_segments(name, video["events"], "event")]
     return Group(*parts)
 
 
-def _segments(name: str, segments: list[dict[str, Any]], kind: str = "segments") -> Iterator[RenderableType]:
+def _segments(name: str, segments: list[dict[str, Any]], kind: str = "segment") -> Iterator[RenderableType]:
     is_timed = all(segment["end_s"] is not None for segment in segments)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for head, side in (("seconds" if is_timed else "frames", "right"), ("label", "left"), ("probability", "right")):
@@ -54,7 +54,7 @@ def _segments(name: str, segments: list[dict[str, Any]], kind: str = "segments")
             span = f"{segment['start_s']:.1f} to {segment['end_s']:.1f}"
         share = segment["score"] if "score" in segment else _ranked(segment, 1)[0][1]
         table.add_row(span, Text(segment["label"] or "(none)"), percent(share))
-    yield Text(f"{name}, {len(segments):,} {kind}")
+    yield Text(f"{name}, {plural(len(segments), kind)}")
     if segments:
         yield table
     if len(segments) > _MAX_SEGMENTS:

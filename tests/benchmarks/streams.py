@@ -76,6 +76,8 @@ class StreamsOptions:
     """of the models"""
     differences: str = "extra"
     """of the models"""
+    temporal_crop: float = 1.0
+    """of the trainings: the least share of a clip that is shown"""
 
 
 def measure(options: StreamsOptions) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def _shards(options: StreamsOptions, out: Path) -> ShardDataset:
 
 def _training(options: StreamsOptions, seed: int, run: Path) -> TrainOptions:
     run.mkdir(parents=True, exist_ok=True)
-    names = ("epochs", "hidden_modes", "ranks", "differences")
+    names = ("epochs", "hidden_modes", "ranks", "differences", "temporal_crop")
     chosen = {name: getattr(options, name) for name in names}
     return TrainOptions(shards=str(Path(options.out, "shards")), out=str(run), seed=seed, **chosen)
 

@@ -147,6 +147,7 @@ def test_subtitles_escape_markup_and_pass_an_hour(tmp_path):
     (["--events-out", "a.csv"], "events_out a.csv needs events; give --events too"),
     (["--events", "--events-out", "a.srt"], "a.srt must end with .jsonl, .csv, .vtt"),
     (["{video}", "--events", "--events-out", "a.vtt"], "a.vtt has the subtitles of one video, got 2"),
+    (["-", "--events", "--events-out", "a.vtt"], "one video, got raw frames, which have no times"),
 ])  # fmt: skip
 def test_options_that_do_not_fit_are_refused(model, video, words, message, capsys):
     code, out, err = run(capsys, predict.main, model, video, *(word.format(video=video) for word in words))

@@ -100,7 +100,7 @@ def test_the_same_seed_cuts_the_same_clips_and_an_interrupted_job_resumes(videos
     (tmp_path / "again" / "dataset.json").unlink()
     make(videos, tmp_path / "again", resume=True)
     assert {file.name: file.read_bytes() for file in (tmp_path / "again").glob("*.arrow")} == expected
-    make(videos, tmp_path / "other", seed=1, background=str(videos / "nothing"))
+    make(videos, tmp_path / "other", seed=1)
     ids = [{c.clip_id for clips in clips_of(place).values() for c in clips} for place in (out, tmp_path / "other")]
     assert ids[0] != ids[1]
 
@@ -124,8 +124,10 @@ def test_every_nth_frame_and_a_rate_hold_for_cuts(videos, tmp_path):
 
 def test_a_folder_with_too_few_videos_is_refused_and_a_damaged_one_is_rejected(videos, tmp_path):
     write_video(tmp_path / "two" / "a.avi", numbered(30))
-    with pytest.raises(UserError, match="two has 1 videos, but train, val and test each need their own"):
+    with pytest.raises(UserError, match="two has 1 video, but train, val and test each need their own"):
         make(videos, tmp_path / "shards", background=str(tmp_path / "two"))
+    with pytest.raises(UserError, match=r"--background .*none is no folder; give one with long videos"):
+        make(videos, tmp_path / "shards", background=str(tmp_path / "none"))
     for name in "bcd":
         write_video(tmp_path / "two" / f"{name}.avi", numbered(90), fps=25)
     (tmp_path / "two" / "e.avi").write_bytes(b"no video" * 99)
