@@ -54,9 +54,8 @@ def package_model(
         dtype: Of the weights on disk: float32, bfloat16 or int8.
         onnx: Also write clip.onnx and, unless the model is bidirectional, step.onnx.
         program: Also write step.pt2.
-        false_alarms_per_hour: Choose thresholds for events, see `thresholds.choose_rule`; None: keep those of the
-            model, if it has some.
-        window: For the choice, in frames; None: `thresholds.default_window`.
+        false_alarms_per_hour: Choose thresholds for events (`choose_rule`); None: keep those of the model, if any.
+        window: For the choice, in frames; None: `default_window`.
 
     Returns:
         num_params, input_params, dtype, num_bytes, files {name: bytes}, and the results, with val_metric_rounded and

@@ -81,8 +81,7 @@ def predict_videos(
                 write_line(entry)
             entries[index] = entry
     if events_file is not None:
-        found = {entry["path"]: entry["events"] for entry in entries if "events" in entry}
-        write_events(Path(events_file), {path: [TimedEvent(**own) for own in events] for path, events in found.items()})
+        _write_events(Path(events_file), entries)
     result: dict[str, Any] = {"videos": entries}
     if lines:
         result["lines"] = True
@@ -100,6 +99,11 @@ def _annotate(path: str, out: Path, captions: Sequence[tuple[float, str]]) -> di
         return {"path": path, "error": str(error)}
     log.info("%s: written", out)
     return {}
+
+
+def _write_events(file: Path, entries: Sequence[dict[str, Any]]) -> None:
+    found = {entry["path"]: entry["events"] for entry in entries if "events" in entry}
+    write_events(file, {path: [TimedEvent(**event) for event in events] for path, events in found.items()})
 
 
 def _predict(recognizer: Recognizer, paths: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
