@@ -76,7 +76,7 @@ class StreamsOptions:
     """of the models"""
     differences: str = "extra"
     """of the models"""
-    temporal_crop: float = 1.0
+    temporal_crop: float = 0.6
     """of the trainings: the least share of a clip that is shown"""
 
 
