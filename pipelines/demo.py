@@ -2,6 +2,7 @@
 
 python -m pipelines.demo demo
 python -m pipelines.demo demo --num-clips 960 --seed 1 --overwrite
+python -m pipelines.demo demo-streams --streams 4          long videos in which mostly nothing happens
 """
 
 import sys
@@ -10,7 +11,8 @@ from typing import Any
 
 from pipelines.core import command
 from pipelines.core.options import positional, takes_options
-from pipelines.core.text import program
+from pipelines.core.text import plural, program
+from pipelines.data.demo_streams import render_streams
 from pipelines.data.demo_videos import CHANNELS, CLASSES, HEIGHT, MARKER, NUM_CLIPS, NUM_FRAMES, WIDTH, render_demo
 from pipelines.storage.location import Location
 from pipelines.storage.output import prepare_out
@@ -28,12 +30,17 @@ class DemoOptions:
     """clips in total, evenly distributed over the classes"""
     seed: int = 0
     """the same seed renders the same pixels"""
+    streams: int | None = None
+    """instead of clips: this many long videos OUT/streams/NN.avi in which mostly nothing happens, with OUT/streams.csv,
+    and OUT/background of videos in which nothing does"""
     overwrite: bool = False
     """delete an older demo data set first"""
 
     def __post_init__(self) -> None:
         if self.num_clips < len(CLASSES):
             raise ValueError(f"num_clips must be at least {len(CLASSES)}, a clip for each class, got {self.num_clips}")
+        if self.streams is not None and self.streams < 1:
+            raise ValueError(f"streams must be 1 or more, got {self.streams}")
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more, got {self.seed}")
 
@@ -42,6 +49,9 @@ class DemoOptions:
 def demo(options: DemoOptions) -> dict[str, Any]:
     """Renders the data set; returns its location and its properties."""
     out = prepare_out(Location.of(options.out).local, marker=MARKER, overwrite=options.overwrite).local
+    if options.streams is not None:
+        render_streams(out, options.streams, options.seed)
+        return {"out": str(out), "streams": options.streams, "table": str(out / "streams.csv")}
     render_demo(out, options.num_clips, options.seed)
     return {
         "out": str(out),
@@ -56,6 +66,12 @@ def demo(options: DemoOptions) -> dict[str, Any]:
 
 def summary(result: dict[str, Any]) -> str:
     """The text that is printed at the end."""
+    if "streams" in result:
+        background = f"{result['out']}/background"
+        return (
+            f"{plural(result['streams'], 'stream')} in {result['table']}, videos of nothing in {background}\n"
+            f"next: {program('preprocess')} demo demo-shards --background {background}"
+        )
     return (
         f"{result['num_clips']} clips of {len(result['classes'])} classes in {result['out']}\n"
         f"next: {program('preprocess')} {result['out']} shards --width {result['width']} "

@@ -5,10 +5,12 @@ python -m pipelines.export runs/sweep model --select smallest --max-params 20000
 python -m pipelines.export runs/sweep model --select trial:0007
 python -m pipelines.export runs/gru model --onnx --program
 python -m pipelines.export runs/gru model --dtype int8 --js
+python -m pipelines.export runs/gru trigger --false-alarms-per-hour 1
 python -m pipelines.export s3://bucket/sweep model
 """
 
 import dataclasses
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,12 +22,13 @@ from pipelines.core import command
 from pipelines.core.errors import UserError, user_errors
 from pipelines.core.options import positional, takes_options
 from pipelines.core.terminal import table
-from pipelines.core.text import percent, program
+from pipelines.core.text import percent, plural, program
+from pipelines.data.kinds import MODELS, Argument, check_arguments
 from pipelines.evaluation.packaging import check_out, package_model
+from pipelines.evaluation.stream_evaluator import events_text
 from pipelines.storage.bucket import reading_copy
 from pipelines.storage.location import Location
 from pipelines.training.run_directory import RunDirectory, is_of_model
-from pipelines.tuning.kinds import MODELS, Argument, check_arguments
 from pipelines.tuning.selection import check_rule, select_trial
 from pipelines.tuning.sweep_directory import SweepDirectory, is_result
 from ttrnn.checkpoint import read_config
@@ -62,10 +65,19 @@ class ExportOptions:
     work; compared with the model in Node if there is a `node`; not for bidirectional models"""
     dtype: str = "float32"
     """of the weights on disk: float32, bfloat16 or int8; the loss by rounding is evaluated on the validation split"""
+    false_alarms_per_hour: float | None = None
+    """choose thresholds for predict --events, on validation clips joined with those of the class background, so that
+    there are at most so many false alarms an hour, all classes together"""
+    window: int | None = None
+    """with --false-alarms-per-hour: frames that a decision may rest on; default: the median length of the clips"""
     overwrite: bool = False
     """replace OUT"""
 
     def __post_init__(self) -> None:
+        if self.false_alarms_per_hour is not None and not 0 <= self.false_alarms_per_hour < math.inf:
+            raise ValueError(f"false_alarms_per_hour must be 0 or more, got {self.false_alarms_per_hour}")
+        if self.window is not None and (self.window < 1 or self.false_alarms_per_hour is None):
+            raise ValueError(f"window must be 1 or more, with false_alarms_per_hour, got {self.window}")
         check_rule(self.select, self.max_params, self.tolerance)
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
@@ -79,7 +91,8 @@ def export(options: ExportOptions) -> dict[str, Any]:
     )
     out, markers = Location.of(options.out).local, (SweepDirectory.MARKER, RunDirectory.MARKER)
     check_out(out, overwrite=options.overwrite)
-    forms: dict[str, Any] = {"dtype": options.dtype, "onnx": options.onnx, "program": options.program, "js": options.js}
+    names = ("dtype", "onnx", "program", "js", "false_alarms_per_hour", "window")
+    forms: dict[str, Any] = {name: getattr(options, name) for name in names}
     with reading_copy(Location.of(options.source), markers=markers, wanted=_is_wanted) as copy:
         sweep, model_dir = SweepDirectory(copy.path), RunDirectory(copy.path).model
         results: dict[str, Any] = {}
@@ -136,9 +149,24 @@ def summary(result: dict[str, Any]) -> RenderableType:
         *parts,
         f"{result['out']}: {trial}{result['num_params']:,} parameters, {metric} {100 * result['val_metric']:.1f}% on "
         f"{result['num_val_clips']} validation clips{text}\n"
-        f"bytes: {files}\n"
-        f"next: {program('predict')} {shlex.quote(result['out'])} VIDEO",
+        f"bytes: {files}",
+        *_events(result.get("events", {})),
+        f"next: {program('predict')} {shlex.quote(result['out'])} VIDEO{' --events' if 'events' in result else ''}",
     )
+
+
+def _events(events: Mapping[str, Any]) -> list[str]:
+    """The window, and how the thresholds did on the stream on which they were chosen."""
+    if "limit" not in events:
+        return []
+    never = [row["class"] for row in events["per_class"] if row["class"] not in events["thresholds"]]
+    return [
+        f"events: window {events['window']} frames, hop {events['hop']}; thresholds for at most {events['limit']:g} "
+        f"false alarms an hour, chosen on {events['num_events']:,} validation clips joined with "
+        f"{plural(events['num_pauses'], 'clip')} of nothing, for which these figures are optimistic:",
+        f"    {events_text(events)}",
+        *([f"    never alarming: {', '.join(never)}"] if never else []),
+    ]
 
 
 def main(argv: list[str] | None = None) -> int:

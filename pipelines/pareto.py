@@ -16,11 +16,11 @@ from typing import Any
 
 from pipelines.core import command
 from pipelines.core.options import positional, takes_options
+from pipelines.data.kinds import Argument, check_arguments
 from pipelines.report.frontier_files import browser_command, write_frontier
 from pipelines.report.table import frontier_table
 from pipelines.storage.bucket import reading_copy
 from pipelines.storage.location import Location
-from pipelines.tuning.kinds import Argument, check_arguments
 from pipelines.tuning.sweep_directory import SweepDirectory, is_result
 
 __all__ = ["ParetoOptions", "pareto"]

@@ -5,6 +5,7 @@
     python -m pipelines.predict model/clip.onnx folder --lines
     python -m pipelines.predict runs/sweep/best match.mp4 --window 4s --hop 2s --annotate match-labelled.mp4
     python -m pipelines.predict runs/sweep/best 0 --stream
+    python -m pipelines.predict trigger hour.mp4 --events --events-out hour.vtt
     ffmpeg -v error -i clip.avi -vf scale=64:48 -pix_fmt gray -f rawvideo - | python -m pipelines.predict model -
 
 Standard input is the bytes of one frame after the other, in the model's size, grey or RGB (ffmpeg's gray or rgb24).
@@ -20,9 +21,9 @@ from rich.console import RenderableType
 
 from pipelines.core import command
 from pipelines.core.options import positional, takes_options
+from pipelines.data.kinds import MODELS, Argument, check_arguments
 from pipelines.inference.prediction import predict_videos
 from pipelines.inference.table import predictions_table
-from pipelines.tuning.kinds import MODELS, Argument, check_arguments
 from pipelines.video.windows import Length
 
 __all__ = ["PredictOptions", "predict"]
@@ -47,10 +48,15 @@ class PredictOptions:
     """report scores while a video is read: frame by frame, in constant memory, or window by window"""
     lines: bool = False
     """print a JSON line for each video when it is finished, instead of a table"""
+    events: bool = False
+    """find the events in long videos, with the window and the thresholds of a model that was exported with
+    --false-alarms-per-hour; with --stream each is reported as soon as its class is sure"""
+    events_out: str | None = None
+    """with --events: file to write them to, .jsonl, .csv (video,start_s,end_s,label and more) or .vtt (subtitles)"""
     annotate: str | None = None
     """OUT.mp4: write a copy of the video (only one may be given) with its label, without sound"""
     overwrite: bool = False
-    """replace OUT.mp4"""
+    """replace OUT.mp4, or the file of --events-out"""
 
     def __post_init__(self) -> None:
         if not self.video:
@@ -62,6 +68,10 @@ class PredictOptions:
         for name in ("window", "hop"):
             if (text := getattr(self, name)) is not None:
                 Length.parse(text, name)
+        if self.events_out is not None and not self.events:
+            raise ValueError(f"events_out {self.events_out} needs events; give --events too")
+        if self.events and (self.window is not None or self.annotate is not None):
+            raise ValueError("events excludes window, which the model has from its export, and annotate")
         if self.annotate is not None and not self.annotate.lower().endswith(".mp4"):
             raise ValueError(f"annotate must be a name that ends with .mp4, got {self.annotate!r}")
 
@@ -79,6 +89,8 @@ def predict(options: PredictOptions) -> dict[str, Any]:
         top_k=options.top_k,
         stream=options.stream,
         lines=options.lines,
+        events=options.events,
+        events_file=options.events_out,
         annotated_file=options.annotate,
         overwrite=options.overwrite,
     )

@@ -25,11 +25,11 @@ from pipelines.core.options import takes_options
 from pipelines.core.terminal import table
 from pipelines.core.text import duration, plural, program, size
 from pipelines.data.estimate import dry_run
+from pipelines.data.kinds import Argument, check_arguments
 from pipelines.data.options import PreprocessOptions
 from pipelines.data.preprocessing import make_shards
 from pipelines.data.rejected import REJECTED_CSV, read_rejected
 from pipelines.storage.location import Location
-from pipelines.tuning.kinds import Argument, check_arguments
 
 __all__ = ["summary"]
 

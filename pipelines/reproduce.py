@@ -19,10 +19,10 @@ from typing import Any
 
 from pipelines.core import command
 from pipelines.core.options import takes_options
+from pipelines.data.kinds import Argument, check_arguments
 from pipelines.paper import reproduction, table
 from pipelines.paper.estimate import dry_run_summary
 from pipelines.paper.protocols import ReproduceOptions
-from pipelines.tuning.kinds import Argument, check_arguments
 
 __all__ = ["reproduce", "summary"]
 

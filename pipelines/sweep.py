@@ -27,6 +27,7 @@ from pipelines.core import command
 from pipelines.core.errors import UserError
 from pipelines.core.options import takes_options
 from pipelines.data.dataset import ShardDataset
+from pipelines.data.kinds import Argument, check_arguments
 from pipelines.inference.prediction import predict_videos
 from pipelines.inference.table import predictions_table
 from pipelines.report.frontier_files import write_frontier
@@ -38,7 +39,6 @@ from pipelines.storage.output import prepare_out, undone_if_refused
 from pipelines.training.teacher import check_teachers
 from pipelines.tuning.data_check import forecast_of
 from pipelines.tuning.display import Screen, tune_callback
-from pipelines.tuning.kinds import Argument, check_arguments
 from pipelines.tuning.options import SweepOptions
 from pipelines.tuning.preparation import claim_sweep, describe_data, prepare_shards
 from pipelines.tuning.replicate import points_to_replicate, replicate, within_time

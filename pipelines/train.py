@@ -23,6 +23,7 @@ from pipelines.cluster.session import start_ray
 from pipelines.core import command
 from pipelines.core.options import takes_options
 from pipelines.data.folds import open_folds
+from pipelines.data.kinds import Argument, check_arguments
 from pipelines.evaluation.evaluator import evaluate_dataset
 from pipelines.evaluation.metrics import METRICS
 from pipelines.storage.bucket import working_copy
@@ -37,7 +38,6 @@ from pipelines.training.setup import model_config, resolve_precision, starting_m
 from pipelines.training.teacher import check_teachers
 from pipelines.training.tracking import Tracking, check_tracker
 from pipelines.training.trainer import DivergedError, fit
-from pipelines.tuning.kinds import Argument, check_arguments
 from ttrnn.files import atomic_directory
 
 __all__ = ["train"]

@@ -19,8 +19,8 @@ PACKAGES = ("ttrnn", "search_spaces", "pipelines")
 # A module of the library may import those of the rows above its own. `ttrnn.files` knows nothing of tensors and serves
 # everybody; `ttrnn.reference` is for tests and readers.
 LIBRARY = (
-    ("shapes", "config_file"),
-    ("planner", "stem_shape"),
+    ("shapes", "events"),
+    ("config_file", "planner", "stem_shape"),
     ("plain", "spans"),
     ("cells", "fused", "rows"),
     ("product", "convolve"),

@@ -34,20 +34,11 @@ REPO = Path(__file__).parents[1]
 PAGES = [*tables.PAGES, REPO / "CONTRIBUTING.md"]
 # Options of other programs, and of the modules of tests.benchmarks.
 OTHERS = {
-    *("--address", "--assume-role-policy-document", "--chown", "--editable", "--epochs", "--first", "--generate"),
-    *("--help", "--index-url", "--instance-profile-name", "--model", "--nodes", "--out", "--policy-document"),
-    *(
-        "--policy-name",
-        "--role-name",
-        "--runtime-env-json",
-        "--sections",
-        "--test",
-        "--tmux",
-        "--variants",
-        "--version",
-    ),
-    "--working-dir",
-}
+    "--address", "--assume-role-policy-document", "--chown", "--editable", "--epochs", "--first", "--generate",
+    "--help", "--index-url", "--input-dim", "--instance-profile-name", "--model", "--nodes", "--out",
+    "--policy-document", "--policy-name", "--role-name", "--runtime-env-json", "--sections", "--test", "--tmux",
+    "--variants", "--version", "--working-dir",
+}  # fmt: skip
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 

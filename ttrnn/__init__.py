@@ -7,9 +7,14 @@ if TYPE_CHECKING:
     from ttrnn.checkpoint import load as load
     from ttrnn.checkpoint import save as save
     from ttrnn.config import ModelConfig as ModelConfig
+    from ttrnn.config_file import read_events as read_events
     from ttrnn.convert import tensorize as tensorize
     from ttrnn.decompose import tt_round as tt_round
     from ttrnn.decompose import tt_svd as tt_svd
+    from ttrnn.events import Event as Event
+    from ttrnn.events import EventDetector as EventDetector
+    from ttrnn.events import EventRule as EventRule
+    from ttrnn.events import StaggeredStates as StaggeredStates
     from ttrnn.export import export_onnx_clip as export_onnx_clip
     from ttrnn.export import export_onnx_step as export_onnx_step
     from ttrnn.linear import TTLinear as TTLinear
@@ -25,8 +30,10 @@ __version__ = "0.1.0"
 _OFFERED = {
     "checkpoint": ("load", "save"),
     "config": ("ModelConfig",),
+    "config_file": ("read_events",),
     "convert": ("tensorize",),
     "decompose": ("tt_round", "tt_svd"),
+    "events": ("Event", "EventDetector", "EventRule", "StaggeredStates"),
     "export": ("export_onnx_clip", "export_onnx_step"),
     "linear": ("TTLinear",),
     "model": ("VideoClassifier",),

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors_torch
 
 from ttrnn.config_file import DTYPES, FORMAT, VERSION, config_hash, read_config, shown
+from ttrnn.events import EventRule
 from ttrnn.files import atomic_directory
 from ttrnn.model import ModelConfig, VideoClassifier
 from ttrnn.quantise import difference, pack, unpack
@@ -22,7 +23,11 @@ _STEM_FIELDS = ("stem", "stem_channels", "stem_strides")
 
 
 def save(
-    model: VideoClassifier, path: str | Path, results: dict[str, Any] | None = None, dtype: str = "float32"
+    model: VideoClassifier,
+    path: str | Path,
+    results: dict[str, Any] | None = None,
+    dtype: str = "float32",
+    events: EventRule | None = None,
 ) -> None:
     """Writes a model directory, whole or not at all.
 
@@ -32,6 +37,7 @@ def save(
         results: JSON values about training and metrics, for config.json and the card.
         dtype: float32: weights keep their dtype. bfloat16 or int8: rounded, see quantise.py; `load` gives float32, and
             config.json and the card say how far that moves the logits.
+        events: Window and thresholds for streams; None: the model only classifies clips.
 
     Raises:
         ValueError: the directory is no model directory, or layers of the model are no longer what its config says.
@@ -40,11 +46,15 @@ def save(
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / "config.json").exists()):
         raise ValueError(f"{path} exists and is no model directory: it is not replaced; give another path")
     with atomic_directory(path) as directory:
-        write(model, directory, results, dtype)
+        write(model, directory, results, dtype, events)
 
 
 def write(
-    model: VideoClassifier, directory: Path, results: dict[str, Any] | None = None, dtype: str = "float32"
+    model: VideoClassifier,
+    directory: Path,
+    results: dict[str, Any] | None = None,
+    dtype: str = "float32",
+    events: EventRule | None = None,
 ) -> None:
     """Like `save`, but into a directory that exists, file by file."""
     if model.num_params != model.config.num_params:
@@ -67,6 +77,8 @@ def write(
         "input_params": model.config.input_params,
         "sha256": {"model.safetensors": hashlib.sha256(weights).hexdigest()},
     }
+    if events is not None:
+        config["events"] = events.to_dict()
     if dtype != "float32":
         config["logits_moved_by"] = difference(model, dtype)
     config["sha256"]["config.json"] = config_hash(config)
@@ -112,6 +124,7 @@ def _card(config: dict[str, Any]) -> str:
         "input matrix": f"{model.input}: {model.in_modes} -> {model.hidden_modes}, ranks {model.ranks}",
         "recurrent matrix": f"ranks {model.recurrent_ranks}" if model.recurrent_shape else "dense",
         "weights": config["dtype"],
+        **({"events": _events_line(config["events"])} if "events" in config else {}),
         "parameters": f"{config['num_params']:,} in all, {config['input_params']:,} input-to-hidden",
         **({"logits moved by rounding": moved} if "logits_moved_by" in config else {}),
         "MACs": f"{model.multiply_adds:,} for a frame, in the {'stem and the ' if model.stem_shape else ''}"
@@ -129,6 +142,11 @@ def _card(config: dict[str, Any]) -> str:
         "Limits: it gives one of its classes for any video, also for one that shows none of them. Its accuracy\n"
         "was measured on clips of the data set it was trained on; other cameras, light or people may lower it.\n"
     )
+
+
+def _events_line(events: dict[str, Any]) -> str:
+    thresholds = ", ".join(f"{name} {value:.6g}" for name, value in events["thresholds"].items())
+    return f"window {events['window']} frames, hop {events['hop']}, thresholds: {thresholds or 'none'}"
 
 
 def _with_interval(name: str, value: Any, results: dict[str, Any]) -> str:

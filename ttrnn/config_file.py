@@ -7,9 +7,10 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from ttrnn.events import EventRule
 from ttrnn.files import sha256
 
-__all__ = ["DTYPES", "FORMAT", "LARGEST_BYTES", "VERSION", "config_hash", "read_config", "shown"]
+__all__ = ["DTYPES", "FORMAT", "LARGEST_BYTES", "VERSION", "config_hash", "read_config", "read_events", "shown"]
 
 DTYPES = ("float32", "bfloat16", "int8")
 """of the weights on disk"""
@@ -39,6 +40,17 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{place} does not hold results and a dtype, one of {dtypes}; export the model again")
     _check_weights(path / "model.safetensors", hashes.get("model.safetensors"), config.get("num_params"))
     return config
+
+
+def read_events(path: str | Path) -> EventRule | None:
+    """Window and thresholds of a model directory; None if it has none. Raises ValueError, also as `read_config`."""
+    config = read_config(path)
+    if "events" not in config:
+        return None
+    try:
+        return EventRule.from_dict(config["events"], config["model"]["classes"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{Path(path) / 'config.json'}: {shown(error)}; export the model again") from error
 
 
 def _check_weights(weights: Path, expected: Any, num_params: Any) -> None:

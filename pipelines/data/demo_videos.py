@@ -14,6 +14,7 @@ import errno
 import itertools
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,19 @@ import numpy as np
 from pipelines.core.progress import progress
 from ttrnn.files import atomic_directory
 
-__all__ = ["CHANNELS", "CLASSES", "HEIGHT", "MARKER", "NUM_CLIPS", "NUM_FRAMES", "WIDTH", "draw_clip", "render_demo"]
+__all__ = [
+    "CHANNELS",
+    "CLASSES",
+    "FPS",
+    "HEIGHT",
+    "MARKER",
+    "NUM_CLIPS",
+    "NUM_FRAMES",
+    "WIDTH",
+    "draw_clip",
+    "render_demo",
+    "write_video",
+]
 
 
 WIDTH, HEIGHT, NUM_FRAMES = 48, 32, 12
@@ -33,7 +46,7 @@ CHANNELS = 1
 _DIRECTIONS = {"up": -1, "down": 1}
 CLASSES = tuple("-".join(directions) for directions in itertools.product(_DIRECTIONS, repeat=3))
 MARKER = "demo.json"
-_FPS = 12.0
+FPS = 12.0
 _CREAM = (215, 230, 235)
 # Light on the cloth: its mean, and its change from the middle to an edge.
 _SHADE, _GRADIENT = (0.7, 0.9), (-0.05, 0.05)
@@ -66,25 +79,27 @@ _LAYERS = (
 )
 
 
-def draw_clip(label: int, rng: np.random.Generator) -> np.ndarray:
+def draw_clip(label: int | None, rng: np.random.Generator, num_frames: int = NUM_FRAMES) -> np.ndarray:
     """Draws one clip.
 
     Args:
-        label: Index into `CLASSES`.
+        label: Index into `CLASSES`; None: nothing moves.
         rng: Draws everything else: light, noise, and the period, opacity, start and speed of each set of stripes.
+        num_frames: Length of the clip.
 
     Returns:
         T x H x W x C, uint8.
     """
     shade, across, down = rng.uniform(*_SHADE), rng.uniform(*_GRADIENT), rng.uniform(*_GRADIENT)
     light_HW1 = (shade + across * np.linspace(-1, 1, WIDTH) + down * np.linspace(-1, 1, HEIGHT)[:, None])[..., None]
-    clip_THWC = np.tile(light_HW1 * _CREAM, (NUM_FRAMES, 1, 1, 1))
-    for layer, direction in zip(_LAYERS, CLASSES[label].split("-"), strict=True):
+    clip_THWC = np.tile(light_HW1 * _CREAM, (num_frames, 1, 1, 1))
+    signs = [0] * 3 if label is None else [_DIRECTIONS[name] for name in CLASSES[label].split("-")]
+    for layer, sign in zip(_LAYERS, signs, strict=True):
         period = layer.period * rng.uniform(0.96, 1.04)
-        starts_T = rng.uniform() + _DIRECTIONS[direction] * rng.uniform(*_SPEED) * np.arange(NUM_FRAMES)
+        starts_T = rng.uniform() + sign * rng.uniform(*_SPEED) * np.arange(num_frames)
         opacity_THW1 = rng.uniform(*_OPACITY) * _draw_stripes(period, layer.slope, starts_T)[..., None]
         clip_THWC += opacity_THW1 * (light_HW1 * layer.color - clip_THWC)
-    clip_THWC += rng.normal(0, _NOISE, (NUM_FRAMES, HEIGHT, WIDTH, 1))
+    clip_THWC += rng.normal(0, _NOISE, (num_frames, HEIGHT, WIDTH, 1))
     return np.clip(np.rint(clip_THWC), 0, 255).astype(np.uint8)
 
 
@@ -123,15 +138,19 @@ def render_demo(out: Path, num_clips: int, seed: int) -> Path:
         for index in progress(range(num_clips), num_clips, "rendering clips"):
             label = index % len(CLASSES)
             clip_THWC = draw_clip(label, np.random.default_rng([seed, index]))
-            _write_video(directory / CLASSES[label] / f"clip-{index:05d}.avi", clip_THWC)
+            write_video(directory / CLASSES[label] / f"clip-{index:05d}.avi", clip_THWC, FPS)
         (directory / MARKER).write_text(json.dumps({"num_clips": num_clips, "seed": seed}) + "\n", encoding="utf-8")
     return out
 
 
-def _write_video(path: Path, clip_THWC: np.ndarray) -> None:
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
+    """Writes a Motion JPEG video of frames H x W x C, uint8. Raises OSError if it is not written completely."""
+    frames = iter(frames)
+    first_HWC = next(frames)
     # OpenCV's own encoder, which every build has.
-    writer = cv2.VideoWriter(str(path), cv2.CAP_OPENCV_MJPEG, cv2.VideoWriter.fourcc(*"MJPG"), _FPS, (WIDTH, HEIGHT))
-    for frame_HWC in clip_THWC:
+    size = first_HWC.shape[1::-1]
+    writer = cv2.VideoWriter(str(path), cv2.CAP_OPENCV_MJPEG, cv2.VideoWriter.fourcc(*"MJPG"), fps, size)
+    for frame_HWC in itertools.chain([first_HWC], frames):
         writer.write(frame_HWC)
     writer.release()
     # It does not report a full disk, but the header contains the size of the file, without its first 8 bytes.

@@ -88,11 +88,13 @@ def dry_run(options: PreprocessOptions) -> dict[str, Any]:
     """
     catalog = read_catalog(options.videos, options.layout, options.splits, split_list=options.split_list)
     options, clips = settled(options, catalog), catalog.clips
+    # There are as many clips of nothing as others.
+    num_clips = len(clips) * (1 if options.background == "none" else 2)
     tried, free_bytes = _try(clips, options), free_disk(Location.of(options.out))
-    raw_bytes = expected_bytes(len(clips), expected_frames(clips, options), options)
+    raw_bytes = expected_bytes(num_clips, expected_frames(clips, options), options)
     codec, reason = choose_codec(raw_bytes, free_bytes) if options.codec == "auto" else (options.codec, "as given")
     # Where no header announces frames, those that were decoded are counted.
-    raw_bytes = raw_bytes or len(clips) * options.frame.size * tried.num_frames / max(1, tried.num_clips)
+    raw_bytes = raw_bytes or num_clips * options.frame.size * tried.num_frames / max(1, tried.num_clips)
     num_frames, num_cpus, codecs = raw_bytes / options.frame.size, os.cpu_count() or 1, {}
     for name in CODECS:
         seconds = tried.frame_s(name)
@@ -103,7 +105,7 @@ def dry_run(options: PreprocessOptions) -> dict[str, Any]:
     return {
         "out": options.out,
         "dry_run": True,
-        "num_clips": len(clips),
+        "num_clips": num_clips,
         "num_frames": round(num_frames),
         "frame": asdict(options.frame),
         "codecs": codecs,

@@ -48,6 +48,9 @@ class PreprocessOptions:
     """take every n-th frame"""
     fps: float | None = None
     """take this many frames per second, by their time stamps"""
+    background: str = "none"
+    """folder of 3 or more long videos in which nothing happens: clips cut from them at random become a class of their
+    own, background, with as many clips as all others together; or none"""
     value_range: str | None = None
     """LOW:HIGH, the values that become 0 and 255 (20:40; below 0 as --value-range=-5:30), of arrays and pictures of
     other types than uint8"""

@@ -29,7 +29,7 @@ MIN_SHARDS = 32
 """Shards of a data set, if it has as many clips: work for that many workers. The result must not depend on the actual
 number of workers."""
 # Options that may change when a job is resumed: where the videos are, and those without an effect on finished shards.
-_FREE_OPTIONS = ("videos", "time_limit_s", "shard_mb", "allow_missing_classes")
+_FREE_OPTIONS = ("videos", "background", "time_limit_s", "shard_mb", "allow_missing_classes")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

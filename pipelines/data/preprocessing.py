@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.core.errors import UserError
+from pipelines.data.background import Cuts, add_background, is_long
 from pipelines.data.catalog import Catalog, read_catalog
 from pipelines.data.codecs import CODECS, check_encoder
 from pipelines.data.estimate import choose_codec, expected_bytes, expected_frames, free_disk
@@ -73,6 +74,8 @@ def _make_shards(options: PreprocessOptions, out: Location) -> dict[str, Any]:
         kept_splits=plan.splits(),
         kept_classes=plan.classes,
     )
+    if options.background != "none":
+        catalog = add_background(catalog, options.background, options.seed, plan.splits())
     options = settled(options, catalog)
     if earlier is not None:
         if options.codec == "auto":
@@ -93,7 +96,13 @@ def _make_shards(options: PreprocessOptions, out: Location) -> dict[str, Any]:
     try:
         if missing:
             log.info("decoding %s clips into %d shards", f"{sum(len(s.clips) for s in missing):,}", len(missing))
-            reports |= write_shards(missing, out, options)
+            long = [shard for shard in missing if any(map(is_long, shard.clips))]
+            if clips := [shard for shard in missing if shard not in long]:
+                reports |= write_shards(clips, out, options)
+            # Then the lengths of the other clips are known.
+            if long:
+                cuts = {split: Cuts.of_split(split, plan, reports, options.seed) for split in SPLITS}
+                reports |= write_shards(long, out, options, cuts)
     finally:
         if out.is_local:
             remove_leftovers(out.local)
@@ -119,17 +128,19 @@ def _grow(plan: Plan, catalog: Catalog, out: Location, options: PreprocessOption
         for clip in new:
             # Refuses a URI that cannot be opened before the plan contains it.
             Location.of(clip.path)
-        codec, is_many = options.codec, len(new) > MIN_SHARDS
-        num_frames = expected_frames(new, options) if is_many or codec == "auto" else 0
+        clips, long = [clip for clip in new if not is_long(clip)], [clip for clip in new if is_long(clip)]
+        codec, is_many = options.codec, len(clips) > MIN_SHARDS
+        num_frames = expected_frames(clips, options) if clips and (is_many or codec == "auto") else 0
         if codec == "auto":
-            codec, reason = choose_codec(expected_bytes(len(new), num_frames, options), free_disk(out))
+            num_clips = len(clips) * (2 if long else 1)
+            codec, reason = choose_codec(expected_bytes(num_clips, num_frames, options), free_disk(out))
             log.info("codec %s: %s", codec, reason)
             plan = replace(plan, options={**plan.options, "codec": codec})
         check_encoder(codec)
         # Each of a few clips gets its own shard, regardless of its size.
         clip_bytes = CODECS[codec].share * num_frames * options.frame.size if is_many else 0
-        number = clips_per_shard(len(new), clip_bytes, options.shard_mb * 1e6)
-        plan = plan.grown(new, number, catalog.classes)
+        number = clips_per_shard(len(clips), clip_bytes, options.shard_mb * 1e6)
+        plan = plan.grown(clips, number, catalog.classes).grown(long, 1, catalog.classes)
         plan.write(out)
     return plan
 

@@ -6,13 +6,14 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from pipelines.cluster.nodes import nodes_with_files
 from pipelines.cluster.session import is_ray_running, start_ray
 from pipelines.core.errors import StepError, UserError
 from pipelines.core.progress import progress
+from pipelines.data.background import Cuts
 from pipelines.data.options import PreprocessOptions
 from pipelines.data.plan import Shard
 from pipelines.data.shard_writer import make_shard
@@ -28,8 +29,16 @@ SMALL_BYTES = 40e6
 """Videos of this size together are decoded without Ray, unless it is running already."""
 
 
-def write_shards(shards: Sequence[Shard], out: Location, options: PreprocessOptions) -> dict[str, dict[str, Any]]:
+def write_shards(
+    shards: Sequence[Shard], out: Location, options: PreprocessOptions, cuts: Mapping[str, Cuts] | None = None
+) -> dict[str, dict[str, Any]]:
     """Decodes the clips of shards and writes them; the bytes do not depend on where that is done.
+
+    Args:
+        shards: The shards.
+        out: The directory.
+        options: Frame size, sampling, codec and time limit.
+        cuts: By split, how to cut clips from long videos, if there are any.
 
     Returns:
         The report on each shard, by file.
@@ -46,6 +55,7 @@ def write_shards(shards: Sequence[Shard], out: Location, options: PreprocessOpti
         sampling=options.sampling,
         codec=options.codec,
         time_limit_s=options.time_limit_s,
+        cuts=cuts or {},
     )
     rows = [{"shard": shard.to_json()} for shard in shards]
     if _is_small(shards) and not is_ray_running():

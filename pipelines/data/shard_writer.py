@@ -8,12 +8,14 @@ import errno
 import functools
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import cv2
 import numpy as np
 
+from pipelines.data.background import Cuts, cut_clips, is_long
 from pipelines.data.codecs import CODECS, decode
 from pipelines.data.copies import local_copies, room_for_copies
 from pipelines.data.plan import Shard, report_location
@@ -36,34 +38,41 @@ def make_shard(
     sampling: Sampling,
     time_limit_s: float,
     codec: str = "raw",
+    cuts: Mapping[str, Cuts] = MappingProxyType({}),
     decoder: IsolatedDecoder | None = None,
 ) -> dict[str, Any]:
     """Decodes the clips of one shard (`row["shard"]`, from `Shard.to_json`) and writes it: the task of Ray Data.
 
-    By default with a decoder that stays with this process.
+    By default with a decoder that stays with this process. `cuts`, by split, are for shards of long videos.
     """
     decoder = decoder or _decoder(time_limit_s)
     shard = Shard.from_json(row["shard"])
     rejected: list[tuple[Any, ...]] = []
+    lengths: list[tuple[int, float]] = []
     pixel_sums = np.zeros((3, frame.channels), np.int64)
 
     def clips() -> Iterator[EncodedClip]:
         nonlocal pixel_sums
         with room_for_copies() as directory:
-            files = local_copies((clip.path for clip in shard.clips), directory)
-            with contextlib.closing(decoder.decode_many(files, frame, sampling)) as decoded:
-                for clip, result in zip(shard.clips, decoded, strict=True):
-                    if isinstance(result, RejectedError):
-                        rejected.append((clip.clip_id, result.reason, *(result.facts or ())))
-                        continue
-                    encoded = encode_clip(Clip(clip.clip_id, clip.labels, clip.group, result.fps, result.frames), codec)
-                    if shard.split == "train":
-                        pixel_sums += _pixel_sums(_as_read(encoded, result.frames, codec))
-                    yield encoded
+            for clip_id, clip in _clips(shard, directory, frame, sampling, cuts, decoder):
+                if isinstance(clip, RejectedError):
+                    rejected.append((clip_id, clip.reason, *(clip.facts or ())))
+                    continue
+                encoded = encode_clip(clip, codec)
+                lengths.append((len(clip.frames), clip.fps))
+                if shard.split == "train":
+                    pixel_sums += _pixel_sums(_as_read(encoded, clip.frames, codec))
+                yield encoded
 
     try:
         entry = _write_unless_empty(out / shard.file, clips(), codec)
-        report = {"shard": entry, "split": shard.split, "rejected": rejected, "pixel_sums": pixel_sums.tolist()}
+        report = {
+            "shard": entry,
+            "split": shard.split,
+            "rejected": rejected,
+            "pixel_sums": pixel_sums.tolist(),
+            "lengths": lengths,
+        }
         report_location(out, shard.file).write_text(json.dumps(report))
     except StorageError as error:
         return {"errno": 0, "error": str(error), "report": ""}
@@ -71,6 +80,32 @@ def make_shard(
         # As a row: Ray would wrap the exception, and the driver has to distinguish a full disk from other errors.
         return {"errno": error.errno or errno.EIO, "error": f"{out / shard.file}: {error.strerror}", "report": ""}
     return {"errno": 0, "error": "", "report": json.dumps(report)}
+
+
+def _clips(
+    shard: Shard,
+    directory: str,
+    frame: FrameSize,
+    sampling: Sampling,
+    cuts: Mapping[str, Cuts],
+    decoder: IsolatedDecoder,
+) -> Iterator[tuple[str, Clip | RejectedError]]:
+    """The clip_id of each record of a shard, and its clip, or clips cut from it, or why it gives none or no more."""
+    files = local_copies((clip.path for clip in shard.clips), directory)
+    if any(map(is_long, shard.clips)):
+        for record, file in zip(shard.clips, files, strict=True):
+            try:
+                for cut in cut_clips(record, file, frame, sampling, cuts[shard.split], decoder):
+                    yield record.clip_id, cut
+            except RejectedError as error:
+                yield record.clip_id, error
+        return
+    with contextlib.closing(decoder.decode_many(files, frame, sampling)) as decoded:
+        for clip, result in zip(shard.clips, decoded, strict=True):
+            if isinstance(result, RejectedError):
+                yield clip.clip_id, result
+            else:
+                yield clip.clip_id, Clip(clip.clip_id, clip.labels, clip.group, result.fps, result.frames)
 
 
 def _write_unless_empty(file: Location, clips: Iterator[EncodedClip], codec: str) -> dict[str, Any]:

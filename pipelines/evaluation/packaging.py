@@ -12,10 +12,13 @@ import ttrnn.checkpoint
 from pipelines.core.errors import UserError, user_errors
 from pipelines.data.folds import Folding, open_folds
 from pipelines.data.shards import DATASET_JSON
+from pipelines.evaluation.classifier import open_classifier
 from pipelines.evaluation.evaluator import evaluate_model
+from pipelines.evaluation.thresholds import choose_rule, default_window
 from pipelines.evaluation.torch_classifier import load_model
 from pipelines.storage.location import Location
-from ttrnn.checkpoint import read_config
+from ttrnn.config_file import read_config, read_events
+from ttrnn.events import EventRule
 from ttrnn.files import atomic_directory
 from ttrnn.model import VideoClassifier
 from ttrnn.portable.js import demo_page, export_js
@@ -47,6 +50,8 @@ def package_model(
     onnx: bool = False,
     program: bool = False,
     js: bool = False,
+    false_alarms_per_hour: float | None = None,
+    window: int | None = None,
 ) -> dict[str, Any]:
     """Writes a model directory, whole or not at all.
 
@@ -58,14 +63,17 @@ def package_model(
         onnx: Also write clip.onnx and, unless the model is bidirectional, step.onnx.
         program: Also write step.pt2.
         js: Also write model.js and demo.html.
+        false_alarms_per_hour: Choose thresholds for events (`choose_rule`); None: keep those of the model, if any.
+        window: For the choice, in frames; None: `default_window`.
 
     Returns:
         num_params, input_params, dtype, num_bytes, files {name: bytes}, and the results, with val_metric_rounded and
-        lost_by_rounding if weights were rounded and the validation split is available.
+        lost_by_rounding if weights were rounded and the validation split is available, and with events, what was seen
+        when thresholds were chosen.
 
     Raises:
-        UserError: the model is damaged, a package for ONNX is missing, or the model cannot be exported as a program or
-            in JavaScript.
+        UserError: the model is damaged, a package for ONNX is missing, the model cannot be exported as a program or in
+            JavaScript, or thresholds cannot be chosen.
     """
     model = load_model(model_dir).cpu()
     results = {**read_config(model_dir)["results"], **results}
@@ -73,8 +81,13 @@ def package_model(
     exported = model if dtype == "float32" else rounded(model, dtype)
     if dtype != "float32":
         results |= _rounding_loss(model_dir, exported, results)
+    events = read_events(model_dir)
+    if false_alarms_per_hour is not None:
+        events, results["events"] = _choose_events(exported, results, false_alarms_per_hour, window)
+    elif events is not None and dtype != "float32":
+        log.warning("the thresholds for events were chosen without rounding; give --false-alarms-per-hour again")
     with atomic_directory(out) as directory:
-        ttrnn.checkpoint.write(model, directory, results, dtype)
+        ttrnn.checkpoint.write(model, directory, results, dtype, events)
         if onnx:
             _write_onnx(exported, directory)
         if program:
@@ -91,6 +104,7 @@ def package_model(
         "num_params": model.config.num_params,
         "input_params": model.config.input_params,
         **results,
+        **({"events": {**events.to_dict(), **results.get("events", {})}} if events is not None else {}),
         "dtype": dtype,
         "num_bytes": sum(files.values()),
         "files": files,
@@ -128,6 +142,28 @@ def validation_clips(results: Mapping[str, Any], num_frames: int = _NUM_FRAMES) 
 def _has_validation(results: Mapping[str, Any]) -> bool:
     shards = results.get("shards")
     return not results.get("watch_test") and shards is not None and (Location.of(shards) / DATASET_JSON).exists()
+
+
+def _choose_events(
+    model: VideoClassifier, results: Mapping[str, Any], limit: float, window: int | None
+) -> tuple[EventRule, dict[str, Any]]:
+    """Chooses thresholds on the validation split of the shards that the model was trained on."""
+    shards = results.get("shards")
+    if results.get("watch_test") or shards is None:
+        raise UserError(
+            "--false-alarms-per-hour needs a validation split, which this model was trained on too, or which it does "
+            "not record; give a run of train without --watch-test"
+        )
+    folding = {name: results[name] for name in ("folds", "fold", "split_by")} if results.get("folds") else {}
+    split = open_folds(shards, Folding(**folding)).split("val")
+    with tempfile.TemporaryDirectory() as directory:
+        ttrnn.save(model, Path(directory, "model"))
+        classifier = open_classifier(Path(directory, "model"))
+    if classifier.why_no_stream:
+        raise UserError(f"--false-alarms-per-hour needs a model that streams, but {classifier.why_no_stream}")
+    if window is None:
+        window = default_window(split, classifier.classes)
+    return choose_rule(classifier, split, limit=limit, window=window)
 
 
 def _write_onnx(model: VideoClassifier, out: Path) -> None:

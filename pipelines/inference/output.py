@@ -79,6 +79,15 @@ class LiveOutput:
         best = max(segment["probabilities"].values())
         log.info("%s: %s %s", span, segment["label"] or "(none)", percent(best))
 
+    def write_event(self, path: str, event: dict[str, Any], *, is_over: bool) -> None:
+        """Writes an event when its class is sure, and when it is over, in the form of `events` of the JSON."""
+        if self._as_lines:
+            write_line({"path": path, "is_over": is_over, **event})
+        elif not is_over:
+            seconds, frame = event["detected_s"], event["detected_frame"]
+            place = f"frame {frame:,}" if seconds is None else f"{seconds:.1f} s"
+            log.info("%s: %s %s", place, event["label"], percent(event["score"]))
+
     def _draw_bars(self, path: str, number: int, scores_C: np.ndarray) -> None:
         if self._bars is not None and time.monotonic() - self._drawn_s < _UPDATE_S:
             return

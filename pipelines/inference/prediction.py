@@ -10,6 +10,8 @@ from pipelines.core.errors import UserError
 from pipelines.core.progress import progress
 from pipelines.data.tree import list_tree
 from pipelines.evaluation.classifier import open_classifier
+from pipelines.evaluation.event_files import check_events_file, write_events
+from pipelines.evaluation.event_finder import TimedEvent, event_rule
 from pipelines.evaluation.model_files import reading_model
 from pipelines.inference.output import LiveOutput, write_line
 from pipelines.inference.recognizer import TIME_LIMIT_S, Recognizer, is_camera
@@ -36,6 +38,8 @@ def predict_videos(
     top_k: int | None = None,
     stream: bool = False,
     lines: bool = False,
+    events: bool = False,
+    events_file: str | None = None,
     annotated_file: str | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -45,7 +49,7 @@ def predict_videos(
 
     Returns:
         videos, in the order given: path, label, probabilities, num_frames (or path and error); with windows also
-        segments, with top_k also top. exit_code is 1 if an entry has an error.
+        segments, with events also events, with top_k also top. exit_code is 1 if an entry has an error.
 
     Raises:
         UserError: a damaged model, or options that the model or the videos do not allow.
@@ -53,6 +57,7 @@ def predict_videos(
     paths = list(_inputs(videos))
     with reading_model(model) as directory:
         classifier = open_classifier(directory)
+        rule = event_rule(directory, classifier) if events else None
     lengths = {name: Length.parse(text, name) for name, text in (("window", window), ("hop", hop)) if text}
     if (stream or any(map(is_camera, paths))) and not window and classifier.why_no_stream:
         raise UserError(
@@ -62,10 +67,13 @@ def predict_videos(
     _check_sources(paths, lengths.values(), is_streamed=stream)
     if annotated_file is not None:
         _check_annotated_file(annotated_file, paths, overwrite)
+    if events_file is not None:
+        check_events_file(events_file, paths)
+        _check_new_file(Path(events_file), overwrite)
     entries: list[dict[str, Any]] = [{} for _ in paths]
     with LiveOutput(classifier, as_lines=lines) as live:
         length = lengths.get("window")
-        recognizer = Recognizer(classifier, length, lengths.get("hop", length), top_k, live if stream else None)
+        recognizer = Recognizer(classifier, length, lengths.get("hop", length), top_k, live if stream else None, rule)
         for index, entry in _predict(recognizer, paths):
             captions = entry.pop("captions", [])
             if annotated_file is not None and "error" not in entry:
@@ -76,6 +84,8 @@ def predict_videos(
     errors = [entry["error"] for entry in entries if "error" in entry]
     for error in errors:
         log.error("error: %s", error)
+    if events_file is not None:
+        _write_events(Path(events_file), entries)
     result: dict[str, Any] = {"videos": entries}
     if lines:
         result["lines"] = True
@@ -92,6 +102,11 @@ def _annotate(path: str, out: Path, captions: Sequence[tuple[float, str]]) -> di
         return {"path": path, "error": str(error)}
     log.info("%s: written", out)
     return {}
+
+
+def _write_events(file: Path, entries: Sequence[dict[str, Any]]) -> None:
+    found = {entry["path"]: entry["events"] for entry in entries if "events" in entry}
+    write_events(file, {path: [TimedEvent(**event) for event in events] for path, events in found.items()})
 
 
 def _predict(recognizer: Recognizer, paths: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -152,9 +167,14 @@ def _check_annotated_file(name: str, paths: Sequence[str], overwrite: bool) -> N
     if not is_video or Path(paths[0]).is_dir() or paths[0].lower().endswith(ARRAY_SUFFIXES):
         raise UserError(f"--annotate {name} is for one video file; give one")
     out = Path(name)
+    _check_new_file(out, overwrite)
+    if Path(paths[0]).exists() and out.exists() and out.samefile(paths[0]):
+        raise UserError(f"{out} is the video itself; give another name")
+
+
+def _check_new_file(out: Path, overwrite: bool) -> None:
+    """Raises UserError if a file cannot be written, or exists and is not to be replaced."""
     if out.exists() and (not overwrite or out.is_dir()):
         raise UserError(f"{out} exists; --overwrite replaces a file")
     if not out.absolute().parent.is_dir():
         raise UserError(f"there is no directory {out.absolute().parent} to write {out.name} in")
-    if Path(paths[0]).exists() and out.exists() and out.samefile(paths[0]):
-        raise UserError(f"{out} is the video itself; give another name")

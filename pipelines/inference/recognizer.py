@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.evaluation.classifier import Classifier
+from pipelines.evaluation.event_finder import TimedEvent, find_events, stream_scores
 from pipelines.inference.output import LiveOutput
 from pipelines.video import sources
 from pipelines.video.decode import MAX_CLIP_BYTES, Decoded
@@ -22,6 +23,7 @@ from pipelines.video.sampling import Sampling
 from pipelines.video.sources import FrameSource, known_times
 from pipelines.video.windows import Length, sample_clip, windows
 from pipelines.video.worker import IsolatedDecoder
+from ttrnn.events import EventRule
 
 __all__ = ["TIME_LIMIT_S", "Recognizer", "is_camera"]
 
@@ -47,6 +49,7 @@ class Recognizer:
         hop: From one window to the next.
         top_k: How many classes `top` lists; None: no `top`.
         live: Receives all scores as they come; None: only the final scores are computed.
+        rule: Find events with this window and these thresholds; None: classify.
     """
 
     def __init__(
@@ -56,9 +59,10 @@ class Recognizer:
         hop: Length | None,
         top_k: int | None,
         live: LiveOutput | None,
+        rule: EventRule | None = None,
     ) -> None:
         self._model, self._window, self._hop, self._top_k = classifier, window, hop, top_k
-        self.live = live
+        self.live, self._rule = live, rule
         self._is_cancelled = False
         self.is_interrupted = False
         """the user ended a camera's stream with Ctrl-C"""
@@ -80,6 +84,8 @@ class Recognizer:
         try:
             with self._open(path, decoder) as opened:
                 source = dataclasses.replace(opened, frames=self._until_cancelled(opened.frames))
+                if self._rule is not None:
+                    return self._by_events(path, source, self._rule)
                 if self._window is not None:
                     return self._by_windows(path, source)
                 if self.live is None and (source.clip is not None or self._model.why_no_stream):
@@ -91,9 +97,9 @@ class Recognizer:
 
     @contextlib.contextmanager
     def _open(self, path: str, decoder: IsolatedDecoder) -> Iterator[FrameSource]:
-        """Opens a source of sampled frames; for windows, sampling does not bound their number."""
+        """Opens a source of sampled frames; for windows and events, sampling does not bound their number."""
         frame, sampling = self._model.frame, self._model.sampling
-        if self._window is not None:
+        if self._window is not None or self._rule is not None:
             sampling = dataclasses.replace(sampling, max_frames=None, num_frames=None)
         if path == "-":
             yield sources.open_raw(_STDIN, frame)
@@ -175,6 +181,30 @@ class Recognizer:
             raise VideoError("there are no frames")
         entry = self._entry(path, total_C / weight, segments[-1]["end_frame"])
         return entry | {"segments": segments, "captions": captions}
+
+    def _by_events(self, path: str, source: FrameSource, rule: EventRule) -> dict[str, Any]:
+        total_C, number = np.zeros(len(self._model.classes)), 0
+        events: list[dict[str, Any]] = []
+
+        def scored() -> Iterator[tuple[float | None, np.ndarray]]:
+            nonlocal total_C, number
+            for seconds, scores_C in stream_scores(self._model, rule, source.frames):
+                total_C, number = total_C + scores_C, number + 1
+                yield seconds, scores_C
+
+        def write(event: TimedEvent, *, is_over: bool = False) -> None:
+            if self.live is not None:
+                self.live.write_event(path, event.to_dict(), is_over=is_over)
+
+        try:
+            for event in find_events(rule, self._model.classes, scored(), on_start=write):
+                events.append(event.to_dict())
+                write(event, is_over=True)
+        except KeyboardInterrupt:
+            self._end_camera(path)
+        if not number:
+            raise VideoError("there are no frames")
+        return self._entry(path, total_C / number, number) | {"events": events}
 
     def _end_camera(self, path: str) -> None:
         """Ctrl-C ends the stream of a camera normally; it interrupts everything else."""

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from pipelines.core.terminal import table
-from pipelines.core.text import percent
+from pipelines.core.text import percent, plural
 
 __all__ = ["predictions_table"]
 
@@ -30,10 +30,12 @@ def predictions_table(result: dict[str, Any]) -> RenderableType:
         labels.add_row(Text(name), label, percent(first[1]), Text(best), f"{video['num_frames']:,}")
         if "segments" in video:
             parts += ["", *_segments(name, video["segments"])]
+        if "events" in video:
+            parts += ["", *_segments(name, video["events"], "event")]
     return Group(*(parts if labels.row_count else []))
 
 
-def _segments(name: str, segments: list[dict[str, Any]]) -> Iterator[RenderableType]:
+def _segments(name: str, segments: list[dict[str, Any]], kind: str = "segment") -> Iterator[RenderableType]:
     is_timed = all(segment["end_s"] is not None for segment in segments)
     unit = "seconds" if is_timed else "frames"
     spans = table(unit, "label", "probability", right=(unit, "probability"))
@@ -41,10 +43,11 @@ def _segments(name: str, segments: list[dict[str, Any]]) -> Iterator[RenderableT
         span = f"{segment['start_frame']:,} to {segment['end_frame']:,}"
         if is_timed:
             span = f"{segment['start_s']:.1f} to {segment['end_s']:.1f}"
-        ((_, share),) = _ranked(segment, 1)
+        share = segment["score"] if "score" in segment else _ranked(segment, 1)[0][1]
         spans.add_row(span, Text(segment["label"] or "(none)"), percent(share))
-    yield Text(f"{name}, {len(segments):,} segments")
-    yield spans
+    yield Text(f"{name}, {plural(len(segments), kind)}")
+    if segments:
+        yield spans
     if len(segments) > _MAX_SEGMENTS:
         yield f"and {len(segments) - _MAX_SEGMENTS:,} more; --json lists all"
 

@@ -15,10 +15,10 @@ from pipelines.core.errors import UserError
 from pipelines.core.text import size
 from pipelines.data.dataset import ShardDataset
 from pipelines.data.demo_videos import CHANNELS, CLASSES, HEIGHT, WIDTH
+from pipelines.data.kinds import kind_of
 from pipelines.data.options import PreprocessOptions
 from pipelines.storage.location import Location
 from pipelines.tuning.build import Builder, Costs
-from pipelines.tuning.kinds import kind_of
 from pipelines.tuning.options import SweepOptions
 from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.video.frame import FrameSize

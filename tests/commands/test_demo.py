@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.data import demo_streams
 from pipelines.data import demo_videos as demo
+from pipelines.data.streams import read_truths
 from pipelines.demo import main
+from pipelines.storage.location import Location
 from pipelines.video.decode import decode
 from pipelines.video.frame import FrameSize
 from pipelines.video.sampling import Sampling
@@ -231,3 +234,29 @@ def test_a_mistake_of_the_user_gives_one_line_and_exit_code_2(
     assert message in error
     assert error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
+
+
+def test_streams_show_the_clips_that_their_table_names_and_stand_still_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_streams, "_NUM_VIDEOS", 2)
+    out = tmp_path / "streams"
+    assert main([str(out), "--streams", "1", "--seed", "3"]) == 0
+    assert len(list((out / "background").glob("*.avi"))) == 2
+    ((video, truths),) = read_truths(Location.of(out / "streams.csv")).items()
+    assert sorted(truth.label for truth in truths) == sorted(demo.CLASSES)
+    frames = decode(out / video, FrameSize(demo.WIDTH, demo.HEIGHT, 1), Sampling()).frames.astype(float)
+    # Between two frames, noise changes everywhere; stripes that move change more. A cut changes the whole cloth.
+    change = np.abs(np.diff(frames, axis=0)).mean(axis=(1, 2, 3))
+    moves = np.zeros(len(frames), bool)
+    for truth in truths:
+        start, end = round(truth.start_s * demo.FPS), round(truth.end_s * demo.FPS)
+        assert end - start == demo.NUM_FRAMES
+        moves[start:end] = True
+    inside, outside = moves[1:] & moves[:-1], ~moves[1:] & ~moves[:-1]
+    assert outside.sum() > 2 * inside.sum()
+    assert np.percentile(change[outside], 90) < np.percentile(change[inside], 10)
+    again = tmp_path / "again"
+    assert main([str(again), "--streams", "1", "--seed", "3"]) == 0
+    assert (again / video).read_bytes() == (out / video).read_bytes()
+    assert main([str(again), "--streams", "0", "--overwrite"]) == 2

@@ -14,7 +14,7 @@ import torch
 
 import ttrnn
 from ttrnn import checkpoint
-from ttrnn.config_file import config_hash
+from ttrnn.config_file import config_hash, read_events
 from ttrnn.model import ModelConfig, VideoClassifier
 
 SMALL = {"width": 4, "height": 3, "channels": 1, "classes": ("walk", "dive"), "hidden_modes": "2x2", "ranks": "2"}
@@ -44,6 +44,18 @@ def rewrite(path, change):
     change(config)
     config["sha256"]["config.json"] = config_hash(config)
     (path / "config.json").write_text(json.dumps(config))
+
+
+def test_window_and_thresholds_come_back_and_may_be_missing(saved, tmp_path):
+    assert read_events(saved) is None
+    rule = ttrnn.EventRule(window=8, hop=4, thresholds={"walk": 0.5})
+    ttrnn.save(make(), tmp_path / "trigger", events=rule)
+    assert read_events(tmp_path / "trigger") == rule
+    assert json.loads((tmp_path / "trigger" / "config.json").read_text())["events"] == rule.to_dict()
+    assert "window 8 frames, hop 4, thresholds: walk 0.5" in (tmp_path / "trigger" / "README.md").read_text()
+    rewrite(tmp_path / "trigger", lambda config: config["events"].update(hop=3))
+    with pytest.raises(ValueError, match=r"config\.json: window must be a multiple of hop, got window=8, hop=3"):
+        read_events(tmp_path / "trigger")
 
 
 @pytest.mark.parametrize(

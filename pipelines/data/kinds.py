@@ -1,19 +1,16 @@
 """Recognise shards, runs, sweeps, models and videos, and refuse arguments of another kind than a command takes."""
 
+import contextlib
 import itertools
-import json
 import os
+import re
 import shlex
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from pipelines.core.errors import UserError
 from pipelines.core.text import program
-from pipelines.data.plan import PREPROCESS_JSON
-from pipelines.data.shards import DATASET_JSON, FORMAT
 from pipelines.storage.location import Location
-from pipelines.training.run_directory import RunDirectory
-from pipelines.tuning.sweep_directory import SweepDirectory
 from pipelines.video.suffixes import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 
 __all__ = ["MODELS", "Argument", "check_arguments", "kind_of"]
@@ -21,21 +18,24 @@ __all__ = ["MODELS", "Argument", "check_arguments", "kind_of"]
 MODELS = ("model", "run", "sweep")
 """Kinds of directories from which a model is read."""
 
-_MARKERS = (DATASET_JSON, PREPROCESS_JSON, SweepDirectory.MARKER, RunDirectory.MARKER)
 _KINDS = {
-    FORMAT: "shards",
+    "ttrnn-shards": "shards",
     "ttrnn-preprocess": "shards",
     "ttrnn-sweep": "sweep",
     "ttrnn-run": "run",
     "ttrnn-model": "model",
     "ttrnn-baseline": "model",
 }
-"""From the `format` in a marker to a kind."""
+"""From the `format` in a JSON file of a directory to a kind."""
+_FORMAT = re.compile(rb'"format": ?"(ttrnn-[a-z]+)"')
+# All files of this project begin with their format.
+_HEAD_BYTES = 1 << 12
 _WORDS = {"shards": "shards", "videos": "videos", "sweep": "a sweep", "run": "a run", "model": "a model"}
 # Arrow files are left out: they may be shards that have lost their dataset.json.
 _CLIPS = (*VIDEO_SUFFIXES, ".npy", ".npz", *PICTURE_SUFFIXES)
 # Among so many files, one is a clip.
 _MOST_FILES = 10_000
+_MOST_JSON = 100
 
 
 class Argument(NamedTuple):
@@ -59,18 +59,19 @@ def kind_of(path: str) -> str | None:
     if not place.is_dir():
         suffix = os.path.splitext(path.lower())[1]
         return "model" if suffix == ".onnx" else "videos" if suffix in (".csv", *_CLIPS) else None
-    formats = (_format(place / marker) for marker in _MARKERS)
-    kind = next((_KINDS[each] for each in formats if each in _KINDS), None)
+    kind = next((_KINDS[each] for each in _formats(path) if each in _KINDS), None)
     if kind is not None:
         return kind
     return "videos" if any(file.lower().endswith(_CLIPS) for file in _files(path)) else None
 
 
-def _format(file: Location) -> str | None:
-    try:
-        return str(json.loads(file.read_text())["format"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _formats(path: str) -> Iterator[str]:
+    with os.scandir(path) as entries:
+        names = [entry.path for entry in entries if entry.name.endswith(".json") and entry.is_file()]
+    for name in sorted(names)[:_MOST_JSON]:
+        with contextlib.suppress(OSError), open(name, "rb") as file:
+            if found := _FORMAT.search(file.read(_HEAD_BYTES)):
+                yield found[1].decode()
 
 
 def _files(path: str) -> Iterator[str]:

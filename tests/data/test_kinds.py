@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.core.errors import UserError
+from pipelines.data.kinds import kind_of
 from pipelines.evaluate import evaluate
 from pipelines.export import export
 from pipelines.pareto import pareto
@@ -17,7 +18,6 @@ from pipelines.preprocess import preprocess
 from pipelines.reproduce import reproduce
 from pipelines.sweep import sweep
 from pipelines.train import train
-from pipelines.tuning.kinds import kind_of
 from tests.shards import make_shards
 from tests.sweeps import make_sweep
 
