@@ -4,7 +4,7 @@ python -m pipelines.export runs/sweep model --select knee
 python -m pipelines.export runs/sweep model --select smallest --max-params 20000
 python -m pipelines.export runs/sweep model --select trial:0007
 python -m pipelines.export runs/gru model --onnx --program
-python -m pipelines.export runs/gru model --dtype int8
+python -m pipelines.export runs/gru model --dtype int8 --c
 python -m pipelines.export s3://bucket/sweep model
 """
 
@@ -57,6 +57,9 @@ class ExportOptions:
     clip.onnx (clips of any length in, scores out); needs pip install ttrnn[onnx]"""
     program: bool = False
     """also write step.pt2, the step as a torch.export program; loading one may run code, so users must trust you"""
+    c: bool = False
+    """also write c/: model.h and model.c, C99 for microcontrollers that takes a frame line by line, with a main() and an
+    Arduino sketch; in whole numbers with --dtype int8; not for bidirectional models"""
     dtype: str = "float32"
     """of the weights on disk: float32, bfloat16 or int8; the loss by rounding is evaluated on the validation split"""
     overwrite: bool = False
@@ -73,7 +76,7 @@ def export(options: ExportOptions) -> dict[str, Any]:
     """The command as a function. Returns the results and files of the exported model, and its neighbours."""
     out, markers = Location.of(options.out).local, (SweepDirectory.MARKER, RunDirectory.MARKER)
     check_out(out, overwrite=options.overwrite)
-    forms: dict[str, Any] = {"dtype": options.dtype, "onnx": options.onnx, "program": options.program}
+    forms: dict[str, Any] = {"dtype": options.dtype, "onnx": options.onnx, "program": options.program, "c": options.c}
     with reading_copy(Location.of(options.source), markers=markers, wanted=_is_wanted) as copy:
         sweep, model_dir = SweepDirectory(copy.path), RunDirectory(copy.path).model
         results: dict[str, Any] = {}
@@ -118,6 +121,10 @@ def summary(result: dict[str, Any]) -> RenderableType:
         change = "lost" if result["lost_by_rounding"] >= 0 else "gained"
         points = f"{100 * abs(result['lost_by_rounding']):.1f} points {change}"
         text += f"; {percent(result['val_metric_rounded'])} in {result['dtype']} ({points})"
+    if "c" in result:
+        c = result["c"]
+        text += f"; C in {c['dtype']} with {c['ram_bytes']:,} bytes of memory, "
+        text += f"probabilities within {c['difference']:.1e}" if c["compiled"] else "not compiled: there is no cc"
     if result["neighbours"]:
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for name in ("trial", "parameters", metric, ""):

@@ -34,7 +34,10 @@ LIBRARY = (
     ("onnx_parts", "quantise"),
     ("checkpoint",),
     ("export", "program", "portable"),
-    ("portable.weights",),
+    ("portable.weights", "integer"),
+    ("portable.rounding", "portable.c_tables"),
+    ("portable.c",),
+    ("portable.c_export",),
 )
 # A module of pipelines imports its own package and those before it.
 ORDER = ("core", "storage", "cluster", "video", "data", "baselines", "evaluation", "training", "tuning", "report")

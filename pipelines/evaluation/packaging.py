@@ -9,6 +9,7 @@ from typing import Any
 import ttrnn.checkpoint
 from pipelines.core.errors import UserError, user_errors
 from pipelines.data.shards import DATASET_JSON
+from pipelines.evaluation.c_form import write_c
 from pipelines.evaluation.classifier import load_model
 from pipelines.evaluation.evaluator import evaluate_model
 from pipelines.storage.location import Location
@@ -39,6 +40,7 @@ def package_model(
     dtype: str = "float32",
     onnx: bool = False,
     program: bool = False,
+    c: bool = False,
 ) -> dict[str, Any]:
     """Writes a model directory, whole or not at all.
 
@@ -49,13 +51,15 @@ def package_model(
         dtype: Of the weights on disk: float32, bfloat16 or int8.
         onnx: Also write clip.onnx and, unless the model is bidirectional, step.onnx.
         program: Also write step.pt2.
+        c: Also write the folder c: the model as C, in float32 or int8.
 
     Returns:
         num_params, input_params, dtype, num_bytes, files {name: bytes}, and the results, with val_metric_rounded and
         lost_by_rounding if weights were rounded and the validation split is available.
 
     Raises:
-        UserError: the model is damaged, a package for ONNX is missing, or the model cannot be exported as a program.
+        UserError: the model is damaged, a package for ONNX is missing, or the model cannot be exported as a program or
+            as C.
     """
     model = load_model(model_dir).cpu()
     results = {**read_config(model_dir)["results"], **results}
@@ -70,7 +74,10 @@ def package_model(
         if program:
             with user_errors("--program"):
                 export_program(exported, directory / "step.pt2")
-    files = {file.name: file.stat().st_size for file in sorted(out.iterdir())}
+        if c:
+            # In int8 of the exact weights: they are rounded row by row, not once for each core.
+            results["c"] = write_c(model if dtype == "int8" else exported, directory / "c", results, dtype)
+    files = {str(file.relative_to(out)): file.stat().st_size for file in sorted(out.rglob("*")) if file.is_file()}
     return {
         "num_params": model.config.num_params,
         "input_params": model.config.input_params,
