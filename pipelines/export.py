@@ -58,7 +58,7 @@ class ExportOptions:
     program: bool = False
     """also write step.pt2, the step as a torch.export program; loading one may run code, so users must trust you"""
     c: bool = False
-    """also write c/: model.h and model.c, C99 for microcontrollers that takes a frame line by line, with a main() and an
+    """also write c/: model.h and model.c, C99 for microcontrollers that takes frames line by line, with a main() and an
     Arduino sketch; in whole numbers with --dtype int8; not for bidirectional models"""
     dtype: str = "float32"
     """of the weights on disk: float32, bfloat16 or int8; the loss by rounding is evaluated on the validation split"""

@@ -105,7 +105,7 @@ def compiled(weights: Weights, folder: Path, *flags: str, compiler: str = "cc") 
 def outputs(
     program: Path | Sequence[str | Path], weights: Weights, clips: Sequence[_Array]
 ) -> list[tuple[_Array, _Array]]:
-    """Logits and scores (T + 1, C) of each clip, before the first frame and after each, by a program from `compiled`."""
+    """Logits and scores (T + 1, C) of each clip, before the first frame and after each, by a program of `compiled`."""
     num_classes = len(weights.head_bias)
     kinds = ("<i4", "<u2") if isinstance(weights, IntegerModel) else ("<f4", "<f4")
     row = np.dtype([("logits", kinds[0], (num_classes,)), ("scores", kinds[1], (num_classes,))])

@@ -1,5 +1,5 @@
-/* For each clip (its number of frames in 4 bytes, little-endian, then the frames) from standard input: logits and scores
-   before the first frame and after each. */
+/* For each clip from standard input (its number of frames in 4 bytes, little-endian, then the frames): writes logits and
+   scores before the first frame and after each. */
 #include "model.h"
 #include <stdio.h>
 

@@ -1,5 +1,5 @@
-/* Arithmetic in integers: weights int8, values int16, sums int32. States are in units of 2^-15, gates and logits of 2^-16.
-   No sum overflows: the exporter has proven it from the weights. Nothing here is left to the implementation by C99. */
+/* Arithmetic in integers: weights int8, values int16, sums int32. States are in units of 2^-15, gates and logits in units
+   of 2^-16. No sum overflows: weights were rounded to values that are too small for it. int has 32 bits. */
 typedef int8_t Weight;
 typedef int16_t Value;
 typedef int32_t Sum;

@@ -1,5 +1,5 @@
 
-/* Core k of d of a tensor train: t_k[(r, n_k), rest] = sum over m_k and s of weights[m_k, (r, n_k), s] t_{k+1}[s, rest]. */
+/* Core k of a tensor train: t_k[(r, n_k), rest] = sum over m_k and s of weights[m_k, (r, n_k), s] t_{k+1}[s, rest]. */
 struct level {
     const Weight *weights;
     SCALING

@@ -1,6 +1,7 @@
 /* @title@
    @classes@ classes; frames of @WIDTH@x@HEIGHT@ pixels, @pixels@, row by row.
-   Memory: a state of @ram@ bytes, and about @stack@ on the stack. Flash: @constants@ bytes of constants and 2 to 6 kB of code.
+   Memory: a state of @ram@ bytes, and about @stack@ on the stack.
+   Flash: @constants@ bytes of constants, and 2 to 6 kB of code.
    @macs@ multiply-adds a frame. Weights: @params@ in @dtype@.
    @accuracy@ */
 #ifndef TTRNN_MODEL_H
@@ -27,7 +28,7 @@ extern const char *const ttrnn_classes[TTRNN_CLASSES];
 /* Starts a stream. Call it before anything else. */
 void ttrnn_reset(ttrnn_state *state);
 
-/* Takes one more line of a frame, TTRNN_WIDTH * TTRNN_CHANNELS values of 0 to 255; returns 1 if the frame is complete, else 0. */
+/* Takes one more line of a frame, TTRNN_WIDTH * TTRNN_CHANNELS values; returns 1 if the frame is complete, else 0. */
 int ttrnn_line(ttrnn_state *state, const uint8_t *pixels);
 
 /* Takes all lines of a frame, between frames only. */

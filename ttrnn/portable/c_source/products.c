@@ -4,7 +4,7 @@ static Sum *sums_of(ttrnn_state *state, const struct product *product, int k, Su
     return k == 0 ? result : state->levels + product->levels[k].offset;
 }
 
-/* The last input mode has run through: adds each t_k that is complete to the one before. Between products, all are zero. */
+/* The last input mode has run through: adds each t_k that is complete to the one before. Between products all are zero. */
 static void complete(ttrnn_state *state, const struct product *product, Sum *result)
 {
     for (int k = product->num_levels - 1;; k--) {

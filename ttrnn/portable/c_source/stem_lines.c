@@ -27,8 +27,8 @@ static Value convolved(ttrnn_state *state, int number, int y, int x, int channel
     return (Value)(conv->bias && sum < 0 ? 0 : sum);
 }
 
-/* One more line of the input of a convolution is in its place: computes the output lines that it completes. Behind the last
-   convolution the values go to the first recurrent layer. */
+/* One more line of a convolution's input is in its place: computes the output lines that it completes. Behind the last
+   convolution, the values go to the first recurrent layer. */
 static void take_input(ttrnn_state *state, int number)
 {
     const struct conv *conv = convs + number;
