@@ -9,18 +9,17 @@ static Value *line_of(ttrnn_state *state, int number, int line)
 static Value convolved(ttrnn_state *state, int number, int y, int x, int channel)
 {
     const struct conv *conv = convs + number;
-    const int depth = conv->is_depthwise ? 1 : conv->channels, first = conv->is_depthwise ? channel : 0;
-    const int top = y * conv->stride - conv->kernel / 2, left = x * conv->stride - conv->kernel / 2;
+    const int kernel = conv->kernel, depth = conv->is_depthwise ? 1 : conv->channels;
+    /* The values that a line of the kernel meets are contiguous, or if it is for one channel, those of that channel. */
+    const int step = conv->is_depthwise ? conv->channels : 1, first = conv->is_depthwise ? channel : 0;
+    const int top = y * conv->stride - kernel / 2, left = x * conv->stride - kernel / 2;
+    const int from = left < 0 ? -left : 0, to = left + kernel < conv->width ? kernel : conv->width - left;
     Sum sum = conv->bias ? conv->bias[channel] : 0;
-    for (int i = 0; i < conv->kernel; i++) {
-        for (int j = 0; j < conv->kernel; j++) {
-            if (top + i >= 0 && top + i < conv->height && left + j >= 0 && left + j < conv->width) {
-                const Weight *weights = conv->weights + ((channel * conv->kernel + i) * conv->kernel + j) * depth;
-                const Value *values = line_of(state, number, top + i) + (left + j) * conv->channels + first;
-                for (int c = 0; c < depth; c++) {
-                    sum += (Sum)weights[c] * values[c];
-                }
-            }
+    for (int i = top < 0 ? -top : 0; i < kernel && top + i < conv->height; i++) {
+        const Weight *weight = conv->weights + ((channel * kernel + i) * kernel + from) * depth;
+        const Value *value = line_of(state, number, top + i) + (left + from) * conv->channels + first;
+        for (int count = (to - from) * depth; count > 0; count--, weight++, value += step) {
+            sum += (Sum)*weight * *value;
         }
     }
     sum = SETTLE(sum, conv, channel);
