@@ -168,7 +168,7 @@ class Constants:
         if is_last and not self.is_float:
             values = values.transpose(1, 0, 2)
         weights = self._optional(parts, self.types["Weight"], f"{name}_weights", values)
-        sizes = (level.in_mode, level.rows, level.right_rank, level.rest, offset)
+        sizes = _checked_sizes(level.in_mode, level.rows, level.right_rank, level.rest, offset)
         return "{" + ", ".join([weights, *self._scaling(parts, name, level), *map(str, sizes)]) + "}"
 
     def _levels(self, name: str, levels: tuple[Any, ...]) -> str:
@@ -199,7 +199,7 @@ class Constants:
             kernels = kernels.transpose(0, 2, 3, 1)
             array = self._optional(parts, self.types["Weight"], f"{name}_weights", kernels)
             bias = self._optional(parts, self.types["Sum"], f"{name}_bias", conv.bias)
-            sizes = (
+            sizes = _checked_sizes(
                 height,
                 width,
                 shape.in_channels,
@@ -223,3 +223,12 @@ class Constants:
 def _matrix(weight: _Array) -> Level:
     """(N, H) as a product's only level."""
     return Level(np.ascontiguousarray(weight.T)[:, :, None], 1)
+
+
+def _checked_sizes(*sizes: int) -> tuple[int, ...]:
+    """The same sizes, which are uint16_t in C."""
+    if max(sizes) >= 1 << 16:
+        raise ValueError(
+            f"a mode, or the memory of a product or a stem, has {max(sizes):,} values; C takes up to 65,535"
+        )
+    return sizes

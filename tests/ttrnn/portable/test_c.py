@@ -175,6 +175,12 @@ def test_int8_needs_clips_and_streams():
         integer_model(make(bidirectional=True), [np.zeros((1, 8, 6, 3), np.uint8)])
 
 
+def test_a_mode_that_does_not_fit_16_bits_is_refused():
+    model = make(input="dense", width=160, height=140, hidden_modes="2")
+    with pytest.raises(ValueError, match="has 67,200 values; C takes up to 65,535"):
+        c_files(ModelWeights.of(model))
+
+
 def test_class_names_are_strings_of_c():
     source = c_files(ModelWeights.of(make(classes=('say "a\\b"', "what??/", "ü1"))))["model.c"]
     assert '{"say \\042a\\134b\\042", "what\\077\\077/", "\\303\\2741"}' in source
