@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help setup sweep test test-cluster check docs format bench clean
+.PHONY: help setup sweep test test-cluster test-mcu check docs format bench clean
 
 help:
 	@echo "make sweep   the whole job on the embedded demo: videos, shards, sweep, frontier, report, prediction"
 	@echo "make test    the tests          make check   ruff and mypy"
 	@echo "make test-cluster   ray up, submit and down on two nodes of this machine, as root"
+	@echo "make test-mcu   the C code on an emulated Cortex-M4"
 	@echo "make docs    the pages as a site in site/"
 	@echo "make bench   the measurements   make clean   remove what was built"
 
@@ -32,6 +33,10 @@ test: setup
 # ray up, submit and down on two nodes of this machine: root, rsync and OpenSSH.
 test-cluster: setup
 	$(BIN)/pytest -m cluster -rs tests/cluster/test_two_nodes.py
+
+# gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm, as Debian has them.
+test-mcu: setup
+	$(BIN)/pytest -m mcu -rs tests/mcu
 
 check: setup
 	$(BIN)/ruff check .

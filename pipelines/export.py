@@ -4,7 +4,7 @@ python -m pipelines.export runs/sweep model --select knee
 python -m pipelines.export runs/sweep model --select smallest --max-params 20000
 python -m pipelines.export runs/sweep model --select trial:0007
 python -m pipelines.export runs/gru model --onnx --program
-python -m pipelines.export runs/gru model --dtype int8 --js
+python -m pipelines.export runs/gru model --dtype int8 --js --c
 python -m pipelines.export runs/gru trigger --false-alarms-per-hour 1
 python -m pipelines.export s3://bucket/sweep model
 """
@@ -63,6 +63,9 @@ class ExportOptions:
     js: bool = False
     """also write model.js, a module without dependencies for browsers and Node, and demo.html, a page that shows it at
     work; compared with the model in Node if there is a `node`; not for bidirectional models"""
+    c: bool = False
+    """also write c/: model.h and model.c, C99 for microcontrollers that takes frames line by line, with a main() and an
+    Arduino sketch; in whole numbers with --dtype int8; not for bidirectional models"""
     dtype: str = "float32"
     """of the weights on disk: float32, bfloat16 or int8; the loss by rounding is evaluated on the validation split"""
     false_alarms_per_hour: float | None = None
@@ -91,7 +94,7 @@ def export(options: ExportOptions) -> dict[str, Any]:
     )
     out, markers = Location.of(options.out).local, (SweepDirectory.MARKER, RunDirectory.MARKER)
     check_out(out, overwrite=options.overwrite)
-    names = ("dtype", "onnx", "program", "js", "false_alarms_per_hour", "window")
+    names = ("dtype", "onnx", "program", "js", "c", "false_alarms_per_hour", "window")
     forms: dict[str, Any] = {name: getattr(options, name) for name in names}
     with reading_copy(Location.of(options.source), markers=markers, wanted=_is_wanted) as copy:
         sweep, model_dir = SweepDirectory(copy.path), RunDirectory(copy.path).model
@@ -137,6 +140,10 @@ def summary(result: dict[str, Any]) -> RenderableType:
         change = "lost" if result["lost_by_rounding"] >= 0 else "gained"
         points = f"{100 * abs(result['lost_by_rounding']):.1f} points {change}"
         text += f"; {percent(result['val_metric_rounded'])} in {result['dtype']} ({points})"
+    if "c" in result:
+        c = result["c"]
+        text += f"; C in {c['dtype']} with {c['ram_bytes']:,} bytes of memory, "
+        text += f"probabilities within {c['difference']:.1e}" if c["compiled"] else "not compiled: there is no cc"
     if result["neighbours"]:
         neighbours = table("trial", "parameters", metric, "", right=("parameters", metric))
         for row in result["neighbours"]:

@@ -34,8 +34,10 @@ LIBRARY = (
     ("onnx_parts", "quantise"),
     ("checkpoint",),
     ("export", "program", "portable"),
-    ("portable.weights",),
-    ("portable.js",),
+    ("portable.weights", "integer"),
+    ("portable.js", "portable.rounding", "portable.c_tables"),
+    ("portable.c",),
+    ("portable.c_export",),
 )
 # A module of pipelines imports its own package and those before it.
 ORDER = ("core", "storage", "cluster", "video", "data", "baselines", "evaluation", "training", "tuning", "report")

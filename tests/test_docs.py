@@ -113,6 +113,8 @@ def test_the_command_takes_what_a_page_gives_it(name: str, words: list[str]) -> 
     if not {"inspect", "verify"} & values.keys():
         # A line of prose may leave out what stands by position.
         places = [action for action in parser._actions if not action.option_strings]
+        # A table of streams stands in place of shards.
+        places = [action for action in places if "stream" not in values or action.dest != "shards"]
         values = {action.dest: ("X",) if action.nargs == "*" else "X" for action in places} | values
     options_class(name)(**values)
 
@@ -162,6 +164,8 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
         summary.write_text(json.dumps({**json.loads(summary.read_text()), "num_params": model.config.num_params}))
     pareto(str(sweep))
     shutil.copytree(sweep / "best", folder / "model")
+    rule = ttrnn.EventRule(window=4, hop=2, thresholds={"class 0": 0.5})
+    ttrnn.save(ttrnn.load(folder / "model"), folder / "trigger", events=rule)
     write_video(folder / "new.mp4", moving_square(), codec="mp4v")
     return folder
 
@@ -181,7 +185,7 @@ def test_snippets_run(page: Path, example: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(example)
     monkeypatch.setattr(pipelines.sweep, "sweep", sweep)
     frames = np.zeros((5, *FRAME.shape), np.uint8)
-    names: dict[str, Any] = {"ttrnn": ttrnn, "frames": frames, "frame": frames[0]}
+    names: dict[str, Any] = {"ttrnn": ttrnn, "frames": frames, "frame": frames[0], "camera": frames}
     for snippet in re.findall(r"^```python\n(.*?)^```$", text_of(page), re.MULTILINE | re.DOTALL):
         with contextlib.redirect_stdout(io.StringIO()):
             exec(compile(snippet, page.name, "exec"), names)

@@ -12,8 +12,10 @@ import ttrnn.checkpoint
 from pipelines.core.errors import UserError, user_errors
 from pipelines.data.folds import Folding, open_folds
 from pipelines.data.shards import DATASET_JSON
+from pipelines.evaluation.c_form import write_c
 from pipelines.evaluation.classifier import open_classifier
 from pipelines.evaluation.evaluator import evaluate_model
+from pipelines.evaluation.run_clips import clips_of_run
 from pipelines.evaluation.thresholds import choose_rule, default_window
 from pipelines.evaluation.torch_classifier import load_model
 from pipelines.storage.location import Location
@@ -25,12 +27,12 @@ from ttrnn.portable.js import demo_page, export_js
 from ttrnn.program import export_program
 from ttrnn.quantise import rounded
 
-__all__ = ["check_out", "package_model", "validation_clips"]
+__all__ = ["check_out", "package_model"]
 
 log = logging.getLogger(__name__)
 
-# Frames that an exported form is compared with the model on.
-_NUM_FRAMES = 200
+# Exported forms are compared on so many clips of the validation split, and so many frames of each.
+_NUM_COMPARED, _MOST_FRAMES = 8, 40
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
@@ -50,6 +52,7 @@ def package_model(
     onnx: bool = False,
     program: bool = False,
     js: bool = False,
+    c: bool = False,
     false_alarms_per_hour: float | None = None,
     window: int | None = None,
 ) -> dict[str, Any]:
@@ -63,6 +66,7 @@ def package_model(
         onnx: Also write clip.onnx and, unless the model is bidirectional, step.onnx.
         program: Also write step.pt2.
         js: Also write model.js and demo.html.
+        c: Also write the folder c: the model as C, in float32 or int8.
         false_alarms_per_hour: Choose thresholds for events (`choose_rule`); None: keep those of the model, if any.
         window: For the choice, in frames; None: `default_window`.
 
@@ -72,8 +76,8 @@ def package_model(
         when thresholds were chosen.
 
     Raises:
-        UserError: the model is damaged, a package for ONNX is missing, the model cannot be exported as a program or in
-            JavaScript, or thresholds cannot be chosen.
+        UserError: the model is damaged, a package for ONNX is missing, the model cannot be exported as a program, in
+            JavaScript or as C, or thresholds cannot be chosen.
     """
     model = load_model(model_dir).cpu()
     results = {**read_config(model_dir)["results"], **results}
@@ -86,6 +90,7 @@ def package_model(
         events, results["events"] = _choose_events(exported, results, false_alarms_per_hour, window)
     elif events is not None and dtype != "float32":
         log.warning("the thresholds for events were chosen without rounding; give --false-alarms-per-hour again")
+    compared = _compared(results) if js or c else []
     with atomic_directory(out) as directory:
         ttrnn.checkpoint.write(model, directory, results, dtype, events)
         if onnx:
@@ -96,10 +101,13 @@ def package_model(
         if js:
             with user_errors("--js"):
                 rule = read_config(directory).get("events")
-                export_js(exported, directory / "model.js", dtype, validation_clips(results), rule)
+                export_js(exported, directory / "model.js", dtype, compared, rule)
             page = demo_page((directory / "model.js").read_text(encoding="utf-8"))
             (directory / "demo.html").write_text(page, encoding="utf-8")
-    files = {file.name: file.stat().st_size for file in sorted(out.iterdir())}
+        if c:
+            # In int8 of the exact weights: they are rounded row by row, not once for each core.
+            results["c"] = write_c(model if dtype == "int8" else exported, directory / "c", results, dtype, compared)
+    files = {str(file.relative_to(out)): file.stat().st_size for file in sorted(out.rglob("*")) if file.is_file()}
     return {
         "num_params": model.config.num_params,
         "input_params": model.config.input_params,
@@ -125,18 +133,10 @@ def _rounding_loss(model_dir: Path, model: VideoClassifier, results: Mapping[str
     return {"val_metric_rounded": value, "lost_by_rounding": exact - value}
 
 
-def validation_clips(results: Mapping[str, Any], num_frames: int = _NUM_FRAMES) -> list[np.ndarray]:
-    """The first clips of the validation split of a model's run, uint8 [T, H, W, C], with this many frames in all; []
-    if the shards are gone or have no such split."""
-    if not _has_validation(results):
-        return []
-    folds = {name: results[name] for name in ("folds", "fold", "split_by")} if results.get("folds") else {}
-    clips: list[np.ndarray] = []
-    for clip in open_folds(results["shards"], Folding(**folds)).split("val"):
-        clips.append(clip.frames[: num_frames - sum(map(len, clips))])
-        if sum(map(len, clips)) == num_frames:
-            break
-    return clips
+def _compared(results: Mapping[str, Any]) -> list[np.ndarray]:
+    """Clips to compare exported forms on, uint8 [T, H, W, C]; [] without a validation split."""
+    clips = [] if results.get("watch_test") else clips_of_run(results, "val", _NUM_COMPARED)
+    return [clip[:_MOST_FRAMES] for clip in clips]
 
 
 def _has_validation(results: Mapping[str, Any]) -> bool:

@@ -201,6 +201,18 @@ class ModelWeights:
             head_bias=_array(model.head.bias),
         )
 
+    def first_kernels(self) -> _Array:
+        """Weights of the stem's first convolution for pixel - stem_mean and, behind them, pixel - pixel before."""
+        scales = {
+            "none": [self.stem_scale],
+            "extra": [self.stem_scale, self.difference_scale],
+            "only": [self.difference_scale],
+        }[self.config.differences]
+        kernels: _Array = self.stem[0].weights * np.repeat(scales, self.config.channels)[:, None, None].astype(
+            np.float32
+        )
+        return kernels
+
 
 def _layer(model: Any, suffix: str) -> LayerWeights:
     rnn = model.rnn
