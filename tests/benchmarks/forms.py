@@ -1,10 +1,11 @@
 """Measure the forms of exported models: accuracy on the test split, memory, size and time a frame.
 
-    OMP_NUM_THREADS=1 python -m tests.benchmarks.forms runs/sweep [--sweeps MORE,..] [--rounds 20]
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.forms runs/sweep [--sweeps MORE,..] [--runs RUN,..] [--rounds 20]
 
 Of each sweep it takes the one-directional models with the highest validation metric near each of --sizes parameters;
-beside them the paper's TT-GRU for frames of 160x120x3, untrained, for its size and time. Forms: the model in PyTorch;
-C in float32 and in int8, calibrated on the train split; ONNX, the step. Times are the fastest of the rounds, on one
+beside them the models of --runs, and the paper's TT-GRU for frames of 160x120x3 with a TT recurrent matrix, untrained,
+for its size and time. Forms: the model in PyTorch; C in float32 and in int8, calibrated on the train split; ONNX, the
+step; JavaScript (its times: tests/benchmarks/js.py). Times are the fastest of the rounds, on one
 core; without --rounds none are taken.
 """
 
@@ -16,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,11 @@ from pipelines.core import command
 from pipelines.core.options import positional
 from pipelines.data.folds import Folding, open_folds
 from pipelines.data.shard_reader import Split
-from pipelines.evaluation.classifier import load_model, model_results, open_classifier
+from pipelines.evaluation.classifier import open_classifier
 from pipelines.evaluation.metrics import task_metric
+from pipelines.evaluation.model_files import model_results
 from pipelines.evaluation.run_clips import clips_of_run
+from pipelines.evaluation.torch_classifier import load_model
 from pipelines.tuning.sweep_directory import SweepDirectory
 from tests.benchmarks.measure import interleaved
 from tests.benchmarks.ship import PAPER
@@ -39,6 +42,7 @@ from ttrnn.integer import IntegerModel
 from ttrnn.model import VideoClassifier
 from ttrnn.portable.c_export import compiled, outputs
 from ttrnn.portable.c_tables import Weights, state_bytes
+from ttrnn.portable.js import javascript
 from ttrnn.portable.rounding import integer_model
 from ttrnn.portable.weights import ModelWeights
 
@@ -59,6 +63,8 @@ class FormsOptions:
     """directory of a sweep, whose shards are still there"""
     sweeps: str = ""
     """further sweeps, separated by commas"""
+    runs: str = ""
+    """further runs of train, separated by commas"""
     sizes: str = "1000,3000,10000"
     """numbers of parameters near which a model is taken, separated by commas"""
     rounds: int = 0
@@ -71,15 +77,13 @@ def forms(options: FormsOptions) -> dict[str, Any]:
     """Writes the CSV and returns its rows."""
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
-    for sweep in [options.sweep, *filter(None, options.sweeps.split(","))]:
-        for trial, path in _chosen(SweepDirectory(sweep), [int(size) for size in options.sizes.split(",")]):
-            model, results = load_model(path).cpu(), model_results(path)
-            folds = {name: results[name] for name in ("folds", "fold", "split_by")} if results.get("folds") else {}
-            split = open_folds(results["shards"], Folding(**folds)).split("test")
-            calibration = clips_of_run(results, "train", _NUM_CALIBRATION)
-            found = _measured(model, split, calibration, options.rounds)
-            rows += [{"data": Path(results["shards"]).name, "trial": trial, **row} for row in found]
-            log.info("%s, trial %s: %d parameters", sweep, trial, model.num_params)
+    for trial, path in _models(options):
+        model, results = load_model(path).cpu(), model_results(path)
+        folds = {name: results[name] for name in ("folds", "fold", "split_by")} if results.get("folds") else {}
+        split = open_folds(results["shards"], Folding(**folds)).split("test")
+        found = _measured(model, split, clips_of_run(results, "train", _NUM_CALIBRATION), options.rounds)
+        rows += [{"data": Path(results["shards"]).name, "trial": trial, **row} for row in found]
+        log.info("%s: %d parameters", path, model.num_params)
     paper = VideoClassifier(dataclasses.replace(PAPER, recurrent_ranks="4")).eval()
     noise = [np.random.default_rng(0).integers(0, 256, (8, 120, 160, 3), dtype=np.uint8)]
     rows += [{"data": "noise", "trial": "paper", **row} for row in _measured(paper, None, noise, options.rounds)]
@@ -89,6 +93,15 @@ def forms(options: FormsOptions) -> dict[str, Any]:
         writer.writeheader()
         writer.writerows(rows)
     return {"out": options.out, "rows": rows}
+
+
+def _models(options: FormsOptions) -> Iterator[tuple[str, Path]]:
+    """Name and directory of each model."""
+    sizes = [int(size) for size in options.sizes.split(",")]
+    for sweep in [options.sweep, *filter(None, options.sweeps.split(","))]:
+        yield from _chosen(SweepDirectory(sweep), sizes)
+    for run in filter(None, options.runs.split(",")):
+        yield Path(run).name, Path(run)
 
 
 def _chosen(sweep: SweepDirectory, sizes: Sequence[int]) -> Iterator[tuple[str, Path]]:
@@ -119,6 +132,7 @@ def _measured(
         # The ONNX file was compared with the model when it was written; its accuracy is not measured again.
         onnx_bytes = onnx_file.stat().st_size
         yield _row(model, "onnx step", None, None, None, us=times.get("onnx"), num_bytes=onnx_bytes)
+        yield _row(model, "javascript", None, None, None, num_bytes=len(javascript(model, "float32", None).encode()))
         for weights in (ModelWeights.of(model), integer_model(model, calibration)):
             program = compiled(weights, folder)
             name = "c int8" if isinstance(weights, IntegerModel) else "c float32"
@@ -187,11 +201,31 @@ def _c_us(folder: Path, clips: Sequence[np.ndarray], rounds: int) -> float:
     return round(statistics.median(float(run.stdout) for run in runs), 1)
 
 
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each model, as Markdown."""
+    models: dict[tuple[str, str, str], dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        models.setdefault((row["data"], row["frame"], str(row["num_params"])), {})[row["form"]] = row
+    lines = [
+        "| data, frame | parameters | int8: RAM, flash | float32: RAM, flash | us a frame: int8, float32, ONNX | test "
+        "accuracy: float32, int8 | test clips |",
+        "|---" * 7 + "|",
+    ]
+    for (data, frame, params), forms in models.items():
+        ints, floats = forms["c int8"], forms["c float32"]
+        sizes = [f"{int(row['ram_bytes']):,}, {int(row['file_bytes']):,}" for row in (ints, floats)]
+        times = ", ".join(str(row["us_a_frame"] or "-") for row in (ints, floats, forms["onnx step"]))
+        accuracy, clips = "not trained", ""
+        if ints["test_metric"] != "":
+            accuracy = ", ".join(f"{100 * float(row['test_metric']):.1f}%" for row in (floats, ints))
+            clips = ints["num_test_clips"]
+        lines.append(f"| {data}, {frame} | {int(params):,} | {' | '.join(sizes)} | {times} | {accuracy} | {clips} |")
+    return "\n".join(lines)
+
+
 def summary(result: dict[str, Any]) -> str:
-    """The table as Markdown."""
-    names = list(result["rows"][0])
-    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(str(row[name]) for name in names)} |" for row in result["rows"])])
+    """The table of the rows."""
+    return table(result["rows"])
 
 
 if __name__ == "__main__":
