@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 
 import numpy as np
@@ -224,9 +225,9 @@ def test_js_writes_a_module_that_is_compared_on_frames_of_the_validation_split(t
         ttrnn.load(tmp_path / "out"),
         [clip.frames for clip in ShardDataset.open(trained / "shards").split("val")],
     )
-    num_frames = sum(map(len, clips))
-    assert len(clips) <= 8
-    assert f"of the model's on {num_frames} frames" in err
+    found = re.search(r"of the model's on (\d+) frames", err)
+    assert found is not None
+    assert 8 <= int(found[1]) <= sum(map(len, clips))
     scores = node_scores(tmp_path / "out" / "model.js", clips)
     ends = np.cumsum([len(clip) for clip in clips]) - 1
     torch.testing.assert_close(
