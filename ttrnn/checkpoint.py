@@ -20,9 +20,9 @@ from ttrnn.quantise import DTYPES, difference, pack, unpack
 __all__ = ["load", "read_config", "save", "write"]
 
 _FORMAT = "ttrnn-model"
-# 1: weights as they are, no "dtype". 2: no stem; still written for models without one. Read: 1 to 3.
-_VERSION = 3
-_STEM_FIELDS = ("stem", "stem_channels", "stem_strides")
+# 1: weights as they are, no "dtype". 2: no stem; 3: no formats. Written: the oldest with the fields. Read: 1 to 4.
+_VERSION = 4
+_STEM_FIELDS, _FORMAT_FIELDS = ("stem", "stem_channels", "stem_strides"), ("format", "recurrent_format")
 # Limit for config.json and for the header of the weights: a hundred thousand classes take 2 MB.
 _LARGEST_BYTES = 16 << 20
 
@@ -62,11 +62,13 @@ def write(
         {name: tensor.detach().cpu().contiguous() for name, tensor in pack(model.state_dict(), dtype).items()}
     )
     (directory / "model.safetensors").write_bytes(weights)
-    fields, has_stem = model.config.to_dict(), model.stem is not None
+    fields = model.config.to_dict()
+    version = 4 if {fields[name] for name in _FORMAT_FIELDS} != {"tt"} else 3 if model.stem is not None else 2
+    absent = (_FORMAT_FIELDS if version < 4 else ()) + (_STEM_FIELDS if version < 3 else ())
     config: dict[str, Any] = {
         "format": _FORMAT,
-        "version": _VERSION if has_stem else _VERSION - 1,
-        "model": {name: value for name, value in fields.items() if has_stem or name not in _STEM_FIELDS},
+        "version": version,
+        "model": {name: value for name, value in fields.items() if name not in absent},
         "dtype": dtype,
         "results": results or {},
         "num_params": model.config.num_params,
@@ -139,8 +141,8 @@ def load(path: str | Path) -> VideoClassifier:
         config = ModelConfig.from_dict(found["model"])
         with safe_open(path / "model.safetensors", framework="pt") as file:
             names = list(file.keys())
-            # torch takes minutes for a hundred thousand axes.
-            if any(len(file.get_slice(name).get_shape()) > 4 for name in names):
+            # torch takes minutes for a hundred thousand axes; a block-term core has one more than the most modes.
+            if any(len(file.get_slice(name).get_shape()) > 33 for name in names):
                 raise ValueError("model.safetensors has tensors of more axes than cores have")
             packed = {name: file.get_tensor(name) for name in names}
         state = unpack(packed, found.get("dtype", DTYPES[0]))
@@ -178,8 +180,11 @@ def _card(config: dict[str, Any]) -> str:
         "sampling": model.sampling or "every frame",
         "cell": f"{model.cell}, {model.num_layers} layer(s), hidden size {model.hidden_size}, pooling {model.pooling}",
         **({"stem": f"{model.stem_shape}, strides {model.stem_strides}"} if model.stem_shape else {}),
-        "input matrix": f"{model.input}: {model.in_modes} -> {model.hidden_modes}, ranks {model.ranks}",
-        "recurrent matrix": f"ranks {model.recurrent_ranks}" if model.recurrent_shape else "dense",
+        "input matrix": f"{'dense' if model.input == 'dense' else model.format}: {model.in_modes} -> "
+        f"{model.hidden_modes}, ranks {model.ranks}",
+        "recurrent matrix": "dense"
+        if model.recurrent_ranks == "none"
+        else f"{model.recurrent_format}: ranks {model.recurrent_ranks}",
         "weights": config["dtype"],
         "parameters": f"{config['num_params']:,} in all, {config['input_params']:,} input-to-hidden",
         **({"logits moved by rounding": moved} if "logits_moved_by" in config else {}),

@@ -101,14 +101,15 @@ class TTLinear(nn.Module):
     @property
     def factors(self) -> nn.ParameterList:
         """The parameters of W in its format; of a tensor train the cores."""
-        found = self._modules[self.format.stored]
-        assert isinstance(found, nn.ParameterList)
+        found: Any = self._modules[self.format.stored]
         return found
 
     @property
     def cores(self) -> Sequence[Tensor]:
         """Gk of shape (R_{k-1}, M_k, N_k, R_k), of a tensor train the parameters, else made of them, differentiable."""
-        return self.format.cores(self.factors)
+        # The list itself, which is a module: get_submodule and get_parameter look for it by this name.
+        factors: Any = self.factors
+        return self.format.cores(factors)
 
     @torch.no_grad()
     def reset_parameters(self, gain: float = 1.0) -> None:
@@ -196,7 +197,7 @@ class TTLinear(nn.Module):
         relative_error: float | None = None,
         **options: Any,
     ) -> "TTLinear":
-        """The layer nearest to a dense one, by TT-SVD, see decompose.py for the error, or in another format, see fit.py.
+        """The layer nearest to a dense one, by TT-SVD (decompose.py has the error), or in another format by fit.py.
 
         Args:
             linear: Its weight is decomposed; its bias, dtype and device are kept.
@@ -238,9 +239,11 @@ class TTLinear(nn.Module):
         The factors become new Parameters, so an optimizer must be built anew. All else stays: bias, normalisation,
         requires_grad. Arguments and errors: see tt_round; other formats than tensor trains take ranks, see fit.py.
         """
+        form: Format
         if isinstance(self.format, TT):
-            near = tt_round(self.factors, ranks, relative_error=relative_error)
-            form, found, error = dataclasses.replace(self.format, ranks=near.shape.ranks), near.cores, near.relative_error
+            near = tt_round(list(self.factors), ranks, relative_error=relative_error)
+            form = dataclasses.replace(self.format, ranks=near.shape.ranks)
+            found, error = near.cores, near.relative_error
         elif ranks is None or relative_error is not None:
             raise ValueError(f"format {self.format.name} is rounded to ranks, got relative_error={relative_error}")
         else:
@@ -256,8 +259,8 @@ class TTLinear(nn.Module):
     def approximate_(self, other: "TTLinear | Tensor") -> float:
         """Approximates a dense matrix (N, M), or the weight of another layer, at the ranks of this layer.
 
-        Bias and normalisation stay. The factors come balanced. Ranks of a tensor train that exceed what the matrix needs
-        lead from the start values of one core to zeros of the next: they add nothing, and can be learnt.
+        Bias and normalisation stay. The factors come balanced. Ranks that exceed what the matrix needs lead from the
+        start values of one core to zeros of the next: they add nothing, and can be learnt.
 
         Returns:
             ||W - W'|| / ||W||, Frobenius, without normalisation.
