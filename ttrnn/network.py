@@ -59,8 +59,8 @@ class Format:
         """The ranks written out, and clipped to what the modes allow; `sizes` are the M_k N_k."""
         num_ranks = cls.num_ranks[0] * len(sizes) + cls.num_ranks[1]
         if len(ranks) not in (1, num_ranks):
-            got = format_modes(ranks) or "none"
-            raise ValueError(f"format {cls.name} takes one rank, or {num_ranks} for {len(sizes)} modes; got {got}")
+            more = "" if num_ranks == 1 else f", or {num_ranks} with {len(sizes)} modes"
+            raise ValueError(f"format {cls.name} takes one rank{more}; got {format_modes(ranks) or 'none'}")
         return tuple(ranks) * num_ranks if len(ranks) == 1 else tuple(ranks)
 
     def tensors(self) -> list[tuple[int, tuple[Any, ...]]]:

@@ -164,8 +164,8 @@ def test_clipped_ranks_are_those_that_the_modes_allow():
 
 @pytest.mark.parametrize(("name", "ranks", "said"), [
     ("cpd", 2, "must be one of tt, cp, tucker, ht, tr, bt, low-rank, block-diagonal, got 'cpd'"),
-    ("cp", (2, 3), "cp takes one rank, or 1 for 3 modes; got 2x3"),
-    ("ht", (2, 3), "ht takes one rank, or 4 for 3 modes; got 2x3"),
+    ("cp", (2, 3), "cp takes one rank; got 2x3"),
+    ("ht", (2, 3), "ht takes one rank, or 4 with 3 modes; got 2x3"),
     ("tr", 0, "ranks must be positive, got 0"),
     ("tucker", 0.1, r"ranks 0\.1, a share of the dense parameters, needs format tt"),
     ("block-diagonal", 5, "blocks that divide 12 inputs, and a multiple of as many outputs; got blocks of 5 and 12"),
@@ -346,7 +346,7 @@ def test_configurations_without_formats_are_of_tensor_trains(tmp_path):
     ({"input": "dense", "format": "cp"}, "format cp needs input tt"),
     ({"format": "block-diagonal"}, "format must be one of tt, cp, tucker, ht, tr, bt, low-rank, got"),
     ({"recurrent_format": "block-diagonal", "recurrent_ranks": "5"}, "blocks that divide 12 inputs"),
-    ({"format": "cp", "ranks": "none"}, "format cp takes one rank, or 1 for 3 modes; got none"),
+    ({"format": "cp", "ranks": "none"}, "format cp takes one rank; got none"),
 ])  # fmt: skip
 def test_configurations_that_do_not_fit_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
