@@ -331,6 +331,15 @@ def test_models_count_save_and_load_in_every_format(name, kwargs, tmp_path):
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.rnn.parameters())
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_stream_gives_what_the_clip_gives(name):
+    options = {"format": "tt" if name == "block-diagonal" else name, "recurrent_format": name, "recurrent_ranks": "2"}
+    model = VideoClassifier(config_of(**options, differences="extra", pooling="max")).eval()
+    clip, stream = torch.randint(0, 256, (4, 8, 6, 3), dtype=torch.uint8), model.stream()
+    for number, frame in enumerate(clip, start=1):
+        torch.testing.assert_close(stream.push(frame), model.predict(clip[:number]), rtol=1e-4, atol=1e-5)
+
+
 def test_configurations_without_formats_are_of_tensor_trains(tmp_path):
     values = config_of().to_dict()
     del values["format"], values["recurrent_format"]
