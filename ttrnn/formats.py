@@ -160,7 +160,8 @@ class BT(Format):
 
     @classmethod
     def settled(cls, sizes: Sequence[int], ranks: Sequence[int]) -> tuple[int, ...]:
-        blocks, *others = (2, *ranks) if len(ranks) == 1 else ranks
+        given = [2, *ranks] if len(ranks) == 1 else list(ranks)
+        blocks, *others = super().settled(sizes, given[:1] + given[1:] * len(sizes) if len(given) == 2 else given)
         return (blocks, *Tucker.settled(sizes, others))
 
     def tensors(self) -> list[tuple[int, tuple[Any, ...]]]:

@@ -166,6 +166,8 @@ def test_clipped_ranks_are_those_that_the_modes_allow():
     ("cpd", 2, "must be one of tt, cp, tucker, ht, tr, bt, low-rank, block-diagonal, got 'cpd'"),
     ("cp", (2, 3), "cp takes one rank; got 2x3"),
     ("ht", (2, 3), "ht takes one rank, or 4 with 3 modes; got 2x3"),
+    ("bt", (2, 3, 3), "bt takes one rank, or 4 with 3 modes; got 2x3x3"),
+    ("bt", (), "bt takes one rank, or 4 with 3 modes; got none"),
     ("tr", 0, "ranks must be positive, got 0"),
     ("tucker", 0.1, r"ranks 0\.1, a share of the dense parameters, needs format tt"),
     ("block-diagonal", 5, "blocks that divide 12 inputs, and a multiple of as many outputs; got blocks of 5 and 12"),
@@ -254,6 +256,22 @@ def test_rounding_keeps_the_format_at_other_ranks(name):
     if name != "low-rank":
         with pytest.raises(ValueError, match=f"format {name} is rounded to ranks"):
             layer.round_(relative_error=0.1)
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "bt"])
+def test_a_matrix_of_zeros_is_approximated_and_one_that_is_not_finite_refused(name):
+    layer = layer_of(name, *TINY[name])
+    assert layer.approximate_(torch.zeros(layer.out_features, layer.in_features)) == 0
+    assert not layer.weight.any()
+    with pytest.raises(ValueError, match="of the weight are not finite"):
+        layer.approximate_(torch.full((layer.out_features, layer.in_features), math.nan))
+
+
+def test_as_many_modes_as_a_configuration_allows_work():
+    for name in NETWORKS:
+        layer = layer_of(name, (2, *[1] * 30, 2), (1,) * 32, 1)
+        x = torch.eye(4, dtype=torch.float64)
+        torch.testing.assert_close(layer(x), x @ layer.weight.t() + layer.bias)
 
 
 def test_a_sum_of_blocks_is_not_fitted():
