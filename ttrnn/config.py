@@ -233,11 +233,6 @@ class ModelConfig(ModelOptions):
         return self.input_matrix.shape
 
     @property
-    def recurrent_shape(self) -> TTShape | None:
-        """The tensor train of the recurrent matrix; None where it is dense."""
-        return None if (matrix := self.recurrent_matrix) is None else matrix.shape
-
-    @property
     def input_params(self) -> int:
         """Input-to-hidden weights of the first layer without bias, as papers count."""
         return self.input_matrix.num_params * (2 if self.bidirectional else 1)
@@ -264,11 +259,11 @@ class ModelConfig(ModelOptions):
         differences), pooling, the classifier, and merging, which serves all frames.
         """
         directions, gates = 2 if self.bidirectional else 1, NUM_GATES[self.cell]
-        recurrent = self.recurrent_shape
+        recurrent = self.recurrent_matrix
         total = least_multiply_adds(self.input_shape)
         if self.num_layers > 1:
             total += (self.num_layers - 1) * least_multiply_adds(self._upper_matrix.shape)
-        each = gates * self.hidden_size**2 if recurrent is None else least_multiply_adds(recurrent)
+        each = gates * self.hidden_size**2 if recurrent is None else least_multiply_adds(recurrent.shape)
         stem = 0 if self.stem_shape is None else self.stem_shape.multiply_adds
         return stem + directions * (total + self.num_layers * each)
 

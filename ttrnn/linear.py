@@ -5,7 +5,7 @@ Legend: M / N input / output size, M_k / N_k input / output mode k, R ranks, G g
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -101,15 +101,13 @@ class TTLinear(nn.Module):
     @property
     def factors(self) -> nn.ParameterList:
         """The parameters of W in its format; of a tensor train the cores."""
-        found: Any = self._modules[self.format.stored]
-        return found
+        return cast(nn.ParameterList, self._modules[self.format.stored])
 
     @property
     def cores(self) -> Sequence[Tensor]:
         """Gk of shape (R_{k-1}, M_k, N_k, R_k), of a tensor train the parameters, else made of them, differentiable."""
-        # The list itself, which is a module: get_submodule and get_parameter look for it by this name.
-        factors: Any = self.factors
-        return self.format.cores(factors)
+        # Of a tensor train the list itself, in which get_parameter looks.
+        return self.format.cores(cast(Sequence[Tensor], self.factors))
 
     @torch.no_grad()
     def reset_parameters(self, gain: float = 1.0) -> None:
@@ -206,8 +204,7 @@ class TTLinear(nn.Module):
             ranks: As of TTLinear.
             num_modes: d, where modes are not given.
             relative_error: In place of ranks: the lowest ranks that keep ||W - W_TT|| / ||W|| within it.
-            options: factorization, mean, scale and compute_dtype of TTLinear: the layer is then near to
-                `linear((x - mean) * scale)`.
+            options: factorization, mean, scale, compute_dtype: the layer is then near to `linear((x - mean) * scale)`.
 
         Raises:
             ValueError: see tt_svd and, for other formats, fitted; only a tensor train takes a relative_error.
@@ -217,18 +214,13 @@ class TTLinear(nn.Module):
         in_modes = in_modes or even_modes(linear.in_features, num_modes)
         out_modes = out_modes or even_modes(linear.out_features, num_modes)
         options |= {"device": weight.device, "dtype": weight.dtype}
-        if (factorization := options.get("factorization", "tt")) == "tt":
-            near = tt_svd(weight, in_modes, out_modes, ranks, relative_error=relative_error)
-            ranks = near.shape.ranks
-        elif ranks is None:
-            raise ValueError(f"format {factorization} needs ranks, got relative_error={relative_error}")
+        if ranks is None or relative_error is not None:
+            if (name := options.get("factorization", "tt")) != "tt":
+                raise ValueError(f"format {name} needs ranks, got ranks={ranks} and relative_error={relative_error}")
+            ranks = tt_svd(weight, in_modes, out_modes, ranks, relative_error=relative_error).shape.ranks
         layer = cls(in_modes, out_modes, ranks, linear.bias is not None, **options)
         with torch.no_grad():
-            if factorization == "tt":
-                for core, found in zip(layer.factors, near.cores, strict=True):
-                    core.copy_(found)
-            else:
-                layer.approximate_(weight)
+            layer.approximate_(weight)
             if layer.bias is not None:
                 layer.bias.copy_(linear.bias)
         return layer
@@ -239,10 +231,9 @@ class TTLinear(nn.Module):
         The factors become new Parameters, so an optimizer must be built anew. All else stays: bias, normalisation,
         requires_grad. Arguments and errors: see tt_round; other formats than tensor trains take ranks, see fit.py.
         """
-        form: Format
         if isinstance(self.format, TT):
             near = tt_round(list(self.factors), ranks, relative_error=relative_error)
-            form = dataclasses.replace(self.format, ranks=near.shape.ranks)
+            form: Format = dataclasses.replace(self.format, ranks=near.shape.ranks)
             found, error = near.cores, near.relative_error
         elif ranks is None or relative_error is not None:
             raise ValueError(f"format {self.format.name} is rounded to ranks, got relative_error={relative_error}")
@@ -297,11 +288,9 @@ class TTLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """Shape, parameters, compression, and the plan for 256 frames."""
-        num_weights, ratio = self.format.num_params, self.shape.num_dense_params / self.format.num_params
-        return (
-            f"{self.format}, bias={self.bias is not None}, {num_weights:,} weights for "
-            f"{self.shape.num_dense_params:,} ({ratio:,.0f}x fewer), merged to {self.plan()}"
-        )
+        weights, dense = self.format.num_params, self.shape.num_dense_params
+        counts = f"{weights:,} weights for {dense:,} ({dense / weights:,.0f}x fewer)"
+        return f"{self.format}, bias={self.bias is not None}, {counts}, merged to {self.plan()}"
 
 
 class TTMatrix(TTLinear):

@@ -70,7 +70,7 @@ class _Layer(nn.Module):
         self.of_zeros = nn.Parameter(ih(ih.factors[0].new_zeros(1, ih.in_features))[0].detach().clone())
         if self.differences != "none":
             self.bias: Tensor = getattr(model.rnn, f"bias_ih_{suffix}")
-        if model.config.recurrent_shape is None:
+        if model.config.recurrent_matrix is None:
             weight = model.rnn.weight_hh(suffix)
             self.hh = _Product([weight], weight.shape[:1])
         else:
