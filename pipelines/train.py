@@ -81,7 +81,7 @@ def _train(options: TrainOptions) -> dict[str, Any]:
         config.cell,
         f"{config.num_params:,}",
         f"{config.input_params:,}",
-        config.input_matrix,
+        config.input_shape,
     )
     settings = options.settings() | flat_config(options, config)
     with Tracking(run, settings, METRICS[config.task], options.track) as tracking:
