@@ -10,8 +10,8 @@ the models of the question, calls `first` again with the answer, and so on until
 
 The frame of the data set is in `trial.study.user_attrs["frame"]`, as [height, width, channels], and the answers, by
 the names of the questions, in `trial.study.user_attrs["answers"]`. `small` is the default
-space, `shapes` one of cells, modes and ranks, `ranks` one of ranks alone. The module `paper` is not a search
-space: it has the paper's experiments, for pipelines.reproduce.
+space, `shapes` one of cells, modes and ranks, `ranks` one of ranks alone, `formats` one of tensor formats. The module
+`paper` is not a search space: it has the paper's experiments, for pipelines.reproduce.
 
 Your own space is a function in a module, given as `--space package.module:function`, which is searched in the current
 directory first. A function `baselines` in the same module returns the models to train first. Options that the space
@@ -39,7 +39,7 @@ from typing import Any
 
 __all__ = ["NAMES", "Answers", "First", "Question", "Sampled", "Space", "load"]
 
-NAMES = ("small", "shapes", "ranks")
+NAMES = ("small", "shapes", "ranks", "formats")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

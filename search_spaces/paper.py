@@ -117,6 +117,8 @@ _COMMON = {
     "hidden_modes": "4x4x4x4",
     "ranks": "4",
     "recurrent_ranks": "none",
+    "format": "tt",
+    "recurrent_format": "tt",
     "num_layers": 1,
     "bidirectional": False,
     "pooling": "last",

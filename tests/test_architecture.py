@@ -25,6 +25,9 @@ LIBRARY = (
     ("cells", "fused", "rows"),
     ("product", "convolve"),
     ("contract", "scan", "decompose", "init", "packing", "pooling", "stream"),
+    ("network",),
+    ("formats",),
+    ("fit",),
     ("linear", "stem"),
     ("base", "step"),
     ("recurrent",),
@@ -159,7 +162,7 @@ def test_packages_are_built_on_each_other_in_one_direction(name):
 
 
 def test_search_spaces_need_nothing_of_the_library_but_shapes():
-    shapes = {"ttrnn.shapes", "ttrnn.stem_shape"}
+    shapes = {"ttrnn.shapes", "ttrnn.stem_shape", "ttrnn.formats"}
     for name in TREES:
         if name.startswith("search_spaces"):
             assert {target for target in OWN_IMPORTS[name] if target.startswith("ttrnn")} <= shapes, name

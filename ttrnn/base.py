@@ -47,6 +47,8 @@ class TTRecurrent(nn.Module):
         recurrent_dropout: float = 0.0,
         differences: str = "none",
         input_dropout: float = 0.0,
+        factorization: str = "tt",
+        recurrent_factorization: str = "tt",
         mean: float | Sequence[float] = 0.0,
         scale: float = 1.0,
         compute_dtype: torch.dtype | None = None,
@@ -62,11 +64,14 @@ class TTRecurrent(nn.Module):
             raise ValueError(f"differences must be one of {', '.join(DIFFERENCES)}, got {differences!r}")
         if num_layers < 1:
             raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+        if recurrent_factorization != "tt" and recurrent_ranks is None:
+            raise ValueError(f"recurrent_factorization {recurrent_factorization!r} needs recurrent_ranks, got None")
         self.hidden_modes = tuple(hidden_modes)
         self.input_size, self.hidden_size = math.prod(in_modes), math.prod(hidden_modes)
         self.num_layers, self.bias, self.batch_first = num_layers, bias, batch_first
         self.dropout, self.recurrent_dropout, self.bidirectional = dropout, recurrent_dropout, bidirectional
         self.recurrent_ranks, self.differences, self.input_dropout = recurrent_ranks, differences, input_dropout
+        self.factorization, self.recurrent_factorization = factorization, recurrent_factorization
         self.num_directions = 2 if bidirectional else 1
         first = {"mean": mean, "scale": scale, "compute_dtype": compute_dtype}
         self._build(in_modes, ranks, first, {"device": device, "dtype": dtype})
@@ -81,14 +86,15 @@ class TTRecurrent(nn.Module):
             # The bias comes after differences are taken, or it would cancel.
             apart = layer == 0 and self.differences != "none"
             modes = input_out_modes(hidden_modes, num_gates, self.differences if apart else "none")
-            own = options if layer else options | first
+            own = {**options, "factorization": self.factorization, **({} if layer else first)}
             self.add_module(f"ih_{suffix}", TTLinear(below, modes, ranks, self.bias and not apart, **own))
             if apart and self.bias:
                 setattr(self, f"bias_ih_{suffix}", nn.Parameter(torch.empty((num_rows,), **options)))
             if self.recurrent_ranks is None:
                 setattr(self, f"weight_hh_{suffix}", nn.Parameter(torch.empty((num_rows, self.hidden_size), **options)))
             else:
-                matrix = TTMatrix(hidden_modes, out_modes, self.recurrent_ranks, False, **options)
+                own = {**options, "factorization": self.recurrent_factorization}
+                matrix = TTMatrix(hidden_modes, out_modes, self.recurrent_ranks, False, **own)
                 self.add_module(f"hh_{suffix}", matrix)
             if self.cell == "gru" and self.bias:
                 setattr(self, f"bias_hn_{suffix}", nn.Parameter(torch.empty((self.hidden_size,), **options)))
@@ -152,7 +158,7 @@ class TTRecurrent(nn.Module):
     @property
     def input_params(self) -> int:
         """Input-to-hidden weights of the first layer (both directions), as papers count: no bias."""
-        return sum(self._ih(suffix).shape.num_params for suffix in self._suffixes(0))
+        return sum(self._ih(suffix).format.num_params for suffix in self._suffixes(0))
 
     @property
     def num_params(self) -> int:
@@ -244,7 +250,7 @@ class TTRecurrent(nn.Module):
         """Factors 0 or 1 / (1 - rate), one row for each clip, held for all of its frames; in training only."""
         if not self.training or not (self.input_dropout or self.recurrent_dropout):
             return {}
-        ones = self._ih("l0").cores[0].new_ones(num_clips, self.hidden_size)
+        ones = self._ih("l0").factors[0].new_ones(num_clips, self.hidden_size)
         wide, masks = ones.repeat(1, NUM_GATES[self.cell]), {}
         for layer, suffix in self._directions():
             of_input = nn.functional.dropout(wide, self.input_dropout) if layer == 0 and self.input_dropout else None
@@ -271,7 +277,7 @@ class TTRecurrent(nn.Module):
         num_parts = 2 if self.cell == "lstm" else 1
         shape = (self.num_layers * self.num_directions, frames.num_clips, self.hidden_size)
         if hx is None:
-            weight = self._ih("l0").cores[0]
+            weight = self._ih("l0").factors[0]
             return (torch.zeros(shape, device=weight.device, dtype=weight.dtype),) * num_parts
         parts = (hx,) if isinstance(hx, Tensor) else tuple(hx)
         parts = parts if frames.batched else tuple(part.unsqueeze(1) for part in parts)

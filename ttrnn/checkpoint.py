@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors_torch
 
-from ttrnn.config_file import DTYPES, FORMAT, VERSION, config_hash, read_config, shown
+from ttrnn.config_file import DTYPES, FORMAT, config_hash, read_config, shown
 from ttrnn.events import EventRule
 from ttrnn.files import atomic_directory
 from ttrnn.model import ModelConfig, VideoClassifier
@@ -19,7 +19,7 @@ from ttrnn.quantise import difference, pack, unpack
 
 __all__ = ["load", "read_config", "save", "write"]
 
-_STEM_FIELDS = ("stem", "stem_channels", "stem_strides")
+_STEM_FIELDS, _FORMAT_FIELDS = ("stem", "stem_channels", "stem_strides"), ("format", "recurrent_format")
 
 
 def save(
@@ -66,11 +66,13 @@ def write(
         {name: tensor.detach().cpu().contiguous() for name, tensor in pack(model.state_dict(), dtype).items()}
     )
     (directory / "model.safetensors").write_bytes(weights)
-    fields, has_stem = model.config.to_dict(), model.stem is not None
+    fields = model.config.to_dict()
+    version = 4 if {fields[name] for name in _FORMAT_FIELDS} != {"tt"} else 3 if model.stem is not None else 2
+    absent = (_FORMAT_FIELDS if version < 4 else ()) + (_STEM_FIELDS if version < 3 else ())
     config: dict[str, Any] = {
         "format": FORMAT,
-        "version": VERSION if has_stem else VERSION - 1,
-        "model": {name: value for name, value in fields.items() if has_stem or name not in _STEM_FIELDS},
+        "version": version,
+        "model": {name: value for name, value in fields.items() if name not in absent},
         "dtype": dtype,
         "results": results or {},
         "num_params": model.config.num_params,
@@ -94,8 +96,8 @@ def load(path: str | Path) -> VideoClassifier:
         config = ModelConfig.from_dict(found["model"])
         with safe_open(path / "model.safetensors", framework="pt") as file:
             names = list(file.keys())
-            # torch takes minutes for a hundred thousand axes.
-            if any(len(file.get_slice(name).get_shape()) > 4 for name in names):
+            # torch takes minutes for a hundred thousand axes; a block-term core has one more than the most modes.
+            if any(len(file.get_slice(name).get_shape()) > 33 for name in names):
                 raise ValueError("model.safetensors has tensors of more axes than cores have")
             packed = {name: file.get_tensor(name) for name in names}
         state = unpack(packed, found.get("dtype", DTYPES[0]))
@@ -121,8 +123,11 @@ def _card(config: dict[str, Any]) -> str:
         "sampling": model.sampling or "every frame",
         "cell": f"{model.cell}, {model.num_layers} layer(s), hidden size {model.hidden_size}, pooling {model.pooling}",
         **({"stem": f"{model.stem_shape}, strides {model.stem_strides}"} if model.stem_shape else {}),
-        "input matrix": f"{model.input}: {model.in_modes} -> {model.hidden_modes}, ranks {model.ranks}",
-        "recurrent matrix": f"ranks {model.recurrent_ranks}" if model.recurrent_shape else "dense",
+        "input matrix": f"{'dense' if model.input == 'dense' else model.format}: {model.in_modes} -> "
+        f"{model.hidden_modes}, ranks {model.ranks}",
+        "recurrent matrix": "dense"
+        if model.recurrent_ranks == "none"
+        else f"{model.recurrent_format}: ranks {model.recurrent_ranks}",
         "weights": config["dtype"],
         **({"events": _events_line(config["events"])} if "events" in config else {}),
         "parameters": f"{config['num_params']:,} in all, {config['input_params']:,} input-to-hidden",

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
+from ttrnn.formats import FORMATS, make_format
+from ttrnn.network import Format
 from ttrnn.planner import least_multiply_adds
 from ttrnn.pooling import POOLINGS
 from ttrnn.shapes import (
@@ -18,7 +20,6 @@ from ttrnn.shapes import (
     auto_modes,
     check_modes,
     format_modes,
-    gate_modes,
     input_out_modes,
     map_modes,
     parse_modes,
@@ -39,6 +40,8 @@ class ModelOptions:
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
         "cell": tuple(NUM_GATES),
         "input": ("tt", "dense"),
+        "format": tuple(name for name in FORMATS if name != "block-diagonal"),
+        "recurrent_format": tuple(FORMATS),
         "differences": DIFFERENCES,
         "stem": ("none", "conv"),
         "pooling": POOLINGS,
@@ -54,9 +57,13 @@ class ModelOptions:
     hidden_modes: str = "4x4x4x4"
     """hidden modes, whose product is the hidden size"""
     ranks: str = "4"
-    """one rank, or the inner ranks such as 4x4x4"""
+    """one rank, or the inner ranks such as 4x4x4; of other formats the lists that docs/library.md has"""
+    format: str = "tt"
+    """form of the input matrix: tensor train, CP, (hierarchical) Tucker, tensor ring, block term, or of low rank"""
     recurrent_ranks: str = "none"
-    """none for a dense recurrent matrix, or its ranks as a tensor train"""
+    """none for a dense recurrent matrix, or the ranks of its format"""
+    recurrent_format: str = "tt"
+    """form of the recurrent matrix, where it has recurrent_ranks: of block-diagonal, the size of the blocks"""
     num_layers: int = 1
     """number of recurrent layers"""
     bidirectional: bool = False
@@ -138,8 +145,9 @@ class ModelConfig(ModelOptions):
             raise ValueError(f"hidden_modes must be at most {_MOST_MODES} modes, got {len(hidden):,}")
         self._settle_stem()
         if self.input == "dense":
-            if self.recurrent_ranks != "none":
-                raise ValueError(f"recurrent_ranks {self.recurrent_ranks} needs input tt; a dense input takes none")
+            for option, default in (("recurrent_ranks", "none"), ("format", "tt"), ("recurrent_format", "tt")):
+                if (value := getattr(self, option)) != default:
+                    raise ValueError(f"{option} {value} needs input tt; a dense input takes {default}")
             self._set("in_modes", str(self.frame_size))
             self._set("hidden_modes", str(math.prod(hidden)))
             self._set("ranks", "none")
@@ -154,9 +162,12 @@ class ModelConfig(ModelOptions):
         self._set("in_modes", format_modes(parse_modes(self.in_modes)))
         what = "the frame has" if stem is None else f"the stem's output, {format_modes(axes)}, has"
         check_modes(parse_modes(self.in_modes), math.prod(axes), "in_modes", what)
-        for name, shape in (("ranks", self.input_shape), ("recurrent_ranks", self.recurrent_shape)):
-            if shape is not None:
-                self._set(name, format_modes(shape.ranks) or "none")
+        if self.recurrent_ranks == "none" and self.recurrent_format != "tt":
+            raise ValueError(f"recurrent_format {self.recurrent_format} needs recurrent_ranks, such as 4, got none")
+        for prefix, form in (("", self.input_matrix), ("recurrent_", self.recurrent_matrix)):
+            if form is not None:
+                self._set(f"{prefix}format", form.name)
+                self._set(f"{prefix}ranks", format_modes(form.ranks) or "none")
 
     def _settle_stem(self) -> None:
         defaults = {field.name: field.default for field in dataclasses.fields(ModelOptions)}
@@ -196,34 +207,45 @@ class ModelConfig(ModelOptions):
         return self.differences if self.stem == "none" else "none"
 
     @property
-    def input_shape(self) -> TTShape:
-        """The TT-matrix from the frame, or from the output of the stem, to all gates."""
-        out_modes = input_out_modes(parse_modes(self.hidden_modes), NUM_GATES[self.cell], self.input_differences)
-        return TTShape(parse_modes(self.in_modes), out_modes, _parse_ranks(self.ranks))
+    def input_matrix(self) -> Format:
+        """The matrix from the frame, or from the output of the stem, to all gates."""
+        return self._matrix("", parse_modes(self.in_modes), self.input_differences)
 
     @property
-    def recurrent_shape(self) -> TTShape | None:
-        """The TT-matrix from the hidden state to all gates; None where it is dense."""
-        if self.recurrent_ranks == "none":
-            return None
-        hidden = parse_modes(self.hidden_modes)
-        return TTShape(hidden, gate_modes(hidden, NUM_GATES[self.cell]), _parse_ranks(self.recurrent_ranks))
+    def recurrent_matrix(self) -> Format | None:
+        """The matrix from the hidden state to all gates; None where it is dense."""
+        return None if self.recurrent_ranks == "none" else self._matrix("recurrent_", parse_modes(self.hidden_modes))
+
+    @property
+    def _upper_matrix(self) -> Format:
+        """The matrix from the states of the layer below, of both directions, to all gates."""
+        first, *others = parse_modes(self.hidden_modes)
+        return self._matrix("", (2 * first if self.bidirectional else first, *others))
+
+    def _matrix(self, prefix: str, in_modes: tuple[int, ...], differences: str = "none") -> Format:
+        out_modes = input_out_modes(parse_modes(self.hidden_modes), NUM_GATES[self.cell], differences)
+        name, ranks = (getattr(self, f"{prefix}{option}") for option in ("format", "ranks"))
+        return make_format(name, in_modes, out_modes, () if ranks == "none" else parse_modes(ranks))
+
+    @property
+    def input_shape(self) -> TTShape:
+        """The tensor train as which the input matrix is multiplied."""
+        return self.input_matrix.shape
 
     @property
     def input_params(self) -> int:
         """Input-to-hidden weights of the first layer without bias, as papers count."""
-        return self.input_shape.num_params * (2 if self.bidirectional else 1)
+        return self.input_matrix.num_params * (2 if self.bidirectional else 1)
 
     @property
     def num_params(self) -> int:
         """Parameters of the whole model, classifier included, without building it."""
-        hidden, directions, gates = parse_modes(self.hidden_modes), 2 if self.bidirectional else 1, NUM_GATES[self.cell]
-        size = math.prod(hidden)
-        recurrent = gates * size * size if self.recurrent_shape is None else self.recurrent_shape.num_params
+        size, directions, gates = self.hidden_size, 2 if self.bidirectional else 1, NUM_GATES[self.cell]
+        recurrent = gates * size * size if (own := self.recurrent_matrix) is None else own.num_params
         bias = gates * size + (size if self.cell == "gru" else 0)
-        total = directions * (self.input_shape.num_params + recurrent + bias)
+        total = directions * (self.input_matrix.num_params + recurrent + bias)
         if self.num_layers > 1:
-            total += (self.num_layers - 1) * directions * (self._upper_shape.num_params + recurrent + bias)
+            total += (self.num_layers - 1) * directions * (self._upper_matrix.num_params + recurrent + bias)
         attention = directions * size if self.pooling == "attention" else 0
         stem = 0 if self.stem_shape is None else self.stem_shape.num_params
         return stem + total + attention + (directions * size + 1) * len(self.classes)
@@ -237,20 +259,13 @@ class ModelConfig(ModelOptions):
         differences), pooling, the classifier, and merging, which serves all frames.
         """
         directions, gates = 2 if self.bidirectional else 1, NUM_GATES[self.cell]
-        recurrent = self.recurrent_shape
+        recurrent = self.recurrent_matrix
         total = least_multiply_adds(self.input_shape)
         if self.num_layers > 1:
-            total += (self.num_layers - 1) * least_multiply_adds(self._upper_shape)
-        each = gates * self.hidden_size**2 if recurrent is None else least_multiply_adds(recurrent)
+            total += (self.num_layers - 1) * least_multiply_adds(self._upper_matrix.shape)
+        each = gates * self.hidden_size**2 if recurrent is None else least_multiply_adds(recurrent.shape)
         stem = 0 if self.stem_shape is None else self.stem_shape.multiply_adds
         return stem + directions * (total + self.num_layers * each)
-
-    @property
-    def _upper_shape(self) -> TTShape:
-        """The TT-matrix from the states of the layer below, of both directions, to all gates."""
-        hidden, directions = parse_modes(self.hidden_modes), 2 if self.bidirectional else 1
-        below = (directions * hidden[0], *hidden[1:])
-        return TTShape(below, gate_modes(hidden, NUM_GATES[self.cell]), _parse_ranks(self.ranks))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values by field name."""
@@ -283,7 +298,3 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{name} must be {kind.__name__}, got {value!r}")
     return value
-
-
-def _parse_ranks(text: str) -> tuple[int, ...]:
-    return () if text == "none" else parse_modes(text)

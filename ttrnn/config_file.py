@@ -15,8 +15,8 @@ __all__ = ["DTYPES", "FORMAT", "LARGEST_BYTES", "VERSION", "config_hash", "read_
 DTYPES = ("float32", "bfloat16", "int8")
 """of the weights on disk"""
 FORMAT = "ttrnn-model"
-# 1: weights as they are, no "dtype". 2: no stem; still written for models without one. Read: 1 to 3.
-VERSION = 3
+# 1: weights as they are, no "dtype". 2: no stem; 3: no formats. Written: the oldest with the fields. Read: 1 to 4.
+VERSION = 4
 # Limit for config.json and for the header of the weights: a hundred thousand classes take 2 MB.
 LARGEST_BYTES = 16 << 20
 

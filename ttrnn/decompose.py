@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ttrnn.shapes import Ranks, TTShape, check_modes
 
-__all__ = ["Truncated", "balanced", "tt_round", "tt_svd"]
+__all__ = ["Truncated", "balanced", "paired", "tt_round", "tt_svd"]
 
 # Relative to ||W||; smaller singular values come from rounding errors of float64.
 _ROUNDING_ERROR = 1e-13
@@ -87,15 +87,20 @@ def tt_svd(
     Cost: at low ranks that of the first bond: M N M_1 N_1 MACs, 16 M N bytes.
     """
     asked = _asked(in_modes, out_modes, ranks, relative_error)
+    whole = paired(weight, asked.in_modes, asked.out_modes)
+    return _truncate(whole, [None] * len(asked.ranks), asked, relative_error, weight)
+
+
+def paired(weight: Tensor, in_modes: tuple[int, ...], out_modes: tuple[int, ...]) -> Tensor:
+    """A matrix (N, M) as (M_1, N_1, .., M_d, N_d), float64 on the CPU. Raises ValueError as `tt_svd` does."""
     if weight.dim() != 2:
         raise ValueError(f"the weight must be a matrix (N, M) as nn.Linear has it, got shape {tuple(weight.shape)}")
-    check_modes(asked.in_modes, weight.shape[1], "in_modes", "a row of the weight has")
-    check_modes(asked.out_modes, weight.shape[0], "out_modes", "a column of the weight has")
-    d = asked.num_cores
-    # (N_1, .., N_d, M_1, .., M_d) -> (M_1, N_1, .., M_d, N_d)
+    check_modes(in_modes, weight.shape[1], "in_modes", "a row of the weight has")
+    check_modes(out_modes, weight.shape[0], "out_modes", "a column of the weight has")
+    d = len(in_modes)
+    # From (N_1, .., N_d, M_1, .., M_d).
     pairs = [axis for k in range(d) for axis in (d + k, k)]
-    paired = weight.reshape(asked.out_modes + asked.in_modes).permute(pairs)
-    return _truncate(_float64(paired, "the weight"), [None] * (d - 1), asked, relative_error, weight)
+    return _float64(weight.reshape(out_modes + in_modes).permute(pairs), "the weight")
 
 
 @torch.no_grad()

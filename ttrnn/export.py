@@ -2,7 +2,8 @@
 
 Legend: B batch, T time, H hidden size, G gates, L layers, C classes.
 
-The files hold the cores themselves, and no tensor train is ever multiplied out: they are as small as the model.
+The files hold the cores, or the factors of another format, and never a matrix multiplied out: they are as small as the
+model.
 """
 
 import copy

@@ -3,12 +3,13 @@
 Legend: M_k / N_k input / output mode k, R_{k-1} / R_k left / right rank of core k.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["orthogonal_cores_"]
+__all__ = ["orthogonal_", "orthogonal_cores_"]
 
 
 @torch.no_grad()
@@ -31,11 +32,28 @@ def orthogonal_cores_(cores: Sequence[Tensor], gain: float = 1.0) -> None:
         return
     for core in cores:
         r, m, n, s = core.shape
-        # torch decomposes no half precision, and one dtype makes a seed mean one thing.
-        normal = torch.randn(n, max(r, m * s), min(r, m * s), dtype=torch.float64, device="cpu")
-        q, upper = torch.linalg.qr(normal)
-        # Without these signs QR's own convention would bias the draw.
-        q = q * torch.diagonal(upper, dim1=-2, dim2=-1).sign().unsqueeze(-2)
-        slices = q * (r / (m * s)) ** 0.5 if r > m * s else q.transpose(1, 2)
+        slices = _orthogonal(n, r, m * s)
+        slices = slices * (r / (m * s)) ** 0.5 if r > m * s else slices
         core.copy_(slices.reshape(n, r, m, s).permute(1, 2, 0, 3).to(core.dtype))
     cores[0].mul_(gain)
+
+
+@torch.no_grad()
+def orthogonal_(parts: Tensor, root_mean_square: float) -> None:
+    """Fills the parts (num_parts, .., columns), read as matrices, with orthogonal rows or columns of such entries."""
+    if parts.is_meta:
+        return
+    num_parts, columns = parts.shape[0], parts.shape[-1]
+    rows = math.prod(parts.shape[1:-1])
+    values = _orthogonal(num_parts, rows, columns) * (root_mean_square * max(rows, columns) ** 0.5)
+    parts.copy_(values.reshape(parts.shape).to(parts.dtype))
+
+
+def _orthogonal(num: int, rows: int, columns: int) -> Tensor:
+    """(num, rows, columns) random matrices with orthonormal rows, or columns where there are fewer of them."""
+    # torch decomposes no half precision, and one dtype makes a seed mean one thing.
+    normal = torch.randn(num, max(rows, columns), min(rows, columns), dtype=torch.float64, device="cpu")
+    q, upper = torch.linalg.qr(normal)
+    # Without these signs QR's own convention would bias the draw.
+    q = q * torch.diagonal(upper, dim1=-2, dim2=-1).sign().unsqueeze(-2)
+    return q if rows > columns else q.transpose(1, 2)

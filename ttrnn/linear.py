@@ -1,20 +1,23 @@
-"""TTLinear: nn.Linear whose weight is a tensor train.
+"""TTLinear: nn.Linear whose weight is a tensor train, or in another tensor format.
 
 Legend: M / N input / output size, M_k / N_k input / output mode k, R ranks, G gates.
 """
 
+import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ttrnn.contract import dense_weight, tt_product
 from ttrnn.decompose import balanced, tt_round, tt_svd
-from ttrnn.init import orthogonal_cores_
+from ttrnn.fit import fitted
+from ttrnn.formats import TT, make_format
+from ttrnn.network import Format
 from ttrnn.plain import eager
 from ttrnn.planner import Plan, plan
-from ttrnn.shapes import Ranks, TTShape, even_modes, format_modes
+from ttrnn.shapes import Ranks, even_modes, format_modes
 
 __all__ = ["TTLinear", "TTMatrix"]
 
@@ -35,6 +38,8 @@ class TTLinear(nn.Module):
         ranks: One number, the d-1 inner ranks, or a share of the dense parameters such as 0.1; clipped to what the
             modes allow. One pair of modes and no ranks is the dense matrix.
         bias: Learn an additive bias, as nn.Linear does.
+        factorization: The format of W: tt, cp, tucker, ht, tr, bt, low-rank or block-diagonal; formats.py says what the
+            ranks mean. Its parameters are `factors`; `cores` is the tensor train that they make.
         mean: Subtracted from the input: one number, or one for each channel of frames stored channels-last.
         scale: Multiplied with the input after that.
         compute_dtype: Of the products with the input, see tt_product; may be set at any time. torch.bfloat16 is about
@@ -57,6 +62,7 @@ class TTLinear(nn.Module):
         ranks: Ranks = (),
         bias: bool = True,
         *,
+        factorization: str = "tt",
         mean: float | Sequence[float] = 0.0,
         scale: float = 1.0,
         compute_dtype: torch.dtype | None = None,
@@ -69,10 +75,11 @@ class TTLinear(nn.Module):
                 f"compute_dtype must be None or a floating dtype of 2 bytes or more, got {compute_dtype!r}"
             )
         self.compute_dtype = compute_dtype
-        self.shape = TTShape(in_modes, out_modes, ranks)
+        self._take(make_format(factorization, in_modes, out_modes, ranks))
         self.in_features, self.out_features = self.shape.in_features, self.shape.out_features
         options: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.cores = nn.ParameterList(torch.empty(shape, **options) for shape in self.shape.core_shapes)
+        parameters = (torch.empty(shape, **options) for shape in self.format.parameter_shapes)
+        setattr(self, self.format.stored, nn.ParameterList(parameters))
         self.bias = nn.Parameter(torch.empty(self.out_features, **options)) if bias else None
         values = mean.flatten().tolist() if isinstance(mean, Tensor) else mean if isinstance(mean, Iterable) else [mean]
         self.channel_mean_values = tuple(map(float, values))
@@ -88,10 +95,24 @@ class TTLinear(nn.Module):
         self.centred = any(self.channel_mean_values)
         self.reset_parameters()
 
+    def _take(self, form: Format) -> None:
+        self.format, self.shape = form, form.shape
+
+    @property
+    def factors(self) -> nn.ParameterList:
+        """The parameters of W in its format; of a tensor train the cores."""
+        return cast(nn.ParameterList, self._modules[self.format.stored])
+
+    @property
+    def cores(self) -> Sequence[Tensor]:
+        """Gk of shape (R_{k-1}, M_k, N_k, R_k), of a tensor train the parameters, else made of them, differentiable."""
+        # Of a tensor train the list itself, in which get_parameter looks.
+        return self.format.cores(cast(Sequence[Tensor], self.factors))
+
     @torch.no_grad()
     def reset_parameters(self, gain: float = 1.0) -> None:
         """Rows of W get norm `gain`, the standard deviation of the output for normalised input; the bias 0."""
-        orthogonal_cores_(list(self.cores), gain)
+        self.format.reset_(list(self.factors), gain)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
         self.channel_mean.copy_(torch.tensor(self.channel_mean_values, dtype=self.channel_mean.dtype, device="cpu"))
@@ -121,7 +142,7 @@ class TTLinear(nn.Module):
     @property
     def num_params(self) -> int:
         """Parameters, bias included."""
-        return self.shape.num_params + (self.out_features if self.bias is not None else 0)
+        return self.format.num_params + (self.out_features if self.bias is not None else 0)
 
     @eager
     def forward(self, input: Tensor | Sequence[Tensor], order: Tensor | None = None) -> Tensor:
@@ -154,7 +175,7 @@ class TTLinear(nn.Module):
 
     def plan(self, num_rows: int = 256, dtype: torch.dtype = torch.uint8, *, input_gradient: bool = False) -> Plan:
         """Which cores are merged for a product with `num_rows` rows of `dtype`, and the MACs."""
-        itemsize = (self.compute_dtype or self.cores[0].dtype).itemsize
+        itemsize = (self.compute_dtype or self.factors[0].dtype).itemsize
         return plan(self.shape, num_rows, itemsize=itemsize, row_itemsize=dtype.itemsize, input_gradient=input_gradient)
 
     @property
@@ -174,7 +195,7 @@ class TTLinear(nn.Module):
         relative_error: float | None = None,
         **options: Any,
     ) -> "TTLinear":
-        """The layer nearest to a dense one, by TT-SVD; see decompose.py for the error.
+        """The layer nearest to a dense one, by TT-SVD (decompose.py has the error), or in another format by fit.py.
 
         Args:
             linear: Its weight is decomposed; its bias, dtype and device are kept.
@@ -183,64 +204,80 @@ class TTLinear(nn.Module):
             ranks: As of TTLinear.
             num_modes: d, where modes are not given.
             relative_error: In place of ranks: the lowest ranks that keep ||W - W_TT|| / ||W|| within it.
-            options: mean, scale and compute_dtype of TTLinear: the layer is then near to `linear((x - mean) * scale)`.
+            options: factorization, mean, scale, compute_dtype: the layer is then near to `linear((x - mean) * scale)`.
 
         Raises:
-            ValueError: see tt_svd.
+            ValueError: see tt_svd and, for other formats, fitted; only a tensor train takes a relative_error.
         """
         weight = linear.weight
         num_modes = len(in_modes or out_modes or range(num_modes))
         in_modes = in_modes or even_modes(linear.in_features, num_modes)
         out_modes = out_modes or even_modes(linear.out_features, num_modes)
-        near = tt_svd(weight, in_modes, out_modes, ranks, relative_error=relative_error)
         options |= {"device": weight.device, "dtype": weight.dtype}
-        layer = cls(in_modes, out_modes, near.shape.ranks, linear.bias is not None, **options)
+        if ranks is None or relative_error is not None:
+            if (name := options.get("factorization", "tt")) != "tt":
+                raise ValueError(f"format {name} needs ranks, got ranks={ranks} and relative_error={relative_error}")
+            ranks = tt_svd(weight, in_modes, out_modes, ranks, relative_error=relative_error).shape.ranks
+        layer = cls(in_modes, out_modes, ranks, linear.bias is not None, **options)
         with torch.no_grad():
-            for core, fitted in zip(layer.cores, near.cores, strict=True):
-                core.copy_(fitted)
+            layer.approximate_(weight)
             if layer.bias is not None:
                 layer.bias.copy_(linear.bias)
         return layer
 
     def round_(self, ranks: Ranks | None = None, *, relative_error: float | None = None) -> float:
-        """Rounds the cores to lower ranks, in place; returns the error ||W - W'|| / ||W||, Frobenius.
+        """Rounds W to lower ranks, in place; returns the error ||W - W'|| / ||W||, Frobenius.
 
-        The cores become new Parameters, so an optimizer must be built anew. All else stays: bias, normalisation,
-        requires_grad. Arguments and errors: see tt_round.
+        The factors become new Parameters, so an optimizer must be built anew. All else stays: bias, normalisation,
+        requires_grad. Arguments and errors: see tt_round; other formats than tensor trains take ranks, see fit.py.
         """
-        near = tt_round(list(self.cores), ranks, relative_error=relative_error)
-        self.shape = near.shape
-        for number, core in enumerate(near.cores):
-            self.cores[number] = nn.Parameter(core, self.cores[number].requires_grad)
-        return near.relative_error
+        if isinstance(self.format, TT):
+            near = tt_round(list(self.factors), ranks, relative_error=relative_error)
+            form: Format = dataclasses.replace(self.format, ranks=near.shape.ranks)
+            found, error = near.cores, near.relative_error
+        elif ranks is None or relative_error is not None:
+            raise ValueError(f"format {self.format.name} is rounded to ranks, got relative_error={relative_error}")
+        else:
+            form = make_format(self.format.name, self.format.in_modes, self.format.out_modes, ranks)
+            found, error = fitted(form, self.weight)
+        for number, part in enumerate(found):
+            old = self.factors[number]
+            self.factors[number] = nn.Parameter(part.to(old), old.requires_grad)
+        self._take(form)
+        return error
 
     @torch.no_grad()
     def approximate_(self, other: "TTLinear | Tensor") -> float:
         """Approximates a dense matrix (N, M), or the weight of another layer, at the ranks of this layer.
 
-        Bias and normalisation stay. The cores come balanced. Ranks that exceed what the matrix needs lead from the
+        Bias and normalisation stay. The factors come balanced. Ranks that exceed what the matrix needs lead from the
         start values of one core to zeros of the next: they add nothing, and can be learnt.
 
         Returns:
             ||W - W'|| / ||W||, Frobenius, without normalisation.
 
         Raises:
-            ValueError: see tt_svd.
+            ValueError: see tt_svd and, for other formats, fitted.
         """
+        if not isinstance(self.format, TT):
+            found, error = fitted(self.format, other.weight if isinstance(other, TTLinear) else other)
+            for factor, part in zip(self.factors, found, strict=True):
+                factor.copy_(part)
+            return error
         modes, ranks = (self.shape.in_modes, self.shape.out_modes), self.shape.ranks
         if isinstance(other, TTLinear) and (other.shape.in_modes, other.shape.out_modes) == modes:
             near = tt_round(list(other.cores), ranks)
         else:
             near = tt_svd(other.weight if isinstance(other, TTLinear) else other, *modes, ranks)
-        for core, fitted in zip(self.cores, balanced(near.cores), strict=True):
-            r, _, _, s = fitted.shape
+        for core, part in zip(self.factors, balanced(near.cores), strict=True):
+            r, _, _, s = part.shape
             core[r:] = 0
-            core[:r, :, :, :s] = fitted
+            core[:r, :, :, :s] = part
         return near.relative_error
 
     def to_dense(self) -> nn.Linear:
         """The nn.Linear with equal outputs: cores multiplied out, normalisation folded into weight and bias."""
-        first = self.cores[0]
+        first = self.factors[0]
         centred = self.bias is not None or self.centred
         dense = nn.Linear(self.in_features, self.out_features, bias=centred, device=first.device, dtype=first.dtype)
         with torch.no_grad():
@@ -251,15 +288,13 @@ class TTLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """Shape, parameters, compression, and the plan for 256 frames."""
-        ratio = self.shape.num_dense_params / self.shape.num_params
-        return (
-            f"{self.shape}, bias={self.bias is not None}, {self.shape.num_params:,} weights for "
-            f"{self.shape.num_dense_params:,} ({ratio:,.0f}x fewer), merged to {self.plan()}"
-        )
+        weights, dense = self.format.num_params, self.shape.num_dense_params
+        counts = f"{weights:,} weights for {dense:,} ({dense / weights:,.0f}x fewer)"
+        return f"{self.format}, bias={self.bias is not None}, {counts}, merged to {self.plan()}"
 
 
 class TTMatrix(TTLinear):
-    """A tensor train whose call returns its matrix, so that the hooks of a module (FSDP's, say) see it."""
+    """A matrix in a tensor format whose call returns its matrix, so that the hooks of a module (FSDP's, say) see it."""
 
     def forward(self, *_: Any) -> Tensor:
         return self.weight

@@ -40,21 +40,22 @@ class VideoClassifier(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        shape = config.input_shape
+        matrix, recurrent = config.input_matrix, config.recurrent_matrix
         # One scale for all channels: it folds into a core. The mean goes by channel, as one constant vector.
         scale = 1 / math.sqrt(sum(std * std for std in config.std) / len(config.std))
         # A stem normalises frames itself, and what comes out of it.
         self.stem = None if config.stem_shape is None else Stem(config.stem_shape, config.mean, scale)
-        recurrent = None if config.recurrent_shape is None else config.recurrent_shape.ranks
         self.rnn = _CELLS[config.cell](
-            shape.in_modes,
+            parse_modes(config.in_modes),
             parse_modes(config.hidden_modes),
-            shape.ranks,
+            matrix.ranks,
             num_layers=config.num_layers,
             batch_first=True,
             dropout=config.dropout,
             bidirectional=config.bidirectional,
-            recurrent_ranks=recurrent,
+            recurrent_ranks=None if recurrent is None else recurrent.ranks,
+            factorization=matrix.name,
+            recurrent_factorization=config.recurrent_format,
             recurrent_dropout=config.recurrent_dropout,
             differences=config.input_differences,
             input_dropout=config.input_dropout,

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ttrnn.network import Site
 from ttrnn.planner import Group, groupings
 from ttrnn.shapes import TTShape
 
@@ -97,12 +98,23 @@ class Graph:
         """Parts along the last axis."""
         return list(self.add("Split", x, self.constant(sizes), outputs=len(sizes), axis=-1))
 
-    def product(self, x: str, cores: Sequence[Tensor], shape: TTShape, bias: Tensor | str | None = None) -> str:
-        """(rows, N) = W x + bias for x, float32, of any shape that holds rows of M; bias (N,), or a value (rows, N)."""
+    def core(self, site: Site, factors: Sequence[str]) -> str:
+        """A core (R, N_k, M_k, S), with its axes split by index, made of factors by a node that runtimes fold."""
+        identities = [
+            self.add("EyeLike", self.add("ConstantOfShape", self.constant([size, size]))) for size in site.identities
+        ]
+        equation = f"{site.terms}->{site.left}{site.outputs}{site.inputs}{site.right}"
+        return str(self.add("Einsum", *(factors[number] for number in site.parameters), *identities, equation=equation))
+
+    def product(self, x: str, cores: Sequence[Tensor | str], shape: TTShape, bias: Tensor | str | None = None) -> str:
+        """(rows, N) = W x + bias for x, float32, of any shape that holds rows of M; bias (N,), or a value (rows, N).
+
+        Cores are tensors, or values as of `core`.
+        """
         added = [] if bias is None else [bias if isinstance(bias, str) else self.constant(bias)]
         groups = grouping(shape)
         for group in groups:
-            matrix, width = self._merged(cores, group), group.m * group.right_rank
+            matrix, width = self._merged(cores, shape, group), group.m * group.right_rank
             if group.behind > 1:
                 x = self.add("MatMul", matrix, self.reshape(x, -1, width, group.behind))
             elif group is groups[-1]:
@@ -112,17 +124,23 @@ class Graph:
         x = self.reshape(x, -1, shape.out_features)
         return str(self.add("Add", x, *added)) if added else x
 
-    def _merged(self, cores: Sequence[Tensor], group: Group) -> str:
+    def _merged(self, cores: Sequence[Tensor | str], shape: TTShape, group: Group) -> str:
         """The matrix (n R, S m) of a group, multiplied out by nodes on constants, which runtimes fold."""
-        # Each (R, N_k, M_k, S).
-        first, *rest = (cores[number].detach().transpose(1, 2) for number in group.cores)
+
+        def shaped(core: Tensor | str, *sizes: int) -> str:
+            """A core (R, N_k, M_k, S), reshaped."""
+            if isinstance(core, str):
+                return self.reshape(core, *sizes)
+            return self.constant(core.detach().transpose(1, 2).reshape(sizes))
+
+        first, *rest = group.cores
+        r, m, n, s = shape.core_shapes[first]
         if not rest:
-            return self.constant(first.reshape(group.left_rank * group.n, -1))
-        r, n, m, s = first.shape
-        merged = self.constant(first.reshape(-1, s))
-        for core in rest:
-            _, n_k, m_k, right = core.shape
-            merged = self.add("MatMul", self.reshape(merged, -1, s), self.constant(core.reshape(s, -1)))
+            return shaped(cores[first], r * n, m * s)
+        merged = shaped(cores[first], r * n * m, s)
+        for number in rest:
+            _, m_k, n_k, right = shape.core_shapes[number]
+            merged = self.add("MatMul", self.reshape(merged, -1, s), shaped(cores[number], s, -1))
             merged = self.add("Transpose", self.reshape(merged, r, n, m, n_k, m_k, right), perm=[0, 1, 3, 2, 4, 5])
             n, m, s = n * n_k, m * m_k, right
         return self.reshape(merged, r * n, m * s)

@@ -4,6 +4,7 @@ Legend: B batch, T time, D frame size, N output size, H hidden size, G gates, C 
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -33,9 +34,19 @@ _DENSE_BLOCK_FRAMES = 64
 def input_products(graph: Graph, model: VideoClassifier, suffix: str, x: str) -> str:
     """(rows, N) the products of float32 rows with a layer's input matrix, mean, scale and bias included."""
     ih: TTLinear = getattr(model.rnn, f"ih_{suffix}")
-    first, *rest = ih.cores
     of_zeros = ih(torch.zeros(1, ih.in_features))[0]
-    return graph.product(x, [first * ih.scale, *rest], ih.shape, of_zeros)
+    return graph.product(x, _cores(graph, ih), ih.shape, of_zeros)
+
+
+def _cores(graph: Graph, layer: TTLinear) -> Sequence[torch.Tensor | str]:
+    """The cores with the scale folded in; where its factors are smaller, values that the file makes of them."""
+    first, *rest = layer.factors
+    # W is linear in each factor.
+    factors = [first * layer.scale, *rest]
+    if layer.format.num_params >= layer.shape.num_params:
+        return layer.format.cores(factors)
+    names = [graph.constant(factor) for factor in factors]
+    return [graph.core(site, names) for site in layer.format.sites()]
 
 
 def stem_rows(graph: Graph, model: VideoClassifier, frames: str, before: str | None) -> str:
@@ -128,7 +139,7 @@ def turn(graph: Graph, model: VideoClassifier, suffix: str, gates: str, h: str, 
         added = torch.cat([torch.zeros(2 * size), getattr(model.rnn, f"bias_hn_{suffix}")])
     hh = getattr(model.rnn, f"hh_{suffix}", None)
     if hh is not None:
-        recurrent = graph.product(h, list(hh.cores), hh.shape, added)
+        recurrent = graph.product(h, _cores(graph, hh), hh.shape, added)
     else:
         weight = graph.constant(model.rnn.weight_hh(suffix))
         added = graph.constant(added) if isinstance(added, torch.Tensor) else added

@@ -33,7 +33,7 @@ class _Convertible(TTRecurrent):
         """
         if self.differences != "none":
             raise ValueError(f"differences {self.differences!r} have no dense counterpart: torch takes frame by frame")
-        first = self._ih("l0").cores[0]
+        first = self._ih("l0").factors[0]
         shared = {name: getattr(self, name) for name in self._shared}
         dense = self.dense_class(self.input_size, self.hidden_size, device=first.device, dtype=first.dtype, **shared)
         for _, suffix in self._directions():
@@ -72,7 +72,8 @@ class _Convertible(TTRecurrent):
             ranks: Of the input matrices: one number, d-1 inner ranks, or a share of the dense parameters, such as 0.1.
             num_modes: d, where modes are not given.
             recurrent_ranks: None keeps the recurrent matrix dense.
-            options: mean, scale and compute_dtype, as of TTGRU, for a layer that was trained on normalised frames.
+            options: As of TTGRU: factorization and recurrent_factorization (other formats than tt take no share); mean,
+                scale and compute_dtype, for a layer that was trained on normalised frames.
 
         Raises:
             ValueError: another kind of layer, an LSTM with projections, or modes and ranks that do not fit.
@@ -154,6 +155,8 @@ class TTGRU(_Convertible):
         differences: Input of the first layer: "none" the frames, "only" the difference of each to the one before (zero
             for the first), "extra" both, each with weights of its own. Products are subtracted, not frames.
         input_dropout: On what the input adds to the first layer's gates, bias included; one mask per clip.
+        factorization: Format of the input matrices, as of TTLinear.
+        recurrent_factorization: Format of the recurrent matrices where they have recurrent_ranks.
         mean: Subtracted from the input; one number or one per channel of frames stored channels-last.
         scale: Multiplied with the input after that.
         compute_dtype: Of the first layer's products with the input, see TTLinear.

@@ -59,7 +59,8 @@ def rounded(model: VideoClassifier, config: ModelConfig) -> tuple[VideoClassifie
     weight = model.head.weight
     result = VideoClassifier(config).to(weight.device, weight.dtype).train(model.training)
     old, new = model.state_dict(), result.state_dict()
-    result.load_state_dict({name: old[name] for name in new.keys() & old.keys() if ".cores." not in name}, strict=False)
+    kept = {name for name in new.keys() & old.keys() if not {"cores", "factors"} & set(name.split("."))}
+    result.load_state_dict({name: old[name] for name in kept}, strict=False)
     errors = {}
     for name, layer in result.rnn.named_children():
         errors[name] = layer.approximate_(getattr(model.rnn, name, None) or getattr(model.rnn, f"weight_{name}"))

@@ -14,6 +14,7 @@ import math
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 __all__ = [
     "DIFFERENCES",
@@ -201,6 +202,14 @@ class TTShape:
             log.warning("ranks %s are clipped to %s: modes %s and %s allow no more", *texts)
         for name, numbers in (("in_modes", in_modes), ("out_modes", out_modes), ("ranks", kept)):
             object.__setattr__(self, name, numbers)
+
+    @classmethod
+    def unclipped(cls, in_modes: tuple[int, ...], out_modes: tuple[int, ...], ranks: Iterable[int]) -> Self:
+        """With d-1 ranks as they are, for cores made from another format, which may exceed what the modes allow."""
+        shape = object.__new__(cls)
+        for name, numbers in (("in_modes", in_modes), ("out_modes", out_modes), ("ranks", tuple(ranks))):
+            object.__setattr__(shape, name, numbers)
+        return shape
 
     @property
     def num_cores(self) -> int:

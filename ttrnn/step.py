@@ -67,10 +67,10 @@ class _Layer(nn.Module):
         ih: TTLinear = getattr(model.rnn, f"ih_{suffix}")
         self.ih = _Product.of(ih)
         # The product of a frame of zeros contains the mean. A copy: torch.export warns about views of larger tensors.
-        self.of_zeros = nn.Parameter(ih(ih.cores[0].new_zeros(1, ih.in_features))[0].detach().clone())
+        self.of_zeros = nn.Parameter(ih(ih.factors[0].new_zeros(1, ih.in_features))[0].detach().clone())
         if self.differences != "none":
             self.bias: Tensor = getattr(model.rnn, f"bias_ih_{suffix}")
-        if model.config.recurrent_shape is None:
+        if model.config.recurrent_matrix is None:
             weight = model.rnn.weight_hh(suffix)
             self.hh = _Product([weight], weight.shape[:1])
         else:

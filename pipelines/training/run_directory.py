@@ -34,6 +34,8 @@ ENDED = ("complete", "stopped", "failed")
 # Values of options for runs of earlier versions, which did not have these options.
 _ABSENT = {
     "precision": "float32",
+    "format": "tt",
+    "recurrent_format": "tt",
     "differences": "none",
     "stem": "none",
     "stem_channels": "8x16",

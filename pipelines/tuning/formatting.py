@@ -23,7 +23,7 @@ def texts(trial: Mapping[str, Any]) -> dict[str, str]:
     """The values of a trial of pareto.json as text: all columns, all settings, and `modes`; `-` if unknown.
 
     `modes` are input and output modes of the input-to-hidden weights: `8x20x20x18 → 4x4x4x4` or `dense → 4x4x4x4`, and
-    before them the channels of a stem: `stem 6x8: 3x4x4x32 → 4x4x4x4`.
+    before them the channels of a stem: `stem 6x8: 3x4x4x32 → 4x4x4x4`. Ranks begin with the format unless it is tt.
     """
     config = {
         name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in trial["config"].items()
@@ -34,6 +34,10 @@ def texts(trial: Mapping[str, Any]) -> dict[str, str]:
     if config.get("input") in KINDS:
         source = f"{config['input']} {source}"
     cells = dict.fromkeys(("cell", "input", "ranks", "recurrent_ranks"), "-") | config
+    for option in ("format", "recurrent_format"):
+        if (form := config.get(option, "tt")) != "tt":
+            ranks = option.replace("format", "ranks")
+            cells[ranks] = f"{form} {cells[ranks]}"
     cells |= {name: count(trial.get(name)) for name in ("num_params", "input_params", "multiply_adds", "epochs")}
     cells |= {name: percent(trial.get(name)) for name in ("val_metric", "test_metric")}
     cells |= {name: interval_text(trial.get(name)) for name in ("val_interval", "test_interval")}

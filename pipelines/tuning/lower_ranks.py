@@ -58,11 +58,11 @@ def lower_ranks(model: VideoClassifier, num_params: int) -> ModelConfig | None:
     Step by step one bond's rank is lowered by an eighth, at least by one: the one that costs least for each parameter
     saved, by the share of its matrix's squared norm that each bond leaves out. A dense recurrent matrix becomes a
     tensor train where that costs less than lower ranks of the input matrix alone. A model with a dense input matrix
-    has no ranks to lower.
+    has no ranks to lower; those of other formats than tensor trains are not chosen by spectra.
 
     Cost: each matrix decomposed once.
     """
-    if model.config.input == "dense":
+    if model.config.input == "dense" or {model.config.format, model.config.recurrent_format} != {"tt"}:
         return None
     ways = [way for matrices in _matrices(model) if (way := _walk_down(model, matrices, num_params)) is not None]
     return min(ways, key=lambda way: way[0])[1] if ways else None
@@ -74,7 +74,7 @@ def _matrices(model: VideoClassifier) -> list[list[_Matrix]]:
         _Matrix.of("ranks" if name.startswith("ih_") else "recurrent_ranks", tt_round(layer.cores, relative_error=0.0))
         for name, layer in model.rnn.named_children()
     ]
-    shape = dataclasses.replace(model.config, recurrent_ranks="1").recurrent_shape
+    shape = dataclasses.replace(model.config, recurrent_ranks="1").recurrent_matrix
     dense = [
         _Matrix.of("recurrent_ranks", tt_svd(weight, shape.in_modes, shape.out_modes, relative_error=0.0))
         for name, weight in model.rnn.named_parameters(recurse=False)

@@ -13,7 +13,8 @@ import pytest
 
 import search_spaces
 from pipelines.training.options import TrainOptions
-from search_spaces import ranks, shapes, small
+from search_spaces import shapes, small
+from ttrnn.formats import FORMATS
 from ttrnn.model import ModelConfig
 
 FRAMES = [(120, 160, 3), (60, 80, 1), (32, 64, 1), (59, 7, 3), (1, 1, 1)]
@@ -163,7 +164,9 @@ def test_random_samples_spread_over_orders_of_magnitude(frame):
     assert all(1.2 < high / low < 10 for low, high in itertools.pairwise(tenths))
 
 
-@pytest.mark.parametrize("space", [small.space, shapes.space, ranks.space], ids=search_spaces.NAMES)
+@pytest.mark.parametrize(
+    "space", [search_spaces.load(name).space for name in search_spaces.NAMES], ids=search_spaces.NAMES
+)
 def test_the_tpe_sampler_accepts_the_space_without_warnings(space):
     # Warnings are errors in this suite.
     with warnings.catch_warnings():
@@ -187,6 +190,18 @@ def test_small_models_with_and_without_a_stem_have_few_parameters():
     assert 100 < counts[0] < 1_000 < counts[50] < counts[80] < 10_000
 
 
+@pytest.mark.parametrize("frame", FRAMES[:3], ids=str)
+def test_formats_are_compared_at_equal_numbers_of_weights(frame):
+    firsts = [model(values, frame) for values in search_spaces.load("formats").first(frame, None)]
+    assert {config.format for config in firsts} | {"block-diagonal"} == set(FORMATS)
+    assert {config.recurrent_format for config in firsts} == set(FORMATS)
+    for config in firsts:
+        # The next rank has more; ranks of 1 of a low-rank matrix may have more already.
+        assert config.input_matrix.num_params <= 1000 or config.ranks == "1"
+        assert config.recurrent_matrix.num_params <= 1000
+    assert min(config.recurrent_matrix.num_params for config in firsts) > 500
+
+
 @pytest.mark.parametrize("frame", FRAMES, ids=str)
 def test_the_first_small_models_differ_and_need_no_stem_where_the_frame_has_no_room(frame):
     models = first_models(small, frame)
@@ -196,7 +211,7 @@ def test_the_first_small_models_differ_and_need_no_stem_where_the_frame_has_no_r
 
 
 def test_an_unknown_space_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match=r"'no'.*small, shapes, ranks, or your own as package\.module:function"):
+    with pytest.raises(ValueError, match=r"'no'.*small, shapes, ranks, formats, or your own.*package\.module:function"):
         search_spaces.load("no")
 
 

@@ -162,8 +162,8 @@ def test_the_card_is_for_people_and_may_be_edited(saved):
         (lambda path: (path / "config.json").write_bytes(b"\xff\xfe"), "is damaged"),
         (lambda path: rewrite(path, lambda config: config.update(format="other")), "does not describe a ttrnn model"),
         (
-            lambda path: rewrite(path, lambda config: config.update(version=4)),
-            "has model format version 4, this ttrnn reads 1 to 3; install a newer ttrnn",
+            lambda path: rewrite(path, lambda config: config.update(version=5)),
+            "has model format version 5, this ttrnn reads 1 to 4; install a newer ttrnn",
         ),
         (lambda path: rewrite(path, lambda config: config.pop("version")), "has model format version None"),
         (lambda path: rewrite(path, lambda config: config.pop("model")), "does not hold a model"),

@@ -39,6 +39,11 @@ CASES = {
     "differences, two layers": {"differences": "extra", "num_layers": 2, "pooling": "max"},
     "differences only": {"differences": "only", "cell": "lstm", "recurrent_ranks": "2"},
     "dense input": {"input": "dense"},
+    **{
+        f"format {name}": {"format": name, "recurrent_format": name, "recurrent_ranks": "2"}
+        for name in ("cp", "tucker", "ht", "tr", "bt", "low-rank")
+    },
+    "format block-diagonal": {"recurrent_format": "block-diagonal", "recurrent_ranks": "3"},
     "grey, no mean, rank 1": {"channels": 1, "in_modes": "4x4x3", "mean": (0.0,), "ranks": "1", "recurrent_ranks": "1"},
     "ranks as high as they go": {"ranks": "99", "recurrent_ranks": "99"},
     "several labels": {"task": "multi_label"},
@@ -207,6 +212,10 @@ def check_metadata(session: Any, form: str, difference: float) -> None:
     pytest.param({**PAPER, "hidden_modes": "4x4x4x4", "ranks": "4", "recurrent_ranks": "4"}, id="tt recurrent"),
     pytest.param({**PAPER, "hidden_modes": "4x4x4x4", "ranks": "4"}, id="dense recurrent"),
     pytest.param({"width": 32, "height": 24, "input": "dense", "hidden_modes": "64"}, id="dense input"),
+    *(pytest.param({**PAPER, "hidden_modes": "4x4x4x4", "recurrent_ranks": "3", **formats}, id=str(formats))
+      for formats in ({"format": "cp", "ranks": "20", "recurrent_format": "bt"},
+                      {"format": "tucker", "recurrent_format": "tr"},
+                      {"format": "ht", "recurrent_format": "block-diagonal", "recurrent_ranks": "1"})),
 ])  # fmt: skip
 def test_the_file_is_as_small_as_the_model(form: str, changes: dict[str, Any], tmp_path: Path) -> None:
     model = make(**changes)

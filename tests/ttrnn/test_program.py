@@ -18,7 +18,7 @@ from ttrnn.step import step_state
 
 @pytest.mark.parametrize("name", [
     "gru, dense recurrent", "two layers of an lstm, tt recurrent, mean", "differences only", "pooling attention",
-    "dense input", "stem", "stem, frames alone", "stem, differences only, grey",
+    "dense input", "format ht", "stem", "stem, frames alone", "stem, differences only, grey",
 ])  # fmt: skip
 def test_frame_by_frame_the_program_gives_what_the_model_gives(name: str, tmp_path: Path) -> None:
     model = make(**CASES[name])

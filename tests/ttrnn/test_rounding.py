@@ -64,7 +64,7 @@ def test_a_dense_model_becomes_a_tensor_train_and_a_tensor_train_a_dense_model(k
         dense, input="tt", in_modes="auto", hidden_modes="2x2x2x2", ranks=FULL, recurrent_ranks=FULL
     )
     assert max(errors.values()) < 1e-12
-    assert train.config.recurrent_shape is not None
+    assert train.config.recurrent_matrix is not None
     torch.testing.assert_close(train(clips()), dense(clips()), rtol=1e-10, atol=1e-10)
     back, errors = rounded(train, dense.config)
     assert max(errors.values()) < 1e-12

@@ -28,3 +28,10 @@ def test_what_carries_nothing_is_lost_first_and_a_dense_recurrent_matrix_only_th
     true = make(ranks=ranks, recurrent_ranks=recurrent_ranks)
     large, _ = rounded(true, dataclasses.replace(true.config, ranks="4", recurrent_ranks="none"))
     assert lower_ranks(large, true.num_params) == true.config
+
+
+@pytest.mark.parametrize("options", [
+    {"format": "cp"}, {"recurrent_format": "block-diagonal", "recurrent_ranks": "2"},
+], ids=str)  # fmt: skip
+def test_other_formats_are_not_lowered(options):
+    assert lower_ranks(make(**options), 10**9) is None

@@ -76,7 +76,8 @@ def export_js(
         no `node` on the PATH, so that nothing was compared.
 
     Raises:
-        ValueError: the model is bidirectional, or has more than 2,000,000 parameters.
+        ValueError: the model is bidirectional, has more than 2,000,000 parameters, or is in another format than tensor
+            trains, in another dtype than float32.
         RuntimeError: probabilities differ by more than 1e-5, or Node can't run the module.
     """
     source, difference = javascript(model, dtype, events), None
@@ -136,11 +137,18 @@ def _noise(model: VideoClassifier) -> list[NDArray[np.uint8]]:
 
 
 def javascript(model: VideoClassifier, dtype: str = "float32", events: Mapping[str, Any] | None = None) -> str:
-    """The source text of the module, see export_js. Raises ValueError, also for more than 2,000,000 parameters."""
+    """The source text of the module, see export_js. Raises ValueError, see export_js."""
     if model.config.num_params > _MOST_PARAMS:
         raise ValueError(
             f"the model has {model.config.num_params:,} parameters, a JavaScript module takes {_MOST_PARAMS:,}; give a "
             "smaller one, or write it as ONNX"
+        )
+    formats = {model.config.format, model.config.recurrent_format}
+    if dtype != "float32" and formats - {"tt", "low-rank"}:
+        # The model rounds its factors, and the module holds cores.
+        raise ValueError(
+            f"a JavaScript module in {dtype} needs tensor trains, got format {' and '.join(sorted(formats))}; "
+            "export it in float32"
         )
     weights, writer, config = ModelWeights.of(model), _Writer(dtype), model.config
     # Where it is folded into a core, the factor is kept apart: bfloat16 numbers must stay what they are.

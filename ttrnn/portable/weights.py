@@ -217,7 +217,7 @@ class ModelWeights:
 def _layer(model: Any, suffix: str) -> LayerWeights:
     rnn = model.rnn
     ih, hh = getattr(rnn, f"ih_{suffix}"), getattr(rnn, f"hh_{suffix}", None)
-    of_zeros = ih(ih.cores[0].new_zeros(1, ih.in_features))[0]
+    of_zeros = ih(ih.factors[0].new_zeros(1, ih.in_features))[0]
     first, *rest = ih.cores
     return LayerWeights(
         ih=Product.of([first * ih.scale, *rest]),

@@ -18,7 +18,13 @@ from ttrnn.quantise import DTYPES, rounded
 
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="no node on the PATH: apt-get install nodejs")
-NAMES = [f"{case}, {dtype}" for case in CASES for dtype in DTYPES]
+# Other formats than tensor trains are written in float32 only.
+NAMES = [
+    f"{case}, {dtype}"
+    for case, options in CASES.items()
+    for dtype in DTYPES
+    if dtype == "float32" or not {"format", "recurrent_format"} & options.keys()
+]
 TINY: dict[str, Any] = {"width": 6, "height": 4, "in_modes": "4x18", "hidden_modes": "2x2", "classes": ("a", "b")}
 # Pushes the frames of each folder's files and prints the probabilities.
 ALL = """
@@ -247,3 +253,8 @@ def test_a_watch_gives_the_scores_of_the_clip_of_its_oldest_state(tmp_path: Path
     firsts = [0, 0, 0, 0, 0, 0, 2, 2, 4, 4, 6]
     wanted = [model.predict(frames[first : t + 1]).numpy() for t, first in enumerate(firsts)]
     np.testing.assert_allclose(found, wanted, atol=2e-6)
+
+
+def test_other_formats_than_tensor_trains_are_refused_in_low_precision() -> None:
+    with pytest.raises(ValueError, match="in int8 needs tensor trains, got format cp and tt; export it in float32"):
+        javascript(make(format="cp"), "int8")
