@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors import torch as safetensors_torch
 
-from ttrnn import checkpoint
+from ttrnn import config_file
 
 __all__ = ["Case", "corpus"]
 
@@ -67,7 +67,7 @@ def _reseal(path: Path, config: dict[str, Any]) -> None:
     hashes = config.get("sha256")
     if isinstance(hashes, dict):
         hashes["model.safetensors"] = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
-        hashes["config.json"] = checkpoint._config_hash(config)
+        hashes["config.json"] = config_file.config_hash(config)
     (path / "config.json").write_text(json.dumps(config))
 
 

@@ -221,7 +221,7 @@ def test_a_command_explains_all_its_options(command, capsys, monkeypatch):
         module.main(["--help"])
     assert stopped.value.code == 0
     text, (options_class,) = capsys.readouterr().out, seen
-    assert f"python -m pipelines.{command}" in text
+    assert f"-m pipelines.{command}" in text
     explained = field_help(options_class)
     for field in dataclasses.fields(options_class):
         flag = field.name.upper() if field.metadata.get("positional") else "--" + field.name.replace("_", "-")
