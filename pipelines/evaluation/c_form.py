@@ -17,7 +17,12 @@ _NUM_CALIBRATION = 64
 
 
 def write_c(
-    model: VideoClassifier, folder: Path, results: Mapping[str, Any], dtype: str, compared: Sequence[np.ndarray]
+    model: VideoClassifier,
+    folder: Path,
+    results: Mapping[str, Any],
+    dtype: str,
+    compared: Sequence[np.ndarray],
+    events: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes a model as C, see `export_c`, and returns what that does.
 
@@ -27,6 +32,7 @@ def write_c(
         results: Of the run, which name its shards.
         dtype: Of the weights: float32 or int8; bfloat16 gives float32.
         compared: Clips to compare the compiled code on; none: noise.
+        events: `events` of the config.json of the model directory, for `ttrnn_watch`.
 
     Raises:
         UserError: the model is bidirectional, the compiled code differs from it, or int8 has no train split.
@@ -41,4 +47,4 @@ def write_c(
             "bring them back, or leave out --dtype int8"
         )
     with user_errors("--c"):
-        return export_c(model, folder, "int8" if is_int8 else "float32", calibration, compared)
+        return export_c(model, folder, "int8" if is_int8 else "float32", calibration, compared, events)

@@ -98,15 +98,16 @@ def package_model(
         if program:
             with user_errors("--program"):
                 export_program(exported, directory / "step.pt2")
+        rule = read_config(directory).get("events")
         if js:
             with user_errors("--js"):
-                rule = read_config(directory).get("events")
                 export_js(exported, directory / "model.js", dtype, compared, rule)
             page = demo_page((directory / "model.js").read_text(encoding="utf-8"))
             (directory / "demo.html").write_text(page, encoding="utf-8")
         if c:
             # In int8 of the exact weights: they are rounded row by row, not once for each core.
-            results["c"] = write_c(model if dtype == "int8" else exported, directory / "c", results, dtype, compared)
+            source = model if dtype == "int8" else exported
+            results["c"] = write_c(source, directory / "c", results, dtype, compared, rule)
     files = {str(file.relative_to(out)): file.stat().st_size for file in sorted(out.rglob("*")) if file.is_file()}
     return {
         "num_params": model.config.num_params,

@@ -239,8 +239,9 @@ def test_export_chooses_thresholds_on_the_validation_split(trained, tmp_path, ca
     assert 0.5 < seen["recall"] <= 1
     assert seen["false_alarms_per_hour"] <= 2000
     # An export of the export keeps them.
-    assert run(capsys, export.main, tmp_path / "trigger", tmp_path / "copy")[0] == 0
+    assert run(capsys, export.main, tmp_path / "trigger", tmp_path / "copy", "--c")[0] == 0
     assert read_events(tmp_path / "copy") == rule
+    assert "#define TTRNN_WINDOW 4\n#define TTRNN_HOP 2\n" in (tmp_path / "copy/c/model.h").read_text()
     code, out, _ = run(capsys, export.main, *words[:-2], "--overwrite")
     window = default_window(ShardDataset.open(shards).split("val"), ("wave", "background", "clap"))
     assert f"events: window {window} frames, hop {window // 2}; thresholds for at most 2000 false" in out

@@ -11,7 +11,18 @@ from importlib import resources
 from typing import Any
 
 from ttrnn.integer import EXP2, TANH
-from ttrnn.portable.c_tables import BYTES, TYPES, Constants, Weights, form_of, num_macs, state_bytes, state_fields
+from ttrnn.portable.c_tables import (
+    BYTES,
+    TYPES,
+    Constants,
+    Weights,
+    form_of,
+    num_macs,
+    state_bytes,
+    state_fields,
+    thresholds,
+    watch_bytes,
+)
 from ttrnn.shapes import NUM_GATES
 
 __all__ = ["c_files", "c_source"]
@@ -21,15 +32,21 @@ _FOLDER = resources.files("ttrnn.portable") / "c_source"
 _DEFINITION = re.compile(r"^static [^=({;]*?(\w+)(?:\[\])? ?[(=]", re.MULTILINE)
 
 
-def c_files(weights: Weights, prefix: str = "ttrnn", accuracy: str = "Not compared with the model.") -> dict[str, str]:
+def c_files(
+    weights: Weights,
+    prefix: str = "ttrnn",
+    accuracy: str = "Not compared with the model.",
+    events: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
     """model.h, model.c, main.c, Makefile and sketch.ino, by name.
 
     Args:
         weights: In float32 or, as `integer_model` makes them, in whole numbers.
         prefix: Of all public names, so that one program can hold several models.
         accuracy: A sentence about it, for the header.
+        events: `events` of the model's config.json, window, hop and thresholds by class; None: no `ttrnn_watch`.
     """
-    files = {"model.h": _header(weights, accuracy), "model.c": c_source(weights)}
+    files = {"model.h": _header(weights, accuracy, events), "model.c": c_source(weights, events)}
     for name in ("main.c", "Makefile", "sketch.ino"):
         files[name] = _piece(name)
     pixels = "rgb24" if weights.config.channels == 3 else "gray"
@@ -41,7 +58,7 @@ def c_files(weights: Weights, prefix: str = "ttrnn", accuracy: str = "Not compar
     return {name: re.sub("ttrnn_|TTRNN_", lambda found: named[found[0]], text) for name, text in files.items()}
 
 
-def c_source(weights: Weights) -> str:
+def c_source(weights: Weights, events: Mapping[str, Any] | None = None) -> str:
     """model.c."""
     config, form = weights.config, form_of(weights)
     stem, tables = bool(weights.stem), Constants(weights)
@@ -68,6 +85,9 @@ def c_source(weights: Weights) -> str:
     pieces += [
         _piece(f"{name}.c") for name in (f"pooling_{config.pooling}", "step", "interface", f"{form}_{config.task}")
     ]
+    if events:
+        limits = tables.constants(TYPES[form]["Score"], "thresholds", thresholds(weights, events))
+        pieces += ["\n/* An event starts at this score. */\n" + limits + "\n", _piece("watch.c")]
     return _without_unused("\n\n".join(head) + "\n\n" + "".join(pieces))
 
 
@@ -109,7 +129,7 @@ def _title(weights: Weights) -> str:
     return f"{config.cell.upper()} of {config.num_layers} layer{plural} in {form_of(weights)}, by ttrnn"
 
 
-def _header(weights: Weights, accuracy: str) -> str:
+def _header(weights: Weights, accuracy: str, events: Mapping[str, Any] | None) -> str:
     config, form = weights.config, form_of(weights)
     values: Mapping[str, Any] = {
         **TYPES[form],
@@ -121,7 +141,7 @@ def _header(weights: Weights, accuracy: str) -> str:
         "pixels": "red, green, blue" if config.channels == 3 else "grey",
         "ram": f"{state_bytes(weights):,}",
         "stack": f"{200 + 4 * config.hidden_size + 4 * len(config.classes):,} bytes",
-        "constants": f"{_constant_bytes(c_source(weights)):,}",
+        "constants": f"{_constant_bytes(c_source(weights, events)):,}",
         "macs": f"{num_macs(weights):,}",
         "params": f"{config.num_params:,}",
         "dtype": form,
@@ -130,5 +150,14 @@ def _header(weights: Weights, accuracy: str) -> str:
         "state": "\n".join(
             f"    {kind} {name}{''.join(f'[{size}]' for size in shape)};" for kind, name, shape in state_fields(weights)
         ),
+        "watch": _watch_header(weights, events) if events else "",
     }
-    return re.sub(r"@(\w+)@", lambda found: str(values[found[1]]), _piece("model.h"))
+    return _with_values("model.h", values)
+
+
+def _watch_header(weights: Weights, events: Mapping[str, Any]) -> str:
+    return _with_values("watch.h", {**events, "bytes": f"{watch_bytes(weights, events):,}"})
+
+
+def _with_values(name: str, values: Mapping[str, Any]) -> str:
+    return re.sub(r"@(\w+)@", lambda found: str(values[found[1]]), _piece(name))

@@ -7,7 +7,7 @@ import logging
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ def export_c(
     dtype: str = "float32",
     calibration: Sequence[_Array] = (),
     clips: Sequence[_Array] = (),
+    events: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes model.h, model.c, main.c, Makefile and sketch.ino, if they give what the model gives.
 
@@ -49,6 +50,7 @@ def export_c(
         dtype: float32, or int8 with weights rounded row by row.
         calibration: uint8 (T, height, width, channels) each, of the train split; for int8.
         clips: The same of another split, to compare on; none: clips of noise.
+        events: `events` of the model's config.json, window, hop and thresholds by class; None: no `ttrnn_watch`.
 
     Returns:
         dtype, ram_bytes, compiled (False if there is no `cc` on the PATH), difference (the largest between the
@@ -65,7 +67,7 @@ def export_c(
     is_compiled = shutil.which("cc") is not None
     if is_compiled:
         with tempfile.TemporaryDirectory() as temporary:
-            found = outputs(compiled(weights, Path(temporary)), weights, clips)
+            found = outputs(compiled(weights, Path(temporary), events=events), weights, clips)
         difference = _compare(model, weights, clips, found)
         accuracy = f"Probabilities are within {difference:.1e} of the float32 model's on {num_frames:,} frames"
         accuracy += "; bit for bit those of ttrnn.integer." if dtype == "int8" else "."
@@ -73,7 +75,7 @@ def export_c(
         log.warning("no cc on the PATH: model.c is written, but was not compiled and not compared with the model")
         accuracy = "Not compiled at export and not compared with the model: there was no cc."
     with atomic_directory(folder) as directory:
-        for name, text in c_files(weights, accuracy=accuracy).items():
+        for name, text in c_files(weights, accuracy=accuracy, events=events).items():
             (directory / name).write_text(text, encoding="utf-8")
     log.info("C in %s: a state of %d bytes. %s", dtype, state_bytes(weights), accuracy)
     return {
@@ -85,14 +87,16 @@ def export_c(
     }
 
 
-def compiled(weights: Weights, folder: Path, *flags: str, compiler: str = "cc") -> Path:
+def compiled(
+    weights: Weights, folder: Path, *flags: str, compiler: str = "cc", events: Mapping[str, Any] | None = None
+) -> Path:
     """Writes and compiles the model and check.c, which reads clips and writes logits and scores; returns the program.
 
     Raises:
         RuntimeError: the compiler fails.
     """
     check = (resources.files("ttrnn.portable") / "c_source" / "check.c").read_text(encoding="utf-8")
-    for name, text in {**c_files(weights), "check.c": check}.items():
+    for name, text in {**c_files(weights, events=events), "check.c": check}.items():
         (folder / name).write_text(text, encoding="utf-8")
     command = [compiler, *(flags or C_FLAGS), "-o", "check", "check.c", "model.c", "-lm"]
     done = subprocess.run(command, cwd=folder, capture_output=True, timeout=_TIME_LIMIT_S, check=False)

@@ -4,7 +4,7 @@ Legend: M_k / N_k input / output mode k, R / S left / right rank, H hidden size,
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,7 +14,18 @@ from ttrnn.integer import IntegerModel
 from ttrnn.portable.weights import Level, ModelWeights
 from ttrnn.shapes import NUM_GATES
 
-__all__ = ["BYTES", "TYPES", "Constants", "Weights", "form_of", "num_macs", "state_bytes", "state_fields"]
+__all__ = [
+    "BYTES",
+    "TYPES",
+    "Constants",
+    "Weights",
+    "form_of",
+    "num_macs",
+    "state_bytes",
+    "state_fields",
+    "thresholds",
+    "watch_bytes",
+]
 
 Weights: TypeAlias = ModelWeights | IntegerModel
 
@@ -31,6 +42,23 @@ def state_bytes(weights: Weights) -> int:
     """sizeof(ttrnn_state)."""
     total = sum(BYTES[kind] * math.prod(shape) for kind, _, shape in state_fields(weights))
     return -(-total // 4) * 4
+
+
+def watch_bytes(weights: Weights, events: Mapping[str, Any]) -> int:
+    """sizeof(ttrnn_watch): states, and by class two events, a score and three flags, and three counters."""
+    num_classes, score = len(weights.config.classes), BYTES[TYPES[form_of(weights)]["Score"]]
+    total = events["window"] // events["hop"] * state_bytes(weights) + 2 * 16 * num_classes + 12
+    return -(-(total + (score + 3) * num_classes) // 4) * 4
+
+
+def thresholds(weights: Weights, events: Mapping[str, Any]) -> _Array:
+    """By class, the smallest score of the form that is >= the threshold; without one, a score that is never reached."""
+    # Probabilities are at most 1, so 1.5 is never reached, and both forms can hold it.
+    found = np.clip([events["thresholds"].get(name, 2.0) for name in weights.config.classes], 0, 1.5)
+    if form_of(weights) == "int8":
+        return np.ceil(found * 32768)
+    rounded = found.astype(np.float32)
+    return np.where(rounded < found, np.nextafter(rounded, np.float32(2)), rounded)
 
 
 def form_of(weights: Weights) -> str:

@@ -59,7 +59,8 @@ def test_compilers_have_nothing_to_say_and_the_state_has_the_size_that_the_heade
     for number, changes in enumerate(variants):
         model = make(**changes)
         weights = weights_of(model, form, clips(model, 1, 3))
-        for name, text in c_files(weights, prefix=f"m{number}").items():
+        events = {"window": number + 1, "hop": 1, "thresholds": {}}
+        for name, text in c_files(weights, prefix=f"m{number}", events=events).items():
             (tmp_path / name.replace("model", f"model_{number}")).write_text(
                 text.replace("model.h", f"model_{number}.h")
             )

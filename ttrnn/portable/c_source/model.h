@@ -40,4 +40,4 @@ void ttrnn_scores(const ttrnn_state *state, ttrnn_score *scores);
 /* The same before softmax or sigmoid@logits@. */
 void ttrnn_logits(const ttrnn_state *state, ttrnn_sum *logits);
 
-#endif
+@watch@#endif
