@@ -76,7 +76,11 @@ def summary(result: dict[str, Any]) -> RenderableType:
         place = Location.of(result["out"])
         lines.append(f"{plural(result['num_rejected'], 'clip')} rejected ({reasons}); see {place / REJECTED_CSV}")
         lines += [f"    {path}: {reason}" for path, reason in read_rejected(place)[:_NUM_NAMED]]
-    return Group(splits, *lines, f"next: {program('train')} {shlex.quote(result['out'])} runs/first")
+    return Group(
+        splits,
+        *lines,
+        f"next: {program('sweep')} --data {shlex.quote(result['out'])} --out runs/first --time-budget 20",
+    )
 
 
 def _dry_run_summary(result: dict[str, Any]) -> RenderableType:

@@ -34,7 +34,7 @@ def _is_not_recognised(_: Tree) -> str:
 
 
 def _is_folders(_: Tree) -> str:
-    return "because neither names nor lists are those of a known data set"
+    return "as neither names nor lists are those of a known data set"
 
 
 LAYOUTS = {
@@ -85,7 +85,7 @@ def recognise(tree: Tree) -> str:
         UserError: names of files and class folders name different classes.
     """
     name, why = next((name, why) for name, layout in LAYOUTS.items() if (why := layout.recognise(tree)))
-    log.info("%s: recognised layout %s, %s", tree.root, name, why)
+    log.info("%s: read as layout %s, %s", tree.root, name, why)
     return name
 
 

@@ -160,7 +160,7 @@ def test_bad_files_are_listed_and_do_not_affect_the_others(ray_up: None, tmp_pat
         "train",
         "5 clips rejected (1 truncated, 4 unreadable)",
         "rejected.csv",
-        f"-m pipelines.train {tmp_path}",
+        f"-m pipelines.sweep --data {tmp_path}",
     ):
         assert part in text.replace("\n", "")
 

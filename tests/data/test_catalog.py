@@ -129,7 +129,7 @@ def test_a_layout_is_recognised_logged_and_read(
     touch(tmp_path, "README.txt")
     with caplog.at_level(logging.INFO):
         catalog = read_catalog(tmp_path)
-    assert f"recognised layout {layout}, because " in caplog.text
+    assert f"read as layout {layout}, because " in caplog.text
     assert why in caplog.text
     assert "left out" not in caplog.text
     clip = next(clip for clip in catalog.clips if clip.clip_id == clip_id)

@@ -65,7 +65,7 @@ def check_splits(found: dict[str, tuple[str, str]], name: str) -> None:
 def test_jester_is_read_as_folders_of_pictures_with_its_lists(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         catalog = read_catalog(jester(tmp_path))
-    assert "recognised layout jester, because jester-v1-train.csv lists clips with their classes" in caplog.text
+    assert "read as layout jester, because jester-v1-train.csv lists clips with their classes" in caplog.text
     assert "jester-v1-test.csv: 4 clips have no label and are left out" in caplog.text
     found = described(catalog)
     name = "20bn-jester-v1/{}"

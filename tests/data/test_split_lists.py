@@ -51,7 +51,7 @@ def test_hmdb51_keeps_its_lists_and_cuts_val_by_film(
 ) -> None:
     with caplog.at_level(logging.INFO):
         catalog = read_catalog(hmdb51(tmp_path, lists) / videos, split_list=split_list)
-    assert "recognised layout hmdb51, because there are lists like brush_hair_test_split1.txt" in caplog.text
+    assert "read as layout hmdb51, because there are lists like brush_hair_test_split1.txt" in caplog.text
     assert "left out" not in caplog.text
     found = described(catalog)
     tested = {clip for clip, (_, split) in found.items() if split == "test"}
