@@ -34,7 +34,7 @@ def _is_not_recognised(_: Tree) -> str:
 
 
 def _is_folders(_: Tree) -> str:
-    return "as neither names nor lists are those of a known data set"
+    return "because neither names nor lists are those of a known data set"
 
 
 LAYOUTS = {
