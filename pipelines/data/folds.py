@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from pipelines.data.dataset import ShardDataset, Split
 from pipelines.data.splits import SPLITS, SplitOptions, assign_splits
 from pipelines.storage.location import Location
 
-__all__ = ["Folding", "open_folds", "resplit", "without_val"]
+__all__ = ["Folding", "folds_of", "open_folds", "resplit", "without_val"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +37,11 @@ class Folding:
             raise ValueError(f"fold {self.fold} and split_by {self.split_by} need folds: into how many parts?")
         if self.folds is not None and (self.folds < 2 or self.fold is None or not 0 <= self.fold < self.folds):
             raise ValueError(f"folds >= 2 and 0 <= fold < folds must hold, got folds {self.folds}, fold {self.fold}")
+
+
+def folds_of(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The folds that a model was trained on, by option, from the results in its config.json; {} without folds."""
+    return {name: results[name] for name in ("folds", "fold", "split_by")} if results.get("folds") else {}
 
 
 def open_folds(shards: str | Path | Location, folding: Folding) -> ShardDataset:

@@ -11,7 +11,7 @@ import numpy as np
 from pipelines.core.errors import UserError, user_errors
 from pipelines.core.text import percent
 from pipelines.data.dataset import ShardDataset
-from pipelines.data.folds import Folding, open_folds
+from pipelines.data.folds import Folding, folds_of, open_folds
 from pipelines.evaluation.bootstrap import interval
 from pipelines.evaluation.classifier import Classifier, open_classifier
 from pipelines.evaluation.compare import compare, interval_note, predicted_classes
@@ -103,7 +103,7 @@ def _training_splits(model_dir: str | Path, place: Location, split: str) -> dict
         return {}
     if results.get("watch_test") and split == "val":
         raise UserError(f"{model_dir} was trained on the clips of val too (watch_test); give --split test")
-    return {name: results[name] for name in ("folds", "fold", "split_by")} if results["folds"] else {}
+    return folds_of(results)
 
 
 def evaluate_dataset(

@@ -10,7 +10,7 @@ import numpy as np
 
 import ttrnn.checkpoint
 from pipelines.core.errors import UserError, user_errors
-from pipelines.data.folds import Folding, open_folds
+from pipelines.data.folds import Folding, folds_of, open_folds
 from pipelines.data.shards import DATASET_JSON
 from pipelines.evaluation.c_form import write_c
 from pipelines.evaluation.classifier import open_classifier
@@ -155,8 +155,7 @@ def _choose_events(
             "--false-alarms-per-hour needs a validation split, which this model was trained on too, or which it does "
             "not record; give a run of train without --watch-test"
         )
-    folding = {name: results[name] for name in ("folds", "fold", "split_by")} if results.get("folds") else {}
-    split = open_folds(shards, Folding(**folding)).split("val")
+    split = open_folds(shards, Folding(**folds_of(results))).split("val")
     with tempfile.TemporaryDirectory() as directory:
         ttrnn.save(model, Path(directory, "model"))
         classifier = open_classifier(Path(directory, "model"))

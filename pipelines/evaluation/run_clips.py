@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.data.folds import Folding, open_folds
+from pipelines.data.folds import Folding, folds_of, open_folds
 from pipelines.data.shards import DATASET_JSON
 from pipelines.storage.location import Location
 
@@ -17,8 +17,7 @@ def clips_of_run(results: Mapping[str, Any], split: str, num_clips: int) -> list
     shards = results.get("shards")
     if shards is None or not (Location.of(shards) / DATASET_JSON).exists():
         return []
-    folds = {name: results[name] for name in ("folds", "fold", "split_by")} if results.get("folds") else {}
-    data = open_folds(Location.of(shards), Folding(**folds))
+    data = open_folds(Location.of(shards), Folding(**folds_of(results)))
     if split not in data.splits and split not in (data.rows or {}):
         return []
     clips = data.split(split)

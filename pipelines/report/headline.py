@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.core.text import percent
-from pipelines.report.verdict import baseline_name, comparable, difference
+from pipelines.report.verdict import baseline_name, comparable, difference, metric_of
 
 __all__ = ["headline"]
 
@@ -24,11 +24,11 @@ def headline(data: Mapping[str, Any]) -> str:
     others = [*data["frontier"], *comparable(data)]
     best = next(point for point in data["frontier"] if point["trial"] == data["best"])
     larger = [each for each in others if each["num_params"] >= _LEAST_RATIO * best["num_params"]]
-    other = max(larger, key=lambda each: (_value(each, "val") or 0, -each["num_params"]), default=None)
-    is_tested = _value(best, "test") is not None and (other is None or _value(other, "test") is not None)
+    other = max(larger, key=lambda each: (metric_of(each, "val") or 0, -each["num_params"]), default=None)
+    is_tested = metric_of(best, "test") is not None and (other is None or metric_of(other, "test") is not None)
     split = "test" if is_tested else "val"
     where = "test" if is_tested else "validation"
-    start = f"{best['num_params']:,} parameters: {percent(_value(best, split))} on {where}"
+    start = f"{best['num_params']:,} parameters: {percent(metric_of(best, split))} on {where}"
     if other is None:
         return f"{start}, where guessing gives {percent(data['chance'])}."
     found = difference(best, other, split)
@@ -43,10 +43,4 @@ def headline(data: Mapping[str, Any]) -> str:
     ratio = other["num_params"] / best["num_params"]
     times = f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}"
     what = "a " + baseline_name(other) if other["state"] == "baseline" else "the largest model of the frontier"
-    return f"{start}, {compared} {what} ({percent(_value(other, split))}), with {times} times fewer parameters."
-
-
-def _value(trial: Mapping[str, Any], split: str) -> float | None:
-    mean = (trial.get("replication") or {}).get(f"{split}_mean")
-    value: float | None = trial.get(f"{split}_metric") if mean is None else mean
-    return value
+    return f"{start}, {compared} {what} ({percent(metric_of(other, split))}), with {times} times fewer parameters."

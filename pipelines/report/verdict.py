@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from pipelines.core.text import percent
 
-__all__ = ["baseline_name", "comparable", "difference", "verdict"]
+__all__ = ["baseline_name", "comparable", "difference", "metric_of", "verdict"]
 
 _NAMES = {
     "thumbnail": "thumbnail",
@@ -65,7 +65,7 @@ def verdict(data: Mapping[str, Any]) -> dict[str, Any] | None:
     beaten = [pair for each in baselines if (pair := _Pair(_within(points, _size(each)), each)).val[1][1] < 0]
     lost = min(beaten, key=lambda pair: pair.val[0], default=None)
     matched = [each for each in baselines if _size(each) <= _ALIKE * _size(point)]
-    pair = _Pair(point, max(matched or baselines, key=lambda each: (_value(each, "val"), -_size(each))))
+    pair = _Pair(point, max(matched or baselines, key=lambda each: (metric_of(each, "val"), -_size(each))))
     if matched:
         outcome = _outcome(pair)
         sentence = _SENTENCES[outcome](pair)
@@ -124,7 +124,7 @@ def difference(first: Trial, second: Trial, split: str) -> tuple[float, list[flo
     The interval follows from those of the two metrics (MOVER, Zou and Donner 2008), as if the metrics were independent.
     On the same clips they are correlated, so that it is rather too wide.
     """
-    one, two = _value(first, split), _value(second, split)
+    one, two = metric_of(first, split), metric_of(second, split)
     if one is None or two is None:
         return None
     (low, high), (other_low, other_high) = _interval(first, split), _interval(second, split)
@@ -132,8 +132,8 @@ def difference(first: Trial, second: Trial, split: str) -> tuple[float, list[flo
     return one - two, [one - two - margins[0], one - two + margins[1]]
 
 
-def _value(trial: Trial, split: str) -> Any:
-    """The mean of the replications if there are any, else the value of the trial."""
+def metric_of(trial: Trial, split: str) -> Any:
+    """The metric on a split, 0 to 1: the mean of the replications if there are any, else that of the trial; or None."""
     mean = (trial.get("replication") or {}).get(f"{split}_mean")
     return trial.get(f"{split}_metric") if mean is None else mean
 
@@ -141,7 +141,7 @@ def _value(trial: Trial, split: str) -> Any:
 def _interval(trial: Trial, split: str) -> Sequence[float]:
     replication = trial.get("replication") or {}
     known = replication if replication.get(f"{split}_mean") is not None else trial
-    return known.get(f"{split}_interval") or [_value(trial, split)] * 2
+    return known.get(f"{split}_interval") or [metric_of(trial, split)] * 2
 
 
 def _size(trial: Trial) -> int:
@@ -162,7 +162,7 @@ def _train(trial: Trial) -> str:
 
 
 def _metric(trial: Trial) -> str:
-    return percent(_value(trial, "val"))
+    return percent(metric_of(trial, "val"))
 
 
 def _points(pair: _Pair, sign: int = 1) -> str:

@@ -27,7 +27,7 @@ import torch
 
 from pipelines.core import command
 from pipelines.core.options import positional
-from pipelines.data.folds import Folding, open_folds
+from pipelines.data.folds import Folding, folds_of, open_folds
 from pipelines.data.shard_reader import Split
 from pipelines.evaluation.classifier import open_classifier
 from pipelines.evaluation.metrics import task_metric
@@ -79,8 +79,7 @@ def forms(options: FormsOptions) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for trial, path in _models(options):
         model, results = load_model(path).cpu(), model_results(path)
-        folds = {name: results[name] for name in ("folds", "fold", "split_by")} if results.get("folds") else {}
-        split = open_folds(results["shards"], Folding(**folds)).split("test")
+        split = open_folds(results["shards"], Folding(**folds_of(results))).split("test")
         found = _measured(model, split, clips_of_run(results, "train", _NUM_CALIBRATION), options.rounds)
         rows += [{"data": Path(results["shards"]).name, "trial": trial, **row} for row in found]
         log.info("%s: %d parameters", path, model.num_params)
