@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import gammaincinv, stdtrit
 
 from pipelines.data.streams import Truth
 from pipelines.evaluation.event_finder import TimedEvent
@@ -96,15 +96,16 @@ def metrics(counts: Counts, hours: float) -> dict[str, Any]:
         false_alarms_per_hour and its interval (exact, of a Poisson count); mean_delay_s (None without hits) and its
         interval (Student's t; None below two hits). The intervals take events for independent of each other.
     """
+    # Takes half a second, and every `evaluate` imports this module.
+    from scipy.stats import binomtest
+
     hits, false, delays = len(counts.delays_s), counts.num_false_alarms, counts.delays_s
-    recall = (
-        stats.binomtest(hits, counts.num_events).proportion_ci(_CONFIDENCE, "wilson") if counts.num_events else None
-    )
-    low = stats.chi2.ppf((1 - _CONFIDENCE) / 2, 2 * false) / 2 if false else 0.0
-    high = stats.chi2.ppf((1 + _CONFIDENCE) / 2, 2 * false + 2) / 2
+    recall = binomtest(hits, counts.num_events).proportion_ci(_CONFIDENCE, "wilson") if counts.num_events else None
+    low = gammaincinv(false, (1 - _CONFIDENCE) / 2) if false else 0.0
+    high = gammaincinv(false + 1, (1 + _CONFIDENCE) / 2)
     spread = None
     if hits > 1:
-        half = stats.t.ppf((1 + _CONFIDENCE) / 2, hits - 1) * np.std(delays, ddof=1) / math.sqrt(hits)
+        half = stdtrit(hits - 1, (1 + _CONFIDENCE) / 2) * np.std(delays, ddof=1) / math.sqrt(hits)
         spread = [float(np.mean(delays) - half), float(np.mean(delays) + half)]
     return {
         "num_events": counts.num_events,
