@@ -1,9 +1,12 @@
 """Reproduce the paper's table: train its models on folds of a data set, and compare with the published figures.
 
+With --bakeoff, compare tensor formats at equal numbers of parameters instead.
+
     python -m pipelines.reproduce --dataset ucf11 --dry-run                  parameters, memory, time; needs no data
     python -m pipelines.reproduce UCF11_updated_mpg runs/ucf11 --dataset ucf11
     python -m pipelines.reproduce SHARDS runs/ucf11 --dataset ucf11 --models tt-gru dense-gru --epochs 30 --lr 1e-3
     python -m pipelines.reproduce UCF11_updated_mpg runs/ucf11 --dataset ucf11 --resume
+    python -m pipelines.reproduce --bakeoff SHARDS SHARDS --out runs/bakeoff
 
 Protocol `published`: folds are drawn clip by clip, so that clips of one source video are in train and test; the model
 of the last epoch is used, and validated on the test fold after each epoch. Protocol `ours`: groups are kept together,
@@ -11,12 +14,16 @@ the epoch is selected on a validation split of the other folds, and the test fol
 official lists, both protocols use their test split.
 
 Writes OUT/table.md, table.csv (a row per protocol and model), runs.csv (a row per run), runs/ (each a run, see train,
-with a result.json) and, for videos, shards/.
+with a result.json) and, for videos, shards/. A bake-off writes OUT/bakeoff.md, bakeoff.csv (a row per data set, budget
+and contender), bakeoff.png and runs/; its options are listed by --help --bakeoff.
 """
 
 import sys
 from typing import Any
 
+from pipelines.bakeoff import contest
+from pipelines.bakeoff.options import BakeoffOptions
+from pipelines.bakeoff.table import cells_of
 from pipelines.core import command
 from pipelines.core.options import takes_options
 from pipelines.data.kinds import Argument, check_arguments
@@ -24,7 +31,7 @@ from pipelines.paper import reproduction, table
 from pipelines.paper.estimate import dry_run_summary
 from pipelines.paper.protocols import ReproduceOptions
 
-__all__ = ["reproduce", "summary"]
+__all__ = ["bakeoff", "reproduce", "summary"]
 
 
 @takes_options(ReproduceOptions)
@@ -55,8 +62,26 @@ def summary(result: dict[str, Any]) -> str:
     )
 
 
+@takes_options(BakeoffOptions)
+def bakeoff(options: BakeoffOptions) -> dict[str, Any]:
+    """The command with --bakeoff as a function; see `bakeoff.contest.bakeoff` for its result and errors."""
+    check_arguments("reproduce", *(Argument("SHARDS", place, ("shards",)) for place in options.bakeoff))
+    return contest.bakeoff(options)
+
+
+def bakeoff_summary(result: dict[str, Any]) -> str:
+    """The table of a bake-off with its remarks."""
+    header, body = cells_of(result["table"])
+    title = "test metric in percent, mean over seeds (lowest to highest)"
+    out = result["out"]
+    files = f"table: {out}/bakeoff.md, bakeoff.csv; figure: bakeoff.png"
+    return "\n".join([table.plain_table(header, body, title), *result["remarks"], files])
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command; see the docstring of this module."""
+    if "--bakeoff" in (sys.argv[1:] if argv is None else argv):
+        return command.run(BakeoffOptions, bakeoff, bakeoff_summary, argv)
     return command.run(ReproduceOptions, reproduce, summary, argv)
 
 

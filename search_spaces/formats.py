@@ -7,7 +7,7 @@ the recipe of the space `small`, without its questions about the data.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import optuna
@@ -15,9 +15,10 @@ import optuna
 from search_spaces.shapes import hidden_modes
 from search_spaces.small import RECIPE
 from ttrnn.formats import FORMATS, make_format
+from ttrnn.network import Format
 from ttrnn.shapes import NUM_GATES, format_modes, frame_modes, gate_modes, max_ranks
 
-__all__ = ["baselines", "space"]
+__all__ = ["baselines", "forms_of", "space"]
 
 _LOG2_HIDDEN_SIZE = (4, 7)
 _WEIGHTS = (200, 20_000)
@@ -60,18 +61,23 @@ def _model(
 
 def _ranks(name: str, in_modes: Sequence[int], out_modes: Sequence[int], weights: int) -> str:
     """The highest ranks with no more weights than these, one number clipped to what the modes allow; or ranks of 1."""
+    forms = forms_of(name, in_modes, out_modes)
+    found = next(forms)
+    for form in forms:
+        if form.num_params > weights:
+            break
+        found = form
+    return format_modes(found.ranks)
+
+
+def forms_of(name: str, in_modes: Sequence[int], out_modes: Sequence[int]) -> Iterator[Format]:
+    """A matrix in a format of ranks 1, 2, .., up to 64, one number for all bonds, clipped to what the modes allow."""
     num_in, num_out = math.prod(in_modes), math.prod(out_modes)
     limits = {"tt": max_ranks(in_modes, out_modes), "low-rank": (min(num_in, num_out),)}.get(name, (_MOST_RANK,))
-    found = ""
     for rank in range(1, _MOST_RANK + 1):
         # The size of the blocks divides that of the matrix.
-        if name == "block-diagonal" and num_in % rank:
-            continue
-        form = make_format(name, in_modes, out_modes, [min(rank, limit) for limit in limits])
-        if found and form.num_params > weights:
-            break
-        found = format_modes(form.ranks)
-    return found
+        if name != "block-diagonal" or num_in % rank == 0:
+            yield make_format(name, in_modes, out_modes, [min(rank, limit) for limit in limits])
 
 
 def baselines(frame: Sequence[int]) -> list[dict[str, Any]]:

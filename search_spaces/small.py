@@ -22,7 +22,7 @@ from search_spaces.shapes import hidden_modes
 from ttrnn.shapes import NUM_GATES, format_modes, frame_modes, gate_modes, map_modes, max_ranks
 from ttrnn.stem_shape import StemShape
 
-__all__ = ["RECIPE", "first", "space"]
+__all__ = ["RECIPE", "first", "recipe_lr", "shift_of", "space"]
 
 RECIPE: dict[str, Any] = {
     "cell": "gru",
@@ -94,10 +94,20 @@ def _options(frame: Sequence[int], params: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **_model(frame, params["stem"], size, params["rank"], params["recurrent_rank"]),
         **RECIPE,
-        "shift": _SHIFT if min(frame[:2]) >= _LEAST_SHIFTED else 0,
-        "lr": round(_LR * min(1.0, math.sqrt(_LR_HIDDEN_SIZE / size)) * params["lr_factor"], 5),
+        "shift": shift_of(frame),
+        "lr": recipe_lr(size, params["lr_factor"]),
         **{name: params[name] for name in ("bidirectional", "flip", "dropout")},
     }
+
+
+def recipe_lr(hidden_size: int, factor: float) -> float:
+    """The learning rate for a hidden size, times a factor near 1."""
+    return round(_LR * min(1.0, math.sqrt(_LR_HIDDEN_SIZE / hidden_size)) * factor, 5)
+
+
+def shift_of(frame: Sequence[int]) -> int:
+    """By how many pixels frames of (height, width, channels) are shifted in training."""
+    return _SHIFT if min(frame[:2]) >= _LEAST_SHIFTED else 0
 
 
 def _model(frame: Sequence[int], stem: str, size: int, rank: int, recurrent_rank: int) -> dict[str, Any]:

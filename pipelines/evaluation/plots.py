@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["BLUE", "GREY", "ORANGE", "Sheet", "confusion_matrix", "learning_curve", "plain_axes"]
+__all__ = ["BLUE", "GREY", "ORANGE", "Sheet", "confusion_matrix", "learning_curve", "plain_axes", "save"]
 
 
 # Colours of Okabe and Ito, which colour-blind people can distinguish.
@@ -96,7 +96,7 @@ def learning_curve(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
         axes.set_xlabel("epoch")
         plain_axes(axes)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plain_axes(axes: "Axes") -> None:
@@ -146,7 +146,7 @@ def confusion_matrix(counts_CC: np.ndarray, classes: Sequence[str], path: str | 
         x, y = left + (column + 0.5) * cell, top - (row + 0.5) * cell
         style = {"ha": "center", "va": "center_baseline", "color": "white" if is_dark else "#111111"}
         sheet.write(x, y, str(percents_CC[row, column]), points, **style)
-    _save(sheet.figure, path)
+    save(sheet.figure, path)
 
 
 class Sheet:
@@ -200,7 +200,8 @@ def _paint(shares_CC: np.ndarray) -> np.ndarray:
     return mixed
 
 
-def _save(figure: "Figure", path: str | Path) -> None:
+def save(figure: "Figure", path: str | Path) -> None:
+    """Writes a figure as PNG, whole or not at all."""
     with atomic_write(path, "wb") as file:
         figure.savefig(file, format="png")
 

@@ -1,0 +1,1 @@
+"""Compare tensor formats at equal numbers of parameters: search, seeds, table and figure."""
