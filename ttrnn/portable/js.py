@@ -20,7 +20,10 @@ import torch
 from numpy.typing import NDArray
 
 from ttrnn.files import atomic_write
+from ttrnn.formats import TT
+from ttrnn.linear import TTMatrix
 from ttrnn.model import VideoClassifier
+from ttrnn.network import Site
 from ttrnn.portable.weights import ConvWeights, LayerWeights, ModelWeights, Product
 
 __all__ = ["demo_page", "export_js", "javascript", "node_scores"]
@@ -33,8 +36,8 @@ _TOLERANCE = 1e-5
 _LARGEST_24 = 2**23 - 2
 _TIME_LIMIT_S = 600
 _MOST_PARAMS = 2_000_000
-# "stem" and "events" for models that have one.
-_FILES = ("products", "stem", "layers", "pictures", "stream", "events")
+# "formats", "stem" and "events" for models that have one.
+_FILES = ("products", "formats", "stem", "layers", "pictures", "stream", "events")
 _FOLDER = resources.files("ttrnn.portable") / "javascript"
 # Reads the module's path and the number of frames of each clip; prints the probabilities after each frame.
 _NODE = """
@@ -76,8 +79,7 @@ def export_js(
         no `node` on the PATH, so that nothing was compared.
 
     Raises:
-        ValueError: the model is bidirectional, has more than 2,000,000 parameters, or is in another format than tensor
-            trains, in another dtype than float32.
+        ValueError: the model is bidirectional, or has more than 2,000,000 parameters.
         RuntimeError: probabilities differ by more than 1e-5, or Node can't run the module.
     """
     source, difference = javascript(model, dtype, events), None
@@ -143,16 +145,7 @@ def javascript(model: VideoClassifier, dtype: str = "float32", events: Mapping[s
             f"the model has {model.config.num_params:,} parameters, a JavaScript module takes {_MOST_PARAMS:,}; give a "
             "smaller one, or write it as ONNX"
         )
-    formats = {model.config.format, model.config.recurrent_format}
-    if dtype != "float32" and formats - {"tt", "low-rank"}:
-        # The model rounds its factors, and the module holds cores.
-        raise ValueError(
-            f"a JavaScript module in {dtype} needs tensor trains, got format {' and '.join(sorted(formats))}; "
-            "export it in float32"
-        )
     weights, writer, config = ModelWeights.of(model), _Writer(dtype), model.config
-    # Where it is folded into a core, the factor is kept apart: bfloat16 numbers must stay what they are.
-    scales = [float(getattr(model.rnn, f"ih_l{number}").scale) for number in range(config.num_layers)]
     fields = {
         **{name: getattr(config, name) for name in ("classes", "width", "height", "channels", "task", "sampling")},
         **{name: getattr(config, name) for name in ("cell", "pooling")},
@@ -160,8 +153,9 @@ def javascript(model: VideoClassifier, dtype: str = "float32", events: Mapping[s
         "events": events and {**events, "thresholds": [events["thresholds"].get(name) for name in config.classes]},
         "dtype": "int24" if dtype == "float32" else dtype,
         "stem": _stem(writer, weights),
-        "layers": [_layer(writer, layer, scale) for layer, scale in zip(weights.layers, scales, strict=True)],
+        "layers": [_layer(writer, model.rnn, f"l{number}", layer) for number, layer in enumerate(weights.layers)],
     }
+    fields["formats"] = any("sites" in layer[name] for layer in fields["layers"] for name in ("ih", "hh"))
     if weights.query is not None:
         writer.vector(weights.query)
     writer.matrix(weights.head_weight)
@@ -247,18 +241,48 @@ def _conv(writer: _Writer, conv: ConvWeights) -> None:
         writer.vector(conv.bias)
 
 
-def _layer(writer: _Writer, layer: LayerWeights, scale: float) -> dict[str, Any]:
-    shapes: dict[str, Any] = {"ih": _product(writer, layer.ih, scale)}
+def _layer(writer: _Writer, rnn: Any, suffix: str, layer: LayerWeights) -> dict[str, Any]:
+    ih, hh = getattr(rnn, f"ih_{suffix}"), getattr(rnn, f"hh_{suffix}", None)
+    shapes: dict[str, Any] = {"ih": _matrix(writer, layer.ih, ih, float(ih.scale))}
     writer.vector(layer.offset)
-    shapes["hh"] = _product(writer, layer.hh, 1.0)
+    shapes["hh"] = _matrix(writer, layer.hh, hh if isinstance(hh, TTMatrix) else None, 1.0)
     for vector in (layer.bias, layer.bias_hn):
         if vector is not None:
             writer.vector(vector)
     return shapes | {"differences": int(layer.bias is not None)}
 
 
-def _product(writer: _Writer, product: Product, scale: float) -> list[list[int]]:
-    """Writes the cores from the last to the first, rows (n, r) and columns (m, s); returns (R, M, N, S) of each."""
+def _matrix(writer: _Writer, product: Product, matrix: TTMatrix | None, scale: float) -> dict[str, Any]:
+    """Writes the tensors of a format, or the cores of a tensor train; returns what products.js reads them by."""
+    if matrix is None or isinstance(matrix.format, TT):
+        return {"cores": _cores(writer, product, scale)}
+    for tensor in matrix.factors:
+        writer.matrix(tensor.detach().cpu().float().contiguous().numpy())
+    form = matrix.format
+    return {
+        "cores": form.shape.core_shapes,
+        "sites": list(map(_site, form.sites())),
+        "shapes": form.parameter_shapes,
+        "scale": scale,
+    }
+
+
+def _site(site: Site) -> tuple[Sequence[int], list[str], str, dict[str, int]]:
+    """A core as formats.js makes it: numbers of its tensors, letters of their axes and of the core, sizes of others."""
+    terms = site.terms.split(",")
+    axes, identities = terms[: len(site.parameters)], terms[len(site.parameters) :]
+    # An identity makes two letters one.
+    same = str.maketrans({pair[1]: pair[0] for pair in identities})
+    core = f"{site.outputs}{site.left}{site.inputs}{site.right}".translate(same)
+    passing = {pair[0]: size for pair, size in zip(identities, site.identities, strict=True)}
+    return site.parameters, axes, core, passing
+
+
+def _cores(writer: _Writer, product: Product, scale: float) -> list[list[int]]:
+    """Writes the cores from the last to the first, rows (n, r) and columns (m, s); returns (R, M, N, S) of each.
+
+    The scale of the frame is folded into the first, and kept apart: bfloat16 numbers must stay what they are.
+    """
     left_ranks = [1, *(level.right_rank for level in product.levels[:-1])]
     shapes = []
     for number, (level, left) in reversed([*enumerate(zip(product.levels, left_ranks, strict=True))]):

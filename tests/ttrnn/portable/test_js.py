@@ -18,13 +18,7 @@ from ttrnn.quantise import DTYPES, rounded
 
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="no node on the PATH: apt-get install nodejs")
-# Other formats than tensor trains are written in float32 only.
-NAMES = [
-    f"{case}, {dtype}"
-    for case, options in CASES.items()
-    for dtype in DTYPES
-    if dtype == "float32" or not {"format", "recurrent_format"} & options.keys()
-]
+NAMES = [f"{case}, {dtype}" for case in CASES for dtype in DTYPES]
 TINY: dict[str, Any] = {"width": 6, "height": 4, "in_modes": "4x18", "hidden_modes": "2x2", "classes": ("a", "b")}
 # Pushes the frames of each folder's files and prints the probabilities.
 ALL = """
@@ -255,6 +249,11 @@ def test_a_watch_gives_the_scores_of_the_clip_of_its_oldest_state(tmp_path: Path
     np.testing.assert_allclose(found, wanted, atol=2e-6)
 
 
-def test_other_formats_than_tensor_trains_are_refused_in_low_precision() -> None:
-    with pytest.raises(ValueError, match="in int8 needs tensor trains, got format cp and tt; export it in float32"):
-        javascript(make(format="cp"), "int8")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_module_holds_the_numbers_of_the_format_and_not_those_of_the_cores(dtype: str) -> None:
+    shape = TINY | {"in_modes": "4x6x3", "hidden_modes": "2x2x2"}
+    tiny, model = (make(**shape, format="cp", ranks=rank, recurrent_ranks="1") for rank in ("1", "30"))
+    added = model.num_params - tiny.num_params
+    assert sum(core.numel() for core in model.rnn.ih_l0.cores) > 5 * added
+    # Numbers of at most 3 bytes in base 85, and the digits of larger shapes.
+    assert len(javascript(model, dtype)) - len(javascript(tiny, dtype)) < 3.75 * added + 50

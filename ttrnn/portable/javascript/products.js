@@ -32,9 +32,9 @@ const weights = length => numbers(length, number);
 
 // A matrix in blocks of four rows, column by column, so that the innermost loop reads it in order. Row r of a product
 // is written to place(r).
-function matrix(rows, columns, place = row => row) {
+function matrix(rows, columns, place = row => row, values = weights(rows * columns)) {
   const blocks = new Float64Array(Math.ceil(rows / 4) * 4 * columns);
-  weights(rows * columns).forEach((weight, i) => {
+  values.forEach((weight, i) => {
     const row = Math.floor(i / columns);
     blocks[((row >> 2) * columns + i % columns) * 4 + row % 4] = weight;
   });
@@ -61,12 +61,13 @@ function multiply({ rows, columns, blocks, places }, x, from, out, to) {
 }
 
 // A tensor train as levels, one for each core, the first on top. A level sums over (m, s), and writes its result in
-// the order in which the level above it reads.
-function train(cores) {
+// the order in which the level above it reads. Cores of other formats are made by formats.js.
+function train({ cores, sites, ...format }) {
+  const made = sites ? makeCores(cores, sites, format) : [];
   let level, rest = 1, span = 1;
   for (let k = cores.length - 1; k >= 0; k--) {
     const [R, M, N, S] = cores[k], stride = k ? cores[k - 1][1] * R : 1, inner = rest;
-    const core = matrix(N * R, M * S, row => Math.floor(row / R) * inner * stride + row % R);
+    const core = matrix(N * R, M * S, row => Math.floor(row / R) * inner * stride + row % R, made[k]);
     level = { ...core, below: level, M, S, rest, span, stride, input: new Float64Array(M * S * rest) };
     rest *= N;
     span *= M;
