@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pipelines.core.options import build_parser, did_you_mean
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "main", "option_classes"]
 
 COMMANDS = {
     "demo": "render a demo data set",
@@ -44,6 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def option_classes(command: str) -> list[type]:
+    """The classes of a command's options: one, and of reproduce that of its bake-off too."""
+    module = importlib.import_module(f"pipelines.{command}")
+    names = [command, "bakeoff"] if command == "reproduce" else [command]
+    return [getattr(module, name).options_class for name in names]
+
+
 def _help() -> str:
     width = max(map(len, COMMANDS))
     commands = "".join(f"  {name:<{width}}  {text}\n" for name, text in COMMANDS.items())
@@ -58,8 +65,8 @@ def _completion() -> str:
     """A script for bash that completes commands, options, and names of files."""
     cases = []
     for name in COMMANDS:
-        parser = build_parser(getattr(importlib.import_module(f"pipelines.{name}"), name).options_class)
-        flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
+        actions = [action for own in option_classes(name) for action in build_parser(own)._actions]
+        flags = dict.fromkeys(flag for action in actions for flag in action.option_strings if flag.startswith("--"))
         cases.append(f'    {name}) words="{" ".join(flags)}" ;;\n')
     return (
         "_ttrnn() {\n"

@@ -23,7 +23,7 @@ def draw(path: Path, compared: Mapping[tuple[int, str], Difference]) -> None:
     names = [str(each) for each in CONTENDERS if any(str(each) == name for _, name in compared)]
     figure = Figure(figsize=(2.2 + 2.6 * len(budgets), 1.2 + 0.3 * len(names)), dpi=128)
     figure.set_layout_engine("constrained")
-    figure.suptitle(f"test metric in points, minus that of {CONTENDERS[0]}: mean over data sets, 95% interval", x=0.5)
+    figure.supxlabel(f"points of the test metric above {CONTENDERS[0]}", fontsize=10)
     panels = figure.subplots(1, len(budgets), sharey=True, squeeze=False)[0]
     for axes, budget in zip(panels, budgets, strict=True):
         for height, name in enumerate(reversed(names)):

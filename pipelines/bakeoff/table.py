@@ -117,7 +117,7 @@ def remarks(table: Sequence[Row], options: BakeoffOptions) -> list[str]:
     total_s = sum(row["search_s"] + (row["train_s"] or 0.0) * row["num_seeds"] for row in table)
     return [
         *found,
-        f"{len(compared)} comparisons at 95%: about {0.05 * len(compared):.0f} would differ by chance alone",
+        f"{len(compared)} comparisons at 95%: about {0.05 * len(compared):.1f} would differ by chance alone",
         f"for each cell {options.num_trials} models were trained for a third of the steps, and the one with the "
         f"highest validation metric again for all {options.steps:,} steps with {options.seeds} new seeds, each "
         "tested once",

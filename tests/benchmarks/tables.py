@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
+from pipelines.bakeoff.table import cells_of
 from tests.benchmarks import codec_plan, frontiers, report, scale_model
 from tests.benchmarks.measure import Row
 from ttrnn.files import atomic_write
@@ -125,7 +126,13 @@ def small_frames(rows: list[Row]) -> list[str]:
     return _table(["", "", "precision", "ms a training step", f"/ {simple}"], body).splitlines()
 
 
+def bakeoff() -> str:
+    """Every cell of the bake-off of tensor formats."""
+    return _table(*cells_of(read("bakeoff.csv")))
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "bakeoff": bakeoff,
     "sweeps": sweeps,
     "replays": replays,
     "codecs": lambda: codec_plan.table(RESULTS / "codecs.csv", "ucf101_10"),
