@@ -23,9 +23,10 @@ from pipelines.training.launcher import run_trainings
 from pipelines.training.memory import step_bytes
 from pipelines.training.options import TrainOptions
 from pipelines.training.queue import Queue, Training
+from pipelines.training.run_directory import RunDirectory
 from pipelines.training.setup import model_config, training_splits
 from pipelines.training.single_run import earlier_result
-from search_spaces.bakeoff import candidates
+from search_spaces.bakeoff import CONTENDERS, candidates
 from ttrnn.files import atomic_write
 
 __all__ = ["bakeoff"]
@@ -76,7 +77,11 @@ class _Contest:
     def __init__(self, options: BakeoffOptions, out: Path, data: Mapping[str, ShardDataset]) -> None:
         self.options, self.out, self.data = options, out, data
         self.results: dict[Cell, dict[str, dict[str, Any]]] = {}
-        """For each cell, the result of each run by its name."""
+        """For each cell, the result of each run by its name; also those that an earlier command trained."""
+        for path in sorted(out.glob("runs/*/*/*/*")):
+            cell = Cell.of(path.relative_to(out).as_posix())
+            if cell.data in data and (earlier := earlier_result(RunDirectory(path))) is not None:
+                self.results.setdefault(cell, {})[path.name] = earlier
 
     def run(self) -> dict[str, Any]:
         """Searches and trains, budget by budget, so that an interrupted bake-off has complete tables of the first."""
@@ -84,13 +89,11 @@ class _Contest:
             slots = Slots.of_cluster(1, 1.0)
             for budget in self.options.budgets:
                 cells = [Cell(budget, name, each) for name in self.data for each in self.options.chosen]
-                self.results |= {cell: {} for cell in cells}
-                self._train(
-                    f"search at {budget:,} parameters", [one for cell in cells for one in self._trials(cell)], slots
-                )
-                self._train(
-                    f"seeds at {budget:,} parameters", [one for cell in cells for one in self._seeds(cell)], slots
-                )
+                for cell in cells:
+                    self.results.setdefault(cell, {})
+                for stage, planned in (("search", self._trials), ("seeds", self._seeds)):
+                    trainings = [training for cell in cells for training in planned(cell)]
+                    self._train(f"{stage} at {budget:,} parameters", trainings, slots)
                 found = self._write()
         return found
 
@@ -103,10 +106,11 @@ class _Contest:
 
     def _seeds(self, cell: Cell) -> Iterator[Training]:
         """The trial with the highest validation metric, again with each seed; nothing if all trials failed."""
-        complete = {name: one for name, one in self.results[cell].items() if one["state"] == "complete"}
+        trials = {name: run for name, run in self.results[cell].items() if name.startswith("search-")}
+        complete = {name: float(run["val_metric"]) for name, run in trials.items() if run["state"] == "complete"}
         if not complete:
             return
-        best = max(complete, key=lambda name: float(complete[name]["val_metric"]))
+        best = max(complete, key=lambda name: complete[name])
         values = cell.run(self.out, best).options()
         epochs = self._epochs(self.data[cell.data], self.options.steps)
         for seed in range(1, self.options.seeds + 1):
@@ -131,20 +135,14 @@ class _Contest:
 
     def _train(self, stage: str, trainings: Sequence[Training], slots: Slots) -> None:
         """Trains those without a result."""
-        todo = []
-        for training in trainings:
-            earlier = earlier_result(Cell.of(training.name).run(self.out, Path(training.name).name))
-            if earlier is None:
-                todo.append(training)
-            else:
-                self._ended(training, earlier)
+        todo = [training for training in trainings if Path(training.name).name not in self._of(training)]
         log.info("%s: %d runs, %d of them to do", stage, len(trainings), len(todo))
         if not todo:
             return
         start, waiting = time.monotonic(), {training.name for training in todo}
 
         def ended(training: Training, result: dict[str, Any]) -> None:
-            self._ended(training, result)
+            self._of(training)[Path(training.name).name] = result
             waiting.discard(training.name)
 
         def log_progress() -> None:
@@ -156,13 +154,18 @@ class _Contest:
         with repeated(log_progress, _LOG_EVERY_S):
             run_trainings(queue, slots, state=self.out / ".tune")
 
-    def _ended(self, training: Training, result: dict[str, Any]) -> None:
-        self.results[Cell.of(training.name)][Path(training.name).name] = result
+    def _of(self, training: Training) -> dict[str, dict[str, Any]]:
+        """The results of the cell of a training."""
+        return self.results[Cell.of(training.name)]
 
     def _write(self) -> dict[str, Any]:
-        table: list[Row] = rows(self.out, self.results, self.data)
+        table: list[Row] = rows(self.out, dict(sorted(self.results.items(), key=self._place)), self.data)
         notes = remarks(table, self.options)
         write_files(self.out, table, notes)
         num_failed = sum(run["state"] != "complete" for runs in self.results.values() for run in runs.values())
         found = {"out": str(self.out), "table": table, "remarks": notes, "num_failed": num_failed}
         return {**found, "exit_code": 1} if num_failed else found
+
+    def _place(self, item: tuple[Cell, Any]) -> tuple[int, int, int]:
+        cell, _ = item
+        return cell.budget, list(self.data).index(cell.data), CONTENDERS.index(cell.contender)

@@ -99,6 +99,8 @@ def test_complete_runs_are_not_run_again_and_contenders_can_be_added(shards, tmp
     assert not trained
     assert main(arguments(shards, out, "--resume", "--contenders", "tt+tt", "tt+dense")) == 0
     assert {one.name.split("/")[3] for one in trained} == {"tt+dense"}
+    with (out / "bakeoff.csv").open() as file:
+        assert [row["contender"] for row in csv.DictReader(file)] == ["tt+tt", "cp+tt", "tt+dense"]
 
 
 def test_a_contender_without_a_model_that_is_small_enough_stands_in_the_table(shards, tmp_path, trained):
