@@ -217,7 +217,7 @@ EVENTS: list[tuple[list[float], list[tuple[int, int, int, float]], list[int]]] =
 @pytest.mark.parametrize(("scores", "events", "ends"), EVENTS)
 def test_events_are_those_of_the_definition(scores: Any, events: Any, ends: Any, tmp_path: Path) -> None:
     rule = {"window": 4, "hop": 2, "thresholds": {"a": 0.5}}
-    told = "Stream.prototype.push = frame => ({ a: frame[0] / 100, b: 1 });"
+    told = "Stream.prototype.take = frame => ({ a: frame[0] / 100, b: 1 });"
     (tmp_path / "model.mjs").write_text(javascript(make(**TINY), events=rule) + told, encoding="utf-8")
     code = """
     const watch = (await import(`${process.cwd()}/model.mjs`)).watch(), started = [], over = [];
@@ -239,8 +239,9 @@ def test_events_are_those_of_the_definition(scores: Any, events: Any, ends: Any,
 
 
 @needs_node
-def test_a_watch_gives_the_scores_of_the_clip_of_its_oldest_state(tmp_path: Path) -> None:
-    model = make(**CASES["differences, two layers"])
+@pytest.mark.parametrize("case", ["gru, tt recurrent", "differences, two layers", "stem", "stem, frames alone"])
+def test_a_watch_gives_the_scores_of_the_clip_of_its_oldest_state(case: str, tmp_path: Path) -> None:
+    model = make(**CASES[case])
     frames = clips(model, 1, 11)[0]
     rule = {"window": 6, "hop": 2, "thresholds": {}}
     (tmp_path / "model.mjs").write_text(javascript(model, events=rule), encoding="utf-8")
