@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 from tests.ttrnn.test_export_onnx import BOTH, CASES, clips, make
 from ttrnn.portable import js
-from ttrnn.portable.js import export_js, javascript
+from ttrnn.portable.js import demo_page, export_js, javascript
 from ttrnn.quantise import DTYPES, rounded
 
 NODE = shutil.which("node")
@@ -143,6 +144,15 @@ def test_five_thousand_parameters_take_less_than_30_kilobytes() -> None:
     assert len(javascript(model).encode()) < 6 * model.num_params
     assert len(javascript(model).encode()) * 5000 / model.num_params < 30_000
     assert len(javascript(rounded(model, "int8"), "int8").encode()) < 20_000
+
+
+def test_the_example_page_has_the_code_of_today() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "examples" / "stripes.html").read_text(encoding="utf-8")
+    weights = re.search(r"^// A ttrnn .*\nconst config=(.*);\nconst text=.*\n", page, re.MULTILINE)
+    assert weights is not None
+    parts = [name for name in js._FILES if json.loads(weights[1]).get(name, True)]
+    # To repair: write this text to the page.
+    assert page == demo_page(weights[0] + "".join(map(js._code, parts)))
 
 
 SIZES = [(24, 16), (48, 32), (72, 48), (96, 64), (50, 37), (64, 48), (640, 480), (100, 16), (24, 33), (48, 64),
