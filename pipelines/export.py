@@ -142,7 +142,8 @@ def summary(result: dict[str, Any]) -> RenderableType:
         text += f"; {percent(result['val_metric_rounded'])} in {result['dtype']} ({points})"
     if "c" in result:
         c = result["c"]
-        text += f"; C in {c['dtype']} with {c['ram_bytes']:,} bytes of memory, "
+        watch = f" (ttrnn_watch: {c['watch_bytes']:,})" if c["watch_bytes"] else ""
+        text += f"; C in {c['dtype']} with {c['ram_bytes']:,} bytes of memory{watch}, "
         text += f"probabilities within {c['difference']:.1e}" if c["compiled"] else "not compiled: there is no cc"
     if result["neighbours"]:
         neighbours = table("trial", "parameters", metric, "", right=("parameters", metric))

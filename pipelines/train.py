@@ -28,7 +28,7 @@ from pipelines.evaluation.evaluator import evaluate_dataset
 from pipelines.evaluation.metrics import METRICS
 from pipelines.storage.bucket import working_copy
 from pipelines.storage.location import Location
-from pipelines.storage.output import prepare_out, undone_if_refused
+from pipelines.storage.output import prepare_out, refuse_existing, undone_if_refused
 from pipelines.training.console import epoch_logger, run_summary
 from pipelines.training.distributed import fit_on_ray, following
 from pipelines.training.head_node import serve_files
@@ -69,6 +69,11 @@ def _train(options: TrainOptions) -> dict[str, Any]:
     teacher = ",".join(map(os.path.abspath, options.teacher_paths)) or None
     options = dataclasses.replace(options, shards=shards, out=os.path.abspath(options.out), init=init, teacher=teacher)
     check_tracker(options.track)
+    run = RunDirectory(Location.of(options.out).local)
+    if run.config_path.exists():
+        # Raises UserError for the config.json of another program, whose directory --overwrite must not delete.
+        run.options()
+    refuse_existing(run.path, marker=RunDirectory.MARKER, overwrite=options.overwrite, resume=options.resume)
     options = resolve_precision(options)
     data = open_folds(options.shards, options.folding)
     training_splits(options, data)
@@ -76,10 +81,6 @@ def _train(options: TrainOptions) -> dict[str, Any]:
     if options.init is not None and not options.resume:
         starting_model(options.init, config)
     check_teachers(options.teacher_paths, data)
-    run = RunDirectory(Location.of(options.out).local)
-    if run.config_path.exists():
-        # Raises UserError for the config.json of another program, whose directory --overwrite must not delete.
-        run.options()
     prepare_out(run.path, marker=RunDirectory.MARKER, overwrite=options.overwrite, resume=options.resume)
     run.claim(options, config)
     log.info(

@@ -19,7 +19,7 @@ from pipelines.data.splits import DEFAULT_SPLITS, SPLITS, SplitOptions, assign_s
 from pipelines.data.tables import TableError, decode, read_rows
 from pipelines.data.tree import list_tree, parent_of
 from pipelines.storage.location import Location
-from pipelines.video.suffixes import FILE_SUFFIXES
+from pipelines.video.suffixes import FILE_SUFFIXES, NO_CLIPS, PICTURE_SUFFIXES
 
 __all__ = ["Catalog", "read_catalog"]
 
@@ -156,9 +156,12 @@ def _find(location: Location, layout: str, split_list: int) -> _Found:
         files = location.files() if is_folder else []
         if found.layout.endswith("folders"):
             _refuse_without_classes(location, [file for file in files if file.lower().endswith(FILE_SUFFIXES)])
-        passed_over = f"; it has {kinds_of(files)}" if files else ""
+        holds = [kinds_of(files)] if files else []
+        if is_folder and not any(file.lower().endswith(FILE_SUFFIXES + PICTURE_SUFFIXES) for file in files):
+            holds.append(NO_CLIPS)
+        text = f"; it has {', but '.join(holds)}" if holds else ""
         raise UserError(
-            f"{location} has no videos for layout {found.layout}, which reads {read_as(found.layout)}{passed_over}"
+            f"{location} has no videos for layout {found.layout}, which reads {read_as(found.layout)}{text}"
         )
     return found
 

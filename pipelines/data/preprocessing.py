@@ -29,7 +29,7 @@ from pipelines.data.shards import write_dataset_json
 from pipelines.data.splits import SPLITS
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
-from pipelines.storage.output import prepare_out
+from pipelines.storage.output import prepare_out, refuse_existing
 from pipelines.video.errors import REASONS
 from pipelines.video.ffmpeg import DECODER
 from ttrnn.files import remove_leftovers
@@ -64,6 +64,7 @@ def make_shards(options: PreprocessOptions) -> dict[str, Any]:
 
 
 def _make_shards(options: PreprocessOptions, out: Location) -> dict[str, Any]:
+    refuse_existing(out, marker=PREPROCESS_JSON, overwrite=options.overwrite, resume=options.resume)
     earlier = Plan.read(out) if options.resume else None
     plan = earlier or Plan({})
     catalog = read_catalog(

@@ -19,7 +19,7 @@ from pipelines.storage.location import Location
 from pipelines.video.errors import RejectedError
 from pipelines.video.overlay import annotate
 from pipelines.video.pool import on_all_cores
-from pipelines.video.suffixes import ARRAY_SUFFIXES, PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from pipelines.video.suffixes import ARRAY_SUFFIXES, NO_CLIPS, PICTURE_SUFFIXES
 from pipelines.video.windows import Length
 from pipelines.video.worker import IsolatedDecoder
 
@@ -137,10 +137,7 @@ def _inputs(given: Sequence[str]) -> Iterator[str]:
             yield name
             continue
         if not tree.videos:
-            raise UserError(
-                f"{name} has no videos ({', '.join(VIDEO_SUFFIXES)}), no arrays ({', '.join(ARRAY_SUFFIXES)}) and no "
-                f"pictures ({', '.join(PICTURE_SUFFIXES)}); give another folder, or files by name"
-            )
+            raise UserError(f"{name} has {NO_CLIPS}; give another folder, or files by name")
         yield from (str(Path(name, clip)) for clip in tree.videos)
 
 

@@ -1,5 +1,6 @@
 """Draw pareto.png."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from pipelines.core.text import percent
 from pipelines.evaluation.plots import plain_axes
@@ -27,6 +29,12 @@ _COLOURS = {
     "dense": "#d55e00",
 }
 _WITH_INTERVALS = ("frontier", "test")
+_MARKER_SCALE = 0.7
+"""Of the sizes in ROLES, for points."""
+# Where a label may be at its point, the usual place first: heights in points, and sides by its alignment.
+_NAMES = ((7, 20, 33, -14, -28), ("right", "left"))
+_BASELINE_NAMES = ((-14, 7, -28, 20, -42), ("left", "right"))
+_NUMBERS = ((-13, -26, -39, -52, 8, 21), ("left", "right"))
 
 
 def write_figure(path: str | Path, data: Mapping[str, Any]) -> None:
@@ -36,6 +44,12 @@ def write_figure(path: str | Path, data: Mapping[str, Any]) -> None:
         path: The file.
         data: Contents of pareto.json.
     """
+    figure = _draw_figure(data)
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, format="png")
+
+
+def _draw_figure(data: Mapping[str, Any]) -> Figure:
     drawn = marks(data)
     (low, high), heights, ticks = _axis_limits(drawn, data["chance"])
     figure = Figure(figsize=(10, 6), dpi=160)
@@ -43,13 +57,15 @@ def write_figure(path: str | Path, data: Mapping[str, Any]) -> None:
     axes = figure.subplots()
     for role, (label, _, marker, size) in ROLES.items():
         if of_role := [mark for mark in drawn if mark.role == role]:
-            _draw(axes, of_role, marker, 0.7 * size, label)
-    _draw_frontier(axes, baseline_line(data), 10**high, labels(data), role="baseline", linestyle="--")
-    _draw_frontier(axes, [mark for mark in drawn if mark.role == "frontier"], 10**high, labels(data))
+            _draw(axes, of_role, marker, _MARKER_SCALE * size, label)
+    frontiers = {"baseline": baseline_line(data), "frontier": [mark for mark in drawn if mark.role == "frontier"]}
+    for role, linestyle in (("baseline", "--"), ("frontier", "-")):
+        _draw_frontier(axes, frontiers[role], 10**high, role, linestyle)
     chance = 100 * data["chance"]
     axes.axhline(chance, linestyle=":", color="#666666", linewidth=1.2, zorder=0)
-    style = {"color": "#666666", "fontsize": 9, "xycoords": ("axes fraction", "data")}
-    _annotate(axes, f"chance {percent(data['chance'])}", (0.995, chance), (0, 4), **style)
+    style: dict[str, Any] = {"color": "#666666", "fontsize": 9, "xycoords": ("axes fraction", "data")}
+    chance_text = f"chance {percent(data['chance'])}"
+    axes.annotate(chance_text, (0.995, chance), xytext=(0, 4), textcoords="offset points", ha="right", **style)
     axes.set(xscale="log", xlim=(10**low, 10**high), ylim=heights, xlabel="parameters of the whole model")
     axes.set_ylabel(f"validation {data['metric'].replace('_', ' ')}, %")
     axes.set_xticks(ticks, [_compact(tick) for tick in ticks])
@@ -59,8 +75,12 @@ def write_figure(path: str | Path, data: Mapping[str, Any]) -> None:
     axes.set_title(title, loc="left", fontweight="bold", fontsize=14, parse_math=False)
     plain_axes(axes)
     axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.11), ncols=6)
-    with atomic_write(path, "wb") as file:
-        figure.savefig(file, format="png")
+    # Labels are placed in pixels, so the layout must be final.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    lines = [box for frontier in frontiers.values() for box in _line_boxes(axes, frontier)]
+    _add_labels(axes, frontiers, labels(data), _mark_boxes(axes, drawn), lines)
+    return figure
 
 
 def _draw(axes: Axes, of_role: Sequence[Mark], marker: str, size: float, label: str) -> None:
@@ -79,33 +99,87 @@ def _draw(axes: Axes, of_role: Sequence[Mark], marker: str, size: float, label: 
                 axes.vlines(position, low, high, color=colour, alpha=0.5, linewidth=1.2)
 
 
-def _draw_frontier(
-    axes: Axes,
-    frontier: Sequence[Mark],
-    right_end: float,
-    names: Mapping[str, str],
-    role: str = "frontier",
-    linestyle: str = "-",
-) -> None:
-    """Draws a frontier as steps, each from one point to the next, the last one to the right end; adds labels."""
+def _draw_frontier(axes: Axes, frontier: Sequence[Mark], right_end: float, role: str, linestyle: str) -> None:
+    """Draws a frontier as steps, each from one point to the next, the last one to the right end."""
     if not frontier:
         return
-    colour = _COLOURS[role]
     xs = [*(mark.trial["num_params"] for mark in frontier), right_end]
     ys = [100 * mark.value for mark in [*frontier, frontier[-1]]]
-    axes.plot(xs, ys, drawstyle="steps-post", linestyle=linestyle, color=colour, linewidth=1.8, zorder=1)
-    place: dict[str, Any] = {"offset": (-7, 7)} if role == "frontier" else {"offset": (8, -14), "ha": "left"}
-    for x, y, mark in zip(xs, ys, frontier, strict=False):
-        _annotate(axes, names.get(mark.trial["trial"], ""), (x, y), **place, color=colour, fontweight="bold")
-        if role == "frontier":
-            numbers = f"{x:,}: {mark.value:.0%}"
-            # At the right end of the figure there is no room beside the point.
-            offset, side = ((-9, -28), "right") if 2 * x > right_end else ((9, -13), "left")
-            _annotate(axes, numbers, (x, y), offset, ha=side, color=colour, fontsize=8)
+    axes.plot(xs, ys, drawstyle="steps-post", linestyle=linestyle, color=_COLOURS[role], linewidth=1.8, zorder=1)
 
 
-def _annotate(axes: Axes, text: str, position: tuple[float, float], offset: tuple[int, int], **style: Any) -> None:
-    axes.annotate(text, position, xytext=offset, textcoords="offset points", **{"ha": "right", **style})
+def _mark_boxes(axes: Axes, drawn: Sequence[Mark]) -> list[Bbox]:
+    """The squares that the markers fill, in pixels."""
+    boxes = []
+    for mark in drawn:
+        x, y = axes.transData.transform((mark.trial["num_params"], 100 * mark.value))
+        radius = _MARKER_SCALE * ROLES[mark.role][3] / 2 * axes.figure.dpi / 72
+        boxes.append(Bbox.from_extents(x - radius, y - radius, x + radius, y + radius))
+    return boxes
+
+
+def _line_boxes(axes: Axes, frontier: Sequence[Mark]) -> list[Bbox]:
+    """The flat boxes around the horizontal and the vertical lines of a frontier, in pixels."""
+    if not frontier:
+        return []
+    corners = axes.transData.transform([(mark.trial["num_params"], 100 * mark.value) for mark in frontier])
+    boxes = []
+    for (x, y), (next_x, next_y) in zip(corners, [*corners[1:], (axes.bbox.x1, corners[-1][1])], strict=True):
+        boxes += [Bbox.from_extents(x, y - 1, next_x, y + 1), Bbox.from_extents(next_x - 1, y, next_x + 1, next_y)]
+    return boxes
+
+
+def _add_labels(
+    axes: Axes,
+    frontiers: Mapping[str, Sequence[Mark]],
+    names: Mapping[str, str],
+    taken: list[Bbox],
+    lines: Sequence[Bbox],
+) -> None:
+    """Adds the names of trials, and the numbers of those of the frontier; their boxes are added to `taken`."""
+    for role, frontier in frontiers.items():
+        bold: dict[str, Any] = {"color": _COLOURS[role], "fontweight": "bold"}
+        for mark in frontier:
+            num_params = mark.trial["num_params"]
+            position = (num_params, 100 * mark.value)
+            if name := names.get(mark.trial["trial"]):
+                _add_label(
+                    axes, name, position, _NAMES if role == "frontier" else _BASELINE_NAMES, taken, lines, **bold
+                )
+            if role == "frontier":
+                _add_label(
+                    axes,
+                    f"{num_params:,}: {mark.value:.0%}",
+                    position,
+                    _NUMBERS,
+                    taken,
+                    lines,
+                    color=_COLOURS[role],
+                    fontsize=8,
+                )
+
+
+def _add_label(
+    axes: Axes,
+    text: str,
+    position: tuple[float, float],
+    places: tuple[Sequence[int], Sequence[str]],
+    taken: list[Bbox],
+    lines: Sequence[Bbox],
+    **style: Any,
+) -> None:
+    """Adds a label at the first of the places inside the axes where it covers the fewest of `taken`, then of lines."""
+    found = []
+    for height, side in itertools.product(*places):
+        offset = (8 if side == "left" else -8, height)
+        label = axes.annotate(text, position, xytext=offset, textcoords="offset points", ha=side, **style)
+        box = label.get_window_extent()
+        label.remove()
+        is_outside = not (axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max))
+        found.append((is_outside, box.count_overlaps(taken), box.count_overlaps(lines), box, label))
+    *_, box, label = min(found, key=lambda each: each[:3])
+    axes.add_artist(label)
+    taken.append(box)
 
 
 def _axis_limits(drawn: Sequence[Mark], chance: float) -> tuple[tuple[float, float], tuple[float, float], list[float]]:

@@ -15,6 +15,7 @@ __all__ = [
     "missing_directories",
     "no_empty_directory",
     "prepare_out",
+    "refuse_existing",
     "refuse_other_options",
     "undone_if_refused",
 ]
@@ -34,24 +35,32 @@ def prepare_out(
     Raises:
         UserError: OUT exists and neither is given, or this command did not make it.
     """
+    refuse_existing(out, marker=marker, overwrite=overwrite, resume=resume)
     place = Location.of(out)
-    if place.is_dir() and not place.is_empty():
-        has_marker = (place / marker).exists()
-        if resume:
-            if not has_marker:
-                raise UserError(f"{out} has no {marker}: nothing to resume there; give another OUT")
-        elif overwrite:
-            if not has_marker:
-                raise UserError(
-                    f"{out} has no {marker}: it was not made by this command and is not deleted; "
-                    "give another OUT, or remove it yourself"
-                )
-            place.clear(last=marker)
-        else:
-            way_out = "" if resume is None else "--resume continues it, "
-            raise UserError(f"{out} exists; {way_out}--overwrite deletes it first")
+    if overwrite and not resume and place.is_dir() and not place.is_empty():
+        place.clear(last=marker)
     make_directory(place)
     return place
+
+
+def refuse_existing(
+    out: "str | Path | Location", *, marker: str, overwrite: bool = False, resume: bool | None = None
+) -> None:
+    """Raises UserError where `prepare_out` does, but changes nothing: for commands that first read for long."""
+    place = Location.of(out)
+    _refuse_file(place)
+    if not place.is_dir() or place.is_empty():
+        return
+    if not resume and not overwrite:
+        way_out = "" if resume is None else "--resume continues it, "
+        raise UserError(f"{out} exists; {way_out}--overwrite deletes it first")
+    if not (place / marker).exists():
+        raise UserError(
+            f"{out} has no {marker}: nothing to resume there; give another OUT"
+            if resume
+            else f"{out} has no {marker}: it was not made by this command and is not deleted; "
+            "give another OUT, or remove it yourself"
+        )
 
 
 def refuse_other_options(
@@ -105,9 +114,13 @@ def delete_empty(directories: Iterable[Path]) -> None:
 
 def make_directory(place: Location) -> None:
     """Makes a directory and its parents. Raises UserError if that is impossible."""
-    if place.exists() and not place.is_dir():
-        raise UserError(f"{place} is a file; OUT must be a directory")
+    _refuse_file(place)
     try:
         place.mkdir()
     except OSError as error:
         raise UserError(f"{place} cannot be made: {error.strerror}") from error
+
+
+def _refuse_file(place: Location) -> None:
+    if place.exists() and not place.is_dir():
+        raise UserError(f"{place} is a file; OUT must be a directory")

@@ -1,6 +1,6 @@
 """List the extensions of the files that may hold a clip, in lower case; the content of a file decides what it is."""
 
-__all__ = ["ARRAY_SUFFIXES", "FILE_SUFFIXES", "PICTURE_SUFFIXES", "VIDEO_SUFFIXES"]
+__all__ = ["ARRAY_SUFFIXES", "FILE_SUFFIXES", "NO_CLIPS", "PICTURE_SUFFIXES", "VIDEO_SUFFIXES"]
 
 
 VIDEO_SUFFIXES = (
@@ -13,3 +13,8 @@ FILE_SUFFIXES = VIDEO_SUFFIXES + ARRAY_SUFFIXES
 """Of files that hold a whole clip."""
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Of pictures: a folder of them is a clip."""
+NO_CLIPS = (
+    f"no videos ({', '.join(VIDEO_SUFFIXES)}), no arrays ({', '.join(ARRAY_SUFFIXES)}) and no pictures "
+    f"({', '.join(PICTURE_SUFFIXES)})"
+)
+"""What a folder without clips lacks, for messages."""

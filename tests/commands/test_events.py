@@ -239,7 +239,9 @@ def test_export_chooses_thresholds_on_the_validation_split(trained, tmp_path, ca
     assert 0.5 < seen["recall"] <= 1
     assert seen["false_alarms_per_hour"] <= 2000
     # An export of the export keeps them.
-    assert run(capsys, export.main, tmp_path / "trigger", tmp_path / "copy", "--c")[0] == 0
+    code, out, _ = run(capsys, export.main, tmp_path / "trigger", tmp_path / "copy", "--c")
+    assert code == 0
+    assert re.search(r"bytes of memory \(ttrnn_watch: [\d,]+\), probabilities", out)
     assert read_events(tmp_path / "copy") == rule
     assert "#define TTRNN_WINDOW 4\n#define TTRNN_HOP 2\n" in (tmp_path / "copy/c/model.h").read_text()
     code, out, _ = run(capsys, export.main, *words[:-2], "--overwrite")

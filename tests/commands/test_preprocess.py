@@ -247,6 +247,20 @@ def test_an_existing_out_is_refused_unless_it_is_the_same_job(
     assert digests(shards) == before
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({}, "exists; --resume"), ({"resume": True}, "nothing to resume"), ({"overwrite": True}, "is not deleted")],
+)
+def test_an_existing_out_is_refused_before_the_videos_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr(preprocessing, "read_catalog", lambda *_, **__: pytest.fail("the videos were listed"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/notes.txt").touch()
+    with pytest.raises(UserError, match=message):
+        preprocess(options(tmp_path, tmp_path / "out", **changes))
+
+
 def test_new_clips_go_into_new_shards(tmp_path: Path) -> None:
     videos, out = write_class_folders(tmp_path / "videos", num_clips=20), tmp_path / "out"
     preprocess(options(videos, out))

@@ -196,6 +196,13 @@ def test_an_existing_run_is_refused_unless_overwritten(shards, tmp_path):
     assert train(options(shards, tmp_path / "run", epochs=2, overwrite=True))["epochs"] == 2
 
 
+def test_an_existing_run_is_refused_before_the_shards_are_read(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").touch()
+    with pytest.raises(UserError, match="run exists; --resume continues it"):
+        train(options(tmp_path / "no-shards", tmp_path / "run"))
+
+
 def test_overwrite_deletes_no_other_directories(shards, tmp_path):
     other = tmp_path / "other"
     other.mkdir()

@@ -49,7 +49,9 @@ def test_an_invalid_csv_is_refused_in_one_line(
     ("files", "layout", "message"),
     [
         pytest.param([], "auto", "has no videos for layout folders, which reads CLASS", id="empty folder"),
-        pytest.param(["a/x.txt", "b/y.svg"], "auto", "has no videos", id="no videos"),
+        pytest.param([], "auto", r"; it has no videos \(.*\.avi, .*\) and no pictures", id="empty: suffixes"),
+        pytest.param(["a/x.txt"], "auto", r"; it has 1 \.txt, but no videos \(.*\.avi, ", id="no videos: suffixes"),
+        pytest.param(["a/1.avi"], "ucf11", r"; it has 1 \.avi$", id="videos of another layout: no suffixes"),
         pytest.param(
             ["1.avi", "2.avi"],
             "auto",

@@ -47,8 +47,10 @@ def c_files(
         events: `events` of the model's config.json, window, hop and thresholds by class; None: no `ttrnn_watch`.
     """
     files = {"model.h": _header(weights, accuracy, events), "model.c": c_source(weights, events)}
-    for name in ("main.c", "Makefile", "sketch.ino"):
-        files[name] = _piece(name)
+    programs = "watch_" if events else ""
+    for name in ("main.c", "sketch.ino"):
+        files[name] = _piece(programs + name)
+    files["Makefile"] = _piece("Makefile")
     pixels = "rgb24" if weights.config.channels == 3 else "gray"
     size = f"{weights.config.width}:{weights.config.height}"
     files["main.c"] = files["main.c"].replace("WIDTH:HEIGHT", size, 1).replace("FORMAT", pixels, 1)

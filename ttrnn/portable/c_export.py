@@ -19,7 +19,7 @@ from ttrnn.files import atomic_directory
 from ttrnn.integer import IntegerModel
 from ttrnn.model import VideoClassifier
 from ttrnn.portable.c import c_files
-from ttrnn.portable.c_tables import Weights, state_bytes
+from ttrnn.portable.c_tables import Weights, state_bytes, watch_bytes
 from ttrnn.portable.rounding import integer_model
 from ttrnn.portable.weights import ModelWeights
 
@@ -53,9 +53,9 @@ def export_c(
         events: `events` of the model's config.json, window, hop and thresholds by class; None: no `ttrnn_watch`.
 
     Returns:
-        dtype, ram_bytes, compiled (False if there is no `cc` on the PATH), difference (the largest between the
-        probabilities of the C code, or without `cc` of the whole numbers, and of the model; None if nothing was
-        compared), and num_frames compared.
+        dtype, ram_bytes (of a ttrnn_state), watch_bytes (of a ttrnn_watch; None without events), compiled (False if
+        there is no `cc` on the PATH), difference (the largest between the probabilities of the C code, or without `cc`
+        of the whole numbers, and of the model; None if nothing was compared), and num_frames compared.
 
     Raises:
         ValueError: the model is bidirectional, or int8 without clips to calibrate on.
@@ -81,6 +81,7 @@ def export_c(
     return {
         "dtype": dtype,
         "ram_bytes": state_bytes(weights),
+        "watch_bytes": watch_bytes(weights, events) if events else None,
         "compiled": is_compiled,
         "difference": difference,
         "num_frames": num_frames if is_compiled else 0,

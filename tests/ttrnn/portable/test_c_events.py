@@ -13,6 +13,7 @@ from ttrnn.events import Event, EventDetector, EventRule, StaggeredStates
 from ttrnn.portable.c import c_files
 from ttrnn.portable.c_export import export_c
 from ttrnn.portable.c_tables import thresholds, watch_bytes
+from ttrnn.portable.weights import ModelWeights
 
 # Prints scores and events of frames from standard input, which are given line by line, every other one whole. Frames
 # have numbers from the first argument on.
@@ -160,6 +161,37 @@ def test_a_model_gives_the_events_of_python(form: str, window: int, hop: int, tm
     assert over == sorted(wanted_over, key=lambda told: (told[0], classes.index(told[1].label)))
 
 
+@needs_gcc
+def test_main_prints_the_events(tmp_path: Path) -> None:
+    model = make(width=4, height=3, in_modes="6x6", hidden_modes="2x2", ranks="2")
+    frames, classes = clips(model, 1, 60)[0], model.config.classes
+    states = StaggeredStates(lambda: model.stream().push, EventRule(window=4, hop=2, thresholds={}))
+    scores = [states.push(frame).tolist() for frame in frames]
+    # Half of the frames are above.
+    limits = dict(zip(classes, np.median(scores, axis=0).tolist(), strict=True))
+    rule = EventRule(window=4, hop=2, thresholds=limits)
+    for name, text in c_files(ModelWeights.of(model), events=rule.to_dict()).items():
+        (tmp_path / name).write_text(text)
+    subprocess.run(["make", "-s", "CC=gcc", f"CFLAGS={' '.join(SANITIZED)}"], cwd=tmp_path, check=True)
+    detector = EventDetector(rule, classes)
+    started, over = list[Event](), list[Event]()
+    for row in scores:
+        over += detector.push(row)
+        started += detector.started
+    over += detector.finish()
+    wanted = {f"{event.label} detected at frame {event.detected}": 0.0 for event in started}
+    wanted |= {f"{each.label} over: frames {each.start} to {each.end - 1}": each.score for each in over}
+    data = frames.numpy().tobytes()
+    done = subprocess.run([tmp_path / "model"], input=data, capture_output=True, check=True)
+    assert len(started) == len(over) > 5
+    found = [line.partition(", score ") for line in done.stdout.decode().splitlines()]
+    assert {line: float(score or 0) for line, _, score in found} == pytest.approx(wanted, abs=1e-4)
+    # The open event is over at the end of the stream; a frame that is cut off is none.
+    done = subprocess.run([tmp_path / "model"], input=data + b"1", capture_output=True, check=False)
+    assert (done.returncode, len(done.stdout.splitlines())) == (1, len(wanted))
+    assert done.stderr == b"the last frame has 1 bytes, not 36\n"
+
+
 def test_thresholds_are_the_smallest_scores_that_reach_them() -> None:
     model = make()
     first, second, *others = model.config.classes
@@ -176,6 +208,8 @@ def test_thresholds_are_the_smallest_scores_that_reach_them() -> None:
 def test_only_a_model_with_events_has_a_watch(tmp_path: Path) -> None:
     weights = weights_of(make(), "float32", None)
     assert not any("watch" in text.lower() or "event" in text.lower() for text in c_files(weights).values())
-    export_c(make(), tmp_path / "c", events={"window": 2, "hop": 1, "thresholds": {}})
+    events = {"window": 2, "hop": 1, "thresholds": {}}
+    assert export_c(make(), tmp_path / "c", events=events)["watch_bytes"] == watch_bytes(weights, events)
+    assert "ttrnn_watch_line(" in (tmp_path / "c" / "sketch.ino").read_text()
     assert "ttrnn_watch_line(" in (tmp_path / "c" / "model.h").read_text()
     assert "ttrnn_watch_line(" in (tmp_path / "c" / "model.c").read_text()

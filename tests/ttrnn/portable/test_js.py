@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 from tests.ttrnn.test_export_onnx import BOTH, CASES, clips, make
 from ttrnn.portable import js
-from ttrnn.portable.js import export_js, javascript
+from ttrnn.portable.js import demo_page, export_js, javascript
 from ttrnn.quantise import DTYPES, rounded
 
 NODE = shutil.which("node")
@@ -139,6 +140,15 @@ def test_five_thousand_parameters_take_less_than_30_kilobytes() -> None:
     assert len(javascript(rounded(model, "int8"), "int8").encode()) < 20_000
 
 
+def test_the_example_page_has_the_code_of_today() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "examples" / "stripes.html").read_text(encoding="utf-8")
+    weights = re.search(r"^// A ttrnn .*\nconst config=(.*);\nconst text=.*\n", page, re.MULTILINE)
+    assert weights is not None
+    parts = [name for name in js._FILES if json.loads(weights[1]).get(name, True)]
+    # To repair: write this text to the page.
+    assert page == demo_page(weights[0] + "".join(map(js._code, parts)))
+
+
 SIZES = [(24, 16), (48, 32), (72, 48), (96, 64), (50, 37), (64, 48), (640, 480), (100, 16), (24, 33), (48, 64),
          (12, 8), (13, 9), (48, 7), (7, 48), (1, 1)]  # fmt: skip
 
@@ -211,7 +221,7 @@ EVENTS: list[tuple[list[float], list[tuple[int, int, int, float]], list[int]]] =
 @pytest.mark.parametrize(("scores", "events", "ends"), EVENTS)
 def test_events_are_those_of_the_definition(scores: Any, events: Any, ends: Any, tmp_path: Path) -> None:
     rule = {"window": 4, "hop": 2, "thresholds": {"a": 0.5}}
-    told = "Stream.prototype.push = frame => ({ a: frame[0] / 100, b: 1 });"
+    told = "Stream.prototype.take = frame => ({ a: frame[0] / 100, b: 1 });"
     (tmp_path / "model.mjs").write_text(javascript(make(**TINY), events=rule) + told, encoding="utf-8")
     code = """
     const watch = (await import(`${process.cwd()}/model.mjs`)).watch(), started = [], over = [];
@@ -233,8 +243,9 @@ def test_events_are_those_of_the_definition(scores: Any, events: Any, ends: Any,
 
 
 @needs_node
-def test_a_watch_gives_the_scores_of_the_clip_of_its_oldest_state(tmp_path: Path) -> None:
-    model = make(**CASES["differences, two layers"])
+@pytest.mark.parametrize("case", ["gru, tt recurrent", "differences, two layers", "stem", "stem, frames alone"])
+def test_a_watch_gives_the_scores_of_the_clip_of_its_oldest_state(case: str, tmp_path: Path) -> None:
+    model = make(**CASES[case])
     frames = clips(model, 1, 11)[0]
     rule = {"window": 6, "hop": 2, "thresholds": {}}
     (tmp_path / "model.mjs").write_text(javascript(model, events=rule), encoding="utf-8")

@@ -24,7 +24,8 @@ class Watch {
       state.reset();
       streams.push(state);
     }
-    const [scores] = streams.map(state => state.push(frame));
+    const shared = {};
+    const [scores] = streams.map(state => state.take(frame, shared));
     const first = P * Math.max(0, Math.floor(t / P) - W / P + 1);
     const over = [...open.values()].filter(event => first > event.end);
     for (const { label } of over) open.delete(label);

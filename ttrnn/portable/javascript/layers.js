@@ -10,9 +10,9 @@ const head = matrix(classes.length, size), headBias = vector(classes.length);
 const pixels = new Float64Array(width * height * channels);
 const sigmoid = x => 1 / (1 + Math.exp(-x));
 
-// The gates of a layer without the part of its state. By linearity, the product of a difference is that of products.
-function gates({ input, offset, bias }, x, state) {
-  const g = product(input, x);
+// From a product, the gates of a layer without the part of its state; g is changed. By linearity, the product of a
+// difference is that of products.
+function gates({ offset, bias }, g, state) {
   if (!bias) {
     for (let j = 0; j < g.length; j++) g[j] += offset[j];
     return g;

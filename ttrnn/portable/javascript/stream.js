@@ -1,4 +1,12 @@
 // Streams: what users of the module see.
+
+// The product of the first layer with a frame, or with its features.
+function firstProduct(frame, before) {
+  if (config.stem) return product(layers[0].input, features(frame, before)).slice();
+  pixels.set(frame);
+  return product(layers[0].input, pixels).slice();
+}
+
 class Stream {
   constructor() {
     this.reset();
@@ -15,13 +23,17 @@ class Stream {
   // Takes one more frame and returns the probabilities so far by class: an ImageData of any size, or bytes, height x
   // width x channels.
   push(image) {
-    const frame = asFrame(image);
-    let x = pixels;
-    if (config.stem) {
-      x = features(frame, this.frame ?? frame);
-      if (config.stem.gain) this.frame = frame.slice();
-    } else pixels.set(frame);
-    layers.forEach((layer, i) => x = advance(layer, gates(layer, x, this.layers[i]), this.layers[i]));
+    return this.take(asFrame(image), {});
+  }
+
+  // Streams that take the same frame compute its product once, and once more if one of them has no frame before it.
+  take(frame, shared) {
+    const g = (shared[this.frame ? "later" : "first"] ??= firstProduct(frame, this.frame ?? frame)).slice();
+    if (config.stem?.gain) this.frame = shared.frame ??= frame.slice();
+    let x;
+    layers.forEach((layer, i) => {
+      x = advance(layer, gates(layer, i ? product(layer.input, x) : g, this.layers[i]), this.layers[i]);
+    });
     const scores = probabilities(pool(this.pooling, x));
     return Object.fromEntries(classes.map((name, i) => [name, scores[i]]));
   }
