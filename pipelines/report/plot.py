@@ -7,10 +7,11 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from pipelines.core.text import percent
 from pipelines.evaluation.plots import plain_axes
-from pipelines.report.pareto_data import ROLES, Mark, baseline_line, labels, marks
+from pipelines.report.pareto_data import FORMAT_COLOURS, ROLES, Mark, baseline_line, formats, labels, marks
 from ttrnn.files import atomic_write
 
 __all__ = ["write_figure"]
@@ -26,26 +27,31 @@ _COLOURS = {
     "frontier": "#0072b2",
     "dense": "#d55e00",
 }
+# Of roles where colours stand for formats.
+_NEUTRAL = dict.fromkeys(_COLOURS, FORMAT_COLOURS["dense"]) | {"baseline": "#666666"}
 _WITH_INTERVALS = ("frontier", "test")
 
 
 def write_figure(path: str | Path, data: Mapping[str, Any]) -> None:
-    """Plots the frontier into a PNG of 1600 x 960 pixels.
+    """Plots the frontier into a PNG of 1600 x 960 pixels; where formats differ between trials, colours stand for them.
 
     Args:
         path: The file.
         data: Contents of pareto.json.
     """
     drawn = marks(data)
+    format_title, form_of = next(iter(formats(data).items()), ("", {}))
+    colours = _NEUTRAL if form_of else _COLOURS
     (low, high), heights, ticks = _axis_limits(drawn, data["chance"])
     figure = Figure(figsize=(10, 6), dpi=160)
     figure.set_layout_engine("constrained", w_pad=0.15, h_pad=0.15)
     axes = figure.subplots()
     for role, (label, _, marker, size) in ROLES.items():
         if of_role := [mark for mark in drawn if mark.role == role]:
-            _draw(axes, of_role, marker, 0.7 * size, label)
-    _draw_frontier(axes, baseline_line(data), 10**high, labels(data), role="baseline", linestyle="--")
-    _draw_frontier(axes, [mark for mark in drawn if mark.role == "frontier"], 10**high, labels(data))
+            _draw(axes, of_role, marker, 0.7 * size, label, colours[role], form_of)
+    frontier = [mark for mark in drawn if mark.role == "frontier"]
+    _draw_frontier(axes, baseline_line(data), 10**high, labels(data), colours, role="baseline", linestyle="--")
+    _draw_frontier(axes, frontier, 10**high, labels(data), colours, form_of=form_of)
     chance = 100 * data["chance"]
     axes.axhline(chance, linestyle=":", color="#666666", linewidth=1.2, zorder=0)
     style = {"color": "#666666", "fontsize": 9, "xycoords": ("axes fraction", "data")}
@@ -59,24 +65,39 @@ def write_figure(path: str | Path, data: Mapping[str, Any]) -> None:
     axes.set_title(title, loc="left", fontweight="bold", fontsize=14, parse_math=False)
     plain_axes(axes)
     axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.11), ncols=6)
+    if form_of:
+        keys = [Patch(color=colour, label=name) for name, colour in FORMAT_COLOURS.items() if name in form_of.values()]
+        figure.legend(handles=keys, title=format_title, frameon=False, fontsize=9, loc="outside right upper")
     with atomic_write(path, "wb") as file:
         figure.savefig(file, format="png")
 
 
-def _draw(axes: Axes, of_role: Sequence[Mark], marker: str, size: float, label: str) -> None:
-    """Draws the marks of one role, with intervals for the frontier and the test metric."""
+def _draw(
+    axes: Axes,
+    of_role: Sequence[Mark],
+    marker: str,
+    size: float,
+    label: str,
+    colour: str,
+    form_of: Mapping[str, str],
+) -> None:
+    """Draws the marks of one role, with intervals for the frontier and the test metric; formats have their colours."""
     role = of_role[0].role
     xs, ys = [mark.trial["num_params"] for mark in of_role], [100 * mark.value for mark in of_role]
-    colour = _COLOURS[role]
-    face = "none" if role == "test" else colour
-    axes.plot(xs, ys, marker, label=label, markersize=size, markeredgecolor=colour, markerfacecolor=face, clip_on=False)
+    colours = [FORMAT_COLOURS.get(form_of.get(mark.trial["trial"], ""), colour) for mark in of_role]
+    style = {"marker": marker, "linewidths": 1, "clip_on": False, "zorder": 2}
+    # The legend has the colour of the role, whatever the formats of its marks.
+    for places, own, text in (((xs, ys), colours, None), (([], []), colour, label)):
+        points = axes.scatter(*places, size**2, color=own, label=text, **style)
+        if role == "test":
+            points.set_facecolor("none")
     if role in _WITH_INTERVALS:
-        for x, mark in zip(xs, of_role, strict=True):
+        for x, mark, own in zip(xs, of_role, colours, strict=True):
             if mark.interval:
                 # Intervals on test are shifted to the right, so that they do not hide those on validation.
                 position = x if role == "frontier" else 1.02 * x
                 low, high = (100 * bound for bound in mark.interval)
-                axes.vlines(position, low, high, color=colour, alpha=0.5, linewidth=1.2)
+                axes.vlines(position, low, high, color=own, alpha=0.5, linewidth=1.2)
 
 
 def _draw_frontier(
@@ -84,13 +105,15 @@ def _draw_frontier(
     frontier: Sequence[Mark],
     right_end: float,
     names: Mapping[str, str],
+    colours: Mapping[str, str],
+    form_of: Mapping[str, str] | None = None,
     role: str = "frontier",
     linestyle: str = "-",
 ) -> None:
     """Draws a frontier as steps, each from one point to the next, the last one to the right end; adds labels."""
     if not frontier:
         return
-    colour = _COLOURS[role]
+    colour = colours[role]
     xs = [*(mark.trial["num_params"] for mark in frontier), right_end]
     ys = [100 * mark.value for mark in [*frontier, frontier[-1]]]
     axes.plot(xs, ys, drawstyle="steps-post", linestyle=linestyle, color=colour, linewidth=1.8, zorder=1)
@@ -98,7 +121,8 @@ def _draw_frontier(
     for x, y, mark in zip(xs, ys, frontier, strict=False):
         _annotate(axes, names.get(mark.trial["trial"], ""), (x, y), **place, color=colour, fontweight="bold")
         if role == "frontier":
-            numbers = f"{x:,}: {mark.value:.0%}"
+            form = (form_of or {}).get(mark.trial["trial"], "")
+            numbers = f"{x:,}: {mark.value:.0%} {form}".rstrip()
             # At the right end of the figure there is no room beside the point.
             offset, side = ((-9, -28), "right") if 2 * x > right_end else ((9, -13), "left")
             _annotate(axes, numbers, (x, y), offset, ha=side, color=colour, fontsize=8)

@@ -172,9 +172,8 @@ def dimensions(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     trials = [mark.trial for mark in by_trial.values()]
     axes = []
     for name in varying_options(trials):
-        title, values = name.replace("_", " "), {
-            t["trial"]: (t["config"] | matrix_formats(t["config"]))[name] for t in trials if name in t["config"]
-        }
+        configs = {t["trial"]: {**t["config"], **matrix_formats(t["config"])} for t in trials if name in t["config"]}
+        title, values = name.replace("_", " "), {trial: config[name] for trial, config in configs.items()}
         if name.endswith("ranks"):
             title = f"largest of {title}"
             values = {trial: _largest(value) for trial, value in values.items()}

@@ -19,7 +19,7 @@ const slotClass = (trial) => (selected.has(trial) ? ` is-selected s${selected.ge
 const selectedLast = (names) => [...names.filter((name) => !selected.has(name)), ...names.filter((name) => selected.has(name))];
 // Trials that were not replicated may be many, and have a mark of their own.
 const isNamed = (trial) => selected.has(trial) || !["", "not replicated"].includes(view.trials[trial].label);
-const labelOf = (trial) => [isNamed(trial) && trial, view.trials[trial].label, formatOf(trial)].filter(Boolean).join(" ");
+const labelOf = (trial) => [isNamed(trial) && `${trial} ${view.trials[trial].label}`.trim(), formatOf(trial)].filter(Boolean).join(" · ");
 
 function mark(parent, role, shape, x, y, r = 4) {
   const group = make("g", {class: role, transform: `translate(${x.toFixed(1)},${y.toFixed(1)})`}, parent);

@@ -211,7 +211,7 @@ function sortable(table) {
   });
 }
 
-// Offers at least so many titles as radio buttons; choose(k) is called for the one that is chosen.
+// Adds a radio button for each title, hidden if there are fewer than `least`; choose(k) is called for title k.
 function addChoices(id, titles, least, choose) {
   const group = document.getElementById(id);
   group.hidden = titles.length < least;
