@@ -85,7 +85,7 @@ def _draw(
     role = of_role[0].role
     xs, ys = [mark.trial["num_params"] for mark in of_role], [100 * mark.value for mark in of_role]
     colours = [FORMAT_COLOURS.get(form_of.get(mark.trial["trial"], ""), colour) for mark in of_role]
-    style = {"marker": marker, "linewidths": 1, "clip_on": False, "zorder": 2}
+    style: dict[str, Any] = {"marker": marker, "linewidths": 1, "clip_on": False, "zorder": 2}
     # The legend has the colour of the role, whatever the formats of its marks.
     for places, own, text in (((xs, ys), colours, None), (([], []), colour, label)):
         points = axes.scatter(*places, size**2, color=own, label=text, **style)
