@@ -317,7 +317,7 @@ def test_colours_stand_for_formats_where_they_differ(browser: Any, opened: Opene
 
     assert list(legend()) == ["tt", "cp"]
     assert trials() == [legend()["tt"], legend()["cp"], legend()["cp"]]
-    assert "0001 best, highest · cp" in shown.page.text_content("#plot")
+    assert "0001 best, knee · cp" in shown.page.text_content("#plot")
     assert not set(colours('#legend g, #plot g[data-trial="low-rank-1000"]')) & set(legend().values())
     shown.page.get_by_role("button", name="tt", exact=True).click()
     faded = "[...document.querySelectorAll('.faded')].map((node) => node.dataset.trial)"
