@@ -8,14 +8,17 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pipelines.tuning.formatting import matrix_formats
 from pipelines.tuning.sweep_directory import SweepDirectory
 
 __all__ = [
+    "FORMAT_COLOURS",
     "ROLES",
     "Mark",
     "all_trials",
     "baseline_line",
     "csv_tables",
+    "formats",
     "kilobytes",
     "labels",
     "mark_on_test",
@@ -35,6 +38,19 @@ ROLES = {
     "frontier": ("frontier", "circle", "o", 12),
     "dense": ("dense baseline", "square", "s", 12),
 }
+# Differ also for people with red-green or blue-yellow blindness; page.css has the same, and others in dark mode.
+FORMAT_COLOURS = {
+    "tt": "#2c61fe",
+    "cp": "#db7d24",
+    "tucker": "#11a68b",
+    "ht": "#c114aa",
+    "tr": "#836826",
+    "bt": "#285a6b",
+    "low-rank": "#4f0485",
+    "block-diagonal": "#7f2922",
+    "dense": "#1c2128",
+}
+_FORMAT_TITLES = {"format": "input format", "recurrent_format": "recurrent format"}
 _REPLICATION_COLUMNS = ("val_mean", "test_mean", "num_seeds")
 
 
@@ -104,6 +120,20 @@ def mark_on_test(trial: Mapping[str, Any]) -> Mark | None:
     """The marker of a trial's test metric; None if it was not tested."""
     is_tested = trial["test_metric"] is not None or (trial.get("replication") or {}).get("test_mean") is not None
     return _mark("test", trial, "test") if is_tested else None
+
+
+def formats(data: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """{title: {trial: tensor format}} of each matrix whose format differs between trials.
+
+    Empty if there is only one format beside `dense`; baselines have none.
+    """
+    found = {trial["trial"]: matrix_formats(trial["config"]) for trial in data["trials"] if trial["config"]}
+    if len({form for of_trial in found.values() for form in of_trial.values()} - {"dense"}) < 2:
+        return {}
+    by_title = {
+        title: {name: of_trial[option] for name, of_trial in found.items()} for option, title in _FORMAT_TITLES.items()
+    }
+    return {title: of for title, of in by_title.items() if len(set(of.values())) > 1}
 
 
 def baseline_line(data: Mapping[str, Any]) -> list[Mark]:

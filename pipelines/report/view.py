@@ -6,17 +6,19 @@ from typing import Any
 
 from pipelines.core.text import percent
 from pipelines.report.pareto_data import (
+    FORMAT_COLOURS,
     ROLES,
     all_trials,
     baseline_line,
     csv_tables,
+    formats,
     kilobytes,
     labels,
     marks,
     milliseconds,
     refinements,
 )
-from pipelines.tuning.formatting import interval_text, texts
+from pipelines.tuning.formatting import interval_text, matrix_formats, texts
 
 __all__ = ["dimensions", "varying_options", "view"]
 
@@ -37,12 +39,17 @@ def view(data: Mapping[str, Any]) -> dict[str, Any]:
     trials, label, drawn = all_trials(data), labels(data), marks(data)
     x_axes = {name: title for name, title in _X_AXES.items() if any(mark.trial.get(name) for mark in drawn)}
     varying = varying_options(data["trials"])
+    by_format = formats(data)
     selected = dict.fromkeys(name for name in map(data.get, ("best", "knee", "highest", "baseline")) if name)
     return {
         "metric": data["metric"].replace("_", " "),
         "chance": 100 * data["chance"],
         "roles": [{"role": role, "label": name, "shape": shape} for role, (name, shape, *_) in ROLES.items()],
         "x_axes": x_axes,
+        "formats": [
+            {"title": title, "names": [name for name in FORMAT_COLOURS if name in of.values()], "of": of}
+            for title, of in by_format.items()
+        ],
         "marks": [
             {"trial": m.trial["trial"], "role": m.role, "y": 100 * m.value, "interval": _percents(m.interval)}
             for m in drawn
@@ -58,7 +65,7 @@ def view(data: Mapping[str, Any]) -> dict[str, Any]:
             name: {
                 "x": [trial.get(axis) for axis in x_axes],
                 "label": label.get(name, ""),
-                "tooltip": _tooltip(trial),
+                "tooltip": _tooltip(trial, [f"{title} {of[name]}" for title, of in by_format.items() if name in of]),
                 "details": _details(trial, label.get(name, ""), varying, milliseconds(data, name, with_spread=True)),
                 "curve": [[epoch, round(100 * value, 3)] for epoch, value in trial.get("curve") or []],
                 "stopped": trial["state"] not in ("complete", "baseline"),
@@ -80,13 +87,14 @@ def _percents(interval: Sequence[float] | None) -> list[float] | None:
     return None if interval is None else [100 * bound for bound in interval]
 
 
-def _tooltip(trial: Mapping[str, Any]) -> list[str]:
-    """Lines of the tooltip of a trial."""
+def _tooltip(trial: Mapping[str, Any], formats: Iterable[str]) -> list[str]:
+    """Lines of the tooltip of a trial; `formats` are shown in one."""
     cells = texts(trial)
     replication = trial.get("replication")
     mean = f"mean of {len(replication['seeds'])} new seeds {percent(replication['val_mean'])}" if replication else ""
     lines = [
         f"trial {cells['trial']}, {cells['cell']}, {cells['input']} input",
+        ", ".join(formats),
         f"modes {cells['modes']}",
         f"ranks {cells['ranks']}, recurrent ranks {cells['recurrent_ranks']}",
         f"{cells['num_params']} parameters, {cells['input_params']} of them input-to-hidden",
@@ -164,7 +172,8 @@ def dimensions(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     trials = [mark.trial for mark in by_trial.values()]
     axes = []
     for name in varying_options(trials):
-        title, values = name.replace("_", " "), {t["trial"]: t["config"][name] for t in trials if name in t["config"]}
+        configs = {t["trial"]: {**t["config"], **matrix_formats(t["config"])} for t in trials if name in t["config"]}
+        title, values = name.replace("_", " "), {trial: config[name] for trial, config in configs.items()}
         if name.endswith("ranks"):
             title = f"largest of {title}"
             values = {trial: _largest(value) for trial, value in values.items()}

@@ -6,7 +6,7 @@ from typing import Any
 from pipelines.baselines.config import KINDS
 from pipelines.core.text import duration, percent
 
-__all__ = ["count", "interval_text", "texts"]
+__all__ = ["count", "interval_text", "matrix_formats", "texts"]
 
 
 def count(value: int | None) -> str:
@@ -17,6 +17,13 @@ def count(value: int | None) -> str:
 def interval_text(interval: Sequence[float] | None) -> str:
     """[0.712, 0.801] -> `71.2 to 80.1%`; `-` for None."""
     return "-" if interval is None else f"{100 * interval[0]:.1f} to {percent(interval[1])}"
+
+
+def matrix_formats(config: Mapping[str, Any]) -> dict[str, str]:
+    """The tensor formats of both matrices by the names of their options; `dense` for a matrix without a format."""
+    is_dense = config.get("input") == "dense", config.get("recurrent_ranks", "none") == "none"
+    options = "format", "recurrent_format"
+    return {name: "dense" if dense else config.get(name, "tt") for name, dense in zip(options, is_dense, strict=True)}
 
 
 def texts(trial: Mapping[str, Any]) -> dict[str, str]:
@@ -34,8 +41,10 @@ def texts(trial: Mapping[str, Any]) -> dict[str, str]:
     if config.get("input") in KINDS:
         source = f"{config['input']} {source}"
     cells = dict.fromkeys(("cell", "input", "ranks", "recurrent_ranks"), "-") | config
-    for option in ("format", "recurrent_format"):
-        if (form := config.get(option, "tt")) != "tt":
+    for option, form in matrix_formats(config).items():
+        if option in config:
+            cells[option] = form
+        if form not in ("tt", "dense"):
             ranks = option.replace("format", "ranks")
             cells[ranks] = f"{form} {cells[ranks]}"
     cells |= {name: count(trial.get(name)) for name in ("num_params", "input_params", "multiply_adds", "epochs")}

@@ -3,7 +3,19 @@
 import copy
 from typing import Any
 
+from tests.sweeps import config
+
 HOSTILE = '</script><script>alert(1)</script><img src="https://x.invalid/y">'
+
+# Two formats of the input matrix and three of the recurrent one.
+OF_FORMATS: dict[str, dict[str, Any] | None] = {
+    name: {"num_params": num_params, "val_metric": metric, "config": config(**options)}
+    for name, num_params, metric, options in (
+        ("0000", 1_000, 0.5, {"format": "tt", "recurrent_format": "tt"}),
+        ("0001", 2_000, 0.6, {"format": "cp", "recurrent_format": "low-rank", "recurrent_ranks": "2"}),
+        ("0002", 3_000, 0.4, {"format": "cp", "recurrent_format": "tt", "recurrent_ranks": "2x2x2"}),
+    )
+}
 
 
 def full(data: dict[str, Any]) -> dict[str, Any]:

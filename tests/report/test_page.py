@@ -10,7 +10,7 @@ import pytest
 from pipelines.report.frontier_files import write_frontier
 from pipelines.report.html import write_page
 from pipelines.report.pareto_data import csv_tables
-from tests.report.contents import HOSTILE, full, older
+from tests.report.contents import HOSTILE, OF_FORMATS, full, older
 from tests.sweeps import Evaluate, add_baselines, config, make_sweep
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e .[dev]")
@@ -297,6 +297,36 @@ def test_legend_hides_and_shows_a_role(opened: Opened) -> None:
     assert button.get_attribute("aria-pressed") == "false"
     button.press("Enter")
     assert opened.page.locator("#plot g.dominated").count() == 1
+
+
+def test_colours_stand_for_formats_where_they_differ(browser: Any, opened: Opened, tmp_path: Path) -> None:
+    assert opened.page.locator("#matrix:visible, #formats button, [class*=format-]").count() == 0
+    sweep = make_sweep(tmp_path / "sweep", OF_FORMATS)
+    write_frontier(add_baselines(sweep, {"low-rank-1000": (900, 0.3)}), Evaluate())
+    shown = Opened(browser, sweep / "report.html")
+
+    def colours(selector: str) -> list[str]:
+        return shown.page.locator(selector).evaluate_all("nodes => nodes.map((node) => getComputedStyle(node).fill)")
+
+    def legend() -> dict[str, str]:
+        names = shown.page.locator("#formats button").all_inner_texts()
+        return dict(zip(names, colours("#formats rect"), strict=True))
+
+    def trials() -> list[str]:
+        return [colours(f'#plot g[data-trial="{name}"]:not(.test)')[0] for name in ("0000", "0001", "0002")]
+
+    assert list(legend()) == ["tt", "cp"]
+    assert trials() == [legend()["tt"], legend()["cp"], legend()["cp"]]
+    assert "0001 best, knee · cp" in shown.page.text_content("#plot")
+    assert not set(colours('#legend g, #plot g[data-trial="low-rank-1000"]')) & set(legend().values())
+    shown.page.get_by_role("button", name="tt", exact=True).click()
+    faded = "[...document.querySelectorAll('.faded')].map((node) => node.dataset.trial)"
+    assert set(shown.page.evaluate(faded)) == {"0000", None}
+    shown.page.get_by_role("radio", name="recurrent format").check()
+    assert trials() == [legend()[name] for name in ("dense", "low-rank", "tt")]
+    assert shown.page.evaluate(faded) == []
+    assert shown.errors == []
+    shown.context.close()
 
 
 def test_published_results_are_points_only_if_the_axis_counts_the_same_parameters(opened: Opened) -> None:

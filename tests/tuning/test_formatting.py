@@ -23,6 +23,7 @@ def test_values_are_written_with_their_units_and_unknown_ones_as_a_dash(tmp_path
     assert texts(trials[1])["modes"] == "stem 6x8: 8x4x8x8 → 4x4x4x4"
     trials[1]["config"] |= {"format": "ht", "recurrent_format": "tt"}
     assert (texts(trials[1])["ranks"], texts(trials[1])["recurrent_ranks"]) == ("ht 3x3x3", known["recurrent_ranks"])
+    assert [texts(trials[1])[name] for name in ("format", "recurrent_format")] == ["ht", "dense"]
     assert texts(trials[6])["state"] == "failed: diverged <b>"
 
 

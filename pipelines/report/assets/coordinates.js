@@ -21,7 +21,7 @@ function isInRanges(trial) {
   });
 }
 
-const fade = (trial) => (isInRanges(trial) ? "" : " faded");
+const fade = (trial) => (isInRanges(trial) && !hidden.has(formatKey(formatOf(trial))) ? "" : " faded");
 
 function setRange(k, ends) {
   if (ends) ranges.set(k, ends);

@@ -6,12 +6,20 @@ const hidden = new Set();
 let xAxis = 0;
 // The ends of both scales while zoomed in: {x: [low, high], y: [low, high]}.
 let zoom = null;
+// Index in view.formats of the matrix whose format has a colour, if the formats of trials differ.
+let matrix = 0;
 // trial -> slot (its colour and dash pattern), in the order of selection.
 const selected = new Map();
 
-const slotClass = (trial) => (selected.has(trial) ? ` is-selected s${selected.get(trial)}` : "");
+const formatOf = (trial) => view.formats[matrix]?.of[trial];
+// The legend hides formats by these keys.
+const formatKey = (format) => `${matrix}:${format}`;
+const formatClass = (trial) => (view.formats.length ? ` format-${formatOf(trial) ?? "none"}` : "");
+const slotClass = (trial) => (selected.has(trial) ? ` is-selected s${selected.get(trial)}` : "") + formatClass(trial);
 const selectedLast = (names) => [...names.filter((name) => !selected.has(name)), ...names.filter((name) => selected.has(name))];
-const labelOf = (trial) => (view.trials[trial].label ? `${trial} ${view.trials[trial].label}` : trial);
+// Trials that were not replicated may be many, and have a mark of their own.
+const isNamed = (trial) => selected.has(trial) || !["", "not replicated"].includes(view.trials[trial].label);
+const labelOf = (trial) => [isNamed(trial) && `${trial} ${view.trials[trial].label}`.trim(), formatOf(trial)].filter(Boolean).join(" · ");
 
 function mark(parent, role, shape, x, y, r = 4) {
   const group = make("g", {class: role, transform: `translate(${x.toFixed(1)},${y.toFixed(1)})`}, parent);
@@ -93,13 +101,11 @@ function drawPoints(chart, inside, drawn, x, y, place) {
       make("path", {class: `whisker ${p.role}${slotClass(p.trial)}${fade(p.trial)}`, d: `M${px},${low}V${high}M${px - 4},${low}h8M${px - 4},${high}h8`}, whiskers);
     }
     if (selected.has(p.trial) && p.role !== "test") {
-      make("circle", {class: `ring s${selected.get(p.trial)}`, cx: px, cy: py, r: 11}, above);
+      make("circle", {class: `ring${slotClass(p.trial)}`, cx: px, cy: py, r: 11}, above);
     }
   }
-  // Those that were not replicated may be many, and have a mark of their own.
-  const isLabelled = ({role, trial}) => role !== "test"
-    && (selected.has(trial) || !["", "not replicated"].includes(view.trials[trial].label));
-  for (const p of drawn.filter(isLabelled)) {
+  const isLabelled = ({role, trial}) => role !== "test" && (isNamed(trial) || (role === "frontier" && formatOf(trial) && !fade(trial)));
+  for (const p of drawn.filter(isLabelled).sort((a, b) => isNamed(b.trial) - isNamed(a.trial))) {
     const px = x.at(p.x), py = y.at(p.y), text = labelOf(p.trial), width = 7.4 * text.length;
     if (!isInside(px, py)) continue;
     const beside = [-14 - width, 14], around = [-width / 2, ...beside];

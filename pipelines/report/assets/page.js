@@ -38,7 +38,7 @@ function update() {
     row.querySelector("button")?.setAttribute("aria-pressed", selected.has(row.dataset.trial));
   }
   for (const node of document.querySelectorAll("tbody tr[data-trial], .card")) {
-    node.className = node.className.replace(/ ?is-selected s\d/, "") + slotClass(node.dataset.trial);
+    node.className = node.className.replace(/ ?(is-selected s\d|format-\S+)/g, "") + slotClass(node.dataset.trial);
   }
   document.getElementById("clear-ranges").hidden = !ranges.size;
 }
@@ -48,15 +48,9 @@ function swatch(parent, draw) {
   draw(svg);
 }
 
-function drawLegend() {
-  const legend = document.getElementById("legend"), focused = document.activeElement?.dataset?.role;
-  const roles = view.roles.filter(({role}) => view.marks.some((point) => point.role === role)).reverse();
-  const entries = roles.map(({role, label, shape}) => [role, label, (svg) => mark(svg, role, shape, 0, 0)]);
-  if (view.refinements.length) entries.push(["refinements", "refined from", (svg) => make("path", {class: "link", d: "M-13,0H13"}, svg)]);
-  if (view.published.length) entries.push(["published", "published results", (svg) => {
-    make("path", {class: "claim", d: "M-13,0H13"}, svg);
-    mark(svg, "published", "star", 0, 0, 3);
-  }]);
+// Fills a legend with [key in `hidden`, label, function that draws the swatch].
+function fillLegend(id, entries) {
+  const legend = document.getElementById(id), focused = document.activeElement?.dataset?.role;
   legend.replaceChildren();
   for (const [role, label, draw] of entries) {
     const button = make("button", {type: "button", "aria-pressed": !hidden.has(role), "data-role": role}, legend);
@@ -68,6 +62,19 @@ function drawLegend() {
     });
     if (role === focused) button.focus();
   }
+}
+
+function drawLegend() {
+  const roles = view.roles.filter(({role}) => view.marks.some((point) => point.role === role)).reverse();
+  const entries = roles.map(({role, label, shape}) => [role, label, (svg) => mark(svg, role, shape, 0, 0)]);
+  if (view.refinements.length) entries.push(["refinements", "refined from", (svg) => make("path", {class: "link", d: "M-13,0H13"}, svg)]);
+  if (view.published.length) entries.push(["published", "published results", (svg) => {
+    make("path", {class: "claim", d: "M-13,0H13"}, svg);
+    mark(svg, "published", "star", 0, 0, 3);
+  }]);
+  fillLegend("legend", entries);
+  fillLegend("formats", (view.formats[matrix]?.names ?? []).map((name) => [formatKey(name), name,
+    (svg) => make("rect", {class: `format-${name}`, x: -10, y: -5, width: 20, height: 10, rx: 2}, svg)]));
 }
 
 function chip(parent, trial) {
@@ -119,7 +126,7 @@ function listClasses() {
     make("th", {scope: "row"}, row, own.class);
     make("td", {class: "number"}, row, own.num_clips);
     for (const name of names) {
-      const share = view.trials[name].per_class[k]?.[key], cell = make("td", {class: `s${selected.get(name)}`}, row);
+      const share = view.trials[name].per_class[k]?.[key], cell = make("td", {class: slotClass(name)}, row);
       make("span", {}, cell, share == null ? "-" : `${(100 * share).toFixed(0)}%`);
       const svg = make("svg", {viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true"}, cell);
       make("rect", {width: 100 * (share ?? 0), height: 10}, svg);
@@ -204,18 +211,15 @@ function sortable(table) {
   });
 }
 
-function addAxisChoices() {
-  const group = document.getElementById("x-axis"), titles = Object.values(view.x_axes);
-  group.hidden = titles.length < 2;
+// Adds a radio button for each title, hidden if there are fewer than `least`; choose(k) is called for title k.
+function addChoices(id, titles, least, choose) {
+  const group = document.getElementById(id);
+  group.hidden = titles.length < least;
   titles.forEach((title, k) => {
-    const label = make("label", {}, group), input = make("input", {type: "radio", name: "x-axis", value: k}, label);
+    const label = make("label", {}, group), input = make("input", {type: "radio", name: id, value: k}, label);
     input.checked = k === 0;
     label.append(title);
-    input.addEventListener("change", () => {
-      xAxis = k;
-      zoom = null;
-      charts[0].redraw();
-    });
+    input.addEventListener("change", () => choose(k));
   });
 }
 
@@ -285,7 +289,9 @@ function start() {
   document.getElementById("by-class").hidden = !trials.some((trial) => trial.per_class?.length);
   setTheme();
   document.querySelectorAll("pre").forEach(addCopyButton);
-  addAxisChoices();
+  addChoices("x-axis", Object.values(view.x_axes), 2, (k) => { xAxis = k; zoom = null; charts[0].redraw(); });
+  addChoices("matrix", view.formats.map(({title}) => title), 1, (k) => { matrix = k; update(); });
+  if (view.formats.length) document.querySelectorAll("#plot, #legend, #curves").forEach((node) => node.classList.add("by-format"));
   addCharts();
   update();
 }
