@@ -1,6 +1,7 @@
 """README.md and docs/: snippets and commands run, documented options exist, tables are those of docs/results."""
 
 import contextlib
+import functools
 import importlib
 import io
 import json
@@ -100,9 +101,14 @@ def options_class(command: str) -> Any:
     return getattr(importlib.import_module(f"pipelines.{command}"), command).options_class
 
 
+@functools.cache
+def parser_of(command: str) -> Any:
+    return build_parser(options_class(command))
+
+
 @pytest.mark.parametrize(("name", "words"), all_calls())
 def test_the_command_takes_what_a_page_gives_it(name: str, words: list[str]) -> None:
-    parser = build_parser(options_class(name))
+    parser = parser_of(name)
     given, unknown = parser.parse_known_args(words)
     assert not unknown
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in vars(given).items()}
@@ -121,7 +127,7 @@ def test_the_command_takes_what_a_page_gives_it(name: str, words: list[str]) -> 
 
 @every_page
 def test_every_option_in_a_page_exists(page: Path) -> None:
-    known = {flag for name in COMMANDS for flag in build_parser(options_class(name))._option_string_actions}
+    known = {flag for name in COMMANDS for flag in parser_of(name)._option_string_actions}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", text_of(page)))
     assert named - known <= OTHERS
 
