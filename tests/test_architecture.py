@@ -93,14 +93,13 @@ OWN_IMPORTS = {
 ROWS = {f"ttrnn.{module}": number for number, row in enumerate(LIBRARY) for module in row}
 
 
-@pytest.mark.parametrize("name", [name for name in TREES if name.startswith("ttrnn.")])
-def test_every_module_of_the_library_imports_only_from_the_rows_above_it(name):
-    if name in ("ttrnn.files", "ttrnn.reference"):
-        assert not OWN_IMPORTS[name]
-        return
-    assert name in ROWS, f"{name} has no place in the table at the head of this file"
-    for target in OWN_IMPORTS[name] - {"ttrnn.files"}:
-        assert ROWS[target] < ROWS[name], f"{name} imports {target}"
+def test_every_module_of_the_library_imports_only_from_the_rows_above_it():
+    alone = {"ttrnn.files", "ttrnn.reference"}
+    assert not any(OWN_IMPORTS[name] for name in alone)
+    for name in {name for name in TREES if name.startswith("ttrnn.")} - alone:
+        assert name in ROWS, f"{name} has no place in the table at the head of this file"
+        for target in OWN_IMPORTS[name] - {"ttrnn.files"}:
+            assert ROWS[target] < ROWS[name], f"{name} imports {target}"
 
 
 def allowed(package):
@@ -108,18 +107,18 @@ def allowed(package):
     return {*ORDER[: ORDER.index(ABOVE.get(package, package)) + 1], package}
 
 
-@pytest.mark.parametrize("name", [name for name in TREES if name.startswith("pipelines.")])
-def test_packages_of_the_pipelines_are_built_on_each_other_in_one_direction(name):
-    targets = [target.split(".") for target in OWN_IMPORTS[name] if target.startswith("pipelines.")]
-    package = name.split(".")[1]
-    for target in targets:
-        assert target[1] not in COMMANDS, f"{name} imports the command {target[1]}"
-        if package not in (*COMMANDS, "__main__"):
-            assert target[1] in allowed(package), f"{name} imports {'.'.join(target)}"
-    others = {target.split(".")[0] for target in imports(TREES[name])}
-    short = name.removeprefix("pipelines.")
-    assert "argparse" not in others or package == "core"
-    assert "ray" not in others or package == "cluster" or short in WITH_RAY, f"{name} imports ray"
+def test_packages_of_the_pipelines_are_built_on_each_other_in_one_direction():
+    for name in (name for name in TREES if name.startswith("pipelines.")):
+        targets = [target.split(".") for target in OWN_IMPORTS[name] if target.startswith("pipelines.")]
+        package = name.split(".")[1]
+        for target in targets:
+            assert target[1] not in COMMANDS, f"{name} imports the command {target[1]}"
+            if package not in (*COMMANDS, "__main__"):
+                assert target[1] in allowed(package), f"{name} imports {'.'.join(target)}"
+        others = {target.split(".")[0] for target in imports(TREES[name])}
+        short = name.removeprefix("pipelines.")
+        assert "argparse" not in others or package == "core", f"{name} imports argparse"
+        assert "ray" not in others or package == "cluster" or short in WITH_RAY, f"{name} imports ray"
 
 
 FILES_OF_A_RUN = ("metrics.jsonl", "summary.json", "result.json", "state.pt", "learning-curve.png", "tracking.json")
@@ -149,16 +148,14 @@ def test_no_package_bears_the_name_of_a_command():
     assert not {*ORDER, *ABOVE} & set(COMMANDS)
 
 
-@pytest.mark.parametrize("name", TREES)
-def test_packages_are_built_on_each_other_in_one_direction(name):
-    allowed = {"ttrnn": {"ttrnn"}, "search_spaces": {"ttrnn", "search_spaces"}, "pipelines": set(PACKAGES)}[
-        name.split(".")[0]
-    ]
-    for target in OWN_IMPORTS[name]:
-        assert target.split(".")[0] in allowed, f"{name} imports {target}"
-        assert target != "ttrnn.reference", f"{name} imports the slow reference, which is for tests"
-        assert target != "ttrnn" or name.startswith("pipelines"), f"{name} imports the package that it is part of"
-    assert not any(target.split(".")[0] == "tests" for target in imports(TREES[name]))
+def test_packages_are_built_on_each_other_in_one_direction():
+    below = {"ttrnn": {"ttrnn"}, "search_spaces": {"ttrnn", "search_spaces"}, "pipelines": set(PACKAGES)}
+    for name, tree in TREES.items():
+        for target in OWN_IMPORTS[name]:
+            assert target.split(".")[0] in below[name.split(".")[0]], f"{name} imports {target}"
+            assert target != "ttrnn.reference", f"{name} imports the slow reference, which is for tests"
+            assert target != "ttrnn" or name.startswith("pipelines"), f"{name} imports the package that it is part of"
+        assert not any(target.split(".")[0] == "tests" for target in imports(tree)), f"{name} imports tests"
 
 
 def test_search_spaces_need_nothing_of_the_library_but_shapes():
@@ -168,40 +165,40 @@ def test_search_spaces_need_nothing_of_the_library_but_shapes():
             assert {target for target in OWN_IMPORTS[name] if target.startswith("ttrnn")} <= shapes, name
 
 
-@pytest.mark.parametrize("name", [name for name in TREES if name.startswith("ttrnn")])
-def test_the_library_imports_torch_numpy_and_safetensors_and_nothing_heavier(name):
-    top_level = imports(
-        ast.Module([node for node in TREES[name].body if isinstance(node, ast.Import | ast.ImportFrom)], [])
-    )
-    roots = {target.split(".")[0] for target in top_level}
-    assert roots <= sys.stdlib_module_names | {"torch", "numpy", "safetensors", "ttrnn"}
+def test_the_library_imports_torch_numpy_and_safetensors_and_nothing_heavier():
+    for name in (name for name in TREES if name.startswith("ttrnn")):
+        top_level = imports(
+            ast.Module([node for node in TREES[name].body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+        )
+        roots = {target.split(".")[0] for target in top_level}
+        assert roots <= sys.stdlib_module_names | {"torch", "numpy", "safetensors", "ttrnn"}, name
 
 
-@pytest.mark.parametrize(
-    ("statement", "absent"),
-    [
-        ("from ttrnn import *", HEAVY),
-        ("import ttrnn.export", HEAVY),
-        ("import ttrnn.files", (*HEAVY, "torch")),
+def test_importing_the_library_loads_nothing_heavy():
+    code = "import sys\n"
+    # In one process, which loads torch once.
+    for statement, absent in (
         ("import search_spaces", (*HEAVY, "torch")),
-    ],
-)
-def test_importing_the_library_loads_nothing_heavy(statement, absent):
-    code = f"import sys\n{statement}\nprint([name for name in {absent} if name in sys.modules])"
+        ("import ttrnn.files", (*HEAVY, "torch")),
+        ("import ttrnn.export", HEAVY),
+        ("from ttrnn import *", HEAVY),
+    ):
+        code += f"{statement}\nprint({statement!r}, [name for name in {absent} if name in sys.modules])\n"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert result.stdout.strip() == "[]"
+    assert len(result.stdout.splitlines()) == 4
+    assert all(line.endswith(" []") for line in result.stdout.splitlines()), result.stdout
 
 
-@pytest.mark.parametrize("name", TREES)
-def test_every_module_says_what_it_is_and_what_it_offers(name):
-    module = importlib.import_module(name)
-    assert module.__doc__
-    if len(TREES[name].body) == 1:
-        return
-    assert hasattr(module, "__all__"), f"{name} has no __all__"
-    assert len(set(module.__all__)) == len(module.__all__)
-    for offered in module.__all__:
-        assert hasattr(module, offered), f"{name} offers {offered}, which it does not have"
+def test_every_module_says_what_it_is_and_what_it_offers():
+    for name, tree in TREES.items():
+        module = importlib.import_module(name)
+        assert module.__doc__, f"{name} has no docstring"
+        if len(tree.body) == 1:
+            continue
+        assert hasattr(module, "__all__"), f"{name} has no __all__"
+        assert len(set(module.__all__)) == len(module.__all__), f"{name} has a name twice in __all__"
+        for offered in module.__all__:
+            assert hasattr(module, offered), f"{name} offers {offered}, which it does not have"
 
 
 def test_the_commands_are_those_of_the_design():

@@ -1,6 +1,7 @@
 """README.md and docs/: snippets and commands run, documented options exist, tables are those of docs/results."""
 
 import contextlib
+import functools
 import io
 import json
 import re
@@ -99,9 +100,14 @@ def options_class(command: str, words: list[str]) -> Any:
     return option_classes(command)[command == "reproduce" and "--bakeoff" in words]
 
 
+@functools.cache
+def parser_of(options: type) -> Any:
+    return build_parser(options)
+
+
 @pytest.mark.parametrize(("name", "words"), all_calls())
 def test_the_command_takes_what_a_page_gives_it(name: str, words: list[str]) -> None:
-    parser = build_parser(options_class(name, words))
+    parser = parser_of(options_class(name, words))
     given, unknown = parser.parse_known_args(words)
     assert not unknown
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in vars(given).items()}
@@ -121,7 +127,7 @@ def test_the_command_takes_what_a_page_gives_it(name: str, words: list[str]) -> 
 @every_page
 def test_every_option_in_a_page_exists(page: Path) -> None:
     classes = [own for name in COMMANDS for own in option_classes(name)]
-    known = {flag for own in classes for flag in build_parser(own)._option_string_actions}
+    known = {flag for own in classes for flag in parser_of(own)._option_string_actions}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", text_of(page)))
     assert named - known <= OTHERS
 

@@ -30,15 +30,22 @@ def size(root: Path, **given: Any) -> tuple[int | None, ...]:
 
 
 @pytest.mark.parametrize(
-    ("shape", "wanted"),
-    [((3, 8, 8), (8, 8, 1)), ((3, 24, 32), (32, 24, 1)), ((3, 24, 32, 1), (32, 24, 1)), ((3, 24, 32, 3), (32, 24, 3))],
+    ("shape", "kind", "wanted"),
+    [
+        ((3, 8, 8), "u1", (8, 8, 1)),
+        ((3, 24, 32), "f4", (32, 24, 1)),
+        ((3, 24, 32, 1), "f4", (32, 24, 1)),
+        ((3, 24, 32, 3), "u1", (32, 24, 3)),
+    ],
     ids=str,
 )
-@pytest.mark.parametrize("kind", ["u1", "f4"])
-def test_arrays_keep_their_size(tmp_path: Path, shape: tuple[int, ...], wanted: tuple[int, ...], kind: str) -> None:
+def test_arrays_keep_their_size(tmp_path: Path, shape: tuple[int, ...], kind: str, wanted: tuple[int, ...]) -> None:
     assert size(arrays(tmp_path, shape, kind)) == wanted
-    assert size(tmp_path, width=16) == (16, *wanted[1:])
     assert size(tmp_path, width=64, height=48, channels=3) == (64, 48, 3)
+
+
+def test_a_side_that_is_given_leaves_the_others_to_the_arrays(tmp_path: Path) -> None:
+    assert size(arrays(tmp_path, (3, 24, 32, 3)), width=16) == (16, 24, 3)
 
 
 def test_a_damaged_array_has_no_say(tmp_path: Path) -> None:

@@ -130,8 +130,8 @@ def coverage(num_groups, clips_per_group, spread, truth=0.7, repetitions=250):
 
 @pytest.mark.parametrize(
     ("num_groups", "clips_per_group", "spread"),
-    [(100, 1, 0), (200, 1, 0), (6, 20, 0.25), (12, 20, 0.25), (40, 5, 0.25)],
-    ids=["100 clips", "200 clips", "6 groups", "12 groups", "40 small groups"],
+    [(100, 1, 0), (6, 20, 0.25), (12, 20, 0.25), (40, 5, 0.25)],
+    ids=["100 clips", "6 groups", "12 groups", "40 small groups"],
 )
 def test_about_95_percent_of_intervals_contain_the_true_value(num_groups, clips_per_group, spread):
     # The standard error of the share of 250 repetitions is 0.014.

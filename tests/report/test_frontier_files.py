@@ -17,6 +17,9 @@ from tests.tuning.test_importance import make_study
 
 FILES = ("trials.csv", "pareto.csv", "pareto.json", "pareto.png", "report.html")
 
+# test_html.py looks at the figure.
+pytestmark = pytest.mark.usefixtures("without_figure")
+
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:

@@ -5,11 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from pipelines.report.frontier_files import write_frontier
 from pipelines.report.table import frontier_table
 from tests.sweeps import Evaluate, add_baselines, config, make_sweep, write_replications
+
+pytestmark = pytest.mark.usefixtures("without_figure")
 
 
 def printed(result: dict[str, Any], width: int) -> list[str]:

@@ -45,7 +45,7 @@ def small_blocks(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("rows", [1, 6, 50], ids="{} rows".format)
+@pytest.mark.parametrize("rows", [1, 50], ids="{} rows".format)
 @pytest.mark.parametrize("name", SHAPES)
 def test_product_and_every_gradient_equal_the_dense_matrix(name, rows, dtype):
     shape, cores, x = make(name, dtype, rows)

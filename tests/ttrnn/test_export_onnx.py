@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import logging
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,6 +62,10 @@ BOTH = {
     "both directions, stem": {
         "bidirectional": True, "stem": "conv", "in_modes": "2x2x16", "differences": "extra", "pooling": "mean"},
 }  # fmt: skip
+# Of the formats one: a layer's product is the same part of both files.
+CLIP_CASES = {
+    name: changes for name, changes in (CASES | BOTH).items() if name == "format ht" or not name.startswith("format ")
+}
 DTYPES = {"tensor(uint8)": torch.uint8, "tensor(float)": torch.float32}
 FORMS = {"step": export_onnx_step, "clip": export_onnx_clip}
 
@@ -110,7 +113,7 @@ def test_frame_by_frame_the_file_gives_what_step_gives(changes: dict[str, Any], 
     model = make(**changes)
     export_onnx_step(model, tmp_path / "step.onnx")
     session = open_session(tmp_path / "step.onnx")
-    for batch in (1, 2, 5):
+    for batch in (1, 3):
         frames = clips(model, batch, 6)
         results = run(session, frames)
         for number in range(batch):
@@ -134,7 +137,7 @@ def test_frame_by_frame_the_file_gives_what_step_gives(changes: dict[str, Any], 
 
 
 @needs_onnx
-@pytest.mark.parametrize("changes", (CASES | BOTH).values(), ids=CASES | BOTH)
+@pytest.mark.parametrize("changes", CLIP_CASES.values(), ids=CLIP_CASES)
 def test_the_clip_file_gives_what_the_model_gives_for_clips_of_all_lengths(
     changes: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -284,8 +287,3 @@ def test_a_missing_module_is_named(name: str, tmp_path: Path, monkeypatch: pytes
         export_onnx_step(make(), tmp_path / "step.onnx")
     assert caught.value.name == name
     assert list(tmp_path.iterdir()) == []
-
-
-def test_importing_loads_none_of_them() -> None:
-    code = f"import sys, ttrnn.export; sys.exit(bool({set(MODULES)} & sys.modules.keys()))"
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -146,8 +146,18 @@ def test_layouts_agree(cell):
             torch.testing.assert_close(one[:, number], two)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.uint8], ids=str)
-@pytest.mark.parametrize("lengths", [[3, 5, 1, 5], [2, 2, 2], [1, 1], [4], [1]], ids=str)
+@pytest.mark.parametrize(
+    ("lengths", "dtype"),
+    [
+        ([3, 5, 1, 5], torch.float64),
+        ([3, 5, 1, 5], torch.uint8),
+        ([2, 2, 2], torch.float64),
+        ([1, 1], torch.uint8),
+        ([4], torch.uint8),
+        ([1], torch.float64),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("variant", ["plain", "two layers, bidirectional", "normalised"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_list_of_clips_gives_what_the_same_clips_give_packed_and_padded(cell, variant, lengths, dtype):

@@ -99,7 +99,7 @@ def test_frames_are_shared_where_they_can_be():
 def test_a_stream_holds_constant_memory():
     model = make(pooling="attention", differences="extra")
     frame, stream, held = clips(model, 1, 1)[0, 0], model.stream(), []
-    for _ in range(3):
+    for _ in range(2):
         for _ in range(30):
             stream.push(frame)
         gc.collect()

@@ -314,7 +314,9 @@ HOSTILE = {
 
 @pytest.mark.parametrize(("content", "wanted"), HOSTILE.values(), ids=HOSTILE)
 @pytest.mark.parametrize("is_archive", [False, True], ids=["npy", "npz"])
-def test_headers_that_lie_are_rejected(tmp_path: Path, content: bytes, wanted: str, is_archive: bool) -> None:
+def test_headers_that_lie_are_rejected(
+    tmp_path: Path, content: bytes, wanted: str, is_archive: bool, decoder: IsolatedDecoder
+) -> None:
     file = tmp_path / "a.npy"
     file.write_bytes(content)
     if is_archive:
@@ -322,8 +324,7 @@ def test_headers_that_lie_are_rejected(tmp_path: Path, content: bytes, wanted: s
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("frames.npy", content)
     assert reason(file) == wanted
-    with IsolatedDecoder(60) as decoder:
-        assert decoder.count_frames(file) >= 0
+    assert decoder.count_frames(file) >= 0
 
 
 def test_headers_of_python_2_are_read(tmp_path: Path) -> None:
@@ -422,18 +423,17 @@ def test_other_arrow_files_are_rejected(tmp_path: Path, columns: dict[str, Any],
 
 
 @pytest.mark.parametrize("save", [save_arrow, save_feather, save_tensor])
-def test_cut_and_flipped_arrow_files_are_rejected_or_read(tmp_path: Path, save: Any) -> None:
+def test_cut_and_flipped_arrow_files_are_rejected_or_read(tmp_path: Path, save: Any, decoder: IsolatedDecoder) -> None:
     file = save(tmp_path / "a", GREY)
     intact = file.read_bytes()
-    with IsolatedDecoder(60) as decoder:
-        for place in range(8, len(intact), max(1, len(intact) // 60)):
-            for content in (intact[:place], intact[:place] + bytes([intact[place] ^ 255]) + intact[place + 1 :]):
-                file.write_bytes(content)
-                (result,) = decoder.decode_many([file], FrameSize(8, 8, 1), Sampling(max_frames=20))
-                if isinstance(result, RejectedError):
-                    assert result.reason not in ("timed_out", "missing")
-                else:
-                    assert len(result.frames) <= 20
+    for place in range(8, len(intact), max(1, len(intact) // 60)):
+        for content in (intact[:place], intact[:place] + bytes([intact[place] ^ 255]) + intact[place + 1 :]):
+            file.write_bytes(content)
+            (result,) = decoder.decode_many([file], FrameSize(8, 8, 1), Sampling(max_frames=20))
+            if isinstance(result, RejectedError):
+                assert result.reason not in ("timed_out", "missing")
+            else:
+                assert len(result.frames) <= 20
 
 
 def test_a_file_is_an_array_by_its_content(tmp_path: Path) -> None:
@@ -449,14 +449,13 @@ def test_a_file_is_an_array_by_its_content(tmp_path: Path) -> None:
     assert reason(tmp_path / "a.npy") == "unreadable"
 
 
-def test_a_stream_has_the_frames_of_the_clip(tmp_path: Path) -> None:
+def test_a_stream_has_the_frames_of_the_clip(tmp_path: Path, decoder: IsolatedDecoder) -> None:
     array = RANDOM.integers(0, 1000, (100, 8, 8), np.uint16)
     file = save_compressed(tmp_path / "a", array)
     sampling = Sampling(value_range="0:1000", every=3)
-    with IsolatedDecoder(60) as decoder:
-        stream = decoder.stream(file, FrameSize(8, 8, 1), sampling)
-        found = [(seconds, frame.copy()) for seconds, frame in stream.frames]
-        decoded = decoder.decode(file, FrameSize(8, 8, 1), sampling)
-        np.testing.assert_array_equal([frame for _, frame in found], decoded.frames)
-        assert [seconds for seconds, _ in found] == pytest.approx(decoded.times)
-        assert stream.fps == pytest.approx(10 / 3)
+    stream = decoder.stream(file, FrameSize(8, 8, 1), sampling)
+    found = [(seconds, frame.copy()) for seconds, frame in stream.frames]
+    decoded = decoder.decode(file, FrameSize(8, 8, 1), sampling)
+    np.testing.assert_array_equal([frame for _, frame in found], decoded.frames)
+    assert [seconds for seconds, _ in found] == pytest.approx(decoded.times)
+    assert stream.fps == pytest.approx(10 / 3)

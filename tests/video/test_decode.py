@@ -192,9 +192,11 @@ BAD = {
 @pytest.mark.parametrize("isolated", [False, True], ids=["in process", "isolated"])
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(num_frames=8)], ids=["all", "num_frames"])
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_file_is_rejected_with_its_reason(tmp_path: Path, kind: str, sampling: Sampling, isolated: bool) -> None:
+def test_a_bad_file_is_rejected_with_its_reason(
+    tmp_path: Path, kind: str, sampling: Sampling, isolated: bool, decoder: IsolatedDecoder
+) -> None:
     file = write_bad(tmp_path, kind)
-    with IsolatedDecoder(60) as decoder, pytest.raises(RejectedError) as error:
+    with pytest.raises(RejectedError) as error:
         (decoder.decode if isolated else decode)(file, RGB, sampling)
     assert error.value.reason in BAD[kind]
     assert str(file) in str(error.value)

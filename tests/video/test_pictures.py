@@ -79,15 +79,16 @@ def test_the_first_of_several_numbers_counts_first(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_frames_are_sampled_as_those_of_videos(tmp_path: Path, sampling: Sampling, wanted: range, fps: float) -> None:
+def test_frames_are_sampled_as_those_of_videos(
+    tmp_path: Path, sampling: Sampling, wanted: range, fps: float, decoder: IsolatedDecoder
+) -> None:
     folder = write_pictures(tmp_path / "clip", numbered(40))
     decoded = decode(folder, RGB, sampling)
     assert read_numbers(decoded.frames) == list(wanted)
     assert decoded.fps == pytest.approx(fps)
     if sampling.num_frames is None:
-        with IsolatedDecoder(60) as decoder:
-            stream = decoder.stream(folder, RGB, sampling)
-            assert read_numbers(np.stack([frame.copy() for _, frame in stream.frames])) == list(wanted)
+        stream = decoder.stream(folder, RGB, sampling)
+        assert read_numbers(np.stack([frame.copy() for _, frame in stream.frames])) == list(wanted)
 
 
 def test_frames_by_time_need_a_rate(tmp_path: Path) -> None:

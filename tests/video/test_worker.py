@@ -37,14 +37,15 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_video(tmp_path_factory.mktemp("isolation") / "numbered.avi", numbered(40))
 
 
-def test_frames_decoded_in_a_child_equal_those_decoded_in_this_process(tmp_path: Path) -> None:
+def test_frames_decoded_in_a_child_equal_those_decoded_in_this_process(
+    tmp_path: Path, decoder: IsolatedDecoder
+) -> None:
     files = [write_video(tmp_path / f"{n}.avi", moving_square(n)) for n in (5, 30, 3)]
-    with IsolatedDecoder(60) as decoder:
-        for file in files:
-            for frame in (RGB, GREY):
-                np.testing.assert_array_equal(
-                    decoder.decode(file, frame, Sampling()).frames, decode(file, frame, Sampling()).frames
-                )
+    for file in files:
+        for frame in (RGB, GREY):
+            np.testing.assert_array_equal(
+                decoder.decode(file, frame, Sampling()).frames, decode(file, frame, Sampling()).frames
+            )
 
 
 @pytest.mark.parametrize(("deaths", "reason"), [(1, None), (2, "crashed")])
@@ -89,19 +90,20 @@ def test_a_clip_is_retried_after_a_crash(harmful: Path, video: Path) -> None:
         assert list(map(outcome, results)) == [40, "unreadable", 40]
 
 
-def test_many_clips_arrive_in_order_and_equal_those_decoded_in_this_process(tmp_path: Path, video: Path) -> None:
+def test_many_clips_arrive_in_order_and_equal_those_decoded_in_this_process(
+    tmp_path: Path, video: Path, decoder: IsolatedDecoder
+) -> None:
     files = [write_video(tmp_path / f"{n}.avi", moving_square(n)) for n in (5, 30, 3)]
     files = [files[0], tmp_path / "missing.avi", *files[1:], write_bad(tmp_path, "text"), video]
-    with IsolatedDecoder(60) as decoder:
-        for number, result in enumerate(decoder.decode_many(files, RGB, Sampling())):
-            if isinstance(result, RejectedError):
-                assert result.reason == {1: "missing", 4: "unreadable"}[number]
-            else:
-                np.testing.assert_array_equal(result.frames, decode(files[number], RGB, Sampling()).frames)
-        assert list(decoder.decode_many([], RGB, Sampling())) == []
+    for number, result in enumerate(decoder.decode_many(files, RGB, Sampling())):
+        if isinstance(result, RejectedError):
+            assert result.reason == {1: "missing", 4: "unreadable"}[number]
+        else:
+            np.testing.assert_array_equal(result.frames, decode(files[number], RGB, Sampling()).frames)
+    assert list(decoder.decode_many([], RGB, Sampling())) == []
 
 
-def test_paths_are_read_one_ahead_of_the_results(video: Path) -> None:
+def test_paths_are_read_one_ahead_of_the_results(video: Path, decoder: IsolatedDecoder) -> None:
     drawn = []
 
     def paths() -> Iterator[Path]:
@@ -109,43 +111,44 @@ def test_paths_are_read_one_ahead_of_the_results(video: Path) -> None:
             drawn.append(number)
             yield video
 
-    with IsolatedDecoder(60) as decoder:
-        results = decoder.decode_many(paths(), RGB, Sampling())
-        assert len(drawn) == 0
-        for number, _ in enumerate(results):
-            assert len(drawn) == min(number + 2, 5)
+    results = decoder.decode_many(paths(), RGB, Sampling())
+    assert len(drawn) == 0
+    for number, _ in enumerate(results):
+        assert len(drawn) == min(number + 2, 5)
 
 
-def test_frames_stay_valid_while_the_next_clip_is_decoded(tmp_path: Path, video: Path) -> None:
+def test_frames_stay_valid_while_the_next_clip_is_decoded(
+    tmp_path: Path, video: Path, decoder: IsolatedDecoder
+) -> None:
     other = write_video(tmp_path / "other.avi", moving_square(40))
     wanted = decode(video, RGB, Sampling()).frames
-    with IsolatedDecoder(60) as decoder:
-        results = decoder.decode_many([video, other, video, tmp_path / "none", video, other], RGB, Sampling())
-        for _ in range(3):
-            result = next(results)
-            assert isinstance(result, Decoded)
-            # The answer for the clip ahead has arrived, so it is decoded.
-            assert decoder._connection.poll(60)
-            np.testing.assert_array_equal(result.frames, wanted)
-            next(results)
+    results = decoder.decode_many([video, other, video, tmp_path / "none", video, other], RGB, Sampling())
+    for _ in range(3):
+        result = next(results)
+        assert isinstance(result, Decoded)
+        # The answer for the clip ahead has arrived, so it is decoded.
+        assert decoder._connection.poll(60)
+        np.testing.assert_array_equal(result.frames, wanted)
+        next(results)
     np.testing.assert_array_equal(result.frames, wanted)
 
 
-def test_calls_that_interrupt_each_other_never_get_the_answer_to_another_call(tmp_path: Path, video: Path) -> None:
+def test_calls_that_interrupt_each_other_never_get_the_answer_to_another_call(
+    tmp_path: Path, video: Path, decoder: IsolatedDecoder
+) -> None:
     other = write_video(tmp_path / "other.avi", moving_square(7))
-    with IsolatedDecoder(60) as decoder:
-        results = decoder.decode_many([other, other, other, other], RGB, Sampling())
-        assert outcome(next(results)) == 7
-        assert len(decoder.decode(video, RGB, Sampling()).frames) == 40
-        assert outcome(next(results)) == 7
-        more = decoder.decode_many([video, video, video], RGB, Sampling())
-        assert outcome(next(more)) == 40
-        assert outcome(next(results)) == 7
-        assert outcome(next(more)) == 40
-        assert decoder.count_frames(other) == 7
-        results.close()
-        assert outcome(next(more)) == 40
-        assert list(more) == []
+    results = decoder.decode_many([other, other, other, other], RGB, Sampling())
+    assert outcome(next(results)) == 7
+    assert len(decoder.decode(video, RGB, Sampling()).frames) == 40
+    assert outcome(next(results)) == 7
+    more = decoder.decode_many([video, video, video], RGB, Sampling())
+    assert outcome(next(more)) == 40
+    assert outcome(next(results)) == 7
+    assert outcome(next(more)) == 40
+    assert decoder.count_frames(other) == 7
+    results.close()
+    assert outcome(next(more)) == 40
+    assert list(more) == []
 
 
 def test_memory_of_an_unusually_long_clip_is_freed(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,13 +184,12 @@ def test_a_decoding_process_that_does_not_start_is_no_rejection(video: Path, mon
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the address space is limited on Linux only")
-def test_the_memory_of_a_child_is_limited(video: Path) -> None:
-    with IsolatedDecoder(60) as decoder:
-        decoder.decode(video, RGB, Sampling())
-        assert decoder._process is not None
-        limit, _ = resource.prlimit(decoder._process.pid, resource.RLIMIT_AS)
-        assert 2**33 < limit < 2**34
-        assert resource.prlimit(decoder._process.pid, resource.RLIMIT_CORE) == (0, 0)
+def test_the_memory_of_a_child_is_limited(video: Path, decoder: IsolatedDecoder) -> None:
+    decoder.decode(video, RGB, Sampling())
+    assert decoder._process is not None
+    limit, _ = resource.prlimit(decoder._process.pid, resource.RLIMIT_AS)
+    assert 2**33 < limit < 2**34
+    assert resource.prlimit(decoder._process.pid, resource.RLIMIT_CORE) == (0, 0)
 
 
 def test_the_child_ends_with_its_decoder(video: Path) -> None:
@@ -201,38 +203,39 @@ def test_the_child_ends_with_its_decoder(video: Path) -> None:
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(every=2), Sampling(max_frames=7)], ids=str)
 @pytest.mark.parametrize("frame", [RGB, GREY], ids=["RGB", "grey"])
-def test_a_stream_has_the_frames_of_the_clip_and_times(video: Path, sampling: Sampling, frame: FrameSize) -> None:
+def test_a_stream_has_the_frames_of_the_clip_and_times(
+    video: Path, sampling: Sampling, frame: FrameSize, decoder: IsolatedDecoder
+) -> None:
     clip = decode(video, frame, sampling)
-    with IsolatedDecoder(60) as decoder:
-        stream = decoder.stream(video, frame, sampling)
-        assert (stream.fps, stream.frame) == (pytest.approx(clip.fps), frame)
-        times, frames = zip(*((seconds, pixels.copy()) for seconds, pixels in stream.frames), strict=True)
-        np.testing.assert_array_equal(frames, clip.frames)
-        np.testing.assert_allclose(times, np.arange(len(clip.frames)) * (sampling.every or 1) / 25, atol=1e-3)
+    stream = decoder.stream(video, frame, sampling)
+    assert (stream.fps, stream.frame) == (pytest.approx(clip.fps), frame)
+    times, frames = zip(*((seconds, pixels.copy()) for seconds, pixels in stream.frames), strict=True)
+    np.testing.assert_array_equal(frames, clip.frames)
+    np.testing.assert_allclose(times, np.arange(len(clip.frames)) * (sampling.every or 1) / 25, atol=1e-3)
 
 
-def test_a_stream_may_keep_the_size_of_the_images(tmp_path: Path) -> None:
+def test_a_stream_may_keep_the_size_of_the_images(tmp_path: Path, decoder: IsolatedDecoder) -> None:
     source = moving_square(5)
-    with IsolatedDecoder(60) as decoder:
-        stream = decoder.stream(write_video(tmp_path / "a.mkv", source, codec="FFV1"), None, Sampling())
-        assert stream.frame == FrameSize(48, 32, 3)
-        found = np.stack([pixels.copy() for _, pixels in stream.frames])
+    stream = decoder.stream(write_video(tmp_path / "a.mkv", source, codec="FFV1"), None, Sampling())
+    assert stream.frame == FrameSize(48, 32, 3)
+    found = np.stack([pixels.copy() for _, pixels in stream.frames])
     # Up to the conversion between colour spaces in the file.
     assert np.abs(found.astype(int) - source).max() <= 3
 
 
-def test_streams_and_clips_share_a_child_and_a_stream_that_is_closed_early_costs_no_other(video: Path) -> None:
-    with IsolatedDecoder(60) as decoder:
-        assert len(decoder.decode(video, RGB, Sampling()).frames) == 40
-        process = decoder._process
-        for _ in range(2):
-            assert len(list(decoder.stream(video, RGB, Sampling()).frames)) == 40
-        assert len(decoder.decode(video, RGB, Sampling()).frames) == 40
-        assert decoder._process is process
-        stream = decoder.stream(video, RGB, Sampling())
-        assert read_numbers(next(stream.frames)[1][None]) == [0]
-        stream.frames.close()
-        assert len(decoder.decode(video, RGB, Sampling()).frames) == 40
+def test_streams_and_clips_share_a_child_and_a_stream_that_is_closed_early_costs_no_other(
+    video: Path, decoder: IsolatedDecoder
+) -> None:
+    assert len(decoder.decode(video, RGB, Sampling()).frames) == 40
+    process = decoder._process
+    for _ in range(2):
+        assert len(list(decoder.stream(video, RGB, Sampling()).frames)) == 40
+    assert len(decoder.decode(video, RGB, Sampling()).frames) == 40
+    assert decoder._process is process
+    stream = decoder.stream(video, RGB, Sampling())
+    assert read_numbers(next(stream.frames)[1][None]) == [0]
+    stream.frames.close()
+    assert len(decoder.decode(video, RGB, Sampling()).frames) == 40
 
 
 @pytest.mark.parametrize(("word", "reason"), [("crash", "crashed"), ("hang", "timed_out"), ("once", "unreadable")])
@@ -260,9 +263,9 @@ def test_a_stream_whose_child_dies_midway_is_rejected_after_the_frames_that_arri
         assert len(decoder.decode(file, RGB, Sampling()).frames) == 200
 
 
-def test_a_truncated_stream_gives_its_frames_before_the_reason(tmp_path: Path) -> None:
+def test_a_truncated_stream_gives_its_frames_before_the_reason(tmp_path: Path, decoder: IsolatedDecoder) -> None:
     file, times = cut_in_half(write_video(tmp_path / "cut.avi", numbered(44))), []
-    with IsolatedDecoder(60) as decoder, pytest.raises(RejectedError, match="truncated"):
+    with pytest.raises(RejectedError, match="truncated"):
         times.extend(seconds for seconds, _ in decoder.stream(file, RGB, Sampling()).frames)
     assert 10 < len(times) < 30
 

@@ -3,6 +3,7 @@
 import itertools
 import shutil
 import subprocess
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -17,6 +18,25 @@ from ttrnn.portable.weights import ModelWeights
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
 SANITIZED = (*STRICT, "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 STEM = {"stem": "conv", "in_modes": "2x2x16", "differences": "extra", "pooling": "attention"}
+FORMS = ("float32", "int8")
+# Each piece of C code at least once. All formats become levels of a product, which test_weights.py compares.
+C_CASES = (
+    "gru, dense recurrent",
+    "rnn, tt recurrent",
+    "pooling attention",
+    "two layers of an lstm, tt recurrent, mean",
+    "differences, two layers",
+    "differences only",
+    "dense input",
+    "format ht",
+    "format block-diagonal",
+    "grey, no mean, rank 1",
+    "ranks as high as they go",
+    "several labels",
+    "stem",
+    "stem, frames alone",
+    "stem, differences only, grey",
+)
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 
 
@@ -29,15 +49,41 @@ def streamed(model, clip):
     return np.stack([stream.push(frame).numpy() for frame in clip])
 
 
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """By case and form: weights, and the command that runs them. One program has all models, each with a prefix."""
+    folder, found, sources = tmp_path_factory.mktemp("c"), {}, ["main.c"]
+    check = (resources.files("ttrnn.portable") / "c_source" / "check.c").read_text()
+    for number, (case, form) in enumerate(itertools.product(C_CASES, FORMS)):
+        model, prefix = make(**CASES[case]), f"m{number}"
+        weights = weights_of(model, form, clips(model, 2, 5))
+        found[case, form] = weights, [folder / "check", str(number)]
+        own = check.replace("ttrnn_", f"{prefix}_").replace("TTRNN_", f"{prefix.upper()}_")
+        own = own.replace("main(void)", f"{prefix}_main(void)").replace("model.h", f"{prefix}_model.c")
+        files = c_files(weights, prefix=prefix)
+        (folder / f"{prefix}_model.h").write_text(files["model.h"])
+        (folder / f"{prefix}_model.c").write_text(files["model.c"].replace("model.h", f"{prefix}_model.h"))
+        (folder / f"{prefix}_check.c").write_text(own)
+        sources.append(f"{prefix}_check.c")
+    names = [f"m{number}_main" for number in range(len(found))]
+    (folder / "main.c").write_text(
+        "#include <stdlib.h>\n"
+        + "".join(f"int {name}(void);\n" for name in names)
+        + f"static int (*const mains[])(void) = {{{', '.join(names)}}};\n"
+        + "int main(int count, char **words)\n{\n    return count == 2 ? mains[atoi(words[1])]() : 2;\n}\n"
+    )
+    subprocess.run(["gcc", *SANITIZED, "-o", "check", *sources, "-lm"], cwd=folder, check=True)
+    return found
+
+
 @needs_gcc
-@pytest.mark.parametrize("form", ["float32", "int8"])
-@pytest.mark.parametrize("case", CASES)
-def test_frame_by_frame_the_code_gives_what_the_model_gives(case, form, tmp_path):
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("case", C_CASES)
+def test_frame_by_frame_the_code_gives_what_the_model_gives(case, form, programs):
     model = make(**CASES[case])
     frames = clips(model, 2, 5)
-    weights = weights_of(model, form, frames)
-    program = compiled(weights, tmp_path, *SANITIZED, compiler="gcc")
-    for clip, (logits, scores) in zip(frames, outputs(program, weights, list(frames.numpy())), strict=True):
+    weights, command = programs[case, form]
+    for clip, (logits, scores) in zip(frames, outputs(command, weights, list(frames.numpy())), strict=True):
         assert not logits[0].any()
         assert not scores[0].any()
         if form == "float32":
