@@ -15,15 +15,19 @@ from tests.processes import Child
 # In the order in which they start, so that no core waits for them at the end: those that start Ray.
 _LONGEST = (
     "test_sweep.py",
+    "test_train.py",
+    "test_sweep_plan.py",
     "test_bucket.py",
     "test_launcher_nodes.py",
     "test_preprocessing_nodes.py",
-    "test_train.py",
     "test_preprocess.py",
     "test_interrupts.py",
     "test_reproduce.py",
+    "test_preprocess_codecs.py",
+    "test_staging.py",
     "test_trainer.py",
 )
+_HELPERS = ("resource_tracker", "forkserver")
 # Ray's processes notice within seconds that their driver has ended.
 _WAIT_S = 15
 
@@ -63,13 +67,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def _left_behind() -> dict[int, str]:
-    """Ids and command lines of the session's processes, but for a helper of multiprocessing that ends with pytest."""
+    """Ids and command lines of the session's processes, but for helpers of multiprocessing that end with pytest."""
     found = {}
     for process in processes.marked(processes.SESSION, os.environ[processes.SESSION]):
         try:
             command = Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8").replace("\0", " ")
         except OSError:
             continue
-        if "multiprocessing.resource_tracker" not in command:
+        if not any(f"from multiprocessing.{name} import main" in command for name in _HELPERS):
             found[process] = command
     return found

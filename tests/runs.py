@@ -1,6 +1,7 @@
 """Run short trainings in tests, read and compare their files, and train with a gloo group without Ray."""
 
 import json
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -51,7 +52,11 @@ def fit_together(directory, jobs, world_size):
     """Fits each of `jobs` by `world_size` processes; a job is what `options` takes, and "nan_at": N makes the last
     worker's loss NaN in its N-th step. Returns for each job, for each worker, the summary or the error."""
     directory.mkdir()
-    torch.multiprocessing.spawn(_work, (directory, jobs, world_size), nprocs=world_size)
+    # A process that is started anew would spend seconds on imports.
+    multiprocessing.set_forkserver_preload([trainer.__name__])
+    torch.multiprocessing.start_processes(
+        _work, (directory, jobs, world_size), nprocs=world_size, start_method="forkserver"
+    )
     return [
         [json.loads((directory / f"{number}.{rank}.json").read_text()) for rank in range(world_size)]
         for number in range(len(jobs))

@@ -2,9 +2,6 @@
 
 import json
 import logging
-import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,22 +16,15 @@ from pipelines.data.codecs import CODECS, decode, encode
 from pipelines.data.dataset import ShardDataset
 from pipelines.data.options import PreprocessOptions
 from pipelines.evaluation.evaluator import evaluate_model
-from pipelines.preprocess import preprocess
+from pipelines.preprocess import main, preprocess
 from pipelines.training import setup
 from pipelines.training.trainer import fit
-from tests.commands.test_preprocess import REPO, SMALL, digests
+from tests.commands.test_preprocess import SMALL, digests
 from tests.runs import assert_equal_to_the_bit
 from tests.runs import options as train_options
 from tests.videos import moving_square, write_class_folders, write_video
 
 ENCODED = [name for name in CODECS if name != "raw"]
-
-
-@pytest.fixture(scope="module")
-def ray_up() -> Iterator[None]:
-    """With one CPU; the commands started below use all CPUs."""
-    with start_ray(num_cpus=1):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +37,12 @@ def options(videos: Path, out: Path, **others: Any) -> PreprocessOptions:
 
 
 @pytest.fixture(scope="module")
-def shards(ray_up: None, videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A data set with each codec."""
+def shards(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A data set with each codec, made by one worker of Ray; the tests make theirs without Ray, on all cores."""
     path = tmp_path_factory.mktemp("shards")
-    for codec in CODECS:
-        assert preprocess(options(videos, path / codec, codec=codec))["codec"] == codec
+    with start_ray(num_cpus=1):
+        for codec in CODECS:
+            assert preprocess(options(videos, path / codec, codec=codec))["codec"] == codec
     return {codec: path / codec for codec in CODECS}
 
 
@@ -78,9 +69,7 @@ def test_any_number_of_workers_and_a_resumed_job_give_the_same_bytes(
     shards: dict[str, Path], videos: Path, tmp_path: Path, codec: str
 ) -> None:
     out = tmp_path / "out"
-    arguments = [f"--{name}={value}" for name, value in SMALL.items()]
-    command = [sys.executable, "-m", "pipelines.preprocess", str(videos), str(out), *arguments, "--codec", codec]
-    subprocess.run(command, cwd=REPO, check=True, capture_output=True)
+    preprocess(options(videos, out, codec=codec))
     assert digests(out) == digests(shards[codec])
     for name in ("train-00001.arrow", "val-00000.arrow", "dataset.json"):
         (out / name).unlink()
@@ -100,7 +89,7 @@ def test_encoded_shards_are_verified_and_inspected(shards: dict[str, Path], tmp_
 
 
 def test_auto_is_decided_once_and_told_in_one_line(
-    ray_up: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     videos, out = write_class_folders(tmp_path / "videos", num_clips=6), tmp_path / "out"
     asked = []
@@ -127,7 +116,7 @@ def test_auto_is_decided_once_and_told_in_one_line(
         preprocess(options(videos, out, codec="h264", resume=True))
 
 
-def test_a_data_set_of_before_codecs_stays_raw(ray_up: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_of_before_codecs_stays_raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     videos, out = write_class_folders(tmp_path / "videos", num_clips=4), tmp_path / "out"
     preprocess(options(videos, out))
     for name in ("preprocess.json", "dataset.json"):
@@ -142,10 +131,11 @@ def test_a_data_set_of_before_codecs_stays_raw(ray_up: None, tmp_path: Path, mon
     assert (result["codec"], result["num_clips"]) == ("raw", 9)
 
 
-def test_a_dry_run_by_the_command_writes_nothing_and_prints_one_json_object(videos: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pipelines.preprocess", str(videos), str(tmp_path / "out"), "--dry-run", "--json"]
-    done = subprocess.run(command, cwd=REPO, check=True, capture_output=True, text=True)
-    result = json.loads(done.stdout)
+def test_a_dry_run_by_the_command_writes_nothing_and_prints_one_json_object(
+    videos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(videos), str(tmp_path / "out"), "--dry-run", "--json"]) == 0
+    result = json.loads(capfd.readouterr().out)
     assert result["dry_run"] is True
     assert result["num_clips"] == 40
     assert not (tmp_path / "out").exists()

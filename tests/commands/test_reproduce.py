@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import json
-import os
 import subprocess
 import sys
 import time
@@ -23,7 +22,6 @@ from pipelines.storage.lock import only_writer
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.setup import resolve_precision
 from pipelines.training.single_run import train_and_test
-from tests import processes
 from tests.processes import Child
 from tests.shards import make_shards
 from tests.videos import moving_square, write_video
@@ -206,23 +204,23 @@ def videos(tmp_path_factory):
     return root
 
 
-def test_a_killed_reproduction_resumes_where_it_was(videos, tmp_path):
+def test_a_killed_reproduction_resumes_where_it_was(videos, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("RAY_ADDRESS", "local")
     out = tmp_path / "out"
     words = [str(videos), str(out), "--dataset", "ucf11", "--models", "tt-srnn", "--folds", "2", "--protocol", "ours"]
     words += ["--epochs", "2", "--lr", "1e-3", "--max-frames", "6"]
-    command = [sys.executable, "-m", "pipelines.reproduce", *words]
-    environment = {**os.environ, "RAY_ADDRESS": "local"}
     results = lambda: sorted(out.glob("runs/*/*/*/result.json"))  # noqa: E731
-    process = Child(command, stderr=subprocess.PIPE, env=environment)
+    command = [sys.executable, "-m", "pipelines.reproduce", *words]
+    process = Child(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while not results():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
-    # Its Ray processes end some seconds later.
+    # Its Ray processes end some seconds later; the next command is not affected.
     process.kill()
     process.wait(timeout=60)
     first = {path: path.stat().st_mtime_ns for path in results()}
-    done = processes.run([*command, "--resume", "--json"], env=environment)
-    (row,) = json.loads(done.stdout)["table"]
+    assert main([*words, "--resume", "--json"]) == 0
+    (row,) = json.loads(capfd.readouterr().out)["table"]
     assert (row["num_runs"], row["num_clips"], row["epochs"]) == (2, 16, 2)
     assert row["input_params"] == 2_976
     assert {path: path.stat().st_mtime_ns for path in first} == first

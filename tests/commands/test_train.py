@@ -1,5 +1,6 @@
-"""Test the command train: its files, its messages, its faults, several workers."""
+"""Test the command train: its files, its messages, its faults, several workers, also of a trial of a sweep."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,17 +22,17 @@ from pipelines.cluster.session import start_ray
 from pipelines.core.errors import StepError, UserError
 from pipelines.data.folds import open_folds
 from pipelines.evaluation.evaluator import evaluate_model
-from pipelines.storage.location import Location
+from pipelines.sweep import SweepOptions, sweep
 from pipelines.train import train
+from pipelines.training import distributed
 from pipelines.training.console import epoch_logger, run_summary
 from pipelines.training.distributed import following
 from pipelines.training.options import TrainOptions
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.setup import model_config
-from tests import processes
+from tests.commands.test_demo import files_limited_to
 from tests.processes import Child
 from tests.runs import ALTERED, assert_nearly_equal, metrics, options
-from tests.s3 import s3_server, upload
 from tests.shards import make_shards
 from ttrnn.model import VideoClassifier
 
@@ -42,20 +44,11 @@ def shards(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ray_of_two_cpus():
-    """Ray for all tests of several workers: each of them would start its own."""
+    """The address of a Ray for all tests of several workers: each of them would start its own."""
+    import ray
+
     with start_ray(num_cpus=2):
-        yield
-
-
-def test_shards_in_a_bucket_train_the_same_model(shards, tmp_path, monkeypatch):
-    monkeypatch.setenv("TTRNN_CACHE", str(tmp_path / "cache"))
-    with s3_server() as query:
-        place = upload(shards, Location.of(f"s3://lab/shards?{query}"))
-        result = train(options(place, tmp_path / "remote", epochs=2))
-        assert evaluate_model(result["model"], str(place), "val")["value"] == pytest.approx(result["val_metric"])
-        assert result["shards"] == str(place)
-    train(options(shards, tmp_path / "local", epochs=2))
-    assert metrics(tmp_path / "remote") == metrics(tmp_path / "local")
+        yield ray.get_runtime_context().gcs_address
 
 
 def test_a_training_that_ray_refuses_leaves_no_directory(shards, tmp_path, monkeypatch):
@@ -251,7 +244,9 @@ def test_a_rank_that_is_too_large_is_clipped_with_a_log_line(shards, tmp_path, c
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_ctrl_c_ends_with_130(shards, tmp_path, num_workers):
+def test_ctrl_c_ends_with_130(shards, tmp_path, monkeypatch, request, num_workers):
+    if num_workers > 1:
+        monkeypatch.setenv("RAY_ADDRESS", request.getfixturevalue("ray_of_two_cpus"))
     run = tmp_path / "run"
     words = command(shards, run, "--epochs", 3000, "--num-workers", num_workers)
     with Child(
@@ -270,30 +265,26 @@ def test_ctrl_c_ends_with_130(shards, tmp_path, num_workers):
     assert num_workers > 1 or not list(run.rglob("*.tmp"))
 
 
-def test_full_disk_ends_with_1_and_one_line(shards, tmp_path):
+def test_full_disk_ends_with_1_and_one_line(shards, tmp_path, capsys):
     run = tmp_path / "run"
-    # Files may not grow beyond 20 kB: the checkpoint is larger.
-    script = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
-        "from pipelines.train import main; sys.exit(main(sys.argv[1:]))"
-    )
     words = [str(shards), str(run), "--hidden-modes", "4x4x4x4", "--epochs", "2"]
-    done = processes.run([sys.executable, "-c", script, *words], check=False)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "--resume" in done.stderr.strip().splitlines()[-1]
+    # The checkpoint is larger.
+    with files_limited_to(20_000):
+        assert training.main(words) == 1
+    stderr = capsys.readouterr().err
+    assert "Traceback" not in stderr
+    assert "--resume" in stderr.strip().splitlines()[-1]
     assert not list(run.rglob("*.tmp"))
     resumed = train(TrainOptions(shards=str(shards), out=str(run), hidden_modes="4x4x4x4", epochs=2, resume=True))
     assert resumed["state"] == "complete"
 
 
-def test_json_prints_one_object_and_nothing_else(shards, tmp_path):
-    words = command(shards, tmp_path / "run", "--epochs", 1)
-    done = processes.run([sys.executable, "-m", "pipelines.train", *words, "--json"])
-    assert json.loads(done.stdout)["epochs"] == 1
-    assert done.stdout.count("\n") == 1
-    assert "epoch 1/1" in done.stderr
+def test_json_prints_one_object_and_nothing_else(shards, tmp_path, capfd):
+    assert training.main([*command(shards, tmp_path / "run", "--epochs", 1), "--json"]) == 0
+    stdout, stderr = capfd.readouterr()
+    assert json.loads(stdout)["epochs"] == 1
+    assert stdout.count("\n") == 1
+    assert "epoch 1/1" in stderr
 
 
 def test_divergence_ends_with_1_and_one_line(shards, tmp_path, capsys, caplog):
@@ -345,14 +336,39 @@ def train_workers(process):
     return own + [worker for child in children for worker in train_workers(child)]
 
 
-@pytest.mark.usefixtures("ray_of_two_cpus")
-def test_divergence_of_two_workers_is_reported_and_not_retried(shards, tmp_path, capsys, caplog):
+def test_divergence_of_workers_is_reported_and_not_retried(shards, tmp_path, monkeypatch, capsys):
+    """Ray Train retries what raises an error."""
+    import ray.train
+
+    reports = []
+
+    class Trainer:
+        """Replaces that of Ray: one worker, in this process."""
+
+        def __init__(self, function, *, train_loop_config, **kwargs):
+            self.fit = lambda: function(train_loop_config)
+
+    monkeypatch.setattr(training, "start_ray", contextlib.nullcontext)
+    monkeypatch.setattr(training, "serve_files", contextlib.nullcontext)
+    monkeypatch.setattr(distributed, "count_groups", lambda num_workers: ("CPU", 1))
+    monkeypatch.setattr(distributed, "torch_trainer", lambda: Trainer)
+    monkeypatch.setattr(ray.train, "get_context", lambda: SimpleNamespace(get_world_rank=lambda: 0))
+    monkeypatch.setattr(ray.train, "report", reports.append)
     # The learning rate is so large that weights overflow.
     words = [str(shards), str(tmp_path / "run"), "--lr", "1e30", "--num-workers", "2", "--hidden-modes", "2x2x2x2"]
     assert training.main([*words, "--cell", "rnn", "--epochs", "3"]) == 1
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["state"] == "failed"
-    assert "Traceback" not in capsys.readouterr().err
+    assert summary["state"] == reports[-1]["state"] == "failed"
+    stderr = capsys.readouterr().err
+    assert "Traceback" not in stderr
+    assert "error: diverged in epoch" in stderr
+
+
+@pytest.mark.usefixtures("ray_of_two_cpus")
+def test_a_trial_of_two_workers_trains_on_ray(shards, tmp_path):
+    common = {"data": str(shards), "space": "ranks", "num_trials": 1, "epochs": 2, "baselines": "none"}
+    result = sweep(SweepOptions(**common, out=str(tmp_path / "out"), num_workers=2))
+    assert [trial["state"] for trial in result["trials"]] == ["complete"]
 
 
 @pytest.mark.usefixtures("ray_of_two_cpus")

@@ -8,15 +8,18 @@ import subprocess
 import sys
 
 import pytest
+import ray
 
 import ttrnn
+from pipelines.cluster.session import start_ray
 from pipelines.core.errors import StepError, UserError
+from pipelines.evaluation.evaluator import evaluate_model
 from pipelines.export import ExportOptions, export
 from pipelines.pareto import ParetoOptions, pareto
 from pipelines.storage.bucket import working_copy
 from pipelines.storage.location import Location
 from pipelines.storage.output import undone_if_refused
-from pipelines.sweep import SweepOptions
+from pipelines.sweep import SweepOptions, sweep
 from pipelines.train import train
 from pipelines.training.options import TrainOptions
 from pipelines.training.run_directory import RUN_LAYOUT
@@ -173,6 +176,17 @@ def shards(tmp_path_factory):
     return make_shards(tmp_path_factory.mktemp("data") / "shards")
 
 
+def test_shards_in_a_bucket_train_the_same_model(shards, place, tmp_path, use_machine):
+    use_machine("a")
+    upload(shards, place)
+    of_run = {**FAST, "epochs": 2}
+    result = train(TrainOptions(shards=str(place), out=str(tmp_path / "remote"), **of_run))
+    assert evaluate_model(result["model"], str(place), "val")["value"] == pytest.approx(result["val_metric"])
+    assert result["shards"] == str(place)
+    train(TrainOptions(shards=str(shards), out=str(tmp_path / "local"), **of_run))
+    assert metrics(tmp_path / "remote") == metrics(tmp_path / "local")
+
+
 def test_a_run_in_a_bucket_is_resumed_by_another_machine_and_equal_to_the_bit(
     shards, place, tmp_path, use_machine, monkeypatch
 ):
@@ -201,42 +215,27 @@ def test_a_run_in_a_bucket_is_resumed_by_another_machine_and_equal_to_the_bit(
 
 @pytest.mark.timeout(600)
 def test_a_killed_sweep_is_resumed_from_its_bucket_on_another_machine(shards, place, tmp_path, use_machine):
-    def command(machine, *words):
-        options = ("--data", str(shards), "--num-trials", "3", "--epochs", "10", "--early-stopping", "none")
-        return Child(
-            [
-                sys.executable,
-                "-m",
-                "pipelines.sweep",
-                *options,
-                "--baselines",
-                "none",
-                "--max-params",
-                "100000",
-                "--out",
-                str(place),
-                *words,
-            ],
-            stdout=subprocess.PIPE,
+    options = {"num_trials": 3, "epochs": 10, "early_stopping": "none", "baselines": "none", "max_params": 100_000}
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    with start_ray(num_cpus=1):
+        address = ray.get_runtime_context().gcs_address
+        killed = Child(
+            [sys.executable, "-m", "pipelines.sweep", "--data", shards, "--out", place, *words],
             stderr=subprocess.PIPE,
-            env={**os.environ, "TTRNN_CACHE": str(tmp_path / machine)},
+            env={**os.environ, "TTRNN_CACHE": str(tmp_path / "a"), "RAY_ADDRESS": address},
         )
-
-    killed = command("a")
-    wait_for(lambda: (place / "study.journal").exists() and (place / "trials/0001/summary.json").exists())
-    killed.kill()
-    _, stderr = killed.communicate()
-    assert killed.returncode == -signal.SIGKILL, stderr
-    (tmp_path / "then").mkdir()
-    (place / "study.journal").download(tmp_path / "then" / "study.journal")
-    known = read_study(tmp_path / "then" / "study.journal")
-    # Trials that ended after the study was last sent are unknown to it, and are trained again.
-    ended = [name for name in place.files() if name.endswith("summary.json") and name.split("/")[1] in known]
-    before = {name: (place / name).read_text() for name in ended}
-    resumed = command("b", "--resume", "--json")
-    stdout, stderr = resumed.communicate(timeout=300)
-    assert resumed.returncode == 0, stderr
-    result = json.loads(stdout)
+        wait_for(lambda: (place / "study.journal").exists() and (place / "trials/0001/summary.json").exists())
+        killed.kill()
+        _, stderr = killed.communicate()
+        assert killed.returncode == -signal.SIGKILL, stderr
+        (tmp_path / "then").mkdir()
+        (place / "study.journal").download(tmp_path / "then" / "study.journal")
+        known = read_study(tmp_path / "then" / "study.journal")
+        # Trials that ended after the study was last sent are unknown to it, and are trained again.
+        ended = [name for name in place.files() if name.endswith("summary.json") and name.split("/")[1] in known]
+        before = {name: (place / name).read_text() for name in ended}
+        use_machine("b")
+        result = sweep(SweepOptions(data=str(shards), out=str(place), resume=True, **options))
     assert [trial["state"] for trial in result["trials"]] == ["complete"] * 3
     # What had ended was not trained again.
     assert {name: (place / name).read_text() for name in ended} == before

@@ -2,35 +2,17 @@
 
 import dataclasses
 import errno
-import functools
-import json
-import logging
 from pathlib import Path
 
 import pytest
 
-from pipelines.cluster.session import start_ray
-from pipelines.cluster.slots import Slots
 from pipelines.data.dataset import ShardDataset
-from pipelines.training import head_node, launcher
-from pipelines.training.head_node import serve_files
-from pipelines.training.launcher import run_trainings
+from pipelines.training import launcher
 from pipelines.training.options import TrainOptions
 from pipelines.training.queue import Queue, Training
 from pipelines.training.run_directory import RunDirectory
-from pipelines.training.setup import model_config, resolve_precision
-from pipelines.training.staging import staged_run
-from pipelines.training.trainer import fit
+from pipelines.training.setup import model_config
 from tests.shards import make_shards
-
-
-@pytest.fixture(autouse=True)
-def restored_log_level():
-    """`launcher._train` raises the level of the library's logger, here in the process of the tests."""
-    logger = logging.getLogger("ttrnn")
-    level = logger.level
-    yield
-    logger.setLevel(level)
 
 
 @pytest.fixture(scope="module")
@@ -112,63 +94,6 @@ def test_a_child_of_a_refused_parent_fails_wherever_it_stands(shards, tmp_path):
     )
     assert drained(queue, {}) == []
     assert results == {"parent": "refused", "child": "failed"}
-
-
-def test_a_training_that_fails_does_not_stop_the_others(shards, tmp_path):
-    good, broken = training(shards, tmp_path / "good"), training(shards, tmp_path / "broken")
-    broken = Training(
-        name="broken",
-        options=TrainOptions(shards=f"{tmp_path}/nothing", out=str(tmp_path / "broken")),
-        model=good.model,
-        memory_bytes=1 << 20,
-        has_result=True,
-    )
-    results = {}
-    with start_ray(num_cpus=2):
-        slots = Slots.of_cluster(1, 1.0)
-        queue = Queue(
-            [broken, good],
-            on_end=lambda one, result: results.update({one.name: result}),
-            memory_bytes=slots.memory_bytes,
-        )
-        assert run_trainings(queue, slots, state=tmp_path / ".tune") == 1
-    assert (results["good"]["state"], results["broken"]["state"]) == ("complete", "failed")
-    assert "nothing is no directory" in results["broken"]["error"]
-    assert json.loads((tmp_path / "good" / "result.json").read_text())["state"] == "complete"
-    assert not (tmp_path / "broken" / "result.json").exists()
-    assert not (tmp_path / ".tune").exists()
-
-
-def test_a_run_whose_training_is_done_already_only_lacks_its_result(shards, tmp_path):
-    """As after a kill between the last epoch and result.json: no epoch is left that could be reported."""
-    one, results = training(shards, tmp_path / "run"), {}
-    RunDirectory(one.options.out).claim(resolve_precision(one.options), one.model)
-    fit(resolve_precision(one.options))
-    with start_ray(num_cpus=1):
-        slots = Slots.of_cluster(1, 1.0)
-        queue = Queue(
-            [one], on_end=lambda one, result: results.update({one.name: result}), memory_bytes=slots.memory_bytes
-        )
-        assert run_trainings(queue, slots, state=tmp_path / ".tune") == 0
-    assert (results["run"]["state"], results["run"]["epochs"]) == ("complete", 2)
-    assert results["run"]["value"] is not None
-
-
-def test_precision_auto_is_that_of_the_run_when_it_is_resumed_on_another_node(shards, tmp_path, monkeypatch):
-    """config.json lies on the head node until the run is staged."""
-    out, reports = tmp_path / "run", []
-    one = training(shards, out, precision="auto")
-    started = {"float32": "bfloat16", "bfloat16": "float32"}[resolve_precision(one.options).precision]
-    RunDirectory(out).claim(dataclasses.replace(one.options, precision=started), one.model)
-    with start_ray(num_cpus=1):
-        monkeypatch.setattr(head_node, "has_started_ray", lambda: False)
-        monkeypatch.setattr(launcher, "staged_run", functools.partial(staged_run, root=tmp_path / "node"))
-        monkeypatch.setattr(launcher.tune, "report", reports.append)
-        with serve_files() as server:
-            launcher._train({"training": one, "server": server})
-    assert [report["epoch"] for report in reports if launcher.is_progress(report)] == [1, 2]
-    assert not launcher.is_progress(reports[-1])
-    assert RunDirectory(out).result()["state"] == "complete"
 
 
 def test_the_report_of_a_failure_is_not_progress(shards, tmp_path, monkeypatch):

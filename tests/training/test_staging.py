@@ -4,6 +4,8 @@ The other node is simulated by a root directory: paths of the head node are belo
 """
 
 import contextlib
+import dataclasses
+import functools
 import os
 import shutil
 
@@ -13,12 +15,15 @@ import torch
 from pipelines.cluster.session import start_ray
 from pipelines.core.errors import StepError
 from pipelines.data.dataset import ShardDataset
-from pipelines.training import head_node, staging
+from pipelines.training import head_node, launcher, staging
 from pipelines.training.head_node import SupersededError, serve_files
+from pipelines.training.run_directory import RunDirectory
+from pipelines.training.setup import resolve_precision
 from pipelines.training.staging import StagedRun, staged_run
 from pipelines.training.trainer import fit
 from tests.runs import assert_equal_to_the_bit, options
 from tests.shards import make_shards
+from tests.training.test_launcher import training
 
 
 class LostError(Exception):
@@ -99,6 +104,22 @@ def test_a_checkpoint_in_the_middle_of_an_epoch_is_uploaded(server, shards, tmp_
     train(server, tmp_path / "third", chosen)
     fit(options(shards, uninterrupted, epochs=2))
     assert_equal_to_the_bit(out, uninterrupted)
+
+
+def test_precision_auto_is_that_of_the_run_when_it_is_resumed_on_another_node(
+    server, shards, tmp_path, node, monkeypatch
+):
+    """config.json lies on the head node until the run is staged."""
+    out, reports = tmp_path / "run", []
+    one = training(shards, out, precision="auto")
+    started = {"float32": "bfloat16", "bfloat16": "float32"}[resolve_precision(one.options).precision]
+    RunDirectory(out).claim(dataclasses.replace(one.options, precision=started), one.model)
+    monkeypatch.setattr(launcher, "staged_run", functools.partial(staged_run, root=node))
+    monkeypatch.setattr(launcher.tune, "report", reports.append)
+    launcher._train({"training": one, "server": server})
+    assert [report["epoch"] for report in reports if launcher.is_progress(report)] == [1, 2]
+    assert not launcher.is_progress(reports[-1])
+    assert RunDirectory(out).result()["state"] == "complete"
 
 
 def test_the_model_to_start_from_is_downloaded(server, shards, tmp_path, node):

@@ -5,10 +5,10 @@ directory in which its processes were started.
 """
 
 import errno
+import json
 import shutil
 import signal
 import tempfile
-from pathlib import Path
 
 import pytest
 from ray import tune
@@ -21,28 +21,13 @@ from pipelines.sweep import SweepOptions, sweep
 from pipelines.training.launcher import run_trainings
 from pipelines.training.options import TrainOptions
 from pipelines.training.queue import Queue, Training
-from pipelines.training.setup import model_config
+from pipelines.training.run_directory import RunDirectory
+from pipelines.training.setup import model_config, resolve_precision
+from pipelines.training.trainer import fit
 from pipelines.tuning.sweep_directory import SweepDirectory
 from tests.shards import make_shards
 
 HERE = "/proc/self/cwd"
-
-
-def test_a_full_disk_is_reported_as_such_although_tune_wraps_the_error(monkeypatch, tmp_path):
-    def fail(tuner):
-        # Tune does this and does not restore the handler.
-        signal.signal(signal.SIGINT, lambda *_: None)
-        try:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        except OSError as error:
-            raise tune.TuneError("Traceback (most recent call last):") from error
-
-    monkeypatch.setattr(tune.Tuner, "fit", fail)
-    make_shards(tmp_path / "shards")
-    before = signal.getsignal(signal.SIGINT)
-    with start_ray(num_cpus=1), pytest.raises(OSError, match="No space left on device"):
-        sweep(SweepOptions(data=str(tmp_path / "shards"), out=str(tmp_path / "sweep"), num_trials=1, baselines="none"))
-    assert signal.getsignal(signal.SIGINT) is before, "the handler of Ctrl-C is restored"
 
 
 @pytest.fixture(scope="module")
@@ -63,38 +48,72 @@ def disks(tmp_path_factory):
             cluster.add_node(include_dashboard=False, object_store_memory=80 << 20, num_cpus=1)
         patch.setenv("RAY_ADDRESS", cluster.address)
         patch.chdir(disks / "own")
-        yield disks
+        with start_ray():
+            yield disks
         cluster.shutdown()
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_a_full_disk_is_reported_as_such_although_tune_wraps_the_error(disks, monkeypatch, tmp_path):
+    def fail(tuner):
+        # Tune does this and does not restore the handler.
+        signal.signal(signal.SIGINT, lambda *_: None)
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise tune.TuneError("Traceback (most recent call last):") from error
+
+    monkeypatch.setattr(tune.Tuner, "fit", fail)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(OSError, match="No space left on device"):
+        sweep(SweepOptions(data=f"{HERE}/shards", out=str(tmp_path / "sweep"), num_trials=1, baselines="none"))
+    assert signal.getsignal(signal.SIGINT) is before, "the handler of Ctrl-C is restored"
 
 
 def test_no_trial_is_lost_on_a_node_that_cannot_store_files(disks, caplog):
     (disks / "another" / "sweep").write_text("no directory")
     options = SweepOptions(
-        data=f"{HERE}/shards", out=f"{HERE}/sweep", space="ranks", num_trials=4, epochs=2, baselines="none"
+        data=f"{HERE}/shards", out=f"{HERE}/sweep", space="ranks", num_trials=3, epochs=1, baselines="none"
     )
     with caplog.at_level("WARNING"):
         result = sweep(options)
     assert "exit_code" not in result
     assert "can't keep /proc/self/cwd/sweep" in caplog.text
     assert "continues on another node" in caplog.text
-    assert [trial.state for trial in SweepDirectory(disks / "own" / "sweep").trials()] == ["complete"] * 4
+    assert [trial.state for trial in SweepDirectory(disks / "own" / "sweep").trials()] == ["complete"] * 3
 
 
-def test_no_training_of_a_queue_is_lost_on_a_node_that_cannot_store_files(disks, caplog):
+def test_no_training_of_a_queue_is_lost_by_one_that_fails_or_by_a_node_that_cannot_store_files(disks, caplog):
     (disks / "another" / "runs").write_text("no directory")
-    small = {"shards": f"{HERE}/shards", "hidden_modes": "2x2x2x4", "ranks": "2", "epochs": 1}
-    options = [TrainOptions(out=f"{HERE}/runs/ours/{name}", **small) for name in "abcd"]
-    model = model_config(options[0], ShardDataset.open(disks / "own" / "shards"))
-    trainings = [
-        Training(name=Path(one.out).name, options=one, model=model, memory_bytes=1 << 20, has_result=True)
-        for one in options
-    ]
-    errors = {}
-    queue = Queue(
-        trainings, on_end=lambda training, result: errors.update({training.name: result["error"]}), memory_bytes=1e12
+    small = {"hidden_modes": "2x2x2x4", "ranks": "2", "epochs": 1}
+    model = model_config(
+        TrainOptions(shards=f"{HERE}/shards", out="out", **small), ShardDataset.open(disks / "own" / "shards")
     )
-    with caplog.at_level("WARNING"), start_ray():
-        assert run_trainings(queue, Slots.of_cluster(1, 1.0), state=disks / "own" / ".tune") == 0
-    assert errors == dict.fromkeys("abcd")
+
+    def training(name, shards="shards"):
+        options = TrainOptions(shards=f"{HERE}/{shards}", out=f"{HERE}/runs/ours/{name}", **small)
+        return Training(name=name, options=options, model=model, memory_bytes=1 << 20, has_result=True)
+
+    broken, good, done = training("broken", "nothing"), training("good"), training("done")
+    # As after a kill between the last epoch and result.json: no epoch is left that could be reported.
+    RunDirectory(done.options.out).claim(resolve_precision(done.options), model)
+    trained = fit(resolve_precision(done.options))
+    results = {}
+    queue = Queue(
+        [broken, good, done], on_end=lambda one, result: results.update({one.name: result}), memory_bytes=1e12
+    )
+    with caplog.at_level("WARNING"):
+        assert run_trainings(queue, Slots.of_cluster(1, 1.0), state=disks / "own" / ".tune") == 1
     assert "can't keep /proc/self/cwd/runs" in caplog.text
+    assert {name: result["state"] for name, result in results.items()} == {
+        "broken": "failed",
+        "good": "complete",
+        "done": "complete",
+    }
+    assert "nothing is no directory" in results["broken"]["error"]
+    assert (results["done"]["epochs"], results["done"]["train_s"]) == (1, trained["train_s"])
+    assert results["done"]["value"] is not None
+    runs = disks / "own" / "runs" / "ours"
+    assert json.loads((runs / "good" / "result.json").read_text())["state"] == "complete"
+    assert not (runs / "broken" / "result.json").exists()
+    assert not (disks / "own" / ".tune").exists()

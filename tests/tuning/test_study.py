@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.core.errors import UserError
 from pipelines.data.dataset import ShardDataset
+from pipelines.tuning import study
 from pipelines.tuning.study import Search
 from pipelines.tuning.sweep_directory import SweepDirectory
 from tests.shards import make_shards
@@ -35,6 +36,12 @@ def unknown(trial):
 
 def reserved(trial):
     return {"epochs": 3}
+
+
+@pytest.fixture(autouse=True)
+def few_rejected(monkeypatch):
+    """A space is exhausted sooner."""
+    monkeypatch.setattr(study, "_MAX_REJECTED", 60)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +97,7 @@ def test_a_search_proposes_the_requested_number_of_different_models(tmp_path, da
 def test_an_exhausted_space_ends_the_sweep_with_a_reason(tmp_path, data):
     search = make(tmp_path, data, num_trials=100)
     assert len(train_all(search, tmp_path)) == 6
-    assert search.exhausted.startswith("none of the last 300 models")
+    assert search.exhausted.startswith("none of the last 60 models")
     assert SPACE in search.exhausted
 
 
