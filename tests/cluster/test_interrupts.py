@@ -82,7 +82,7 @@ def test_an_error_in_the_thread_is_raised() -> None:
 @pytest.mark.timeout(600)
 def test_a_sweep_whose_ctrl_c_is_ignored_ends_at_sigterm_with_all_its_processes(tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "shards")
-    options = ["--data", str(shards), "--out", str(tmp_path / "sweep"), "--num-trials", "1", "--epochs", "3000"]
+    options = ["--data", str(shards), "--out", str(tmp_path / "sweep"), "--num-trials", "2", "--epochs", "3000"]
     line = 'trap "" INT; exec "$@"'
     mark = f"{os.getpid()}-{time.time()}"
     with Child(

@@ -235,8 +235,9 @@ def test_a_sweep_that_is_killed_and_interrupted_resumes_with_the_same_number_of_
 ):
     out = tmp_path / "out"
     words = ["--data", str(shards), "--out", str(out), "--num-trials", "6", "--epochs", "16", "--max-params", "100000"]
-    environment = {**os.environ, "RAY_ADDRESS": one_ray}
-    for kill, more in ((signal.SIGKILL, []), (signal.SIGINT, ["--resume"])):
+    # The interrupted one has a Ray of its own, which it must shut down.
+    for kill, address, more in ((signal.SIGKILL, one_ray, []), (signal.SIGINT, "local", ["--resume"])):
+        environment = {**os.environ, "RAY_ADDRESS": address}
         enough = num_ended(out) + 1
         command = [sys.executable, "-m", "pipelines.sweep", *words, *more]
         process = Child(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
