@@ -62,7 +62,6 @@ def test_commands_are_those_of_the_wheel_wherever_they_are_started(installed: Pa
         ["demo", "demo", "--num-clips", "48"],
         ["preprocess", "demo", "shards", "--width", "16", "--height", "12"],
         ["train", "shards", "run", "--epochs", "1", "--hidden-modes", "2x2", "--in-modes", "16x36"],
-        ["predict", "run", "demo"],
     ):
         result = run(installed / "ttrnn", *words, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
