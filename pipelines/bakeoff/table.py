@@ -143,6 +143,9 @@ def cells_of(table: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[s
     for budget, contender in dict.fromkeys((int(row["budget"]), row["contender"]) for row in table):
         own = {row["data"]: row for row in table if (int(row["budget"]), row["contender"]) == (budget, contender)}
         tested = {name: row for name, row in own.items() if row["test_mean"] not in (None, "")}
+        if not tested and not any(row["note"] for row in own.values()):
+            # Its seeds have not been trained yet.
+            continue
         sizes = sorted(int(row["num_params"]) for row in tested.values())
         cells = [f"{budget:,}", contender, f"{sizes[0]:,} to {sizes[-1]:,}" if sizes else "-"]
         cells += [_metric(own[name]) if name in tested else "-" for name in names]
