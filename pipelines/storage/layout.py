@@ -24,7 +24,7 @@ class MirrorLayout:
     keeps_checkpoints: bool = False
     """whether checkpoints of runs that have ended are sent too"""
     never_sent: tuple[str, ...] = ()
-    """top directories"""
+    """top directories and files"""
     sent_at_end: tuple[str, ...] = ()
     """files that are sent when the command ends, and not before"""
     journal: str | None = None

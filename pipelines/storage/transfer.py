@@ -67,14 +67,14 @@ def clear(copy: Path) -> None:
 
 
 def list_files(copy: Path, skipped: Collection[str] = ()) -> Files:
-    """All files of a copy, except in the top directories `skipped`; nothing hidden, as files being written are."""
+    """All files of a copy, except for `skipped` at its top; nothing hidden, as files being written are."""
     found: Files = {}
     for folder, folders, names in os.walk(copy):
         inner = os.path.relpath(folder, copy)
         folders[:] = [name for name in folders if name[0] != "." and (inner != "." or name not in skipped)]
         for name in names:
             with contextlib.suppress(FileNotFoundError):
-                if name[0] != ".":
+                if name[0] != "." and (inner != "." or name not in skipped):
                     status = os.stat(os.path.join(folder, name))
                     found[os.path.normpath(os.path.join(inner, name))] = (
                         status.st_mtime_ns,

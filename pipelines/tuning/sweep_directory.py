@@ -249,8 +249,9 @@ SWEEP_LAYOUT = MirrorLayout(
     has_ended=has_ended,
     last=RunDirectory.LAST,
     checkpoint=RUN_LAYOUT.checkpoint,
-    # Shards are written to the bucket directly, and the demo's videos are rendered on each machine.
-    never_sent=("shards", "videos"),
+    # Shards are written to the bucket directly, and the demo's videos are rendered on each machine. Another
+    # machine would wait for a lock that nobody holds.
+    never_sent=("shards", "videos", "study.journal.lock"),
     # It grows all the time, and is not needed to resume.
     sent_at_end=("ray.log",),
     journal="study.journal",

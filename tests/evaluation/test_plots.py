@@ -27,8 +27,8 @@ NAMES = {
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that are saved."""
-    seen, save = [], plots._save
-    monkeypatch.setattr(plots, "_save", lambda figure, path: (seen.append(figure), save(figure, path)))
+    seen, save = [], plots.save
+    monkeypatch.setattr(plots, "save", lambda figure, path: (seen.append(figure), save(figure, path)))
     return seen
 
 

@@ -29,7 +29,8 @@ def test_another_machine_resumes_from_the_bucket_and_then_the_first_one_again(ki
         ask(study)
         write_run(out / "trials/0000", 4, "complete")
         write_run(out / "trials/0001", 2)
-        for hidden in (".tune/x", "videos/a.avi", "trials/0000/.summary.json.x.tmp"):
+        # A lock that Optuna holds while files are listed.
+        for hidden in (".tune/x", "videos/a.avi", "trials/0000/.summary.json.x.tmp", "study.journal.lock"):
             (out / hidden).parent.mkdir(parents=True, exist_ok=True)
             (out / hidden).touch()
     ended = {f"trials/0000/{name}" for name in ENDED}
