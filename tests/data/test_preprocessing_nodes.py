@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pytest
 from pipelines.cluster.nodes import nodes_with_files
 from pipelines.cluster.session import start_ray
 from pipelines.core.errors import UserError
+from pipelines.data import shard_jobs
 from pipelines.data.options import PreprocessOptions
 from pipelines.preprocess import preprocess
 from tests.commands.test_preprocess import SMALL, digests, rejected
@@ -27,7 +28,7 @@ CWD = "/proc/self/cwd"
 
 
 class Nodes:
-    """A cluster; the first node is the driver's."""
+    """A cluster of simulated nodes, each with a disk of its own; the first node is the driver's."""
 
     def __init__(self, patch: pytest.MonkeyPatch, directory: Path) -> None:
         from ray.cluster_utils import Cluster
@@ -43,66 +44,64 @@ class Nodes:
         return node
 
 
-@pytest.fixture
-def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    """Three nodes, with the disks own, another and third. All tests share them: a node takes seconds to start."""
     # Short, because socket names are limited; and separate, so that no other test joins the cluster.
     directory = tempfile.mkdtemp(prefix="ray")
-    monkeypatch.setenv("RAY_TMPDIR", directory)
-    nodes = Nodes(monkeypatch, tmp_path)
-    yield nodes
-    nodes.cluster.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", directory)
+        nodes = Nodes(patch, tmp_path_factory.mktemp("disks"))
+        for disk in ("own", "another", "third"):
+            nodes.add(disk, num_cpus=1)
+        with start_ray():
+            yield nodes
+        nodes.cluster.shutdown()
     shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def own(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The disk of the driver's node, which is the working directory."""
+    monkeypatch.chdir(nodes.directory / "own")
+    return nodes.directory / "own"
 
 
 def options(videos: str | Path, out: str | Path) -> PreprocessOptions:
     return PreprocessOptions(videos=str(videos), out=str(out), **SMALL)
 
 
-def test_only_nodes_that_see_videos_and_out_decode(
-    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    write_class_folders(tmp_path / "own/videos", num_clips=20)
-    nodes.add("own", num_cpus=1)
-    for _ in range(2):
-        nodes.add("another", num_cpus=2)
-    monkeypatch.chdir(tmp_path / "own")
+def test_only_nodes_that_see_videos_and_out_decode(own: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_class_folders(own / "videos", num_clips=20)
     with caplog.at_level(logging.WARNING):
         result = preprocess(options(f"{CWD}/videos", f"{CWD}/out"))
-    assert rejected(tmp_path / "own/out") == {}
+    assert rejected(own / "out") == {}
     assert result["num_clips"] == 40
     assert "2 of 3 nodes do not see" in caplog.text
     assert "only this node decodes" in caplog.text
 
 
-def test_a_node_with_a_different_file_of_the_same_name_does_not_see_it(
-    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for disk, content in (("own", "abc"), ("same", "xyz"), ("another", "abcd"), ("empty", None)):
-        nodes.add(disk, num_cpus=1)
-        if content is not None:
-            (tmp_path / disk / "clip").write_text(content)
-    monkeypatch.chdir(tmp_path / "own")
-    with start_ray():
-        seeing, blind = nodes_with_files({f"{CWD}/clip": 3})
-    assert (len(seeing), len(blind)) == (2, 2)
+def test_a_node_with_a_different_file_of_the_same_name_does_not_see_it(nodes: Nodes, own: Path) -> None:
+    for disk, content in (("own", "abc"), ("third", "xyz"), ("another", "abcd")):
+        (nodes.directory / disk / "clip").write_text(content)
+    seeing, blind = nodes_with_files({f"{CWD}/clip": 3})
+    assert (len(seeing), len(blind)) == (2, 1)
 
 
-def test_an_error_says_that_no_node_with_a_cpu_sees_the_videos(
-    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_class_folders(tmp_path / "own/videos", num_clips=6)
-    nodes.add("own", num_cpus=0)
-    nodes.add("another", num_cpus=1)
-    monkeypatch.chdir(tmp_path / "own")
-    with pytest.raises(UserError, match=r"no node with a CPU, of 2 nodes, sees .*/videos .*s3://"):
-        preprocess(options(f"{CWD}/videos", f"{CWD}/out"))
+def test_an_error_says_that_no_node_with_a_cpu_sees_the_videos(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_cpus(files: Mapping[str, int]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        seeing, blind = nodes_with_files(files)
+        return [node | {"Resources": {}} for node in seeing], blind
+
+    write_class_folders(own / "few", num_clips=6)
+    monkeypatch.setattr(shard_jobs, "nodes_with_files", without_cpus)
+    with pytest.raises(UserError, match=r"no node with a CPU, of 3 nodes, sees .*/few .*s3://"):
+        preprocess(options(f"{CWD}/few", f"{CWD}/nothing"))
 
 
 def test_no_clip_is_lost_if_a_node_dies(nodes: Nodes, tmp_path: Path) -> None:
     videos = write_class_folders(tmp_path / "videos", num_clips=40, num_frames=60)
-    nodes.add("own", num_cpus=1)
-    with start_ray():
-        preprocess(options(videos, tmp_path / "undisturbed"))
+    preprocess(options(videos, tmp_path / "undisturbed"))
     dying = nodes.add("own", num_cpus=3)
     out, left = tmp_path / "out", []
 
