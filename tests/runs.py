@@ -1,5 +1,6 @@
 """Run short trainings in tests, read and compare their files, and train with a gloo group without Ray."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -10,8 +11,12 @@ import torch
 import torch.distributed as dist
 
 import ttrnn
+from pipelines.cluster.slots import Slots
 from pipelines.training import trainer
 from pipelines.training.options import TrainOptions
+from pipelines.training.run_directory import RunDirectory
+from pipelines.training.setup import resolve_precision
+from pipelines.training.single_run import train_and_test
 
 FAST = {"hidden_modes": "2x2x2x2", "ranks": "2", "epochs": 4, "batch_size": 8, "lr": 0.02}
 ALTERED = {"flip": True, "shift": 1, "temporal_crop": 0.7, "speed": 1.5, "brightness": 0.2}
@@ -85,3 +90,22 @@ def _work(rank, directory, jobs, world_size):
     # Threads of gloo may still release tensors, for which they need Python: a thread that asks for it while Python
     # ends aborts the process ("terminate called without an active exception").
     os._exit(0)
+
+
+def train_queues_here(monkeypatch, module, of_training=lambda training: training):
+    """Makes a module train its queues in this process, without Ray; returns a list that gets of_training(training)."""
+    done = []
+
+    def run_trainings(queue, slots, **kwargs):
+        while (training := queue.next([])) is not None:
+            options = resolve_precision(training.options)
+            RunDirectory(options.out).claim(options, training.model)
+            done.append(of_training(training))
+            train_and_test(options, is_tested=training.has_test_split, time_limit_s=training.time_limit_s)
+            queue.ended(training, None)
+        return 0
+
+    monkeypatch.setattr(module, "run_trainings", run_trainings)
+    monkeypatch.setattr(module.Slots, "of_cluster", lambda *args, **kwargs: Slots(1, "CPU", 1.0, 1e12))
+    monkeypatch.setattr(module, "start_ray", contextlib.nullcontext)
+    return done

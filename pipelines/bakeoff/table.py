@@ -17,6 +17,7 @@ from pipelines.bakeoff.options import BakeoffOptions, Cell
 from pipelines.core.text import duration
 from pipelines.data.dataset import ShardDataset
 from pipelines.evaluation.bootstrap import resample
+from pipelines.evaluation.evaluator import read_predictions
 from pipelines.training.run_directory import RunDirectory
 from search_spaces.bakeoff import CONTENDERS
 from ttrnn.files import atomic_write
@@ -61,7 +62,7 @@ def rows(
         row["search_s"] = sum(run["train_s"] or 0.0 for run in trials)
         if seeds:
             directories = {name: cell.run(out, name) for name in seeds}
-            means_R = np.mean([_resampled(run, data[cell.data]) for run in directories.values()], axis=0)
+            means_R = np.mean([_resampled(run, data[cell.data].task) for run in directories.values()], axis=0)
             row |= _metrics(list(seeds.values()), next(iter(directories.values())), data[cell.data])
             row["clip_variance"] = float(means_R.var())
             if cell.contender == CONTENDERS[0]:
@@ -96,16 +97,10 @@ def _metrics(seeds: Sequence[Mapping[str, Any]], run: RunDirectory, data: ShardD
     }
 
 
-def _resampled(run: RunDirectory, data: ShardDataset) -> np.ndarray:
+def _resampled(run: RunDirectory, task: str) -> np.ndarray:
     """[R]: the metric of resamples of the test clips."""
-    with (run.evaluation("test") / "predictions.csv").open(encoding="utf-8", newline="") as file:
-        header, *lines = csv.reader(file)
-    # clip_id, group, label, predicted, and then p(CLASS) for each class.
-    scores = {line[0]: [float(text) for text in line[4:]] for line in lines}
-    split = data.split("test")
-    assert header[4:] == [f"p({name})" for name in data.classes]
-    scores_BC = np.array([scores[clip_id] for clip_id in split.clip_ids])
-    return resample(data.task, scores_BC, split.labels, split.groups).values
+    _, found = read_predictions(run.evaluation("test"))
+    return resample(task, found.scores, found.labels, found.groups).values
 
 
 def remarks(table: Sequence[Row], options: BakeoffOptions) -> list[str]:

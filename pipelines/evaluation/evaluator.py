@@ -22,9 +22,10 @@ from pipelines.evaluation.predictions import Predictions, is_catalog, predict_ca
 from pipelines.storage.location import Location
 from ttrnn.files import atomic_write
 
-__all__ = ["evaluate_dataset", "evaluate_model", "headline"]
+__all__ = ["evaluate_dataset", "evaluate_model", "headline", "read_predictions"]
 
 log = logging.getLogger(__name__)
+_PREDICTIONS = "predictions.csv"
 
 
 def evaluate_model(
@@ -192,7 +193,7 @@ def _write_files(
     )
     columns = (clips.clip_ids, clips.groups, map(names, clips.labels), predicted, clips.scores.tolist())
     _write_csv(
-        out / "predictions.csv",
+        out / _PREDICTIONS,
         ["clip_id", "group", "label", "predicted", *(f"p({name})" for name in classes)],
         ([*clip, *(f"{value:.6g}" for value in row)] for *clip, row in zip(*columns, strict=True)),
     )
@@ -203,6 +204,22 @@ def _write_files(
             ["clip_id", "group", "label", "predicted", "predicted_by_other"],
             (row for row in rows if row[3] != row[4]),
         )
+
+
+def read_predictions(out: Path) -> tuple[list[str], Predictions]:
+    """The classes and the predictions that an evaluation wrote to a directory, with scores of six digits."""
+    with (out / _PREDICTIONS).open(encoding="utf-8", newline="") as file:
+        header, *lines = csv.reader(file)
+    # clip_id, group, label, predicted, and then p(CLASS) for each class.
+    numbers = {name[2:-1]: number for number, name in enumerate(header[4:])}
+    # The name of a single class may contain |.
+    names = ([label] if label in numbers else label.split("|") for _, _, label, *_ in lines)
+    return list(numbers), Predictions(
+        clip_ids=[line[0] for line in lines],
+        labels=[tuple(numbers[name] for name in own if name) for own in names],
+        groups=[line[1] for line in lines],
+        scores=np.array([[float(text) for text in line[4:]] for line in lines]),
+    )
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipelines.core.text import duration, percent
 from pipelines.evaluation.bootstrap import interval
+from pipelines.evaluation.evaluator import read_predictions
 from pipelines.evaluation.metrics import METRICS
 from pipelines.training.single_run import RESULT_COLUMNS
 from ttrnn.files import atomic_write
@@ -101,20 +102,16 @@ def _interval(outs: Sequence[Path], metric: str) -> tuple[float, float]:
     Each run has its own columns of scores, in which the clips of other runs have the lowest score, because the scores
     of different models cannot be compared.
     """
-    scores, labels, units = [], [], []
+    scores: list[list[float]] = []
+    labels: list[tuple[int, ...]] = []
+    units: list[str] = []
     for number, out in enumerate(outs):
-        with (out / "test" / "predictions.csv").open(encoding="utf-8", newline="") as file:
-            header, *lines = csv.reader(file)
-        # clip_id, group, label, predicted, and then p(CLASS) for each class.
-        classes = {name[2:-1]: column for column, name in enumerate(header[4:], number * len(header[4:]))}
-        before, after = ([-1.0] * (count * len(classes)) for count in (number, len(outs) - number - 1))
-        for clip_id, group, label, _, *row in lines:
-            scores.append([*before, *map(float, row), *after])
-            # The name of a single class may contain |.
-            names = [label] if label in classes else label.split("|")
-            labels.append(tuple(classes[name] for name in names if name))
-            # The same clip in runs with different seeds is one unit.
-            units.append(group or f"clip {clip_id}")
+        names, found = read_predictions(out / "test")
+        before, after = ([-1.0] * (count * len(names)) for count in (number, len(outs) - number - 1))
+        scores += [[*before, *row, *after] for row in found.scores.tolist()]
+        labels += [tuple(number * len(names) + label for label in own) for own in found.labels]
+        # The same clip in runs with different seeds is one unit.
+        units += [group or f"clip {name}" for name, group in zip(found.clip_ids, found.groups, strict=True)]
     task = next(task for task, name in METRICS.items() if name == metric)
     bounds = interval(task, np.array(scores), labels, units)
     return bounds.low, bounds.high

@@ -17,4 +17,4 @@ NO_CLIPS = (
     f"no videos ({', '.join(VIDEO_SUFFIXES)}), no arrays ({', '.join(ARRAY_SUFFIXES)}) and no pictures "
     f"({', '.join(PICTURE_SUFFIXES)})"
 )
-"""What a folder without clips lacks, for messages."""
+"""Text for messages about a folder without clips; it names the suffixes that are recognised."""

@@ -1,6 +1,5 @@
 """Test the command reproduce --bakeoff: search, seeds, table and figure, its resumption, faults."""
 
-import contextlib
 import csv
 import json
 import statistics
@@ -8,13 +7,11 @@ import statistics
 import pytest
 
 from pipelines.bakeoff import contest
-from pipelines.cluster.slots import Slots
 from pipelines.evaluation.bootstrap import resample
 from pipelines.reproduce import main
 from pipelines.training.run_directory import RunDirectory
-from pipelines.training.setup import resolve_precision
-from pipelines.training.single_run import train_and_test
 from pipelines.video.frame import FrameSize
+from tests.runs import train_queues_here
 from tests.shards import make_shards
 
 
@@ -25,22 +22,8 @@ def shards(tmp_path_factory):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Trains in this process, without Ray; the options of the trainings."""
-    done = []
-
-    def run_trainings(queue, slots, **kwargs):
-        while (training := queue.next([])) is not None:
-            options = resolve_precision(training.options)
-            RunDirectory(options.out).claim(options, training.model)
-            train_and_test(options, is_tested=training.has_test_split)
-            done.append(training)
-            queue.ended(training, None)
-        return 0
-
-    monkeypatch.setattr(contest, "run_trainings", run_trainings)
-    monkeypatch.setattr(contest.Slots, "of_cluster", lambda *args, **kwargs: Slots(1, "CPU", 1.0, 1e12))
-    monkeypatch.setattr(contest, "start_ray", contextlib.nullcontext)
-    return done
+    """Trains in this process, without Ray; the list of the trainings."""
+    return train_queues_here(monkeypatch, contest)
 
 
 def arguments(shards, out, *more):

@@ -1,6 +1,5 @@
 """Test the command reproduce: the table of the paper from videos or shards, its resumption, faults."""
 
-import contextlib
 import csv
 import json
 import subprocess
@@ -9,7 +8,6 @@ import time
 
 import pytest
 
-from pipelines.cluster.slots import Slots
 from pipelines.core.errors import UserError
 from pipelines.data.dataset import ShardDataset
 from pipelines.data.folds import open_folds
@@ -20,9 +18,8 @@ from pipelines.reproduce import main, summary
 from pipelines.storage.location import Location
 from pipelines.storage.lock import only_writer
 from pipelines.training.run_directory import RunDirectory
-from pipelines.training.setup import resolve_precision
-from pipelines.training.single_run import train_and_test
 from tests.processes import Child
+from tests.runs import train_queues_here
 from tests.shards import make_shards
 from tests.videos import moving_square, write_video
 
@@ -35,22 +32,12 @@ def shards(tmp_path_factory):
 @pytest.fixture
 def trained(monkeypatch):
     """Trains in this process, without Ray; the list of the trained runs."""
-    done = []
 
-    def run_trainings(queue, slots, **kwargs):
-        while (training := queue.next([])) is not None:
-            run = RunDirectory(training.options.out)
-            run.claim(resolve_precision(training.options), training.model)
-            *_, protocol, model, _ = run.path.parts
-            done.append(PaperRun(protocol, model, training.options))
-            train_and_test(resolve_precision(training.options), time_limit_s=training.time_limit_s)
-            queue.ended(training, None)
-        return 0
+    def paper_run(training):
+        *_, protocol, model, _ = RunDirectory(training.options.out).path.parts
+        return PaperRun(protocol, model, training.options)
 
-    monkeypatch.setattr(reproduction, "run_trainings", run_trainings)
-    monkeypatch.setattr(reproduction.Slots, "of_cluster", lambda *args, **kwargs: Slots(1, "CPU", 1.0, 1e12))
-    monkeypatch.setattr(reproduction, "start_ray", contextlib.nullcontext)
-    return done
+    return train_queues_here(monkeypatch, reproduction, paper_run)
 
 
 def options(shards, out, **values):

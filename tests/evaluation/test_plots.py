@@ -80,7 +80,7 @@ def test_a_learning_curve_of_any_length_has_whole_epochs_and_its_texts_inside(tm
         assert 0 <= box.y0 < box.y1 <= 448
 
 
-# Drawing many names takes a second; those of 47 and 101 classes are the smallest letters.
+# Many names take a second to draw, so 47 and 101 classes are tested only with the names that are hardest to fit.
 @pytest.mark.parametrize(
     ("name", "num_classes"),
     [

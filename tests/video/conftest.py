@@ -1,4 +1,4 @@
-"""What the tests of decoding share."""
+"""Fixtures for the tests of decoding."""
 
 from collections.abc import Iterator
 

@@ -52,7 +52,7 @@ def watch_bytes(weights: Weights, events: Mapping[str, Any]) -> int:
 
 
 def thresholds(weights: Weights, events: Mapping[str, Any]) -> _Array:
-    """By class, the smallest score of the form that is >= the threshold; without one, a score that is never reached."""
+    """The threshold of each class, rounded up to a score of the form; above all scores for a class without one."""
     # Probabilities are at most 1, so 1.5 is never reached, and both forms can hold it.
     found = np.clip([events["thresholds"].get(name, 2.0) for name in weights.config.classes], 0, 1.5)
     if form_of(weights) == "int8":

@@ -192,7 +192,7 @@ def test_main_prints_the_events(tmp_path: Path) -> None:
     assert done.stderr == b"the last frame has 1 bytes, not 36\n"
 
 
-def test_thresholds_are_the_smallest_scores_that_reach_them() -> None:
+def test_thresholds_are_rounded_up_to_a_score_of_the_form() -> None:
     model = make()
     first, second, *others = model.config.classes
     events = {"window": 2, "hop": 1, "thresholds": {first: 0.5, second: 0.5 + 2**-30}}
