@@ -43,9 +43,12 @@ def bakeoff(options: BakeoffOptions) -> dict[str, Any]:
     """Trains the missing runs, and writes table and figure after each budget.
 
     Returns:
-        out, title, table (see table.Row), remarks, num_failed; exit_code 1 if runs failed.
+        out, table (see table.rows), remarks, num_failed; exit_code 1 if runs failed.
     """
     out = Location.of(options.out).local.absolute()
+    for place in options.bakeoff:
+        if options.overwrite and Location.of(place).lies_in(Location.of(out)):
+            raise UserError(f"--overwrite deletes {out}, in which {place} lies; give another OUT")
     with only_writer(Location.of(out)):
         prepare_out(out, marker=_MARKER, overwrite=options.overwrite, resume=options.resume)
         with undone_if_refused(out, marker=_MARKER):

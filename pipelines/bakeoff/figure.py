@@ -15,7 +15,7 @@ def draw(path: Path, compared: Mapping[tuple[int, str], Difference]) -> None:
 
     Args:
         path: The file.
-        compared: For each budget and contender, see table.differences.
+        compared: For each budget and contender, see compare.differences.
     """
     from matplotlib.figure import Figure
 

@@ -116,6 +116,14 @@ def test_other_steps_than_before_are_refused(shards, tmp_path, trained, caplog):
     assert "was started with steps 6, not 9" in caplog.text
 
 
+def test_overwrite_never_deletes_the_data(tmp_path, trained, caplog):
+    shards = make_shards(tmp_path / "out" / "shards")
+    (tmp_path / "out" / "bakeoff.json").write_text("{}")
+    assert main(arguments(shards, tmp_path / "out", "--overwrite")) == 2
+    assert f"--overwrite deletes {tmp_path / 'out'}, in which {shards} lies" in caplog.text
+    assert (shards / "dataset.json").exists()
+
+
 def test_shards_without_test_clips_are_refused(tmp_path, trained, caplog):
     shards = make_shards(tmp_path / "untested")
     document = json.loads((shards / "dataset.json").read_text())
